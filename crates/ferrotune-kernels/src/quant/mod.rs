@@ -1,0 +1,126 @@
+//! Frozen weights in block formats: how they are stored, and how a run of a row is decoded.
+//!
+//! A [`Weight`] is an `N x K` matrix that never changes. The matmul kernels decode it panel by panel into their
+//! packed layout with [`Weight::decode`]; it is never expanded as a whole. Adding a format is one file and one
+//! variant of [`Storage`].
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// Bytes that are either owned or a part of something shared, such as a memory map.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    /// Takes ownership of `bytes`.
+    pub fn owned(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Bytes { owner: Arc::new(bytes), range }
+    }
+
+    /// A part of `owner`; panics if `range` is outside it, so check what a file says before.
+    pub fn shared(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= owner.as_ref().as_ref().len());
+        Bytes { owner, range }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bytes({})", self.range.len())
+    }
+}
+
+/// How the values of a [`Weight`] are stored.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Storage {
+    /// Little-endian floats, row-major.
+    Dense(DType, Bytes),
+}
+
+/// A frozen `rows x cols` (`N x K`, out x in) matrix in some storage format.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    rows: usize,
+    cols: usize,
+    storage: Storage,
+}
+
+impl Weight {
+    /// A dense weight over the given little-endian bytes.
+    pub fn dense(rows: usize, cols: usize, dtype: DType, bytes: Bytes) -> Result<Self> {
+        let (found, expected) = (bytes.as_slice().len(), rows * cols * dtype.size());
+        if found != expected {
+            return Err(Error::Bytes { format: dtype.name(), rows, cols, found, expected });
+        }
+        Ok(Weight { rows, cols, storage: Storage::Dense(dtype, bytes) })
+    }
+
+    /// A dense f32 weight that copies `values`.
+    pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Weight { rows, cols, storage: Storage::Dense(DType::F32, Bytes::owned(bytes)) }
+    }
+
+    /// Output features `N`.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features `K`.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The storage.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Bytes that the weight occupies, scales included.
+    pub fn nbytes(&self) -> usize {
+        match &self.storage {
+            Storage::Dense(_, bytes) => bytes.as_slice().len(),
+        }
+    }
+
+    /// Decodes the values of `row` from column `col` on into `out` as f32.
+    pub fn decode(&self, row: usize, col: usize, out: &mut [f32]) {
+        assert!(row < self.rows && col + out.len() <= self.cols, "decode outside the weight");
+        let start = row * self.cols + col;
+        match &self.storage {
+            Storage::Dense(dtype, bytes) => {
+                let bytes = &bytes.as_slice()[start * dtype.size()..][..out.len() * dtype.size()];
+                match dtype {
+                    DType::F32 => {
+                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                            *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                        }
+                    }
+                    DType::F16 => {
+                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                            *o = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+                        }
+                    }
+                    DType::Bf16 => {
+                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                            *o = f32::from_bits((u16::from_le_bytes([b[0], b[1]]) as u32) << 16);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What can go wrong, typed. The program prints the message and, under it, `hint:` with [`Error::hint`].
+
+use std::path::{Path, PathBuf};
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why ferrotune refused. Every variant names the thing: the file, key, tensor, row or option.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be: truncated, malformed, of another kind.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
+    /// A key of the run file, an override or an option is unknown or has a value that cannot be.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The key, dotted (`train.lr`).
+        key: String,
+        /// What was found and what was expected.
+        problem: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
+    /// A row of a data set cannot be used.
+    #[error("{}:{line}: {problem}", path.display())]
+    Data {
+        /// The data file.
+        path: PathBuf,
+        /// The line, from 1; 0 for the file as a whole.
+        line: usize,
+        /// What was found and what was expected.
+        problem: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
+    /// A tensor is missing, has the wrong shape or dtype, or is left over.
+    #[error("{}: tensor `{name}`: {problem}", path.display())]
+    Tensor {
+        /// The file or folder it was looked for in.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// What was found and what was expected.
+        problem: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
+    /// The chat template refused, or is not valid Jinja.
+    #[error("chat template: {problem}")]
+    Template {
+        /// The template's own message (of `raise_exception`), or the parser's.
+        problem: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
+    /// A download did not work.
+    #[error("{url}: {problem}")]
+    Network {
+        /// The address without credentials.
+        url: String,
+        /// What happened.
+        problem: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
+    /// Training cannot go on (a loss that is not finite, memory that does not fit, an interruption).
+    #[error("{problem}")]
+    Train {
+        /// What happened.
+        problem: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
+    /// An op or a weight format refused; a bug if it was not a file's fault.
+    #[error(transparent)]
+    Kernel(#[from] ferrotune_kernels::Error),
+}
+
+impl Error {
+    /// An I/O error with its path.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A file that is not what it should be.
+    pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Error::File { path: path.as_ref().to_path_buf(), problem: problem.into(), hint: None }
+    }
+
+    /// A key with a value that cannot be.
+    pub fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Config { key: key.into(), problem: problem.into(), hint: None }
+    }
+
+    /// A row that cannot be used; `line` counts from 1.
+    pub fn data(path: impl AsRef<Path>, line: usize, problem: impl Into<String>) -> Self {
+        Error::Data { path: path.as_ref().to_path_buf(), line, problem: problem.into(), hint: None }
+    }
+
+    /// A tensor that is missing, left over or of the wrong shape.
+    pub fn tensor(path: impl AsRef<Path>, name: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Tensor { path: path.as_ref().to_path_buf(), name: name.into(), problem: problem.into(), hint: None }
+    }
+
+    /// A run that cannot go on.
+    pub fn train(problem: impl Into<String>) -> Self {
+        Error::Train { problem: problem.into(), hint: None }
+    }
+
+    /// The same error with a hint.
+    #[must_use]
+    pub fn with_hint(mut self, text: impl Into<String>) -> Self {
+        match &mut self {
+            Error::File { hint, .. }
+            | Error::Config { hint, .. }
+            | Error::Data { hint, .. }
+            | Error::Tensor { hint, .. }
+            | Error::Template { hint, .. }
+            | Error::Network { hint, .. }
+            | Error::Train { hint, .. } => *hint = Some(text.into()),
+            Error::Io { .. } | Error::Kernel(_) => {}
+        }
+        self
+    }
+
+    /// What the user could do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::File { hint, .. }
+            | Error::Config { hint, .. }
+            | Error::Data { hint, .. }
+            | Error::Tensor { hint, .. }
+            | Error::Template { hint, .. }
+            | Error::Network { hint, .. }
+            | Error::Train { hint, .. } => hint.clone(),
+            Error::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some(format!("check the path; the current folder is where relative paths start ({})", path.display()))
+            }
+            Error::Io { .. } | Error::Kernel(_) => None,
+        }
+    }
+}
