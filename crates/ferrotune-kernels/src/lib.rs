@@ -20,5 +20,7 @@ pub mod ops;
 pub mod rng;
 
 pub use dtype::{DType, Precision};
+pub use device::Device;
 pub use error::{Error, Result};
 pub use quant::Weight;
+pub use tensor::Tensor;

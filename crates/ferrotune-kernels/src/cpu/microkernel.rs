@@ -1,0 +1,297 @@
+//! The innermost loops of GEMM: `C[mr, 64] (+)= A[mr, k] B[k, 64]` on packed operands.
+//!
+//! A packed operand is made of 32-bit words. In f32 a word is one value of the reduction; in bf16 it is two
+//! neighbours of the reduction, so that `vdpbf16ps` multiplies and adds both. Per word of the reduction A holds
+//! [`MR`] words (one per row) and B holds `nr` words (one per column), so the loop reads both forward.
+//!
+//! With `MR` = 6 rows and 64 columns the AVX-512 kernels keep 24 accumulators, 4 registers of B and one broadcast
+//! of A in the 32 registers; AVX2 has 16 registers and takes 16 columns at a time.
+
+use super::Isa;
+
+/// Rows of A that a kernel call multiplies.
+pub(crate) const MR: usize = 6;
+
+/// Columns of a panel of B, whatever the instruction set.
+pub(crate) const PANEL: usize = 64;
+
+/// A kernel: `(words, a, b, c, ldc, rows, cols, accumulate)`.
+///
+/// # Safety
+/// `a` holds `words * MR` words, `b` holds `words * nr` words, `c` is writable at `r * ldc + j` for `r < rows`,
+/// `j < cols`; `1 <= rows <= MR`, `1 <= cols <= nr`; the CPU has the kernel's instruction set.
+pub(crate) type Kernel =
+    unsafe fn(words: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, rows: usize, cols: usize, acc: bool);
+
+/// A kernel and the width of B's sub-panels that it wants.
+#[derive(Clone, Copy)]
+pub(crate) struct Micro {
+    pub(crate) kernel: Kernel,
+    pub(crate) nr: usize,
+    /// Whether a word is a pair of bf16 values.
+    pub(crate) pairs: bool,
+}
+
+/// The kernel for f32 words, or for bf16 pairs where `bf16` is asked and the CPU multiplies them.
+pub(crate) fn pick(isa: Isa, bf16: bool) -> Micro {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 if bf16 => Micro { kernel: x86::avx512_bf16, nr: 64, pairs: true },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => Micro { kernel: x86::avx512_f32, nr: 64, pairs: false },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Micro { kernel: x86::avx2_f32, nr: 16, pairs: false },
+        _ => Micro { kernel: portable, nr: 16, pairs: false },
+    }
+}
+
+/// `C[m, n] (+)= A B` for packed tiles: A in blocks of [`MR`] rows, B in sub-panels of `nr` columns.
+pub(crate) fn tile(micro: Micro, words: usize, a: &[f32], b: &[f32], c: &mut [f32], ldc: usize, m: usize, n: usize, acc: bool) {
+    let (blocks, subs) = (m.div_ceil(MR), n.div_ceil(micro.nr));
+    assert!(a.len() >= blocks * words * MR && b.len() >= subs * words * micro.nr && c.len() >= (m - 1) * ldc + n);
+    for block in 0..blocks {
+        let rows = (m - block * MR).min(MR);
+        for sub in 0..subs {
+            let cols = (n - sub * micro.nr).min(micro.nr);
+            // SAFETY: the sizes were just checked; the instruction set is that of the device.
+            unsafe {
+                (micro.kernel)(
+                    words,
+                    a.as_ptr().add(block * words * MR),
+                    b.as_ptr().add(sub * words * micro.nr),
+                    c.as_mut_ptr().add(block * MR * ldc + sub * micro.nr),
+                    ldc,
+                    rows,
+                    cols,
+                    acc,
+                );
+            }
+        }
+    }
+}
+
+/// Plain Rust; vectorised for the build target's baseline (SSE2, NEON).
+unsafe fn portable(
+    words: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    rows: usize,
+    cols: usize,
+    acc: bool,
+) {
+    // SAFETY: sizes by the contract of `Kernel`.
+    let (a, b) = unsafe { (std::slice::from_raw_parts(a, words * MR), std::slice::from_raw_parts(b, words * 16)) };
+    for r in 0..rows {
+        let mut sum = [0.0f32; 16];
+        for (ak, bk) in a.chunks_exact(MR).zip(b.chunks_exact(16)) {
+            for j in 0..16 {
+                sum[j] += ak[r] * bk[j];
+            }
+        }
+        // SAFETY: as above.
+        let out = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), cols) };
+        for (o, s) in out.iter_mut().zip(sum) {
+            *o = if acc { *o + s } else { s };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::MR;
+
+    /// Calls `$f::<ROWS, ..>` for the run-time `rows`: the row loop must be unrolled to keep sums in registers.
+    macro_rules! by_rows {
+        ($rows:expr, $f:ident::<$($j:literal)?>($($arg:expr),*)) => {
+            match $rows {
+                1 => $f::<1, $($j)?>($($arg),*),
+                2 => $f::<2, $($j)?>($($arg),*),
+                3 => $f::<3, $($j)?>($($arg),*),
+                4 => $f::<4, $($j)?>($($arg),*),
+                5 => $f::<5, $($j)?>($($arg),*),
+                _ => $f::<6, $($j)?>($($arg),*),
+            }
+        };
+    }
+
+    /// The same for rows and 16-column vectors: LoRA's ranks fill one vector, not four.
+    macro_rules! by_rows_and_vectors {
+        ($rows:expr, $cols:expr, $f:ident($($arg:expr),*)) => {
+            match $cols.div_ceil(16) {
+                1 => by_rows!($rows, $f::<1>($($arg),*)),
+                2 => by_rows!($rows, $f::<2>($($arg),*)),
+                3 => by_rows!($rows, $f::<3>($($arg),*)),
+                _ => by_rows!($rows, $f::<4>($($arg),*)),
+            }
+        };
+    }
+
+    pub(super) unsafe fn avx512_f32(
+        words: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        rows: usize,
+        cols: usize,
+        acc: bool,
+    ) {
+        // SAFETY: contract of `Kernel`.
+        unsafe { by_rows_and_vectors!(rows, cols, avx512_f32_tile(words, a, b, c, ldc, cols, acc)) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512_f32_tile<const R: usize, const J: usize>(
+        words: usize,
+        mut a: *const f32,
+        mut b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        cols: usize,
+        acc: bool,
+    ) {
+        // SAFETY: contract of `Kernel`; `a` and `b` advance by what each step of the reduction holds.
+        unsafe {
+            let mut sum = [[_mm512_setzero_ps(); J]; R];
+            for _ in 0..words {
+                let bv: [__m512; J] = std::array::from_fn(|j| _mm512_loadu_ps(b.add(16 * j)));
+                for r in 0..R {
+                    let x = _mm512_set1_ps(*a.add(r));
+                    for j in 0..J {
+                        sum[r][j] = _mm512_fmadd_ps(x, bv[j], sum[r][j]);
+                    }
+                }
+                a = a.add(MR);
+                b = b.add(64);
+            }
+            store::<R, J>(sum, c, ldc, cols, acc);
+        }
+    }
+
+    pub(super) unsafe fn avx512_bf16(
+        words: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        rows: usize,
+        cols: usize,
+        acc: bool,
+    ) {
+        // SAFETY: contract of `Kernel`.
+        unsafe { by_rows_and_vectors!(rows, cols, avx512_bf16_tile(words, a, b, c, ldc, cols, acc)) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn avx512_bf16_tile<const R: usize, const J: usize>(
+        words: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        cols: usize,
+        acc: bool,
+    ) {
+        // SAFETY: contract of `Kernel`; the words are pairs of bf16, 16 in a register of either type.
+        unsafe {
+            let mut a = a.cast::<i32>();
+            let mut b = b.cast::<i32>();
+            let mut sum = [[_mm512_setzero_ps(); J]; R];
+            for _ in 0..words {
+                let bv: [__m512bh; J] = std::array::from_fn(|j| {
+                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(16 * j).cast()))
+                });
+                for r in 0..R {
+                    let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r)));
+                    for j in 0..J {
+                        sum[r][j] = _mm512_dpbf16_ps(sum[r][j], x, bv[j]);
+                    }
+                }
+                a = a.add(MR);
+                b = b.add(64);
+            }
+            store::<R, J>(sum, c, ldc, cols, acc);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store<const R: usize, const J: usize>(
+        sum: [[__m512; J]; R], c: *mut f32, ldc: usize, cols: usize, acc: bool) {
+        for r in 0..R {
+            for j in 0..J {
+                let left = cols.saturating_sub(16 * j).min(16);
+                let mask = ((1u32 << left) - 1) as __mmask16;
+                // SAFETY: masked lanes are inside the row by the contract of `Kernel`; the others are not touched.
+                unsafe {
+                    let p = c.wrapping_add(r * ldc + 16 * j);
+                    let old = if acc { _mm512_maskz_loadu_ps(mask, p) } else { _mm512_setzero_ps() };
+                    _mm512_mask_storeu_ps(p, mask, _mm512_add_ps(sum[r][j], old));
+                }
+            }
+        }
+    }
+
+    pub(super) unsafe fn avx2_f32(
+        words: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        rows: usize,
+        cols: usize,
+        acc: bool,
+    ) {
+        // SAFETY: contract of `Kernel`.
+        unsafe { by_rows!(rows, avx2_f32_rows::<>(words, a, b, c, ldc, cols, acc)) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2_f32_rows<const R: usize>(
+        words: usize,
+        mut a: *const f32,
+        mut b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        cols: usize,
+        acc: bool,
+    ) {
+        // SAFETY: contract of `Kernel`.
+        unsafe {
+            let mut sum = [[_mm256_setzero_ps(); 2]; R];
+            for _ in 0..words {
+                let bv = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for r in 0..R {
+                    let x = _mm256_broadcast_ss(&*a.add(r));
+                    for j in 0..2 {
+                        sum[r][j] = _mm256_fmadd_ps(x, bv[j], sum[r][j]);
+                    }
+                }
+                a = a.add(MR);
+                b = b.add(16);
+            }
+            for r in 0..R {
+                let p = c.add(r * ldc);
+                if cols == 16 {
+                    for j in 0..2 {
+                        let q = p.add(8 * j);
+                        let old = if acc { _mm256_loadu_ps(q) } else { _mm256_setzero_ps() };
+                        _mm256_storeu_ps(q, _mm256_add_ps(sum[r][j], old));
+                    }
+                } else {
+                    let mut row = [0.0f32; 16];
+                    _mm256_storeu_ps(row.as_mut_ptr(), sum[r][0]);
+                    _mm256_storeu_ps(row.as_mut_ptr().add(8), sum[r][1]);
+                    for (j, v) in row.iter().enumerate().take(cols) {
+                        let q = p.add(j);
+                        *q = if acc { *q + v } else { *v };
+                    }
+                }
+            }
+        }
+    }
+}
