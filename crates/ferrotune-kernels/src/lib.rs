@@ -19,8 +19,8 @@ pub mod quant;
 pub mod ops;
 pub mod rng;
 
-pub use dtype::{DType, Precision};
 pub use device::Device;
+pub use dtype::{DType, Precision};
 pub use error::{Error, Result};
 pub use quant::Weight;
 pub use tensor::Tensor;

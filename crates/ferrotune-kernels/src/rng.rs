@@ -20,8 +20,11 @@ impl Stream {
     /// The stream of `name` (a tensor's, say) in `step` under `seed`.
     pub fn new(seed: u64, name: &str, step: u64) -> Self {
         // FNV-1a over the name; the mixing after it spreads what FNV leaves together.
-        let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01B3));
-        let key = mix(mix(seed.wrapping_add(GOLDEN)) ^ hash).wrapping_add(mix(step.wrapping_mul(GOLDEN) ^ 0x5851_F42D));
+        let hash = name
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01B3));
+        let key = mix(mix(seed.wrapping_add(GOLDEN)) ^ hash)
+            .wrapping_add(mix(step.wrapping_mul(GOLDEN) ^ 0x5851_F42D));
         Stream { key }
     }
 

@@ -58,13 +58,13 @@ impl Mat<'_> {
 }
 
 #[inline(always)]
-fn widen(v: bf16) -> f32 {
+pub(crate) fn widen(v: bf16) -> f32 {
     f32::from_bits((v.to_bits() as u32) << 16)
 }
 
 /// The upper 16 bits of `x` rounded to nearest even, in place; NaN stays NaN.
 #[inline(always)]
-fn rounded_bits(x: f32) -> u32 {
+pub(crate) fn rounded_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000;
     if x.is_nan() { 0x7FC0_0000 } else { rounded }
@@ -84,13 +84,20 @@ fn pair(a: f32, b: f32) -> f32 {
 
 /// What packing does to values: keep, round, or round and pair.
 #[derive(Clone, Copy, PartialEq)]
-enum Words {
+pub(crate) enum Words {
     F32,
     Rounded,
     Pairs,
 }
 
-fn words_of(micro: Micro, precision: Precision) -> Words {
+impl Words {
+    /// Words that `k` values of the reduction take.
+    pub(crate) fn count(self, k: usize) -> usize {
+        if self == Words::Pairs { k.div_ceil(2) } else { k }
+    }
+}
+
+pub(crate) fn words_of(micro: Micro, precision: Precision) -> Words {
     match precision {
         Precision::F32 => Words::F32,
         Precision::Bf16 if micro.pairs => Words::Pairs,
@@ -150,12 +157,43 @@ per_isa! {
     }
 }
 
+per_isa! {
+    /// A small left operand from f32 rows `stride` apart (stored `[K, M]` if `transposed`), packed into `out`.
+    pub(crate) fn pack_tile(src: &[f32], stride: usize, m: usize, k: usize, transposed: bool, kind: Words, out: &mut [f32]) {
+        let words = kind.count(k);
+        for block in 0..m.div_ceil(MR) {
+            let r0 = block * MR;
+            let live = (m - r0).min(MR);
+            let out = &mut out[block * MR * words..(block + 1) * MR * words];
+            let at = |r: usize, i: usize| if transposed { src[i * stride + r0 + r] } else { src[(r0 + r) * stride + i] };
+            for (w, o) in out.chunks_exact_mut(MR).enumerate() {
+                for r in 0..live {
+                    o[r] = match kind {
+                        Words::F32 => at(r, w),
+                        Words::Rounded => round_bf16(at(r, w)),
+                        Words::Pairs => pair(at(r, 2 * w), if 2 * w + 1 < k { at(r, 2 * w + 1) } else { 0.0 }),
+                    };
+                }
+                o[live..].fill(0.0);
+            }
+        }
+    }
+}
+
 /// Packs the left operand. `transposed`: `mat` is stored `[K, M]`. Every value is multiplied by `scale` first.
-pub fn pack_a(cpu: &Cpu, precision: Precision, mat: Mat<'_>, m: usize, k: usize, transposed: bool, scale: f32) -> PackedA {
+pub fn pack_a(
+    cpu: &Cpu,
+    precision: Precision,
+    mat: Mat<'_>,
+    m: usize,
+    k: usize,
+    transposed: bool,
+    scale: f32,
+) -> PackedA {
     let isa = cpu.isa();
     let micro = pick(isa, precision == Precision::Bf16);
     let kind = words_of(micro, precision);
-    let words = if kind == Words::Pairs { k.div_ceil(2) } else { k };
+    let words = kind.count(k);
     let blocks = m.div_ceil(MR);
     let mut buffer = cpu.pool().take(blocks * MR * words);
     let out = SharedMut::new(buffer.f32_mut());
@@ -253,30 +291,30 @@ per_isa! {
 }
 
 /// Packs columns `n0..n0+cols` and reduction `k0..k0+k` of B: sub-panels of `nr` columns, each `[words][nr]`.
-fn pack_panel(
+pub(crate) fn pack_panel(
     isa: Isa,
     micro: Micro,
     kind: Words,
-    term: &Term<'_>,
+    (b, transposed): (Mat<'_>, bool),
     (n0, cols): (usize, usize),
     (k0, k): (usize, usize),
     scratch: &mut [f32],
     out: &mut [f32],
 ) -> usize {
-    let words = if kind == Words::Pairs { k.div_ceil(2) } else { k };
+    let words = kind.count(k);
     let nr = micro.nr;
-    if term.transposed {
+    if transposed {
         let (mut first, mut second) = ([0.0; PANEL], [0.0; PANEL]);
         for w in 0..words {
             if kind == Words::Pairs {
-                term.b.read(k0 + 2 * w, n0, &mut first[..cols]);
+                b.read(k0 + 2 * w, n0, &mut first[..cols]);
                 if 2 * w + 1 < k {
-                    term.b.read(k0 + 2 * w + 1, n0, &mut second[..cols]);
+                    b.read(k0 + 2 * w + 1, n0, &mut second[..cols]);
                 } else {
                     second.fill(0.0);
                 }
             } else {
-                term.b.read(k0 + w, n0, &mut first[..cols]);
+                b.read(k0 + w, n0, &mut first[..cols]);
             }
             interleave_reduction(isa, &first, &second, kind, nr, words * nr, &mut out[w * nr..]);
         }
@@ -288,7 +326,7 @@ fn pack_panel(
             for j in 0..16 {
                 let row = &mut scratch[j * stride..(j + 1) * stride];
                 if j < live {
-                    term.b.read(n0 + 16 * group + j, k0, &mut row[..k]);
+                    b.read(n0 + 16 * group + j, k0, &mut row[..k]);
                     row[k] = 0.0;
                 } else {
                     row.fill(0.0);
@@ -324,10 +362,19 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
     }
     let jobs: Vec<Shared<'_>> = jobs
         .into_iter()
-        .map(|j| Shared { out: SharedMut::new(j.out), n: j.n, terms: j.terms, accumulate: j.accumulate, bias: j.bias })
+        .map(|j| Shared {
+            out: SharedMut::new(j.out),
+            n: j.n,
+            terms: j.terms,
+            accumulate: j.accumulate,
+            bias: j.bias,
+        })
         .collect();
-    let panels: Vec<(usize, usize)> =
-        jobs.iter().enumerate().flat_map(|(j, job)| (0..job.n.div_ceil(PANEL)).map(move |p| (j, p))).collect();
+    let panels: Vec<(usize, usize)> = jobs
+        .iter()
+        .enumerate()
+        .flat_map(|(j, job)| (0..job.n.div_ceil(PANEL)).map(move |p| (j, p)))
+        .collect();
     // Few panels: cut the rows too, so that all threads work; the panel is then packed once per cut.
     let blocks = m.div_ceil(MR);
     let cuts = (4 * cpu.threads()).div_ceil(panels.len().max(1)).clamp(1, blocks.div_ceil(8));
@@ -356,7 +403,16 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
             let mut k0 = 0;
             while k0 < term.a.k {
                 let k = (term.a.k - k0).min(kc);
-                let words = pack_panel(isa, micro, kind, term, (n0, cols), (k0, k), scratch.f32_mut(), panel.f32_mut());
+                let words = pack_panel(
+                    isa,
+                    micro,
+                    kind,
+                    (term.b, term.transposed),
+                    (n0, cols),
+                    (k0, k),
+                    scratch.f32_mut(),
+                    panel.f32_mut(),
+                );
                 let word0 = if kind == Words::Pairs { k0 / 2 } else { k0 };
                 for block in rows.clone() {
                     let live = (m - block * MR).min(MR);
@@ -410,7 +466,9 @@ mod tests {
     #[test]
     fn every_layout_and_instruction_set_agrees_with_the_naive_sum() {
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-            for (m, n, k) in [(1, 1, 1), (6, 64, 32), (7, 65, 33), (50, 130, 1111), (13, 16, 2100), (3, 200, 5)] {
+            for (m, n, k) in
+                [(1, 1, 1), (6, 64, 32), (7, 65, 33), (50, 130, 1111), (13, 16, 2100), (3, 200, 5)]
+            {
                 for precision in [Precision::F32, Precision::Bf16] {
                     for threads in [1, 3] {
                         check(&Cpu::new(threads, isa).unwrap(), precision, m, n, k);
@@ -428,7 +486,9 @@ mod tests {
         let (at, bt) = (transpose(&a, m, k), transpose(&b, n, k));
         let want = naive(&a, &b, m, n, k);
         let bias = random(n, "bias");
-        for (ta, tb, accumulate) in [(false, false, false), (true, false, true), (false, true, true), (true, true, false)] {
+        for (ta, tb, accumulate) in
+            [(false, false, false), (true, false, true), (false, true, true), (true, true, false)]
+        {
             let mat_a = if ta { Mat::F32(&at, m) } else { Mat::F32(&a, k) };
             let mat_b = if tb { Mat::F32(&bt, n) } else { Mat::F32(&b, k) };
             let packed = pack_a(cpu, precision, mat_a, m, k, ta, 2.0);
@@ -462,7 +522,8 @@ mod tests {
 
     #[test]
     fn rounding_to_bf16_is_that_of_the_half_crate() {
-        let specials = [0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1.00390625, 1.01171875];
+        let specials =
+            [0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1.00390625, 1.01171875];
         for x in random(1000, "x").into_iter().chain(specials) {
             assert_eq!(round_bf16(x).to_bits(), bf16::from_f32(x).to_f32().to_bits(), "{x}");
         }

@@ -20,8 +20,16 @@ pub(crate) const PANEL: usize = 64;
 /// # Safety
 /// `a` holds `words * MR` words, `b` holds `words * nr` words, `c` is writable at `r * ldc + j` for `r < rows`,
 /// `j < cols`; `1 <= rows <= MR`, `1 <= cols <= nr`; the CPU has the kernel's instruction set.
-pub(crate) type Kernel =
-    unsafe fn(words: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, rows: usize, cols: usize, acc: bool);
+pub(crate) type Kernel = unsafe fn(
+    words: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    rows: usize,
+    cols: usize,
+    acc: bool,
+);
 
 /// A kernel and the width of B's sub-panels that it wants.
 #[derive(Clone, Copy)]
@@ -46,9 +54,21 @@ pub(crate) fn pick(isa: Isa, bf16: bool) -> Micro {
 }
 
 /// `C[m, n] (+)= A B` for packed tiles: A in blocks of [`MR`] rows, B in sub-panels of `nr` columns.
-pub(crate) fn tile(micro: Micro, words: usize, a: &[f32], b: &[f32], c: &mut [f32], ldc: usize, m: usize, n: usize, acc: bool) {
+pub(crate) fn tile(
+    micro: Micro,
+    words: usize,
+    a: &[f32],
+    b: &[f32],
+    c: &mut [f32],
+    ldc: usize,
+    m: usize,
+    n: usize,
+    acc: bool,
+) {
     let (blocks, subs) = (m.div_ceil(MR), n.div_ceil(micro.nr));
-    assert!(a.len() >= blocks * words * MR && b.len() >= subs * words * micro.nr && c.len() >= (m - 1) * ldc + n);
+    assert!(
+        a.len() >= blocks * words * MR && b.len() >= subs * words * micro.nr && c.len() >= (m - 1) * ldc + n
+    );
     for block in 0..blocks {
         let rows = (m - block * MR).min(MR);
         for sub in 0..subs {
@@ -82,7 +102,8 @@ unsafe fn portable(
     acc: bool,
 ) {
     // SAFETY: sizes by the contract of `Kernel`.
-    let (a, b) = unsafe { (std::slice::from_raw_parts(a, words * MR), std::slice::from_raw_parts(b, words * 16)) };
+    let (a, b) =
+        unsafe { (std::slice::from_raw_parts(a, words * MR), std::slice::from_raw_parts(b, words * 16)) };
     for r in 0..rows {
         let mut sum = [0.0f32; 16];
         for (ak, bk) in a.chunks_exact(MR).zip(b.chunks_exact(16)) {
@@ -221,7 +242,12 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn store<const R: usize, const J: usize>(
-        sum: [[__m512; J]; R], c: *mut f32, ldc: usize, cols: usize, acc: bool) {
+        sum: [[__m512; J]; R],
+        c: *mut f32,
+        ldc: usize,
+        cols: usize,
+        acc: bool,
+    ) {
         for r in 0..R {
             for j in 0..J {
                 let left = cols.saturating_sub(16 * j).min(16);
@@ -247,7 +273,7 @@ mod x86 {
         acc: bool,
     ) {
         // SAFETY: contract of `Kernel`.
-        unsafe { by_rows!(rows, avx2_f32_rows::<>(words, a, b, c, ldc, cols, acc)) }
+        unsafe { by_rows!(rows, avx2_f32_rows(words, a, b, c, ldc, cols, acc)) }
     }
 
     #[target_feature(enable = "avx2,fma")]

@@ -2,7 +2,7 @@
 
 pub mod gemm;
 pub mod math;
-mod microkernel;
+pub(crate) mod microkernel;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -93,7 +93,11 @@ impl Cpu {
             .num_threads(threads.max(1))
             .thread_name(|i| format!("ferrotune-{i}"))
             .build()
-            .map_err(|e| Error::Unsupported { what: "threads", found: e.to_string(), allowed: "fewer threads" })?;
+            .map_err(|e| Error::Unsupported {
+                what: "threads",
+                found: e.to_string(),
+                allowed: "fewer threads",
+            })?;
         Ok(Cpu { threads: threads.max(1), workers: Arc::new(workers), isa, pool: Arc::default() })
     }
 
@@ -121,7 +125,12 @@ impl Cpu {
     ///
     /// Which thread takes which task is not fixed, so tasks must write to disjoint places and must not depend on
     /// each other: that is what makes results independent of the number of threads.
-    pub fn run_with<S>(&self, tasks: usize, init: impl Fn() -> S + Sync, body: impl Fn(&mut S, usize) + Sync) {
+    pub fn run_with<S>(
+        &self,
+        tasks: usize,
+        init: impl Fn() -> S + Sync,
+        body: impl Fn(&mut S, usize) + Sync,
+    ) {
         if tasks == 0 {
             return;
         }

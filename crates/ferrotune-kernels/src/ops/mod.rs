@@ -1,1 +1,34 @@
-//! (to come)
+//! The ops in the order data passes them, each with its forward and its backward.
+//!
+//! | op | forward | backward |
+//! |---|---|---|
+//! | [`embedding`] | rows of a table | scatter-add (trained table) |
+//! | [`rms_norm`] | `x / rms(x) * w` | dx, dw |
+//! | [`linear`] | `X Wt + s H Bt + b`, `H = X At` for linears that share X | dX, dA, dB, dW, db |
+//! | [`rope`] | rotate pairs by position | rotate back |
+//! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
+//! | [`swiglu`] | `silu(gate) * up` | dgate, dup |
+//! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
+//! | [`elementwise`] | add, copy, dropout | the same |
+//! | [`adamw`] | the update; no backward | |
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+pub mod adamw;
+pub mod attention;
+pub mod elementwise;
+pub mod embedding;
+pub mod linear;
+pub mod rms_norm;
+pub mod rope;
+pub mod softmax_xent;
+pub mod swiglu;
+
+/// Refuses a tensor whose shape is not the contract's.
+fn expect(op: &'static str, what: &'static str, t: &Tensor, expected: [usize; 2]) -> Result<()> {
+    if t.shape() == expected {
+        return Ok(());
+    }
+    Err(Error::Shape { op, what, found: t.shape().to_vec(), expected: expected.to_vec() })
+}

@@ -1,0 +1,79 @@
+//! Pieces of all tensors in one list, so that many small adapter tensors still fill the threads.
+
+use super::{AdamW, Factors, Param};
+use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::tensor::Tensor;
+
+/// Elements of a piece.
+const PIECE: usize = 16 * 1024;
+
+per_isa! {
+    fn update_piece(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: &Factors) {
+        for i in 0..grad.len() {
+            let g = grad[i] * f.grad_scale;
+            m[i] = f.beta1 * m[i] + f.one_minus_beta1 * g;
+            v[i] = f.beta2 * v[i] + f.one_minus_beta2 * g * g;
+            let denominator = v[i].sqrt() * f.inverse_root + f.eps;
+            value[i] = value[i] * f.decay - f.step_size * m[i] / denominator;
+        }
+    }
+}
+
+per_isa! {
+    fn squares(x: &[f32]) -> f64 {
+        let mut acc = [0.0f64; 8];
+        for c in x.chunks(8) {
+            for (a, v) in acc.iter_mut().zip(c) {
+                *a += *v as f64 * *v as f64;
+            }
+        }
+        acc.iter().sum()
+    }
+}
+
+/// (tensor, start) of every piece.
+fn pieces(lengths: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
+    lengths.enumerate().flat_map(|(t, n)| (0..n).step_by(PIECE).map(move |at| (t, at))).collect()
+}
+
+pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
+    let list = pieces(params.iter().map(|p| p.value.len()));
+    struct Shared<'a> {
+        value: SharedMut<'a, f32>,
+        grad: &'a [f32],
+        m: SharedMut<'a, f32>,
+        v: SharedMut<'a, f32>,
+        factors: Factors,
+    }
+    let shared: Vec<Shared<'_>> = params
+        .iter_mut()
+        .map(|p| Shared {
+            value: SharedMut::new(p.value.f32_mut()),
+            grad: p.grad.f32(),
+            m: SharedMut::new(p.m.f32_mut()),
+            v: SharedMut::new(p.v.f32_mut()),
+            factors: Factors::new(constants, p.decay),
+        })
+        .collect();
+    cpu.run(list.len(), |i| {
+        let (t, at) = list[i];
+        let s = &shared[t];
+        let r = at..(at + PIECE).min(s.grad.len());
+        // SAFETY: pieces are disjoint.
+        let (value, m, v) = unsafe { (s.value.slice(r.clone()), s.m.slice(r.clone()), s.v.slice(r.clone())) };
+        update_piece(cpu.isa(), value, &s.grad[r], m, v, &s.factors);
+    });
+}
+
+pub(super) fn sum_of_squares(cpu: &Cpu, tensors: &[&Tensor]) -> f64 {
+    let list = pieces(tensors.iter().map(|t| t.len()));
+    let mut sums = vec![0.0; list.len()];
+    let out = SharedMut::new(&mut sums);
+    cpu.run(list.len(), |i| {
+        let (t, at) = list[i];
+        let x = tensors[t].f32();
+        // SAFETY: every piece has its own sum.
+        unsafe { out.slice(i..i + 1)[0] = squares(cpu.isa(), &x[at..(at + PIECE).min(x.len())]) };
+    });
+    sums.iter().sum()
+}

@@ -1,0 +1,105 @@
+//! Whole rows of scores in f64, one query at a time.
+
+use super::{Heads, Segment};
+use crate::tensor::Tensor;
+
+/// Probabilities of one query over the keys it sees, and their log-sum-exp.
+fn probabilities(
+    q: &[f32],
+    k: &[f32],
+    (row, width): (usize, usize),
+    heads: Heads,
+    keys: std::ops::Range<usize>,
+) -> (Vec<f64>, f64) {
+    let scores: Vec<f64> = keys
+        .map(|j| {
+            let k = &k[(row + j) * width..][..heads.dim];
+            heads.scale as f64 * q.iter().zip(k).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>()
+        })
+        .collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+    (scores.iter().map(|s| (s - max).exp() / sum).collect(), max + sum.ln())
+}
+
+pub(super) fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &[Segment],
+    heads: Heads,
+    o: &mut Tensor,
+    lse: &mut Tensor,
+) {
+    let (d, group, rows) = (heads.dim, heads.q / heads.kv, q.rows());
+    let (qw, kw) = (q.cols(), k.cols());
+    let (q, k, v) = (q.to_vec(), k.to_vec(), v.to_vec());
+    for s in segments {
+        for h in 0..heads.q {
+            let at = h / group * d;
+            for i in 0..s.q_len {
+                let row = s.q_start + i;
+                let keys = s.visible(i, heads.window);
+                let (p, l) = probabilities(
+                    &q[row * qw + h * d..][..d],
+                    &k[at..],
+                    (s.k_start, kw),
+                    heads,
+                    keys.clone(),
+                );
+                lse.f32_mut()[h * rows + row] = l as f32;
+                let out = &mut o.f32_mut()[row * qw + h * d..][..d];
+                for (c, out) in out.iter_mut().enumerate() {
+                    let sum: f64 =
+                        keys.clone().zip(&p).map(|(j, p)| p * v[(s.k_start + j) * kw + at + c] as f64).sum();
+                    *out = sum as f32;
+                }
+            }
+        }
+    }
+}
+
+/// With `P` the probabilities: `dV = Pt dO`, `dP = dO Vt`, `dS = P (dP - rowsum(P dP))`, `dQ = s dS K`, `dK = s dSt Q`.
+pub(super) fn backward(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    d_o: &Tensor,
+    segments: &[Segment],
+    heads: Heads,
+    (dq, dk, dv): (&mut Tensor, &mut Tensor, &mut Tensor),
+) {
+    let (d, group) = (heads.dim, heads.q / heads.kv);
+    let (qw, kw) = (q.cols(), k.cols());
+    let (q, k, v, d_o) = (q.to_vec(), k.to_vec(), v.to_vec(), d_o.f32());
+    for s in segments {
+        for h in 0..heads.q {
+            let at = h / group * d;
+            for i in 0..s.q_len {
+                let row = s.q_start + i;
+                let keys = s.visible(i, heads.window);
+                let (p, _) = probabilities(
+                    &q[row * qw + h * d..][..d],
+                    &k[at..],
+                    (s.k_start, kw),
+                    heads,
+                    keys.clone(),
+                );
+                let g = &d_o[row * qw + h * d..][..d];
+                let dp: Vec<f64> = keys
+                    .clone()
+                    .map(|j| (0..d).map(|c| g[c] as f64 * v[(s.k_start + j) * kw + at + c] as f64).sum())
+                    .collect();
+                let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                for ((j, p), dp) in keys.zip(&p).zip(&dp) {
+                    let ds = p * (dp - mean) * heads.scale as f64;
+                    let key = (s.k_start + j) * kw + at;
+                    for c in 0..d {
+                        let query = row * qw + h * d + c;
+                        dv.f32_mut()[key + c] += (p * g[c] as f64) as f32;
+                        dq.f32_mut()[query] += (ds * k[key + c] as f64) as f32;
+                        dk.f32_mut()[key + c] += (ds * q[query] as f64) as f32;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Packed products; the LoRA branch rides in the same product as extra terms of the sum.
+
+use super::super::elementwise;
+use super::{Grads, Linear, ranks};
+use crate::cpu::gemm::{Job, Mat, PackedA, Term, gemm, pack_a};
+use crate::cpu::math::dot;
+use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::device::Device;
+use crate::dtype::{DType, Precision};
+use crate::tensor::Tensor;
+
+/// Up to this many rows a product is bound by reading W: each row of W is decoded once and multiplied directly.
+const FEW_ROWS: usize = 4;
+
+/// `H`'s columns from `start` on, as a matrix whose rows are `total` apart.
+fn columns(h: &Tensor, start: usize) -> Mat<'_> {
+    match h.dtype() {
+        DType::F32 => Mat::F32(&h.f32()[start..], h.cols()),
+        _ => Mat::Bf16(&h.bf16()[start..], h.cols()),
+    }
+}
+
+/// All `A`s under each other, `[sum of R, K]`: one panel instead of one for each branch.
+fn stacked_a(dev: &Device, linears: &[Linear<'_>], total: usize, k: usize) -> Tensor {
+    let mut all = dev.empty(total, k);
+    let mut at = 0;
+    for b in linears.iter().filter_map(|l| l.branch) {
+        all.f32_mut()[at..at + b.a.len()].copy_from_slice(b.a.f32());
+        at += b.a.len();
+    }
+    all
+}
+
+fn single(
+    cpu: &Cpu,
+    precision: Precision,
+    a: &PackedA,
+    b: Mat<'_>,
+    transposed: bool,
+    out: &mut [f32],
+    n: usize,
+    accumulate: bool,
+) {
+    gemm(
+        cpu,
+        precision,
+        vec![Job { out, n, terms: vec![Term { a, b, transposed }], accumulate, bias: None }],
+    );
+}
+
+fn has_dropout(linears: &[Linear<'_>]) -> bool {
+    linears.iter().any(|l| l.branch.is_some_and(|b| b.dropout.is_some()))
+}
+
+/// Fills `H`.
+fn hidden(
+    dev: &Device,
+    cpu: &Cpu,
+    precision: Precision,
+    x: &Tensor,
+    packed: &PackedA,
+    linears: &[Linear<'_>],
+    h: &mut Tensor,
+) {
+    let (total, starts) = ranks(linears);
+    let (m, k) = (x.rows(), x.cols());
+    if !has_dropout(linears) {
+        let a = stacked_a(dev, linears, total, k);
+        single(cpu, precision, packed, Mat::from(&a), false, h.f32_mut(), total, false);
+        return;
+    }
+    for (l, start) in linears.iter().zip(starts) {
+        let Some(b) = l.branch else { continue };
+        let r = b.a.rows();
+        let mut own = dev.empty(m, r);
+        match b.dropout {
+            Some(drop) => {
+                let dropped = elementwise::dropout(dev, x, drop);
+                let dropped = pack_a(cpu, precision, Mat::from(&dropped), m, k, false, 1.0);
+                single(cpu, precision, &dropped, Mat::from(b.a), false, own.f32_mut(), r, false);
+            }
+            None => single(cpu, precision, packed, Mat::from(b.a), false, own.f32_mut(), r, false),
+        }
+        for (all, own) in h.f32_mut().chunks_exact_mut(total).zip(own.f32().chunks_exact(r)) {
+            all[start..start + r].copy_from_slice(own);
+        }
+    }
+}
+
+pub(super) fn forward(
+    dev: &Device,
+    cpu: &Cpu,
+    precision: Precision,
+    x: &Tensor,
+    linears: &[Linear<'_>],
+    outs: &mut [&mut Tensor],
+    accumulate: bool,
+    mut h: Option<&mut Tensor>,
+) {
+    let (m, k) = (x.rows(), x.cols());
+    if m <= FEW_ROWS && !has_dropout(linears) {
+        return few_rows(dev, cpu, x, linears, outs, accumulate, h);
+    }
+    let packed = pack_a(cpu, precision, Mat::from(x), m, k, false, 1.0);
+    if let Some(h) = h.as_deref_mut() {
+        hidden(dev, cpu, precision, x, &packed, linears, h);
+    }
+    let starts = ranks(linears).1;
+    let scaled: Vec<Option<PackedA>> = linears
+        .iter()
+        .zip(starts)
+        .map(|(l, start)| {
+            let (b, h) = (l.branch?, h.as_deref()?);
+            Some(pack_a(cpu, precision, columns(h, start), m, b.a.rows(), false, b.scale))
+        })
+        .collect();
+    let jobs = linears
+        .iter()
+        .zip(outs)
+        .zip(&scaled)
+        .map(|((l, out), scaled)| {
+            let mut terms = vec![Term { a: &packed, b: l.weight.mat(), transposed: false }];
+            if let (Some(a), Some(b)) = (scaled, l.branch) {
+                terms.push(Term { a, b: Mat::from(b.b), transposed: false });
+            }
+            Job { out: out.f32_mut(), n: l.weight.rows(), terms, accumulate, bias: l.bias.map(Tensor::f32) }
+        })
+        .collect();
+    gemm(cpu, precision, jobs);
+}
+
+per_isa! {
+    /// `out[m] (+)= x[m] . w` for the rows of `x`.
+    fn dot_rows(x: &[f32], w: &[f32], out: &mut [f32; FEW_ROWS]) {
+        for (x, o) in x.chunks_exact(w.len()).zip(out) {
+            *o = dot(x, w);
+        }
+    }
+}
+
+fn few_rows(
+    dev: &Device,
+    cpu: &Cpu,
+    x: &Tensor,
+    linears: &[Linear<'_>],
+    outs: &mut [&mut Tensor],
+    accumulate: bool,
+    h: Option<&mut Tensor>,
+) {
+    let (m, k, isa) = (x.rows(), x.cols(), cpu.isa());
+    let x = elementwise::cast(dev, x, DType::F32);
+    let (total, starts) = ranks(linears);
+    if let Some(h) = h.as_deref() {
+        assert_eq!(h.shape(), [m, total]);
+    }
+    let mut none = dev.empty(1, 1);
+    let h = h.unwrap_or(&mut none);
+    for (l, start) in linears.iter().zip(&starts) {
+        let Some(b) = l.branch else { continue };
+        for (q, a) in b.a.f32().chunks_exact(k).enumerate() {
+            let mut sums = [0.0; FEW_ROWS];
+            dot_rows(isa, x.f32(), a, &mut sums);
+            for row in 0..m {
+                h.f32_mut()[row * total + start + q] = sums[row];
+            }
+        }
+    }
+    let h = h.f32();
+    const ROWS: usize = 32;
+    for ((l, out), start) in linears.iter().zip(outs).zip(starts) {
+        let n = l.weight.rows();
+        let out = SharedMut::new(out.f32_mut());
+        cpu.run_with(
+            n.div_ceil(ROWS),
+            || cpu.pool().take(k),
+            |row, task| {
+                for j in task * ROWS..((task + 1) * ROWS).min(n) {
+                    let mut sums = [0.0; FEW_ROWS];
+                    match l.weight.mat() {
+                        Mat::F32(w, _) => dot_rows(isa, x.f32(), &w[j * k..][..k], &mut sums),
+                        mat => {
+                            let row = &mut row.f32_mut()[..k];
+                            mat.read(j, 0, row);
+                            dot_rows(isa, x.f32(), row, &mut sums);
+                        }
+                    }
+                    for (i, sum) in sums.iter().enumerate().take(m) {
+                        let mut y = *sum;
+                        if let Some(b) = l.branch {
+                            let r = b.a.rows();
+                            y += b.scale * dot(&h[i * total + start..][..r], &b.b.f32()[j * r..][..r]);
+                        }
+                        y += l.bias.map_or(0.0, |b| b.f32()[j]);
+                        // SAFETY: column j of every row belongs to one task.
+                        let o = unsafe { out.slice(i * n + j..i * n + j + 1) };
+                        o[0] = if accumulate { o[0] + y } else { y };
+                    }
+                }
+            },
+        );
+    }
+}
+
+pub(super) fn backward(
+    dev: &Device,
+    cpu: &Cpu,
+    precision: Precision,
+    x: &Tensor,
+    h: Option<&Tensor>,
+    linears: &[Linear<'_>],
+    dys: &[&Tensor],
+    dx: Option<&mut Tensor>,
+    accumulate: bool,
+    grads: &mut [Grads<'_>],
+) {
+    let (m, k) = (x.rows(), x.cols());
+    let (total, starts) = ranks(linears);
+    let need_dy = dx.is_some() || total > 0;
+    let packed: Vec<PackedA> = if need_dy {
+        dys.iter().map(|dy| pack_a(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)).collect()
+    } else {
+        Vec::new()
+    };
+    // G = s dY B, kept for dX and dA.
+    let g: Vec<Option<Tensor>> = linears
+        .iter()
+        .enumerate()
+        .map(|(i, l)| {
+            let b = l.branch?;
+            let mut g = dev.empty(m, b.a.rows());
+            single(cpu, precision, &packed[i], Mat::from(b.b), true, g.f32_mut(), b.a.rows(), false);
+            g.f32_mut().iter_mut().for_each(|v| *v *= b.scale);
+            Some(g)
+        })
+        .collect();
+    if let Some(dx) = dx {
+        input_gradient(dev, cpu, precision, linears, &packed, &g, dx, accumulate);
+    }
+    drop(packed);
+
+    if let Some(h) = h {
+        branch_gradients(dev, cpu, precision, x, h, linears, dys, &g, (total, &starts), grads);
+    }
+    for ((l, dy), grads) in linears.iter().zip(dys).zip(grads) {
+        let n = l.weight.rows();
+        if let Some(dw) = grads.weight.as_deref_mut() {
+            let dyt = pack_a(cpu, precision, Mat::from(*dy), n, m, true, 1.0);
+            single(cpu, precision, &dyt, Mat::from(x), true, dw.f32_mut(), k, true);
+        }
+        if let Some(db) = grads.bias.as_deref_mut() {
+            for row in dy.f32().chunks_exact(n) {
+                db.f32_mut().iter_mut().zip(row).for_each(|(o, v)| *o += v);
+            }
+        }
+    }
+}
+
+/// `dX (+)= sum over linears of dY W + G A`.
+fn input_gradient(
+    dev: &Device,
+    cpu: &Cpu,
+    precision: Precision,
+    linears: &[Linear<'_>],
+    packed: &[PackedA],
+    g: &[Option<Tensor>],
+    dx: &mut Tensor,
+    accumulate: bool,
+) {
+    let [m, k] = dx.shape();
+    let pack_g = |g: &Tensor| pack_a(cpu, precision, Mat::from(g), m, g.cols(), false, 1.0);
+    let riding: Vec<Option<PackedA>> = linears
+        .iter()
+        .zip(g)
+        .map(|(l, g)| g.as_ref().filter(|_| l.branch.is_some_and(|b| b.dropout.is_none())).map(pack_g))
+        .collect();
+    let mut terms = Vec::new();
+    for ((l, dy), g) in linears.iter().zip(packed).zip(&riding) {
+        terms.push(Term { a: dy, b: l.weight.mat(), transposed: true });
+        if let (Some(a), Some(b)) = (g, l.branch) {
+            terms.push(Term { a, b: Mat::from(b.a), transposed: true });
+        }
+    }
+    gemm(cpu, precision, vec![Job { out: dx.f32_mut(), n: k, terms, accumulate, bias: None }]);
+    // Dropout stands between X and the branch, so its gradient cannot ride along.
+    for (l, g) in linears.iter().zip(g) {
+        let (Some(b), Some(g)) = (l.branch, g) else { continue };
+        let Some(drop) = b.dropout else { continue };
+        let mut own = dev.empty(m, k);
+        single(cpu, precision, &pack_g(g), Mat::from(b.a), true, own.f32_mut(), k, false);
+        elementwise::dropout_backward(dev, &mut own, drop);
+        elementwise::add(dev, dx, &own).expect("both are [M, K]");
+    }
+}
+
+/// `dA += Gt drop(X)`, `dB += s dYt H`.
+fn branch_gradients(
+    dev: &Device,
+    cpu: &Cpu,
+    precision: Precision,
+    x: &Tensor,
+    h: &Tensor,
+    linears: &[Linear<'_>],
+    dys: &[&Tensor],
+    g: &[Option<Tensor>],
+    (total, starts): (usize, &[usize]),
+    grads: &mut [Grads<'_>],
+) {
+    let (m, k) = (x.rows(), x.cols());
+    if has_dropout(linears) {
+        for ((l, g), grads) in linears.iter().zip(g).zip(grads.iter_mut()) {
+            let (Some(b), Some(g), Some(da)) = (l.branch, g, grads.a.as_deref_mut()) else { continue };
+            let gt = pack_a(cpu, precision, Mat::from(g), g.cols(), m, true, 1.0);
+            let dropped = b.dropout.map(|d| elementwise::dropout(dev, x, d));
+            let input = dropped.as_ref().unwrap_or(x);
+            single(cpu, precision, &gt, Mat::from(input), true, da.f32_mut(), k, true);
+        }
+    } else if grads.iter().any(|g| g.a.is_some()) {
+        // All G side by side: X is packed once for the branches together.
+        let mut all = dev.empty(m, total);
+        for (row, all) in all.f32_mut().chunks_exact_mut(total).enumerate() {
+            for (g, start) in g.iter().zip(starts) {
+                let Some(g) = g else { continue };
+                all[*start..start + g.cols()].copy_from_slice(&g.f32()[row * g.cols()..][..g.cols()]);
+            }
+        }
+        let gt = pack_a(cpu, precision, Mat::from(&all), total, m, true, 1.0);
+        let mut sum = dev.empty(total, k);
+        single(cpu, precision, &gt, Mat::from(x), true, sum.f32_mut(), k, false);
+        for (grads, start) in grads.iter_mut().zip(starts) {
+            let Some(da) = grads.a.as_deref_mut() else { continue };
+            let own = &sum.f32()[start * k..][..da.len()];
+            da.f32_mut().iter_mut().zip(own).for_each(|(o, v)| *o += v);
+        }
+    }
+    for (i, l) in linears.iter().enumerate() {
+        let (Some(b), Some(db)) = (l.branch, grads[i].b.as_deref_mut()) else { continue };
+        let (n, r) = (l.weight.rows(), b.a.rows());
+        // As [R, N] and then turned: [N, R] would fill only R of the 64 columns of a panel.
+        let ht = pack_a(cpu, precision, columns(h, starts[i]), r, m, true, b.scale);
+        let mut turned = dev.empty(r, n);
+        single(cpu, precision, &ht, Mat::from(dys[i]), true, turned.f32_mut(), n, false);
+        let (db, turned) = (db.f32_mut(), turned.f32());
+        for (q, row) in turned.chunks_exact(n).enumerate() {
+            for (j, v) in row.iter().enumerate() {
+                db[j * r + q] += v;
+            }
+        }
+    }
+}

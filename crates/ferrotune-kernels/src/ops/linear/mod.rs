@@ -1,0 +1,200 @@
+//! Linears that read the same X: `Y_i = X W_it + s_i drop_i(X) A_it B_it + b_i`.
+//!
+//! Shapes: X `[M, K]`, W `[N, K]`, A `[R, K]`, B `[N, R]`, Y `[M, N]`. q, k and v (or gate and up) are given together,
+//! so that X is packed once for all of them. W may be frozen in any storage format, or trained f32.
+//!
+//! Backward, with `G = s dY B`: `dX = dY W + G A`, `dA = Gt X`, `dB = s dYt H` where `H = X At` was kept from the
+//! forward, and for a trained weight `dW = dYt X`, `db = column sums of dY`. A frozen weight costs only `dY W`.
+
+mod cpu;
+mod reference;
+
+use super::elementwise::Dropout;
+use super::expect;
+use crate::cpu::gemm::Mat;
+use crate::device::Device;
+use crate::dtype::Precision;
+use crate::error::{Error, Result};
+use crate::quant::Weight;
+use crate::tensor::Tensor;
+
+/// A weight matrix: frozen in some format, or trained.
+#[derive(Clone, Copy)]
+pub enum Matrix<'a> {
+    /// Never changes; decoded inside the product.
+    Frozen(&'a Weight),
+    /// An f32 parameter.
+    Trained(&'a Tensor),
+}
+
+impl<'a> Matrix<'a> {
+    /// Output features `N`.
+    pub fn rows(self) -> usize {
+        match self {
+            Matrix::Frozen(w) => w.rows(),
+            Matrix::Trained(t) => t.rows(),
+        }
+    }
+
+    /// Input features `K`.
+    pub fn cols(self) -> usize {
+        match self {
+            Matrix::Frozen(w) => w.cols(),
+            Matrix::Trained(t) => t.cols(),
+        }
+    }
+
+    /// The values to read.
+    pub(crate) fn mat(self) -> Mat<'a> {
+        match self {
+            Matrix::Frozen(w) => Mat::from(w),
+            Matrix::Trained(t) => Mat::from(t),
+        }
+    }
+}
+
+/// A LoRA branch beside a weight.
+#[derive(Clone, Copy)]
+pub struct Branch<'a> {
+    /// `A [R, K]`.
+    pub a: &'a Tensor,
+    /// `B [N, R]`.
+    pub b: &'a Tensor,
+    /// The factor `s`: `alpha / r`, or `alpha / sqrt(r)`.
+    pub scale: f32,
+    /// Dropout on the branch's input.
+    pub dropout: Option<Dropout>,
+}
+
+/// One linear.
+#[derive(Clone, Copy)]
+pub struct Linear<'a> {
+    /// `W [N, K]`.
+    pub weight: Matrix<'a>,
+    /// `b [1, N]`.
+    pub bias: Option<&'a Tensor>,
+    /// The trainable low-rank branch.
+    pub branch: Option<Branch<'a>>,
+}
+
+/// Where the gradients of one linear are added; what is `None` is not computed.
+#[derive(Default)]
+pub struct Grads<'a> {
+    /// `dW [N, K]`.
+    pub weight: Option<&'a mut Tensor>,
+    /// `db [1, N]`.
+    pub bias: Option<&'a mut Tensor>,
+    /// `dA [R, K]`.
+    pub a: Option<&'a mut Tensor>,
+    /// `dB [N, R]`.
+    pub b: Option<&'a mut Tensor>,
+}
+
+/// The sum of the ranks, and where the columns of each branch begin in `H`.
+fn ranks(linears: &[Linear<'_>]) -> (usize, Vec<usize>) {
+    let mut total = 0;
+    let starts = linears
+        .iter()
+        .map(|l| {
+            let start = total;
+            total += l.branch.map_or(0, |b| b.a.rows());
+            start
+        })
+        .collect();
+    (total, starts)
+}
+
+fn check(x: &Tensor, linears: &[Linear<'_>]) -> Result<()> {
+    for l in linears {
+        let (n, k) = (l.weight.rows(), l.weight.cols());
+        expect("linear", "x", x, [x.rows(), k])?;
+        if let Some(b) = l.bias {
+            expect("linear", "bias", b, [1, n])?;
+        }
+        if let Some(branch) = l.branch {
+            let r = branch.a.rows();
+            expect("linear", "lora_A", branch.a, [r, k])?;
+            expect("linear", "lora_B", branch.b, [n, r])?;
+        }
+    }
+    Ok(())
+}
+
+/// Computes every output (`accumulate` adds to what is there: a residual) and gives `H`, all branches side by side.
+pub fn forward(
+    dev: &Device,
+    precision: Precision,
+    x: &Tensor,
+    linears: &[Linear<'_>],
+    outs: &mut [&mut Tensor],
+    accumulate: bool,
+) -> Result<Option<Tensor>> {
+    check(x, linears)?;
+    if outs.len() != linears.len() {
+        let (what, found) = ("outputs of linear", outs.len().to_string());
+        return Err(Error::Unsupported { what, found, allowed: "one for each linear" });
+    }
+    for (l, y) in linears.iter().zip(outs.iter()) {
+        expect("linear", "y", y, [x.rows(), l.weight.rows()])?;
+    }
+    let total = ranks(linears).0;
+    let mut h = (total > 0).then(|| dev.empty(x.rows(), total));
+    match dev {
+        Device::Reference(_) => reference::forward(x, linears, outs, accumulate, h.as_mut()),
+        Device::Cpu(c) => cpu::forward(dev, c, precision, x, linears, outs, accumulate, h.as_mut()),
+    }
+    Ok(h)
+}
+
+/// Adds every gradient that `grads` asks for, and writes (or with `accumulate` adds) `dx`.
+///
+/// `h` is what [`forward`] gave; both `x` and `h` may have been stored in bf16 since.
+pub fn backward(
+    dev: &Device,
+    precision: Precision,
+    x: &Tensor,
+    h: Option<&Tensor>,
+    linears: &[Linear<'_>],
+    dys: &[&Tensor],
+    dx: Option<&mut Tensor>,
+    accumulate: bool,
+    grads: &mut [Grads<'_>],
+) -> Result<()> {
+    check(x, linears)?;
+    let total = ranks(linears).0;
+    if dys.len() != linears.len() || grads.len() != linears.len() || (total > 0) != h.is_some() {
+        let found = format!("{} of dY, {} of grads, H: {}", dys.len(), grads.len(), h.is_some());
+        return Err(Error::Unsupported {
+            what: "arguments of linear",
+            found,
+            allowed: "one for each linear, H with branches",
+        });
+    }
+    if let Some(h) = h {
+        expect("linear", "h", h, [x.rows(), total])?;
+    }
+    if let Some(dx) = &dx {
+        expect("linear", "dx", dx, x.shape())?;
+    }
+    for ((l, dy), g) in linears.iter().zip(dys).zip(grads.iter()) {
+        expect("linear", "dy", dy, [x.rows(), l.weight.rows()])?;
+        for (what, grad, of) in [
+            ("dW", &g.weight, None),
+            ("dA", &g.a, l.branch.map(|b| b.a)),
+            ("dB", &g.b, l.branch.map(|b| b.b)),
+        ] {
+            if let Some(grad) = grad {
+                let expected = of.map_or([l.weight.rows(), l.weight.cols()], Tensor::shape);
+                expect("linear", what, grad, expected)?;
+            }
+        }
+        if let Some(bias) = &g.bias {
+            expect("linear", "db", bias, [1, l.weight.rows()])?;
+        }
+    }
+    match dev {
+        Device::Reference(_) => reference::backward(x, linears, dys, dx, accumulate, grads),
+        Device::Cpu(c) => cpu::backward(dev, c, precision, x, h, linears, dys, dx, accumulate, grads),
+    }
+    Ok(())
+}

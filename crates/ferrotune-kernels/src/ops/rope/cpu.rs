@@ -1,0 +1,43 @@
+//! Rows split over the threads.
+
+use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::tensor::Tensor;
+
+per_isa! {
+    fn rotate_row(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], sign: f32) {
+        let half = cos.len();
+        for head in row.chunks_exact_mut(head_dim) {
+            let (a, rest) = head.split_at_mut(half);
+            let b = &mut rest[..half];
+            for i in 0..half {
+                let (c, s) = (cos[i], sin[i] * sign);
+                let (x, y) = (a[i], b[i]);
+                a[i] = x * c - y * s;
+                b[i] = y * c + x * s;
+            }
+        }
+    }
+}
+
+pub(super) fn rotate(
+    cpu: &Cpu,
+    x: &mut [f32],
+    head_dim: usize,
+    positions: &[u32],
+    cos: &Tensor,
+    sin: &Tensor,
+    sign: f32,
+) {
+    let (half, isa) = (cos.cols(), cpu.isa());
+    let width = x.len() / positions.len().max(1);
+    let (cos, sin) = (cos.f32(), sin.f32());
+    let x = SharedMut::new(x);
+    cpu.run_ranges(positions.len(), 32, |range| {
+        for t in range {
+            let at = positions[t] as usize * half;
+            // SAFETY: every row belongs to one task.
+            let row = unsafe { x.slice(t * width..(t + 1) * width) };
+            rotate_row(isa, row, head_dim, &cos[at..][..half], &sin[at..][..half], sign);
+        }
+    });
+}

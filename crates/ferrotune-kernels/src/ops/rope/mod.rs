@@ -1,0 +1,62 @@
+//! Rotary position embedding in the split-half form: element `i` is rotated with element `i + n/2` of its head.
+
+mod cpu;
+mod reference;
+
+use super::expect;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Rotates the first `2 * cos.cols()` elements of every head of `x` `[T, heads * head_dim]` in place.
+///
+/// `cos` and `sin` are `[positions, rotary/2]`; row `t` of `x` uses their row `positions[t]`.
+pub fn forward(
+    dev: &Device,
+    x: &mut Tensor,
+    head_dim: usize,
+    positions: &[u32],
+    cos: &Tensor,
+    sin: &Tensor,
+) -> Result<()> {
+    rotate(dev, x, head_dim, positions, cos, sin, 1.0)
+}
+
+/// Rotates the gradient back.
+pub fn backward(
+    dev: &Device,
+    dx: &mut Tensor,
+    head_dim: usize,
+    positions: &[u32],
+    cos: &Tensor,
+    sin: &Tensor,
+) -> Result<()> {
+    rotate(dev, dx, head_dim, positions, cos, sin, -1.0)
+}
+
+fn rotate(
+    dev: &Device,
+    x: &mut Tensor,
+    head_dim: usize,
+    positions: &[u32],
+    cos: &Tensor,
+    sin: &Tensor,
+    sign: f32,
+) -> Result<()> {
+    expect("rope", "sin", sin, cos.shape())?;
+    expect("rope", "x", x, [positions.len(), x.cols()])?;
+    let allowed = "positions inside the table, heads that hold the rotated part";
+    if x.cols() % head_dim != 0 || 2 * cos.cols() > head_dim {
+        let found = format!("{} columns in heads of {head_dim}, {} rotated", x.cols(), 2 * cos.cols());
+        return Err(Error::Unsupported { what: "rope", found, allowed });
+    }
+    if let Some(p) = positions.iter().find(|p| **p as usize >= cos.rows()) {
+        let found = format!("position {p} of {}", cos.rows());
+        return Err(Error::Unsupported { what: "rope", found, allowed });
+    }
+    match dev {
+        Device::Reference(_) => reference::rotate(x.f32_mut(), head_dim, positions, cos, sin, sign),
+        Device::Cpu(c) => cpu::rotate(c, x.f32_mut(), head_dim, positions, cos, sin, sign),
+    }
+    Ok(())
+}
