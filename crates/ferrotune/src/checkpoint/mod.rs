@@ -1,1 +1,216 @@
-//! (to come)
+//! Files: model folders and GGUF files are opened here, adapters and models are written here.
+//!
+//! A [`Checkpoint`] gives the rest of the program one view of a base model wherever it comes from: the Hugging Face
+//! names of its tensors, its configuration, its tokenizer and its chat template. Opening checks the whole structure
+//! of the files, so a shortened download fails at once and not in the middle of a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use ferrotune_kernels::quant::Weight;
+use sha2::{Digest, Sha256};
+
+use crate::model::config::{ModelConfig, SUPPORTED};
+use crate::{Error, Result};
+
+pub mod atomic;
+pub mod bnb4;
+mod folder;
+pub mod mmap;
+pub mod safetensors;
+
+pub use atomic::write_atomic;
+
+use folder::Folder;
+
+/// An opened base model: a Hugging Face folder or a GGUF file.
+pub struct Checkpoint {
+    path: PathBuf,
+    config: ModelConfig,
+    source: Source,
+}
+
+enum Source {
+    Folder(Folder),
+}
+
+/// What `generation_config.json` suggests; everything is optional.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// Sample (`true`) or take the likeliest token.
+    pub do_sample: Option<bool>,
+    /// Softmax temperature.
+    pub temperature: Option<f64>,
+    /// Nucleus mass.
+    pub top_p: Option<f64>,
+    /// Number of candidates.
+    pub top_k: Option<usize>,
+    /// Least probability relative to the best candidate.
+    pub min_p: Option<f64>,
+    /// Divisor of the logits of tokens already there.
+    pub repetition_penalty: Option<f64>,
+    /// Length limit of an answer.
+    pub max_new_tokens: Option<usize>,
+    /// Tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+}
+
+impl Checkpoint {
+    /// Opens the model at `path`: a folder with `config.json` and safetensors, or a `.gguf` file.
+    ///
+    /// The configuration is checked first, so an unknown architecture is refused before any weight is looked at.
+    pub fn open(path: &Path) -> Result<Self> {
+        let about = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !about.is_dir() {
+            return Err(Error::file(path, "neither a model folder nor a GGUF file")
+                .with_hint("give the folder that holds config.json, or a .gguf file"));
+        }
+        let config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
+        let source = Source::Folder(Folder::open(path)?);
+        Ok(Checkpoint { path: path.to_path_buf(), config, source })
+    }
+
+    /// Where the model was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Whether the checkpoint has a tensor of this (Hugging Face) name.
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Folder(folder) => folder.shards.get(name).is_some(),
+        }
+    }
+
+    /// All tensor names, in Hugging Face's spelling, sorted.
+    pub fn names(&self) -> Vec<String> {
+        match &self.source {
+            Source::Folder(folder) => folder.names(),
+        }
+    }
+
+    /// The matrix `name` in the storage format it has in the file, after checking its shape.
+    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        match &self.source {
+            Source::Folder(folder) => folder.weight(name, rows, cols),
+        }
+    }
+
+    /// The vector `name` (a norm's weight, a bias) as f32, after checking its length.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        match &self.source {
+            Source::Folder(folder) => folder.vector(name, len),
+        }
+    }
+
+    /// The `tokenizer.json` of the model; made from the vocabulary for a GGUF file.
+    pub fn tokenizer_json(&self) -> Result<Vec<u8>> {
+        match &self.source {
+            Source::Folder(folder) => folder.tokenizer_json(),
+        }
+    }
+
+    /// The chat template, if the model has one.
+    pub fn chat_template(&self) -> Result<Option<String>> {
+        match &self.source {
+            Source::Folder(folder) => folder.chat_template(),
+        }
+    }
+
+    /// The special tokens by role: `bos_token`, `eos_token`, `pad_token`, `unk_token`, ...
+    pub fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
+        match &self.source {
+            Source::Folder(folder) => folder.special_tokens(),
+        }
+    }
+
+    /// Whether the tokenizer's configuration asks for a beginning-of-sequence token; `None` if it does not say.
+    pub fn add_bos(&self) -> Result<Option<bool>> {
+        match &self.source {
+            Source::Folder(folder) => folder.add_bos(),
+        }
+    }
+
+    /// Suggested settings of generation; empty if the model has none.
+    pub fn generation_config(&self) -> Result<GenerationConfig> {
+        match &self.source {
+            Source::Folder(folder) => folder.generation(),
+        }
+    }
+
+    /// Tokens that end an answer: of the generation configuration, else of the model's.
+    pub fn eos_ids(&self) -> Result<Vec<u32>> {
+        let ids = self.generation_config()?.eos_token_ids;
+        Ok(if ids.is_empty() { self.config.eos_token_ids.clone() } else { ids })
+    }
+
+    /// Tokenizer, template and licence files, for a folder that is made from this model.
+    pub fn sidecars(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        match &self.source {
+            Source::Folder(folder) => folder.sidecars(),
+        }
+    }
+
+    /// Tensors of the file that no name in `consumed` stands for: a sign that a part of the model was overlooked.
+    ///
+    /// Buffers that old exporters stored although they follow from the configuration are not counted.
+    pub fn unused(&self, consumed: &BTreeSet<String>) -> Vec<String> {
+        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".masked_bias");
+        self.names().into_iter().filter(|name| !consumed.contains(name) && !derived(name)).collect()
+    }
+
+    /// A hash of the model's content, for receipts and caches; 64 hexadecimal digits.
+    ///
+    /// Hashing hundreds of gigabytes would take minutes, so this is SHA-256 over the configuration and, for each
+    /// weight file in the order of names, its length, its whole header, and its data: all of it up to 1 MiB, else
+    /// 256 blocks of 4 KiB at even distances, first and last included. Other weights of the same shapes give another
+    /// value in practice, but a change of a few bytes may go unseen: it identifies a model, it does not authenticate it.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        match &self.source {
+            Source::Folder(folder) => {
+                hash.update(self.config.raw.to_string());
+                let mut files: Vec<_> = folder.shards.files().iter().collect();
+                files.sort_by_key(|file| file.path().file_name().map(|n| n.to_os_string()));
+                for file in files {
+                    let (header, data) = file.parts();
+                    hash_file(&mut hash, header, data);
+                }
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Adds a file to the fingerprint; see [`Checkpoint::fingerprint`].
+fn hash_file(hash: &mut Sha256, header: &[u8], data: &[u8]) {
+    const BLOCK: usize = 4096;
+    const BLOCKS: usize = 256;
+    hash.update((header.len() as u64).to_le_bytes());
+    hash.update((data.len() as u64).to_le_bytes());
+    hash.update(header);
+    if data.len() <= BLOCK * BLOCKS {
+        hash.update(data);
+        return;
+    }
+    let last = (data.len() - BLOCK) as u128;
+    for i in 0..BLOCKS {
+        let start = (last * i as u128 / (BLOCKS as u128 - 1)) as usize;
+        hash.update(&data[start..start + BLOCK]);
+    }
+}
+
+/// The error for a tensor that is not there, with the nearest name that is.
+fn missing_tensor<'a>(path: &Path, name: &str, names: impl Iterator<Item = &'a str>) -> Error {
+    let error = Error::tensor(path, name, "missing");
+    let near = names.map(|n| (strsim::jaro_winkler(n, name), n)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((likeness, near)) if likeness > 0.9 => error.with_hint(format!("the file has `{near}`")),
+        _ => error,
+    }
+}

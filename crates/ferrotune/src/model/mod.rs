@@ -1,1 +1,5 @@
 //! (to come)
+
+pub mod config;
+
+pub use config::{Activation, ModelConfig, Quantization, RopeScaling};

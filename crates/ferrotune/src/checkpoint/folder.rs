@@ -1,0 +1,199 @@
+//! A Hugging Face model folder: weights in safetensors, and the small JSON files around them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ferrotune_kernels::dtype::DType;
+use ferrotune_kernels::quant::Weight;
+use serde_json::Value;
+
+use super::safetensors::{Dtype, SafeFile, Shards, TensorRef};
+use super::{GenerationConfig, bnb4};
+use crate::model::config::token_ids;
+use crate::{Error, Result};
+
+/// Files that a merged or quantized model folder takes over from its base, when they are there.
+const SIDECARS: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "USE_POLICY.md",
+];
+
+/// An opened model folder.
+pub(super) struct Folder {
+    dir: PathBuf,
+    pub(super) shards: Shards,
+}
+
+impl Folder {
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        Ok(Folder { dir: dir.to_path_buf(), shards: Shards::open(dir)? })
+    }
+
+    /// Names of the model's tensors; the parts of a quantized weight count as one.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.shards.names().filter(|name| !bnb4::is_part(&self.shards, name)).map(str::to_string).collect()
+    }
+
+    fn find(&self, name: &str) -> Result<(&SafeFile, &TensorRef)> {
+        self.shards.get(name).ok_or_else(|| super::missing_tensor(&self.dir, name, self.shards.names()))
+    }
+
+    pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let (file, tensor) = self.find(name)?;
+        if let Some(quantized) = bnb4::read(&self.shards, name, rows, cols)? {
+            return Ok(quantized);
+        }
+        check_shape(file, name, tensor, &[rows, cols])?;
+        let dtype = match tensor.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+            other => return Err(not_float(file, name, other)),
+        };
+        Ok(Weight::dense(rows, cols, dtype, tensor.bytes.clone())?)
+    }
+
+    pub(super) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let (file, tensor) = self.find(name)?;
+        check_shape(file, name, tensor, &[len])?;
+        tensor.to_f32().ok_or_else(|| not_float(file, name, tensor.dtype))
+    }
+
+    pub(super) fn tokenizer_json(&self) -> Result<Vec<u8>> {
+        let path = self.dir.join("tokenizer.json");
+        std::fs::read(&path).map_err(|e| {
+            if e.kind() != std::io::ErrorKind::NotFound {
+                return Error::io(&path, e);
+            }
+            let problem = if self.dir.join("tokenizer.model").is_file() {
+                "missing; only the old tokenizer.model is here"
+            } else {
+                "missing"
+            };
+            Error::file(&path, problem)
+                .with_hint("copy the tokenizer.json of the model this one was made from")
+        })
+    }
+
+    /// A JSON file of the folder; `None` if it is not there.
+    fn json(&self, name: &str) -> Result<Option<Value>> {
+        let path = self.dir.join(name);
+        match std::fs::read(&path) {
+            Ok(text) => match serde_json::from_slice(&text) {
+                Ok(value) => Ok(Some(value)),
+                Err(e) => Err(Error::file(&path, format!("not valid JSON: {e}"))),
+            },
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(&path, e)),
+        }
+    }
+
+    pub(super) fn chat_template(&self) -> Result<Option<String>> {
+        let own = self.dir.join("chat_template.jinja");
+        match std::fs::read(&own) {
+            Ok(text) => {
+                return String::from_utf8(text).map(Some).map_err(|_| Error::file(&own, "not valid UTF-8"));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(&own, e)),
+        }
+        for file in ["tokenizer_config.json", "chat_template.json"] {
+            if let Some(found) =
+                self.json(file)?.as_ref().and_then(|v| v.get("chat_template")).and_then(template_of)
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
+        let mut tokens = BTreeMap::new();
+        // The tokenizer's own configuration is the newer of the two and wins.
+        for file in ["special_tokens_map.json", "tokenizer_config.json"] {
+            let value = self.json(file)?;
+            let entries = value.as_ref().and_then(Value::as_object).into_iter().flatten();
+            for (key, value) in entries.filter(|(key, _)| key.ends_with("_token")) {
+                let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str));
+                if let Some(text) = text {
+                    tokens.insert(key.clone(), text.to_string());
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Whether the tokenizer is asked to put a beginning-of-sequence token first.
+    pub(super) fn add_bos(&self) -> Result<Option<bool>> {
+        Ok(self.json("tokenizer_config.json")?.and_then(|v| v.get("add_bos_token")?.as_bool()))
+    }
+
+    pub(super) fn generation(&self) -> Result<GenerationConfig> {
+        let Some(value) = self.json("generation_config.json")? else {
+            return Ok(GenerationConfig::default());
+        };
+        let number = |key: &str| value.get(key).and_then(Value::as_f64);
+        let count = |key: &str| value.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        Ok(GenerationConfig {
+            do_sample: value.get("do_sample").and_then(Value::as_bool),
+            temperature: number("temperature"),
+            top_p: number("top_p"),
+            top_k: count("top_k"),
+            min_p: number("min_p"),
+            repetition_penalty: number("repetition_penalty"),
+            max_new_tokens: count("max_new_tokens"),
+            eos_token_ids: value.get("eos_token_id").and_then(token_ids).unwrap_or_default(),
+        })
+    }
+
+    pub(super) fn sidecars(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut found = Vec::new();
+        for &name in SIDECARS {
+            let path = self.dir.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => found.push((name.to_string(), bytes)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io(&path, e)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A template is a string, or a list of named ones of which `default` counts.
+fn template_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(list) => {
+            let named =
+                |name: &str| list.iter().find(|t| t.get("name").and_then(Value::as_str) == Some(name));
+            Some(named("default").or(list.first())?.get("template")?.as_str()?.to_string())
+        }
+        _ => None,
+    }
+}
+
+fn check_shape(file: &SafeFile, name: &str, tensor: &TensorRef, expected: &[usize]) -> Result<()> {
+    if tensor.shape == expected {
+        return Ok(());
+    }
+    let problem = format!("shape is {:?}, the model's config.json asks for {expected:?}", tensor.shape);
+    Err(Error::tensor(file.path(), name, problem))
+}
+
+fn not_float(file: &SafeFile, name: &str, dtype: Dtype) -> Error {
+    Error::tensor(file.path(), name, format!("dtype is {dtype:?}, expected F32, F16 or BF16"))
+}

@@ -1,0 +1,41 @@
+//! The one place that maps a file into memory.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use ferrotune_kernels::quant::Bytes;
+
+use crate::{Error, Result};
+
+/// A read-only file mapped into memory. Clones are cheap, and every view of it keeps it mapped.
+#[derive(Clone)]
+pub struct MappedFile {
+    map: Arc<memmap2::Mmap>,
+}
+
+impl MappedFile {
+    /// Maps the file at `path`.
+    #[allow(unsafe_code)]
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let about = file.metadata().map_err(|e| Error::io(path, e))?;
+        if !about.is_file() {
+            return Err(Error::file(path, "not a regular file"));
+        }
+        // SAFETY: the map is read-only and private to this process's view; like every reader of model files we rely
+        // on nobody shortening or rewriting the file while it is in use (our own writers replace files by renaming).
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        Ok(MappedFile { map: Arc::new(map) })
+    }
+
+    /// The whole content.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// A view of a part of the file without a copy; the caller has checked that the range lies inside.
+    pub(crate) fn bytes(&self, range: std::ops::Range<usize>) -> Bytes {
+        Bytes::shared(self.map.clone(), range)
+    }
+}
