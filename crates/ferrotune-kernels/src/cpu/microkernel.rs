@@ -127,14 +127,14 @@ mod x86 {
 
     /// Calls `$f::<ROWS, ..>` for the run-time `rows`: the row loop must be unrolled to keep sums in registers.
     macro_rules! by_rows {
-        ($rows:expr, $f:ident::<$($j:literal)?>($($arg:expr),*)) => {
+        ($rows:expr, $f:ident::<$j:literal>($($arg:expr),*)) => {
             match $rows {
-                1 => $f::<1, $($j)?>($($arg),*),
-                2 => $f::<2, $($j)?>($($arg),*),
-                3 => $f::<3, $($j)?>($($arg),*),
-                4 => $f::<4, $($j)?>($($arg),*),
-                5 => $f::<5, $($j)?>($($arg),*),
-                _ => $f::<6, $($j)?>($($arg),*),
+                1 => $f::<1, $j>($($arg),*),
+                2 => $f::<2, $j>($($arg),*),
+                3 => $f::<3, $j>($($arg),*),
+                4 => $f::<4, $j>($($arg),*),
+                5 => $f::<5, $j>($($arg),*),
+                _ => $f::<6, $j>($($arg),*),
             }
         };
     }
@@ -273,11 +273,16 @@ mod x86 {
         acc: bool,
     ) {
         // SAFETY: contract of `Kernel`.
-        unsafe { by_rows!(rows, avx2_f32_rows(words, a, b, c, ldc, cols, acc)) }
+        unsafe {
+            match cols {
+                0..=8 => by_rows!(rows, avx2_f32_tile::<1>(words, a, b, c, ldc, cols, acc)),
+                _ => by_rows!(rows, avx2_f32_tile::<2>(words, a, b, c, ldc, cols, acc)),
+            }
+        }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2_f32_rows<const R: usize>(
+    unsafe fn avx2_f32_tile<const R: usize, const J: usize>(
         words: usize,
         mut a: *const f32,
         mut b: *const f32,
@@ -288,12 +293,12 @@ mod x86 {
     ) {
         // SAFETY: contract of `Kernel`.
         unsafe {
-            let mut sum = [[_mm256_setzero_ps(); 2]; R];
+            let mut sum = [[_mm256_setzero_ps(); J]; R];
             for _ in 0..words {
-                let bv = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                let bv: [__m256; J] = std::array::from_fn(|j| _mm256_loadu_ps(b.add(8 * j)));
                 for r in 0..R {
                     let x = _mm256_broadcast_ss(&*a.add(r));
-                    for j in 0..2 {
+                    for j in 0..J {
                         sum[r][j] = _mm256_fmadd_ps(x, bv[j], sum[r][j]);
                     }
                 }
@@ -302,16 +307,17 @@ mod x86 {
             }
             for r in 0..R {
                 let p = c.add(r * ldc);
-                if cols == 16 {
-                    for j in 0..2 {
+                if cols == 8 * J {
+                    for j in 0..J {
                         let q = p.add(8 * j);
                         let old = if acc { _mm256_loadu_ps(q) } else { _mm256_setzero_ps() };
                         _mm256_storeu_ps(q, _mm256_add_ps(sum[r][j], old));
                     }
                 } else {
                     let mut row = [0.0f32; 16];
-                    _mm256_storeu_ps(row.as_mut_ptr(), sum[r][0]);
-                    _mm256_storeu_ps(row.as_mut_ptr().add(8), sum[r][1]);
+                    for j in 0..J {
+                        _mm256_storeu_ps(row.as_mut_ptr().add(8 * j), sum[r][j]);
+                    }
                     for (j, v) in row.iter().enumerate().take(cols) {
                         let q = p.add(j);
                         *q = if acc { *q + v } else { *v };
