@@ -1,1 +1,7 @@
-//! (to come)
+//! Text from a model: batched decoding with a key/value cache, and sampling.
+
+pub mod engine;
+pub mod sampler;
+
+pub use engine::{Engine, Stop};
+pub use sampler::Sampling;

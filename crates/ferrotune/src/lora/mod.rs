@@ -1,1 +1,9 @@
-//! (to come)
+//! The trainable part: which linears get a low-rank branch, and the branches' parameters.
+
+pub mod adapter;
+pub mod config;
+pub mod targets;
+
+pub use adapter::Adapter;
+pub use config::{Init, LoraConfig};
+pub use targets::Targets;

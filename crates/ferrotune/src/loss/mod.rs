@@ -1,1 +1,3 @@
-//! (to come)
+//! Losses over the supervised rows of a micro-batch.
+
+pub mod cross_entropy;

@@ -1,5 +1,22 @@
-//! (to come)
+//! The frozen network, with room for LoRA branches; explicit forward and backward for each part.
 
 pub mod config;
+pub mod families;
 
-pub use config::{Activation, ModelConfig, Quantization, RopeScaling};
+pub mod weights;
+
+pub mod decoder;
+
+pub mod attention;
+pub mod kv_cache;
+pub mod linear;
+pub mod mlp;
+pub mod norm;
+pub mod params;
+pub mod rope;
+
+pub use attention::Tokens;
+pub use config::ModelConfig;
+pub use decoder::{Activations, Decoder};
+pub use linear::{DropoutKey, Pass};
+pub use params::{Gradients, ParamId, Params};

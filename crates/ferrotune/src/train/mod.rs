@@ -1,1 +1,3 @@
-//! (to come)
+//! One optimizer step, and the loop around it.
+
+pub mod step;

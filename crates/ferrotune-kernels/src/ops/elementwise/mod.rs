@@ -1,12 +1,13 @@
-//! Sums, copies between storage types, and dropout.
+//! Sums, copies between storage types, gathering and scattering of rows, and dropout.
 
 mod cpu;
 mod reference;
 
 use super::expect;
+use crate::cpu::gemm::Mat;
 use crate::device::Device;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 
@@ -47,6 +48,46 @@ pub fn cast(dev: &Device, x: &Tensor, dtype: DType) -> Tensor {
         Device::Cpu(c) => cpu::cast(c, x, &mut y),
     }
     y
+}
+
+/// Rows `rows` of `x` as a new f32 tensor.
+pub fn gather(dev: &Device, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    check_rows("row to gather", x, rows)?;
+    let mut y = dev.empty(rows.len(), x.cols());
+    for (row, y) in rows.iter().zip(y.f32_mut().chunks_exact_mut(x.cols().max(1))) {
+        Mat::from(x).read(*row as usize, 0, y);
+    }
+    Ok(y)
+}
+
+/// Writes row `i` of the f32 `x` to row `rows[i]` of `y`, rounding if `y` is bf16: the backward of [`gather`] when
+/// no row is named twice, and how a cache is filled.
+pub fn scatter(dev: &Device, x: &Tensor, rows: &[u32], y: &mut Tensor) -> Result<()> {
+    expect("scatter", "x", x, [rows.len(), y.cols()])?;
+    check_rows("row to scatter to", y, rows)?;
+    let _ = dev; // both devices hold host memory, and copying rows has one way to be done
+    let cols = y.cols();
+    for (row, x) in rows.iter().zip(x.f32().chunks_exact(cols.max(1))) {
+        let at = *row as usize * cols;
+        match y.dtype() {
+            DType::F32 => y.f32_mut()[at..at + cols].copy_from_slice(x),
+            _ => {
+                y.bf16_mut()[at..at + cols].iter_mut().zip(x).for_each(|(y, x)| *y = half::bf16::from_f32(*x))
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_rows(what: &'static str, t: &Tensor, rows: &[u32]) -> Result<()> {
+    match rows.iter().find(|r| **r as usize >= t.rows()) {
+        Some(r) => Err(Error::Unsupported {
+            what,
+            found: format!("{r} of {}", t.rows()),
+            allowed: "rows of the tensor",
+        }),
+        None => Ok(()),
+    }
 }
 
 /// `x` with dropout as a new f32 tensor.

@@ -1,0 +1,82 @@
+//! Cross-entropy of the supervised rows, in chunks: logits never exist as a whole, and rows without a target never
+//! reach the final norm or the head.
+
+use ferrotune_kernels::ops::{elementwise, softmax_xent};
+use ferrotune_kernels::{Device, Tensor};
+
+use crate::Result;
+use crate::model::{Decoder, Gradients, Pass};
+
+/// Sum of the token losses of a micro-batch and their number.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LossSum {
+    /// Sum of `-log p(target)`, in nats.
+    pub sum: f64,
+    /// Supervised tokens.
+    pub tokens: usize,
+}
+
+impl LossSum {
+    /// The mean per supervised token.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.tokens.max(1) as f64
+    }
+
+    /// Adds another micro-batch.
+    pub fn add(&mut self, other: LossSum) {
+        self.sum += other.sum;
+        self.tokens += other.tokens;
+    }
+}
+
+/// Rows of a chunk: 64 MiB of f32 logits, between 16 and 512 rows.
+pub fn chunk_rows(vocab: usize) -> usize {
+    (16 * 1024 * 1024 / vocab.max(1)).clamp(16, 512)
+}
+
+/// `(row, target)` of every supervised row; `targets[t]` is the token that row `t` predicts, negative for none.
+fn supervised(targets: &[i32]) -> (Vec<u32>, Vec<u32>) {
+    targets.iter().enumerate().filter(|(_, t)| **t >= 0).map(|(i, t)| (i as u32, *t as u32)).unzip()
+}
+
+/// The losses of the supervised rows of `x` (the residual stream after the last layer), in order.
+pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32]) -> Result<Vec<f32>> {
+    let (rows, ids) = supervised(targets);
+    let mut losses = Vec::with_capacity(rows.len());
+    let step = chunk_rows(model.arch.vocab);
+    for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
+        let mut logits = model.logits(pass, x, rows)?;
+        losses.extend(softmax_xent::forward(pass.dev, &mut logits, ids, 0.0, false)?);
+    }
+    Ok(losses)
+}
+
+/// The loss, and the gradient of `scale * sum` in `x`. Gradients of a trained head and norm are added to `grads`.
+pub fn forward_backward(
+    model: &Decoder,
+    pass: &Pass<'_>,
+    x: &Tensor,
+    targets: &[i32],
+    scale: f32,
+    grads: &mut Gradients,
+) -> Result<(LossSum, Tensor)> {
+    let dev: &Device = pass.dev;
+    let (rows, ids) = supervised(targets);
+    let mut dx = dev.zeros(x.rows(), x.cols());
+    let mut sum = 0.0;
+    let step = chunk_rows(model.arch.vocab);
+    for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
+        let xs = elementwise::gather(dev, x, rows)?;
+        let n = model.norm.forward(pass, &xs)?;
+        let ([mut logits], h) = pass.linears(&n, [model.head()])?;
+        let losses = softmax_xent::forward(dev, &mut logits, ids, scale, true)?;
+        sum += losses.iter().map(|l| *l as f64).sum::<f64>();
+        let dn = pass.linears_backward(&n, h.as_ref(), [model.head()], [&logits], true, grads)?;
+        let mut dxs = dev.zeros(xs.rows(), xs.cols());
+        if let Some(dn) = dn {
+            model.norm.backward(pass, &xs, &dn, &mut dxs, grads)?;
+        }
+        elementwise::scatter(dev, &dxs, rows, &mut dx)?;
+    }
+    Ok((LossSum { sum, tokens: rows.len() }, dx))
+}

@@ -1,0 +1,243 @@
+//! The network: embedding, layers, final norm, head; what is saved per layer is a policy of the caller.
+
+use ferrotune_kernels::ops::{elementwise, embedding};
+use ferrotune_kernels::{Device, Tensor};
+
+use super::attention::{Attention, AttentionSaved, Tokens};
+use super::families::Architecture;
+use super::kv_cache::{KvCache, Slots};
+use super::linear::{Base, LinearLayer, Pass};
+use super::mlp::{Keep, Mlp, MlpSaved};
+use super::norm::Norm;
+use super::params::Gradients;
+use super::rope::RopeTable;
+use crate::Result;
+
+/// What a layer keeps for its backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// Everything that would cost a matrix product to make again.
+    Keep,
+    /// All but gate and up, the widest tensors; they are made again.
+    Lean,
+    /// The layer's input alone; the layer runs forward again.
+    Recompute,
+}
+
+/// One decoder layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// Attention with its norm.
+    pub attention: Attention,
+    /// MLP with its norm.
+    pub mlp: Mlp,
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct Decoder {
+    /// Sizes and constants.
+    pub arch: Architecture,
+    /// `model.embed_tokens`, `[V, D]`.
+    pub embed: Base,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// `model.norm`.
+    pub norm: Norm,
+    /// `lm_head`; `None` if it is the embedding.
+    pub lm_head: Option<LinearLayer>,
+    /// Cosines and sines of all positions that may occur.
+    pub rope: RopeTable,
+    /// The embedding as a head, when it is tied.
+    pub(super) tied_head: Option<LinearLayer>,
+}
+
+/// A layer's saved activations under the policy that made them.
+enum LayerSaved {
+    Kept(AttentionSaved, MlpSaved),
+    Input(Tensor),
+}
+
+/// What a forward pass saved.
+pub struct Saved {
+    layers: Vec<Option<LayerSaved>>,
+    first: usize,
+}
+
+impl Decoder {
+    /// All linears that an adapter can target, in the order of their numbers.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        let mut all = Vec::new();
+        for l in &self.layers {
+            let (a, m) = (&l.attention, &l.mlp);
+            all.extend([&a.q_proj, &a.k_proj, &a.v_proj, &a.o_proj, &m.gate_proj, &m.up_proj, &m.down_proj]);
+        }
+        all.extend(&self.lm_head);
+        all
+    }
+
+    /// The output head.
+    pub fn head(&self) -> &LinearLayer {
+        self.lm_head
+            .as_ref()
+            .or(self.tied_head.as_ref())
+            .expect("a decoder has a head of its own or a tied one")
+    }
+
+    /// Values of the base, and those of them that are parameters of their own (tied ones count once).
+    pub fn base_elements(&self) -> usize {
+        let a = &self.arch;
+        let linears: usize =
+            self.linears().iter().map(|l| l.rows * l.cols + l.bias.as_ref().map_or(0, |_| l.rows)).sum();
+        a.vocab * a.hidden + linears + (2 * a.layers + 1) * a.hidden
+    }
+
+    /// Bytes of the base as it is stored in memory or mapped from its file.
+    pub fn base_bytes(&self) -> usize {
+        let bytes = |base: &Base, elements: usize| match base {
+            Base::Frozen(w) => w.nbytes(),
+            Base::Trained(_) => 4 * elements,
+        };
+        let a = &self.arch;
+        let linears: usize = self.linears().iter().map(|l| bytes(&l.base, l.rows * l.cols)).sum();
+        bytes(&self.embed, a.vocab * a.hidden) + linears + (2 * a.layers + 1) * a.hidden * 4
+    }
+
+    fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
+        Ok(embedding::forward(pass.dev, pass.matrix(&self.embed), ids, 1.0)?)
+    }
+
+    /// The residual stream after the last layer (before the final norm), for evaluation.
+    pub fn forward(&self, pass: &Pass<'_>, tokens: Tokens<'_>) -> Result<Tensor> {
+        let mut x = self.embed(pass, tokens.ids)?;
+        for layer in &self.layers {
+            layer.attention.forward(pass, &mut x, tokens, &self.rope, None, false)?;
+            layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
+        }
+        Ok(x)
+    }
+
+    /// The same for new tokens of cached sequences.
+    pub fn forward_cached(
+        &self,
+        pass: &Pass<'_>,
+        ids: &[u32],
+        slots: &Slots,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let tokens = Tokens { ids, positions: &slots.positions, segments: &slots.segments };
+        let mut x = self.embed(pass, ids)?;
+        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
+            layer.attention.forward(pass, &mut x, tokens, &self.rope, Some((cache, &slots.rows)), false)?;
+            layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
+        }
+        Ok(x)
+    }
+
+    /// The lowest layer with something trained; layers below it save nothing and get no gradient.
+    fn first_trained(&self, pass: &Pass<'_>) -> usize {
+        if matches!(self.embed, Base::Trained(_)) {
+            return 0;
+        }
+        let trains = |l: &Layer| l.attention.trains(pass) || l.mlp.trains(pass);
+        self.layers.iter().position(trains).unwrap_or(self.layers.len())
+    }
+
+    /// The residual stream after the last layer, and what the backward needs.
+    pub fn forward_train(
+        &self,
+        pass: &Pass<'_>,
+        tokens: Tokens<'_>,
+        policy: Activations,
+    ) -> Result<(Tensor, Saved)> {
+        let first = self.first_trained(pass);
+        let mut x = self.embed(pass, tokens.ids)?;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (i, layer) in self.layers.iter().enumerate() {
+            layers.push(if i < first {
+                layer.attention.forward(pass, &mut x, tokens, &self.rope, None, false)?;
+                layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
+                None
+            } else if policy == Activations::Recompute {
+                // f32: the second forward must start from the same bits as the first.
+                let input = elementwise::cast(pass.dev, &x, x.dtype());
+                layer.attention.forward(pass, &mut x, tokens, &self.rope, None, false)?;
+                layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
+                Some(LayerSaved::Input(input))
+            } else {
+                let keep = if policy == Activations::Keep { Keep::All } else { Keep::Lean };
+                Some(self.layer_forward(pass, layer, &mut x, tokens, keep)?)
+            });
+        }
+        Ok((x, Saved { layers, first }))
+    }
+
+    fn layer_forward(
+        &self,
+        pass: &Pass<'_>,
+        layer: &Layer,
+        x: &mut Tensor,
+        tokens: Tokens<'_>,
+        keep: Keep,
+    ) -> Result<LayerSaved> {
+        let attention = layer.attention.forward(pass, x, tokens, &self.rope, None, true)?;
+        let mlp = layer.mlp.forward(pass, x, keep)?;
+        match (attention, mlp) {
+            (Some(a), Some(m)) => Ok(LayerSaved::Kept(a, m)),
+            _ => unreachable!("both halves were asked to keep"),
+        }
+    }
+
+    /// Sums the parameters' gradients for `dx`, the gradient of the residual stream after the last layer.
+    pub fn backward(
+        &self,
+        pass: &Pass<'_>,
+        tokens: Tokens<'_>,
+        saved: Saved,
+        mut dx: Tensor,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let trained_embedding = match self.embed {
+            Base::Trained(id) => Some(id),
+            Base::Frozen(_) => None,
+        };
+        for (i, (layer, saved_layer)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
+            let Some(saved_layer) = saved_layer else { break };
+            let (a, m) = match saved_layer {
+                LayerSaved::Kept(a, m) => (a, m),
+                LayerSaved::Input(mut x) => {
+                    match self.layer_forward(pass, layer, &mut x, tokens, Keep::All)? {
+                        LayerSaved::Kept(a, m) => (a, m),
+                        LayerSaved::Input(_) => unreachable!("a layer that keeps gives its activations"),
+                    }
+                }
+            };
+            let need_dx = i > saved.first || trained_embedding.is_some();
+            layer.mlp.backward(pass, m, &mut dx, need_dx || layer.attention.trains(pass), grads)?;
+            layer.attention.backward(pass, a, &mut dx, tokens, &self.rope, need_dx, grads)?;
+        }
+        if let Some(id) = trained_embedding
+            && let Some(mut table) = grads.take(id)
+        {
+            let result = embedding::backward(pass.dev, &dx, tokens.ids, 1.0, &mut table);
+            grads.put(id, table);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Logits `[rows, V]` of the given rows of the residual stream.
+    pub fn logits(&self, pass: &Pass<'_>, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        let x = elementwise::gather(pass.dev, x, rows)?;
+        let n = self.norm.forward(pass, &x)?;
+        let ([logits], _) = pass.linears(&n, [self.head()])?;
+        Ok(logits)
+    }
+
+    /// An empty cache for generation.
+    pub fn cache(&self, dev: &Device, pass: &Pass<'_>, sequences: usize, capacity: usize) -> KvCache {
+        let a = &self.arch;
+        KvCache::new(dev, pass.precision, a.layers, a.kv_heads * a.head_dim, sequences, capacity)
+    }
+}

@@ -1,0 +1,90 @@
+//! Keys and values of sequences in generation.
+
+use ferrotune_kernels::ops::attention::Segment;
+use ferrotune_kernels::{Device, Precision, Tensor};
+
+use crate::{Error, Result};
+
+/// Keys and values of one layer, `[sequences * capacity, G * head_dim]`; a sequence has `capacity` rows of its own.
+#[derive(Debug)]
+pub struct LayerCache {
+    /// Keys after the rotation.
+    pub k: Tensor,
+    /// Values.
+    pub v: Tensor,
+}
+
+/// The caches of all layers, and how much of them is filled.
+#[derive(Debug)]
+pub struct KvCache {
+    /// One cache for each layer.
+    pub layers: Vec<LayerCache>,
+    lengths: Vec<usize>,
+    capacity: usize,
+}
+
+/// Where the next tokens of some sequences go.
+#[derive(Debug)]
+pub struct Slots {
+    /// Position of each token in its sequence.
+    pub positions: Vec<u32>,
+    /// Row of the cache for each token.
+    pub rows: Vec<u32>,
+    /// Attention from the new tokens to the whole sequence.
+    pub segments: Vec<Segment>,
+}
+
+impl KvCache {
+    /// Room for `sequences` sequences of at most `capacity` tokens.
+    pub fn new(
+        dev: &Device,
+        precision: Precision,
+        layers: usize,
+        width: usize,
+        sequences: usize,
+        capacity: usize,
+    ) -> Self {
+        let make = || dev.uninit(sequences * capacity, width, precision.saved());
+        let layers = (0..layers).map(|_| LayerCache { k: make(), v: make() }).collect();
+        KvCache { layers, lengths: vec![0; sequences], capacity }
+    }
+
+    /// Tokens that sequence `i` holds.
+    pub fn len(&self, i: usize) -> usize {
+        self.lengths[i]
+    }
+
+    /// Whether no sequence holds a token.
+    pub fn is_empty(&self) -> bool {
+        self.lengths.iter().all(|n| *n == 0)
+    }
+
+    /// Most tokens of a sequence.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets what sequence `i` holds from token `len` on.
+    pub fn truncate(&mut self, i: usize, len: usize) {
+        self.lengths[i] = self.lengths[i].min(len);
+    }
+
+    /// Reserves the next `n` tokens of every listed `(sequence, n)`.
+    pub fn reserve(&mut self, news: &[(usize, usize)]) -> Result<Slots> {
+        let mut slots = Slots { positions: Vec::new(), rows: Vec::new(), segments: Vec::new() };
+        for &(i, n) in news {
+            let (start, end) = (self.lengths[i], self.lengths[i] + n);
+            if end > self.capacity {
+                let problem = format!("the context is full: {end} tokens of {}", self.capacity);
+                return Err(Error::train(problem).with_hint("ask for fewer new tokens or a longer context"));
+            }
+            let base = i * self.capacity;
+            let q_start = slots.rows.len();
+            slots.positions.extend(start as u32..end as u32);
+            slots.rows.extend((base + start) as u32..(base + end) as u32);
+            slots.segments.push(Segment { q_start, q_len: n, k_start: base, k_len: end });
+            self.lengths[i] = end;
+        }
+        Ok(slots)
+    }
+}

@@ -1,0 +1,116 @@
+//! Trainable tensors: their values, and where their gradients are summed.
+
+use std::collections::HashMap;
+
+use ferrotune_kernels::{Device, Tensor};
+
+/// Index of a parameter in [`Params`] and [`Gradients`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ParamId(usize);
+
+/// Named f32 parameters in a fixed order.
+#[derive(Debug, Default)]
+pub struct Params {
+    names: Vec<String>,
+    values: Vec<Tensor>,
+    index: HashMap<String, usize>,
+}
+
+impl Params {
+    /// Adds a parameter; panics if the name is taken, as two modules would then share it by accident.
+    pub fn push(&mut self, name: impl Into<String>, value: Tensor) -> ParamId {
+        let name = name.into();
+        let id = self.values.len();
+        assert!(self.index.insert(name.clone(), id).is_none(), "parameter `{name}` twice");
+        self.names.push(name);
+        self.values.push(value);
+        ParamId(id)
+    }
+
+    /// The value.
+    pub fn get(&self, id: ParamId) -> &Tensor {
+        &self.values[id.0]
+    }
+
+    /// The value, to write.
+    pub fn get_mut(&mut self, id: ParamId) -> &mut Tensor {
+        &mut self.values[id.0]
+    }
+
+    /// The parameter of this name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.index.get(name).copied().map(ParamId)
+    }
+
+    /// Names in order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Name and value of each, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.names.iter().map(String::as_str).zip(&self.values)
+    }
+
+    /// Values in order, to write.
+    pub fn values_mut(&mut self) -> &mut [Tensor] {
+        &mut self.values
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether nothing is trained.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Number of trainable values.
+    pub fn elements(&self) -> usize {
+        self.values.iter().map(Tensor::len).sum()
+    }
+}
+
+/// A gradient for each parameter.
+///
+/// A backward takes the few that it adds to out of the store and puts them back, since they lie anywhere in it.
+#[derive(Debug)]
+pub struct Gradients {
+    tensors: Vec<Option<Tensor>>,
+}
+
+impl Gradients {
+    /// Zeros of the parameters' shapes.
+    pub fn zeros(dev: &Device, params: &Params) -> Self {
+        Gradients { tensors: params.values.iter().map(|v| Some(dev.zeros(v.rows(), v.cols()))).collect() }
+    }
+
+    /// Sets every gradient to zero.
+    pub fn clear(&mut self) {
+        for t in self.tensors.iter_mut().flatten() {
+            t.f32_mut().fill(0.0);
+        }
+    }
+
+    /// Takes a gradient out; `None` if it is out already.
+    pub(crate) fn take(&mut self, id: ParamId) -> Option<Tensor> {
+        self.tensors[id.0].take()
+    }
+
+    /// Puts it back.
+    pub(crate) fn put(&mut self, id: ParamId, tensor: Tensor) {
+        self.tensors[id.0] = Some(tensor);
+    }
+
+    /// The gradient of a parameter.
+    pub fn get(&self, id: ParamId) -> &Tensor {
+        self.tensors[id.0].as_ref().expect("gradient is in the store between backwards")
+    }
+
+    /// All gradients in the parameters' order.
+    pub fn all(&self) -> Vec<&Tensor> {
+        self.tensors.iter().flatten().collect()
+    }
+}

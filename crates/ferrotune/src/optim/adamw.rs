@@ -1,0 +1,107 @@
+//! AdamW with 32-bit state.
+
+use ferrotune_kernels::ops::adamw;
+use ferrotune_kernels::{Device, Tensor};
+
+use super::Optimizer;
+use crate::Result;
+use crate::model::{Gradients, Params};
+
+/// Constants of AdamW; the defaults are PyTorch's, without weight decay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay rates of the moments.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay of the parameters.
+    pub weight_decay: f64,
+    /// Decay everything, or spare norms and biases as `transformers.Trainer` does.
+    pub decay_norms_and_biases: bool,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decay_norms_and_biases: false }
+    }
+}
+
+/// AdamW and its moments.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    m: Vec<Tensor>,
+    v: Vec<Tensor>,
+    steps: u64,
+}
+
+impl AdamW {
+    /// Zero moments for every parameter.
+    pub fn new(dev: &Device, params: &Params, config: AdamWConfig) -> Self {
+        let zeros = || params.iter().map(|(_, p)| dev.zeros(p.rows(), p.cols())).collect();
+        AdamW { config, m: zeros(), v: zeros(), steps: 0 }
+    }
+
+    fn decays(&self, name: &str) -> bool {
+        self.config.decay_norms_and_biases || !(name.ends_with(".bias") || name.contains("norm"))
+    }
+}
+
+impl Optimizer for AdamW {
+    fn step(
+        &mut self,
+        dev: &Device,
+        params: &mut Params,
+        grads: &Gradients,
+        lr: f64,
+        grad_scale: f32,
+    ) -> Result<()> {
+        self.steps += 1;
+        let c = self.config;
+        let constants = adamw::AdamW {
+            lr,
+            betas: c.betas,
+            eps: c.eps,
+            weight_decay: c.weight_decay,
+            step: self.steps,
+            grad_scale,
+        };
+        let decays: Vec<bool> = params.names().iter().map(|n| self.decays(n)).collect();
+        let grads = grads.all();
+        let mut list: Vec<adamw::Param<'_>> = params
+            .values_mut()
+            .iter_mut()
+            .zip(grads)
+            .zip(self.m.iter_mut().zip(&mut self.v))
+            .zip(decays)
+            .map(|(((value, grad), (m, v)), decay)| adamw::Param { value, grad, m, v, decay })
+            .collect();
+        Ok(adamw::update(dev, constants, &mut list)?)
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn state(&self, params: &Params) -> Vec<(String, &Tensor)> {
+        let m = params.names().iter().zip(&self.m).map(|(n, t)| (format!("{n}.exp_avg"), t));
+        let v = params.names().iter().zip(&self.v).map(|(n, t)| (format!("{n}.exp_avg_sq"), t));
+        m.chain(v).collect()
+    }
+
+    fn restore(
+        &mut self,
+        params: &Params,
+        steps: u64,
+        read: &mut dyn FnMut(&str, [usize; 2]) -> Result<Vec<f32>>,
+    ) -> Result<()> {
+        for (part, tensors) in [("exp_avg", &mut self.m), ("exp_avg_sq", &mut self.v)] {
+            for (name, t) in params.names().iter().zip(tensors) {
+                let values = read(&format!("{name}.{part}"), t.shape())?;
+                t.f32_mut().copy_from_slice(&values);
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}

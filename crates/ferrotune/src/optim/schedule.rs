@@ -1,0 +1,64 @@
+//! Learning rate by step, as transformers' `get_scheduler`.
+
+use std::f64::consts::PI;
+
+/// Shape of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Down to the minimum in a straight line.
+    Linear,
+    /// Down to the minimum along half a cosine.
+    Cosine,
+    /// No change.
+    Constant,
+}
+
+/// The learning rate of every step of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Shape after the warm-up.
+    pub shape: Shape,
+    /// Steps of linear warm-up; with one or more, the first step runs at 0, as in transformers.
+    pub warmup: usize,
+    /// Steps of the run.
+    pub total: usize,
+    /// The minimum as a share of the peak.
+    pub min_ratio: f64,
+}
+
+impl Schedule {
+    /// The learning rate of step `step`, from 0.
+    pub fn at(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            return self.lr * step as f64 / self.warmup.max(1) as f64;
+        }
+        let progress = (step - self.warmup) as f64 / (self.total.saturating_sub(self.warmup)).max(1) as f64;
+        let factor = match self.shape {
+            Shape::Constant => return self.lr,
+            Shape::Linear => (1.0 - progress).max(0.0),
+            Shape::Cosine => (0.5 * (1.0 + (PI * progress.min(1.0)).cos())).max(0.0),
+        };
+        self.lr * (factor * (1.0 - self.min_ratio) + self.min_ratio)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warm_up_starts_at_zero_and_shapes_end_at_the_minimum() {
+        for shape in [Shape::Linear, Shape::Cosine] {
+            let s = Schedule { lr: 2.0, shape, warmup: 10, total: 110, min_ratio: 0.1 };
+            assert_eq!(s.at(0), 0.0);
+            assert_eq!(s.at(5), 1.0);
+            assert_eq!(s.at(10), 2.0);
+            assert!((s.at(60) - (0.5 * 0.9 + 0.1) * 2.0).abs() < 1e-12);
+            assert!((s.at(110) - 0.2).abs() < 1e-12);
+        }
+        let s = Schedule { lr: 1.0, shape: Shape::Constant, warmup: 0, total: 10, min_ratio: 0.0 };
+        assert_eq!((s.at(0), s.at(1000)), (1.0, 1.0));
+    }
+}
