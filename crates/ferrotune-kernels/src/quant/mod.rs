@@ -10,6 +10,10 @@ use std::sync::Arc;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
+pub mod nf4;
+
+pub use nf4::{FourBit, FourBitKind};
+
 /// Bytes that are either owned or a part of something shared, such as a memory map.
 #[derive(Clone)]
 pub struct Bytes {
@@ -48,6 +52,8 @@ impl std::fmt::Debug for Bytes {
 pub enum Storage {
     /// Little-endian floats, row-major.
     Dense(DType, Bytes),
+    /// NF4 or FP4 with a scale per block of the flat tensor.
+    FourBit(Arc<FourBit>),
 }
 
 /// A frozen `rows x cols` (`N x K`, out x in) matrix in some storage format.
@@ -74,6 +80,15 @@ impl Weight {
         Weight { rows, cols, storage: Storage::Dense(DType::F32, Bytes::owned(bytes)) }
     }
 
+    /// A 4-bit weight; refused if the number of values is another.
+    pub fn four_bit(rows: usize, cols: usize, bits: FourBit) -> Result<Self> {
+        if bits.len() != rows * cols {
+            let (found, expected) = (vec![bits.len()], vec![rows, cols]);
+            return Err(Error::Shape { op: "four_bit", what: "weight", found, expected });
+        }
+        Ok(Weight { rows, cols, storage: Storage::FourBit(Arc::new(bits)) })
+    }
+
     /// Output features `N`.
     pub fn rows(&self) -> usize {
         self.rows
@@ -93,33 +108,44 @@ impl Weight {
     pub fn nbytes(&self) -> usize {
         match &self.storage {
             Storage::Dense(_, bytes) => bytes.as_slice().len(),
+            Storage::FourBit(bits) => bits.nbytes(),
         }
     }
 
     /// Decodes the values of `row` from column `col` on into `out` as f32.
     pub fn decode(&self, row: usize, col: usize, out: &mut [f32]) {
         assert!(row < self.rows && col + out.len() <= self.cols, "decode outside the weight");
-        let start = row * self.cols + col;
+        self.decode_flat(row * self.cols + col, out);
+    }
+
+    /// Decodes values from the position `start` of the row-major matrix on, across the ends of rows.
+    pub fn decode_flat(&self, start: usize, out: &mut [f32]) {
+        assert!(start + out.len() <= self.rows * self.cols, "decode outside the weight");
         match &self.storage {
             Storage::Dense(dtype, bytes) => {
-                let bytes = &bytes.as_slice()[start * dtype.size()..][..out.len() * dtype.size()];
-                match dtype {
-                    DType::F32 => {
-                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                            *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                        }
-                    }
-                    DType::F16 => {
-                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                            *o = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
-                        }
-                    }
-                    DType::Bf16 => {
-                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                            *o = f32::from_bits((u16::from_le_bytes([b[0], b[1]]) as u32) << 16);
-                        }
-                    }
-                }
+                decode_dense(*dtype, &bytes.as_slice()[start * dtype.size()..], out)
+            }
+            Storage::FourBit(bits) => bits.decode(start, out),
+        }
+    }
+}
+
+/// Little-endian floats to f32.
+fn decode_dense(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        DType::F32 => {
+            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        DType::F16 => {
+            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                *o = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+        DType::Bf16 => {
+            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                *o = f32::from_bits((u16::from_le_bytes([b[0], b[1]]) as u32) << 16);
             }
         }
     }

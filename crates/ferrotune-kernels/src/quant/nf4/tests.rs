@@ -1,0 +1,191 @@
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+use super::*;
+use crate::dtype::DType;
+use crate::quant::Storage;
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+fn decode_all(weight: &Weight) -> Vec<f32> {
+    let mut out = vec![0.0; weight.rows() * weight.cols()];
+    for (row, out) in out.chunks_mut(weight.cols()).enumerate() {
+        weight.decode(row, 0, out);
+    }
+    out
+}
+
+fn four_bit(weight: &Weight) -> &FourBit {
+    match weight.storage() {
+        Storage::FourBit(bits) => bits,
+        other => panic!("not 4-bit: {other:?}"),
+    }
+}
+
+/// Bytes with FP4's negative zero written as the positive one: the sign of a zero is free.
+fn unsigned_zeros(kind: FourBitKind, packed: &[u8]) -> Vec<u8> {
+    let nibble = |n: u8| if kind == FourBitKind::Fp4 && n == 8 { 0 } else { n };
+    packed.iter().map(|b| nibble(b >> 4) << 4 | nibble(b & 15)).collect()
+}
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/golden/quant/");
+
+#[test]
+fn golden_cases_are_exact() {
+    let text = std::fs::read_to_string(format!("{GOLDEN}four_bit/case.json")).unwrap();
+    let case: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cases = case["cases"].as_object().unwrap();
+    assert_eq!(cases.len(), 19);
+    for (name, about) in cases {
+        let file = std::fs::read(format!("{GOLDEN}four_bit/{name}.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let part = |part: &str| file.tensor(part).unwrap().data().to_vec();
+        let kind = if about["quant_type"] == "nf4" { FourBitKind::Nf4 } else { FourBitKind::Fp4 };
+        let (dtype, exact) = match about["source_dtype"].as_str().unwrap() {
+            "float32" => (DType::F32, "dequant"),
+            "float16" => (DType::F16, "dequant_f32"),
+            _ => (DType::Bf16, "dequant_f32"),
+        };
+        let size = |i: usize| about["shape"][i].as_u64().unwrap() as usize;
+        let block = about["blocksize"].as_u64().unwrap() as usize;
+        let source = Weight::dense(size(0), size(1), dtype, Bytes::owned(part("source"))).unwrap();
+        assert_eq!(f32s(&part("code")), kind.code(), "{name}");
+
+        let plain = quantize(&source, kind, block, false).unwrap();
+        let bits = four_bit(&plain);
+        let found = unsigned_zeros(kind, bits.packed());
+        assert_eq!(found, unsigned_zeros(kind, &part("packed")), "{name}: packed");
+        let Scales::Plain(absmax) = bits.scales() else { panic!("{name}: not plain") };
+        assert_eq!(absmax[..], f32s(&part("absmax")), "{name}: absmax");
+        assert_eq!(decode_all(&plain), f32s(&part(exact)), "{name}: dequant");
+
+        let nested = quantize(&source, kind, block, true).unwrap();
+        let Scales::Nested { codes, absmax, map, offset, block: 256 } = four_bit(&nested).scales() else {
+            panic!("{name}: not nested")
+        };
+        assert_eq!(codes.as_slice(), part("nested/absmax_u8"), "{name}: nested codes");
+        assert_eq!(map[..], f32s(&part("nested/code")), "{name}: map");
+        // This follows only if our mean adds in the reference's order.
+        assert_eq!(*offset, f32s(&part("nested/offset"))[0], "{name}: offset");
+        assert_eq!(absmax[..], f32s(&part("nested/absmax")), "{name}: nested absmax");
+        let blocks = four_bit(&nested).len().div_ceil(block);
+        let scales: Vec<f32> = (0..blocks).map(|i| four_bit(&nested).scale(i)).collect();
+        assert_eq!(scales, f32s(&part("nested/absmax_dequant")), "{name}: scales");
+        if dtype == DType::F32 {
+            assert_eq!(decode_all(&nested), f32s(&part("nested/dequant")), "{name}: nested dequant");
+        }
+    }
+}
+
+#[test]
+fn dynamic_map_is_the_reference() {
+    let file = std::fs::read(format!("{GOLDEN}eight_bit/eight_bit.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(dynamic_map()[..], f32s(file.tensor("map/dynamic_signed").unwrap().data()));
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let (rows, cols) = (37, 91);
+    let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect();
+    for kind in [FourBitKind::Nf4, FourBitKind::Fp4] {
+        let weight = quantize(&Weight::from_f32(rows, cols, &values), kind, 64, true).unwrap();
+        let bits = four_bit(&weight);
+        for isa in Isa::available() {
+            for block in values.chunks(64) {
+                let (mut reference, mut found) = ([0u8; 32], [0u8; 32]);
+                let complete = block.len() == 64;
+                let a = quantize_block(Isa::Portable, kind, complete, &mut block.to_vec(), &mut reference);
+                assert_eq!(a, quantize_block(isa, kind, complete, &mut block.to_vec(), &mut found));
+                assert_eq!(reference, found, "{isa:?}");
+            }
+            for (start, len) in
+                [(0, rows * cols), (1, 200), (63, 2), (64, 64), (65, 63), (127, 130), (3366, 1)]
+            {
+                let (mut reference, mut found) = (vec![0.0; len], vec![0.0; len]);
+                bits.decode_on(Isa::Portable, start, &mut reference);
+                bits.decode_on(isa, start, &mut found);
+                assert_eq!(reference, found, "{isa:?} from {start}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let source = Weight::from_f32(1, 64, &[1.0; 64]);
+    assert!(quantize(&source, FourBitKind::Nf4, 32, false).is_err());
+    assert!(quantize(&source, FourBitKind::Nf4, 8192, false).is_err());
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut values = [1.0; 64];
+        values[17] = bad;
+        assert!(quantize(&Weight::from_f32(1, 64, &values), FourBitKind::Nf4, 64, true).is_err());
+    }
+    let code = *FourBitKind::Nf4.code();
+    let make = |packed: usize, scales: Scales| {
+        FourBit::new(FourBitKind::Nf4, 64, 100, Bytes::owned(vec![0; packed]), scales, code)
+    };
+    let nested = |codes: usize, absmax: usize, block: usize| Scales::Nested {
+        codes: Bytes::owned(vec![0; codes]),
+        absmax: vec![0.0; absmax].into(),
+        map: Arc::new([0.0; 256]),
+        offset: 0.0,
+        block,
+    };
+    assert!(make(50, Scales::Plain(vec![0.0; 2].into())).is_ok());
+    assert!(make(49, Scales::Plain(vec![0.0; 2].into())).is_err());
+    assert!(make(50, Scales::Plain(vec![0.0; 1].into())).is_err());
+    assert!(make(50, nested(2, 1, 256)).is_ok());
+    assert!(make(50, nested(3, 1, 256)).is_err());
+    assert!(make(50, nested(2, 2, 256)).is_err());
+    assert!(make(50, nested(2, 1, 0)).is_err());
+    let bits = make(50, nested(2, 1, 256)).unwrap();
+    assert!(Weight::four_bit(10, 11, bits).is_err());
+}
+
+proptest! {
+    /// Quantizing what was decoded changes nothing, and no value is off by more than half a step of its block.
+    #[test]
+    fn round_trip(
+        rows in 1usize..5,
+        cols in 1usize..200,
+        seed in any::<u32>(),
+        magnitude in -20i32..20,
+        fp4 in any::<bool>(),
+    ) {
+        let kind = if fp4 { FourBitKind::Fp4 } else { FourBitKind::Nf4 };
+        let scale = 10f32.powi(magnitude);
+        let values: Vec<f32> = (0..rows * cols)
+            .scan(seed, |s, _| {
+                *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                Some((*s as f32 / u32::MAX as f32 - 0.5) * scale)
+            })
+            .collect();
+        let once = quantize(&Weight::from_f32(rows, cols, &values), kind, 64, false).unwrap();
+        let decoded = decode_all(&once);
+        let twice = quantize(&Weight::from_f32(rows, cols, &decoded), kind, 64, false).unwrap();
+        prop_assert_eq!(&decode_all(&twice), &decoded);
+        // Half of the widest gap between neighbouring codes, of the block's largest magnitude.
+        let widest = if fp4 { 1.0 / 6.0 } else { 0.151_903_6 };
+        for (block, decoded) in values.chunks(64).zip(decoded.chunks(64)) {
+            let largest = block.iter().fold(0f32, |m, v| m.max(v.abs()));
+            for (a, b) in block.iter().zip(decoded) {
+                prop_assert!((a - b).abs() <= largest * widest * 1.0001, "{} became {}", a, b);
+            }
+        }
+    }
+
+    /// Any range decodes to the same values as the whole.
+    #[test]
+    fn ranges_agree(start in 0usize..333, len in 0usize..333) {
+        let values: Vec<f32> = (0..333).map(|i| (i as f32 * 0.7).sin()).collect();
+        let weight = quantize(&Weight::from_f32(3, 111, &values), FourBitKind::Nf4, 64, true).unwrap();
+        let len = len.min(333 - start);
+        let (mut whole, mut part) = (vec![0.0; 333], vec![0.0; len]);
+        weight.decode_flat(0, &mut whole);
+        weight.decode_flat(start, &mut part);
+        prop_assert_eq!(&whole[start..start + len], &part[..]);
+    }
+}
