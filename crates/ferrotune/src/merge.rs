@@ -40,9 +40,9 @@ pub fn base_name(linear: &LinearLayer) -> String {
     match &linear.base {
         Base::Frozen(w) => match w.storage() {
             Storage::Dense(dtype, _) => dtype.name().to_lowercase(),
-            other => other.name().to_string(),
+            Storage::FourBit(bits) => bits.kind().name().to_string(),
+            _ => "gguf blocks".into(),
         },
         Base::Trained(_) => "f32".into(),
     }
 }
-

@@ -121,7 +121,8 @@ pub fn complete(
         loop {
             let mut next: Vec<(usize, u32)> = Vec::new();
             for (row, &i) in active.iter().enumerate() {
-                let token = sampling.choose(&logits.f32()[row * vocab..][..vocab], b * batch + i, engine.len(i));
+                let token =
+                    sampling.choose(&logits.f32()[row * vocab..][..vocab], b * batch + i, engine.len(i));
                 if !stop.ids.contains(&token) {
                     outs[i].push(token);
                     if outs[i].len() < stop.max_new {

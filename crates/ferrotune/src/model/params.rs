@@ -104,6 +104,11 @@ impl Gradients {
         self.tensors[id.0] = Some(tensor);
     }
 
+    /// Replaces a gradient.
+    pub fn set(&mut self, id: ParamId, tensor: Tensor) {
+        self.put(id, tensor);
+    }
+
     /// The gradient of a parameter.
     pub fn get(&self, id: ParamId) -> &Tensor {
         self.tensors[id.0].as_ref().expect("gradient is in the store between backwards")

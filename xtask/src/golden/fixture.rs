@@ -1,0 +1,176 @@
+//! Reading a case: its description, its tensors, the padded batch without its padding.
+
+use std::path::{Path, PathBuf};
+
+use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::model::Tokens;
+use ferrotune_kernels::cpu::{Cpu, Isa};
+use ferrotune_kernels::ops::attention::Segment;
+use ferrotune_kernels::{Device, Precision};
+use serde_json::Value;
+
+/// Why a case could not be checked.
+#[derive(Debug)]
+pub struct Failure(pub String);
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(e: E) -> Self {
+        Failure(e.to_string())
+    }
+}
+
+/// A folder with a `case.json`.
+pub struct Case {
+    dir: PathBuf,
+    /// The content of `case.json`.
+    pub json: Value,
+}
+
+impl Case {
+    /// Reads the description.
+    pub fn open(dir: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(dir.join("case.json"))?;
+        Ok(Case { dir: dir.to_path_buf(), json: serde_json::from_str(&text)? })
+    }
+
+    /// What the folder holds.
+    pub fn kind(&self) -> &'static str {
+        let has = |name: &str| self.dir.join(name).exists();
+        let key = |name: &str| self.json.get(name).is_some();
+        if has("lora_grads.safetensors") && has("base.safetensors") {
+            "model"
+        } else if has("params_step5.safetensors") {
+            "full_ft"
+        } else if has("adamw.safetensors") {
+            "optim"
+        } else if key("quantization_config") && has("logits.safetensors") {
+            "quant_model"
+        } else if key("packing") && key("rule") {
+            "four_bit"
+        } else {
+            "unknown"
+        }
+    }
+
+    /// A path inside the case.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// A path that the case names relative to the folder of all fixtures: tried from every parent.
+    pub fn shared(&self, relative: &str) -> Result<PathBuf, Failure> {
+        let found = self.dir.ancestors().map(|a| a.join(relative)).find(|p| p.exists());
+        found.ok_or_else(|| Failure(format!("{relative} is in no folder above {}", self.dir.display())))
+    }
+
+    /// A number of `case.json` by JSON pointer.
+    pub fn number(&self, pointer: &str) -> Result<f64, Failure> {
+        let found = self.json.pointer(pointer).and_then(Value::as_f64);
+        found.ok_or_else(|| Failure(format!("case.json has no number at {pointer}")))
+    }
+
+    /// Numbers of `case.json`.
+    pub fn numbers(&self, pointer: &str) -> Result<Vec<f64>, Failure> {
+        let list = self.json.pointer(pointer).and_then(Value::as_array);
+        let list = list.ok_or_else(|| Failure(format!("case.json has no list at {pointer}")))?;
+        Ok(list.iter().filter_map(Value::as_f64).collect())
+    }
+}
+
+/// The values of an `I32` tensor.
+pub(super) fn integers(file: &SafeFile, name: &str) -> Result<Vec<i32>, Failure> {
+    let t = file.get(name).ok_or_else(|| Failure(format!("{}: no tensor {name}", file.path().display())))?;
+    Ok(t.bytes.as_slice().chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// Rows of a padded batch, packed.
+pub(super) struct Batch {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Vec<Segment>,
+    /// What each token predicts; -1 for nothing.
+    pub(super) targets: Vec<i32>,
+    /// Where each token stood in the padded batch.
+    pub(super) places: Vec<usize>,
+    /// Tokens of a padded row.
+    pub(super) width: usize,
+}
+
+impl Batch {
+    /// `input_ids`, `attention_mask` and `labels` `[rows, width]` of an `inputs.safetensors`.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let file = SafeFile::open(path)?;
+        let shape =
+            file.get("input_ids").map(|t| t.shape.clone()).ok_or_else(|| Failure("no input_ids".into()))?;
+        let (ids, mask) = (integers(&file, "input_ids")?, integers(&file, "attention_mask")?);
+        let labels = integers(&file, "labels")?;
+        let width = shape[1];
+        let mut batch = Batch {
+            ids: vec![],
+            positions: vec![],
+            segments: vec![],
+            targets: vec![],
+            places: vec![],
+            width,
+        };
+        for row in 0..shape[0] {
+            let start = batch.ids.len();
+            for column in (0..width).filter(|c| mask[row * width + c] != 0) {
+                let place = row * width + column;
+                batch.ids.push(ids[place] as u32);
+                batch.positions.push((batch.ids.len() - 1 - start) as u32);
+                let next = column + 1 < width && mask[place + 1] != 0;
+                batch.targets.push(if next { labels[place + 1].max(-1) } else { -1 });
+                batch.places.push(place);
+            }
+            batch.segments.push(Segment::own(start, batch.ids.len() - start));
+        }
+        Ok(batch)
+    }
+
+    /// The tokens as the model takes them.
+    pub(super) fn tokens(&self) -> Tokens<'_> {
+        Tokens { ids: &self.ids, positions: &self.positions, segments: &self.segments }
+    }
+
+    /// Supervised tokens.
+    pub(super) fn labels(&self) -> usize {
+        self.targets.iter().filter(|t| **t >= 0).count()
+    }
+}
+
+/// The devices on which every case must hold: the plain loops, and each instruction set of this CPU.
+pub(super) fn devices() -> Vec<(String, Device)> {
+    let mut all = vec![("reference".to_string(), Device::reference())];
+    for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+        if let Ok(cpu) = Cpu::new(2, isa) {
+            all.push((isa.name().to_string(), Device::Cpu(cpu)));
+        }
+    }
+    all
+}
+
+/// The parity mode.
+pub(super) const F32: Precision = Precision::F32;
+
+/// Largest absolute difference.
+pub(super) fn max_abs(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let worst = |m: f64, (a, b): (&f32, &f32)| {
+        let d = (*a as f64 - *b as f64).abs();
+        if d.is_nan() { f64::INFINITY } else { m.max(d) }
+    };
+    found.iter().zip(expected).fold(0.0, worst)
+}
+
+/// L2 norm of the difference over that of the expected.
+pub(super) fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let square = |it: &mut dyn Iterator<Item = f64>| it.map(|v| v * v).sum::<f64>();
+    let d = square(&mut found.iter().zip(expected).map(|(a, b)| *a as f64 - *b as f64));
+    (d / square(&mut expected.iter().map(|v| *v as f64)).max(1e-30)).sqrt()
+}

@@ -1,0 +1,83 @@
+//! `full_ft/NAME`: every parameter trained; gradients by name, losses and norms for both decay groupings.
+
+use ferrotune::checkpoint::Checkpoint;
+use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::loss::cross_entropy;
+use ferrotune::model::weights::{BaseStorage, load};
+use ferrotune::model::{Activations, Gradients};
+use ferrotune::optim::adamw::{AdamW, AdamWConfig};
+use ferrotune::optim::{Optimizer, clip};
+use ferrotune::train::step;
+
+use super::Report;
+use super::fixture::{Batch, Case, Failure, devices, max_abs, relative_l2};
+use super::model::pass;
+
+pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
+    let model_path = case.json["model"].as_str().ok_or_else(|| Failure("no model".into()))?;
+    let model_path = case.shared(model_path)?;
+    let inputs = model_path.with_file_name("inputs.safetensors");
+    let batch = Batch::read(&inputs)?;
+    let checkpoint = Checkpoint::open(&model_path)?;
+    let expected = SafeFile::open(&case.path("grads.safetensors"))?;
+    let after = SafeFile::open(&case.path("params_step5.safetensors"))?;
+    for (_, dev) in devices() {
+        for (group, everything) in [("uniform_decay", true), ("trainer_groups", false)] {
+            let (model, mut params) = load(&dev, &checkpoint, BaseStorage::Trained, 64)?;
+            let decay = case
+                .number(&format!("/{group}/weight_decay"))
+                .or_else(|_| case.number(&format!("/{group}/optimizer/weight_decay")))?;
+            let config = AdamWConfig {
+                weight_decay: decay,
+                decay_norms_and_biases: everything,
+                ..AdamWConfig::default()
+            };
+            let mut optimizer = AdamW::new(&dev, &params, config);
+            let mut grads = Gradients::zeros(&dev, &params);
+            let losses = case.numbers(&format!("/{group}/losses"))?;
+            let norms = case.numbers(&format!("/{group}/grad_norms"))?;
+            for (i, want) in losses.iter().enumerate() {
+                grads.clear();
+                let pass = pass(&dev, &params, &[]);
+                let scale = 1.0 / batch.labels() as f32;
+                let keep = Activations::Keep;
+                let loss = step::forward_backward(
+                    &model,
+                    &pass,
+                    batch.tokens(),
+                    &batch.targets,
+                    scale,
+                    keep,
+                    &mut grads,
+                )?;
+                let norm = step::gradient_norm(&pass, &grads);
+                report.error("losses", (loss.mean() - want).abs(), 1e-4);
+                report.error("grad_norm", (norm / norms[i] - 1.0).abs(), 1e-4);
+                if i == 0 {
+                    let found = expected.iter().count();
+                    report.error("names", (found as f64 - params.len() as f64).abs(), 0.0);
+                    for (name, _) in params.iter() {
+                        let id = params.find(name).ok_or_else(|| Failure(format!("no parameter {name}")))?;
+                        report.error("grads", relative_l2(grads.get(id).f32(), &expected.f32(name)?.1), 1e-4);
+                    }
+                }
+                optimizer.step(&dev, &mut params, &grads, 1e-3, clip::factor(norm, 1.0))?;
+            }
+            for (name, value) in params.iter() {
+                let key = format!("{group}/{name}");
+                if after.get(&key).is_some() {
+                    // Adam's step where a gradient is near zero is decided by rounding: ten steps at most apart.
+                    let want = after.f32(&key)?.1;
+                    report.error("params_rel", relative_l2(value.f32(), &want), 1e-4);
+                    report.error("params_all", max_abs(value.f32(), &want), 1e-2);
+                }
+            }
+            let pass = pass(&dev, &params, &[]);
+            let x = model.forward(&pass, batch.tokens())?;
+            let token = cross_entropy::token_losses(&model, &pass, &x, &batch.targets)?;
+            let mean = token.iter().map(|l| *l as f64).sum::<f64>() / token.len() as f64;
+            report.error("losses", (mean - case.number(&format!("/{group}/loss_after"))?).abs(), 1e-4);
+        }
+    }
+    Ok(())
+}

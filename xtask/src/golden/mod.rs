@@ -1,0 +1,93 @@
+//! Numbers of the reference stack (PEFT, transformers, bitsandbytes, PyTorch), case by case, beside ours.
+//!
+//! A case is a folder of the fixtures' layout; what it holds decides which checks run. Each check records its largest
+//! error and the limit of that kind; a missing file is a failure, never a skip.
+
+mod fixture;
+mod full;
+mod model;
+mod optim;
+mod quant;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use fixture::{Case, Failure};
+
+/// The outcome of a case.
+#[derive(Debug)]
+pub struct Report {
+    name: String,
+    errors: Vec<(String, f64, f64)>,
+    problem: Option<String>,
+}
+
+impl Report {
+    fn new(name: String) -> Self {
+        Report { name, errors: Vec::new(), problem: None }
+    }
+
+    /// Records an error of a kind; the largest is kept.
+    fn error(&mut self, kind: &str, found: f64, limit: f64) {
+        let found = if found.is_nan() { f64::INFINITY } else { found };
+        match self.errors.iter_mut().find(|(k, _, _)| k == kind) {
+            Some((_, worst, _)) => *worst = worst.max(found),
+            None => self.errors.push((kind.to_string(), found, limit)),
+        }
+    }
+
+    /// Whether everything was checked and within its limit.
+    pub fn passed(&self) -> bool {
+        self.problem.is_none()
+            && !self.errors.is_empty()
+            && self.errors.iter().all(|(_, e, limit)| e <= limit)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", if self.passed() { "pass" } else { "FAIL" }, self.name)?;
+        for (kind, worst, limit) in &self.errors {
+            let mark = if worst <= limit { "" } else { " (!)" };
+            write!(f, "  {kind} {worst:.2e}/{limit:.0e}{mark}")?;
+        }
+        match &self.problem {
+            Some(problem) => write!(f, "  {problem}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The cases at or below `dir`, in order of their paths.
+pub fn find(dir: &Path) -> Vec<PathBuf> {
+    let mut cases = Vec::new();
+    if dir.join("case.json").is_file() {
+        cases.push(dir.to_path_buf());
+    }
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(dir)
+        .map(|entries| entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect())
+        .unwrap_or_default();
+    folders.sort();
+    for folder in folders {
+        cases.extend(find(&folder));
+    }
+    cases
+}
+
+/// Runs the checks of one case.
+pub fn run(dir: &Path) -> Report {
+    let name = dir.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>();
+    let mut report = Report::new(name.into_iter().rev().collect::<Vec<_>>().join("/"));
+    let outcome = Case::open(dir).and_then(|case| match case.kind() {
+        "model" => model::check(&case, &mut report),
+        "full_ft" => full::check(&case, &mut report),
+        "optim" => optim::check(&case, &mut report),
+        "four_bit" => quant::check_four_bit(&case, &mut report),
+        "quant_model" => quant::check_model(&case, &mut report),
+        _ => Err(Failure("no check for this kind of case yet".into())),
+    });
+    if let Err(failure) = outcome {
+        report.problem = Some(failure.0);
+    }
+    report
+}

@@ -1,0 +1,148 @@
+//! `quant/four_bit`: bitsandbytes' bytes. `quant/llama_*`: whole models as transformers saves them.
+
+use ferrotune::checkpoint::Checkpoint;
+use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::model::weights::{BaseStorage, load};
+use ferrotune::model::{Activations, Gradients};
+use ferrotune::optim::adamw::{AdamW, AdamWConfig};
+use ferrotune::optim::{Optimizer, clip};
+use ferrotune::train::step;
+use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
+use ferrotune_kernels::{DType, Weight};
+
+use super::Report;
+use super::fixture::{Batch, Case, Failure, devices, max_abs, relative_l2};
+use super::model::{adapter, logits_limit, padded_logits, pass};
+
+fn bytes_differ(found: &[u8], expected: &[u8]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    found.iter().zip(expected).filter(|(a, b)| a != b).count() as f64
+}
+
+pub(super) fn check_four_bit(case: &Case, report: &mut Report) -> Result<(), Failure> {
+    let cases = case.json["cases"].as_object().ok_or_else(|| Failure("no cases".into()))?;
+    for (name, c) in cases {
+        let file = SafeFile::open(&case.path(&format!("{name}.safetensors")))?;
+        let source = file.get("source").ok_or_else(|| Failure(format!("{name}: no source")))?;
+        let size = |key: &str| {
+            c[key].as_u64().map(|v| v as usize).ok_or_else(|| Failure(format!("{name}: no {key}")))
+        };
+        let dtype = match c["source_dtype"].as_str() {
+            Some("float32") => DType::F32,
+            Some("float16") => DType::F16,
+            Some("bfloat16") => DType::Bf16,
+            other => return Err(Failure(format!("{name}: source_dtype {other:?}"))),
+        };
+        let kind = if c["quant_type"] == "fp4" { FourBitKind::Fp4 } else { FourBitKind::Nf4 };
+        let cols = *source.shape.last().unwrap_or(&0);
+        let rows = source.shape.iter().product::<usize>() / cols.max(1);
+        let weight = Weight::dense(rows, cols, dtype, source.bytes.clone())?;
+        for double in [false, true] {
+            let quantized = quantize(&weight, kind, size("blocksize")?, double)?;
+            let Storage::FourBit(bits) = quantized.storage() else { return Err(Failure("not 4-bit".into())) };
+            let packed = file.get("packed").ok_or_else(|| Failure(format!("{name}: no packed")))?;
+            report.error("packed", bytes_differ(bits.packed(), packed.bytes.as_slice()), 0.0);
+            let mut values = vec![0.0; rows * cols];
+            values.chunks_exact_mut(cols).enumerate().for_each(|(r, out)| quantized.decode(r, 0, out));
+            let f32_of =
+                |key: &str| if file.get(key).is_some() { file.f32(key) } else { file.f32("dequant") };
+            match bits.scales() {
+                Scales::Plain(scales) => {
+                    report.error("absmax", max_abs(scales, &file.f32("absmax")?.1), 0.0);
+                    report.error("dequant", max_abs(&values, &f32_of("dequant_f32")?.1), 0.0);
+                }
+                Scales::Nested { codes, absmax, map, offset, .. } => {
+                    let want =
+                        file.get("nested/absmax_u8").ok_or_else(|| Failure(format!("{name}: no codes")))?;
+                    report.error("nested_codes", bytes_differ(codes.as_slice(), want.bytes.as_slice()), 0.0);
+                    report.error("nested_absmax", max_abs(absmax, &file.f32("nested/absmax")?.1), 0.0);
+                    report.error("nested_map", max_abs(map.as_slice(), &file.f32("nested/code")?.1), 0.0);
+                    let want = file.f32("nested/offset")?.1[0];
+                    report.error("offset_ulp", (offset.to_bits() as f64 - want.to_bits() as f64).abs(), 1.0);
+                    if *offset == want && dtype == DType::F32 {
+                        report.error("nested_dequant", max_abs(&values, &file.f32("nested/dequant")?.1), 0.0);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failure> {
+    let source = case.json["source_model"].as_str().ok_or_else(|| Failure("no source_model".into()))?;
+    let inputs = case.shared(source)?.with_file_name("inputs.safetensors");
+    let batch = Batch::read(&inputs)?;
+    let checkpoint = Checkpoint::open(&case.path("model"))?;
+    let logits = SafeFile::open(&case.path("logits.safetensors"))?;
+    let bf16 = case.json["dtype"].as_str().is_some_and(|d| d.contains("bfloat16"));
+    // The reference's own bf16 results depend on its CPU.
+    let loose = if bf16 { 0.05 } else { 1e-4 };
+    for (_, dev) in devices() {
+        let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64)?;
+        let compare = |name: &str, pass: &ferrotune::model::Pass<'_>| -> Result<(f64, f64), Failure> {
+            let (shape, want) = logits.f32(name)?;
+            let (rows, kept, vocab) = (shape[0], shape[1], shape[2]);
+            let found = padded_logits(&model, pass, &batch, rows * batch.width)?;
+            let mut first = Vec::with_capacity(want.len());
+            for row in 0..rows {
+                first.extend_from_slice(&found[row * batch.width * vocab..][..kept * vocab]);
+            }
+            Ok((max_abs(&first, &want), if bf16 { 0.2 } else { logits_limit(&want).max(1e-4) }))
+        };
+        let (error, limit) = compare("base_logits", &pass(&dev, &none, &[]))?;
+        report.error("base_logits", error, limit);
+        if let Ok(dequant) = SafeFile::open(&case.path("dequant_layer0.safetensors")) {
+            for linear in model.linears().into_iter().filter(|l| l.name.starts_with("model.layers.0.")) {
+                let found = ferrotune::merge::merged_weight(linear, None);
+                report.error(
+                    "dequant",
+                    max_abs(&found, &dequant.f32(&format!("{}.weight", linear.name))?.1),
+                    0.0,
+                );
+            }
+        }
+        let folder =
+            case.shared("quant/llama_nf4_dq/adapter").or_else(|_| case.shared("llama_nf4_dq/adapter"))?;
+        let mut adapter = adapter(&dev, &model, &folder)?;
+        if logits.get("lora_logits").is_some() {
+            let (error, limit) = compare("lora_logits", &pass(&dev, &adapter.params, &adapter.branches))?;
+            report.error("lora_logits", error, limit);
+        }
+        let Ok(losses) = case.numbers("/losses") else { continue };
+        let expected = SafeFile::open(&case.path("lora_grads.safetensors")).ok();
+        let config =
+            AdamWConfig { weight_decay: 0.01, decay_norms_and_biases: true, ..AdamWConfig::default() };
+        let mut optimizer = AdamW::new(&dev, &adapter.params, config);
+        let mut grads = Gradients::zeros(&dev, &adapter.params);
+        for (i, want) in losses.iter().enumerate() {
+            grads.clear();
+            let pass = pass(&dev, &adapter.params, &adapter.branches);
+            let scale = 1.0 / batch.labels() as f32;
+            let keep = Activations::Keep;
+            let loss = step::forward_backward(
+                &model,
+                &pass,
+                batch.tokens(),
+                &batch.targets,
+                scale,
+                keep,
+                &mut grads,
+            )?;
+            let norm = step::gradient_norm(&pass, &grads);
+            report.error("losses", (loss.mean() - want).abs(), loose);
+            if let Some(expected) = expected.as_ref().filter(|_| i == 0) {
+                for (name, _) in adapter.params.iter() {
+                    let id = adapter.params.find(name).ok_or_else(|| Failure(name.into()))?;
+                    let want = expected.f32(&format!("base_model.model.{name}"))?.1;
+                    report.error("grads", relative_l2(grads.get(id).f32(), &want), 1e-4);
+                }
+            }
+            optimizer.step(&dev, &mut adapter.params, &grads, 1e-3, clip::factor(norm, 1.0))?;
+        }
+    }
+    Ok(())
+}

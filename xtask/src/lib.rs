@@ -1,0 +1,3 @@
+//! What developers of ferrotune run: `cargo xtask <task>`.
+
+pub mod golden;

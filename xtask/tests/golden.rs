@@ -1,0 +1,47 @@
+//! The golden cases that the project carries must all pass on every device, and a wrong fixture must not.
+
+use std::path::{Path, PathBuf};
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/golden")
+}
+
+fn check(folder: &str, cases: usize) {
+    let found = xtask::golden::find(&testdata().join(folder));
+    assert_eq!(found.len(), cases, "cases in {folder}: {found:?}");
+    for case in found {
+        let report = xtask::golden::run(&case);
+        println!("{report}");
+        assert!(report.passed(), "{report}");
+    }
+}
+
+#[test]
+fn models_agree_with_peft() {
+    check("models", 3);
+}
+
+#[test]
+fn full_fine_tuning_agrees_with_transformers() {
+    check("full_ft", 1);
+}
+
+#[test]
+fn adamw_and_schedules_agree_with_pytorch() {
+    check("optim", 1);
+}
+
+#[test]
+fn four_bit_bytes_are_those_of_bitsandbytes() {
+    check("quant/four_bit", 1);
+}
+
+#[test]
+fn a_case_without_its_files_fails() {
+    let folder = std::env::temp_dir().join(format!("ferrotune-golden-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("case.json"), "{}").unwrap();
+    let report = xtask::golden::run(&folder);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(!report.passed(), "{report}");
+}
