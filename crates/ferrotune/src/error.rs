@@ -115,7 +115,12 @@ impl Error {
 
     /// A tensor that is missing, left over or of the wrong shape.
     pub fn tensor(path: impl AsRef<Path>, name: impl Into<String>, problem: impl Into<String>) -> Self {
-        Error::Tensor { path: path.as_ref().to_path_buf(), name: name.into(), problem: problem.into(), hint: None }
+        Error::Tensor {
+            path: path.as_ref().to_path_buf(),
+            name: name.into(),
+            problem: problem.into(),
+            hint: None,
+        }
     }
 
     /// A run that cannot go on.
@@ -149,9 +154,10 @@ impl Error {
             | Error::Template { hint, .. }
             | Error::Network { hint, .. }
             | Error::Train { hint, .. } => hint.clone(),
-            Error::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
-                Some(format!("check the path; the current folder is where relative paths start ({})", path.display()))
-            }
+            Error::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => Some(format!(
+                "check the path; the current folder is where relative paths start ({})",
+                path.display()
+            )),
             Error::Io { .. } | Error::Kernel(_) => None,
         }
     }

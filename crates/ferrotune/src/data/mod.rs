@@ -1,1 +1,3 @@
-//! (to come)
+//! Text becomes batches: rows are read, rendered with the model's chat template, tokenized, packed and ordered.
+
+pub mod chat_template;
