@@ -4,4 +4,10 @@ pub mod dataset;
 
 pub mod chat_template;
 
+pub mod tokenizer;
+
+pub mod tokenize;
+
+pub mod pack;
+
 pub mod random;
