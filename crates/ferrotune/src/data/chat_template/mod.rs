@@ -1,0 +1,265 @@
+//! A checkpoint's chat template: messages in, the exact text that the model was trained to see out.
+//!
+//! Jinja is minijinja's; this module adds what Python's Jinja and the field's trainers expect around it: Python's text
+//! form of values, `{% generation %}` blocks, `strftime_now`, `raise_exception`, and the handling of messages before and
+//! after rendering. A template is data from the internet: it runs with fuel and cannot reach anything but its input.
+
+mod clock;
+mod python;
+mod rewrite;
+
+pub use clock::Clock;
+
+use crate::error::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, UndefinedBehavior};
+use python::{Marks, Raised};
+use serde_json::{Map, Value as Json};
+use std::ops::Range;
+
+/// Steps that a rendering may take. A chat of a hundred messages takes some thousand.
+const FUEL: u64 = 10_000_000;
+
+/// Name of the only template of the environment.
+const NAME: &str = "chat_template";
+
+/// A parsed chat template with the special tokens that it may print.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    source: String,
+    special_tokens: Map<String, Json>,
+    has_generation: bool,
+}
+
+/// What to render beside the messages.
+#[derive(Clone, Debug, Default)]
+pub struct RenderOptions {
+    /// End with the header of an assistant turn, ready for the model to answer.
+    pub add_generation_prompt: bool,
+    /// End inside the last message, so that the model goes on with it.
+    pub continue_final_message: bool,
+    /// Further variables of the template (`enable_thinking`, `date_string`, ...).
+    pub kwargs: Map<String, Json>,
+}
+
+impl RenderOptions {
+    /// Options with only the generation prompt chosen.
+    pub fn prompt(add_generation_prompt: bool) -> Self {
+        RenderOptions { add_generation_prompt, ..RenderOptions::default() }
+    }
+}
+
+/// A rendered chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// The text.
+    pub text: String,
+    /// Byte ranges of `text` inside `{% generation %}` blocks; empty if the template has none.
+    pub assistant_spans: Vec<Range<usize>>,
+}
+
+impl ChatTemplate {
+    /// Parses a template. `special_tokens` are variables such as `bos_token`.
+    pub fn parse(source: &str, special_tokens: Map<String, Json>) -> Result<Self> {
+        let rewritten = rewrite::rewrite(source);
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        env.set_syntax(syntax.map_err(|e| parse_error(&e))?);
+        env.set_undefined_behavior(UndefinedBehavior::Lenient);
+        env.set_fuel(Some(FUEL));
+        python::install(&mut env);
+        if let Some(marks) = marks().next() {
+            python::install_generation(&mut env, marks);
+        }
+        env.add_template_owned(NAME, rewritten.source).map_err(|e| parse_error(&e))?;
+        let template = ChatTemplate {
+            env,
+            source: source.to_string(),
+            special_tokens,
+            has_generation: rewritten.has_generation,
+        };
+        template.check_names(&rewritten.filters, &rewritten.tests)?;
+        Ok(template.with_clock(Clock::now()))
+    }
+
+    /// The same template with its clock standing still at a time.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.env.add_function("strftime_now", move |pattern: &str| clock.format(pattern));
+        self
+    }
+
+    /// The template as it was given.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the template itself marks what the assistant wrote.
+    pub fn has_generation(&self) -> bool {
+        self.has_generation
+    }
+
+    /// Renders a chat. `messages` is a list of objects with `role` and usually `content`.
+    pub fn render(
+        &self,
+        messages: &[Json],
+        tools: Option<&[Json]>,
+        options: &RenderOptions,
+    ) -> Result<Rendered> {
+        if messages.is_empty() {
+            return Err(refused("there are no messages to render"));
+        }
+        if options.continue_final_message && options.add_generation_prompt {
+            return Err(refused("a chat cannot both continue its last message and start a new one"));
+        }
+        let messages: Vec<Json> = messages.iter().map(normalized).collect();
+        let mut context = self.special_tokens.clone();
+        context.extend([("tools".to_string(), Json::Null), ("documents".to_string(), Json::Null)]);
+        context.extend(options.kwargs.clone());
+        if let Some(tools) = tools {
+            context.insert("tools".to_string(), Json::from(tools.to_vec()));
+        }
+        context.insert("add_generation_prompt".to_string(), Json::Bool(options.add_generation_prompt));
+        context.insert("messages".to_string(), Json::from(messages.clone()));
+
+        let mut rendered = self.run(&Json::Object(context))?;
+        if options.continue_final_message {
+            let end = continue_at(&rendered.text, messages.last().unwrap_or(&Json::Null))?;
+            rendered.text.truncate(end);
+            rendered.assistant_spans.retain(|span| span.start < end);
+            rendered.assistant_spans.iter_mut().for_each(|span| span.end = span.end.min(end));
+        }
+        Ok(rendered)
+    }
+
+    fn run(&self, context: &Json) -> Result<Rendered> {
+        let render = |env: &Environment<'_>| {
+            let template = env.get_template(NAME)?;
+            template.render(python::from_json(context))
+        };
+        if !self.has_generation {
+            let text = render(&self.env).map_err(|e| render_error(&e))?;
+            return Ok(Rendered { text, assistant_spans: Vec::new() });
+        }
+        let input = context.to_string();
+        let is_free = |c: char| !input.contains(c) && !self.source.contains(c);
+        let marks = marks().find(|m| is_free(m.start) && is_free(m.end)).ok_or_else(|| {
+            refused("the chat holds every noncharacter from U+FDD0 to U+FDEF, so its generated parts cannot be marked")
+        })?;
+        let mut env = self.env.clone();
+        python::install_generation(&mut env, marks);
+        let text = render(&env).map_err(|e| render_error(&e))?;
+        Ok(split_marks(&text, marks))
+    }
+
+    /// Jinja refuses unknown filters and tests when it parses; minijinja would only when it reaches them.
+    fn check_names(&self, filters: &[String], tests: &[String]) -> Result<()> {
+        for (names, kind) in [(filters, "filter"), (tests, "test")] {
+            for name in names {
+                let known = self.env.render_named_str(
+                    "names",
+                    &format!("{{{{ name is {kind} }}}}"),
+                    minijinja::context! { name },
+                );
+                if known.is_ok_and(|text| text == "False") {
+                    return Err(Error::Template {
+                        problem: format!("not valid Jinja: no {kind} named `{name}`"),
+                        hint: None,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pairs of code points that Unicode reserves for a program's own use.
+fn marks() -> impl Iterator<Item = Marks> {
+    (0xfdd0..0xfdf0_u32)
+        .step_by(2)
+        .filter_map(|c| Some(Marks { start: char::from_u32(c)?, end: char::from_u32(c + 1)? }))
+}
+
+/// Takes the marks out of the text and notes where they stood. A block in a block belongs to the outer one.
+fn split_marks(marked: &str, marks: Marks) -> Rendered {
+    let mut text = String::with_capacity(marked.len());
+    let mut assistant_spans = Vec::new();
+    let (mut depth, mut start) = (0_usize, 0);
+    for c in marked.chars() {
+        if c == marks.start {
+            if depth == 0 {
+                start = text.len();
+            }
+            depth += 1;
+        } else if c == marks.end {
+            depth = depth.saturating_sub(1);
+            if depth == 0 && start < text.len() {
+                assistant_spans.push(start..text.len());
+            }
+        } else {
+            text.push(c);
+        }
+    }
+    Rendered { text, assistant_spans }
+}
+
+/// A message as templates expect it: no null values, and reasoning under its usual name too.
+fn normalized(message: &Json) -> Json {
+    let Json::Object(fields) = message else { return message.clone() };
+    let mut fields: Map<String, Json> =
+        fields.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if !fields.contains_key("reasoning_content")
+        && let Some(reasoning) = fields.get("reasoning").or_else(|| fields.get("thinking")).cloned()
+    {
+        fields.insert("reasoning_content".to_string(), reasoning);
+    }
+    Json::Object(fields)
+}
+
+/// Where a text ends that stops inside its last message.
+fn continue_at(text: &str, message: &Json) -> Result<usize> {
+    let content = match &message["content"] {
+        Json::Array(parts) => parts.iter().rev().find_map(|part| part["text"].as_str()),
+        other => other.as_str(),
+    };
+    let content = content.ok_or_else(|| refused("the message to continue has no text content"))?;
+    let start = text.rfind(content.trim()).ok_or_else(|| {
+        refused("the message to continue does not appear in the rendered chat, so it cannot be continued")
+    })?;
+    // A template may keep or trim the space after the content; keep what it kept.
+    let untrimmed = content.trim_start();
+    let kept = text[start..].starts_with(untrimmed);
+    Ok(start + if kept { untrimmed.len() } else { content.trim().len() })
+}
+
+fn refused(problem: &str) -> Error {
+    Error::Template { problem: problem.to_string(), hint: None }
+}
+
+fn parse_error(error: &minijinja::Error) -> Error {
+    Error::Template { problem: format!("not valid Jinja: {}", described(error)), hint: None }
+}
+
+fn render_error(error: &minijinja::Error) -> Error {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(current) = cause {
+        if let Some(Raised(message)) = current.downcast_ref() {
+            return Error::Template {
+                problem: message.clone(),
+                hint: Some("this is the template's own message about the chat it was given".to_string()),
+            };
+        }
+        cause = current.source();
+    }
+    Error::Template { problem: described(error), hint: None }
+}
+
+fn described(error: &minijinja::Error) -> String {
+    let text =
+        error.detail().map_or_else(|| error.kind().to_string(), |d| format!("{} ({})", d, error.kind()));
+    match error.line() {
+        Some(line) => format!("line {line}: {text}"),
+        None => text,
+    }
+}

@@ -1,0 +1,89 @@
+//! The run file: everything that decides what a run does, in one typed tree.
+//!
+//! Defaults stand here and nowhere else. Reading is tolerant in notation (YAML, TOML, JSON; the field's own names as
+//! aliases) and strict in content: an unknown key, a wrong type or an impossible value is an error that names the key.
+//! [`RunConfig::to_yaml`] writes the tree with all defaults filled in; reading that gives the same tree.
+
+mod layers;
+mod options;
+mod read;
+
+pub use layers::Notation;
+pub use options::{
+    ActivationPolicy, DataFormat, DataOptions, EvalSource, FloatKind, LoraInit, MethodKind, MethodOptions,
+    ModelOptions, OptimizerKind, OutputOptions, Overlong, QuantKind, QuantOptions, Schedule, Supervise,
+    TargetMatcher, Targets, TrainOptions, Truncation,
+};
+
+use crate::error::{Error, Result};
+use layers::Layers;
+use serde::Serialize;
+use std::path::Path;
+
+/// Everything that decides what a run does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RunConfig {
+    /// The base model.
+    pub model: ModelOptions,
+    /// What is trained, and in which form the base is kept.
+    pub method: MethodOptions,
+    /// The rows, and which of their tokens are supervised.
+    pub data: DataOptions,
+    /// Steps, optimizer, precision, memory.
+    pub train: TrainOptions,
+    /// Where results go.
+    pub output: OutputOptions,
+}
+
+impl RunConfig {
+    /// Reads a run file and applies `section.key=value` overrides in order; the result is valid and resolved.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        Self::parse(&text, Notation::of(path), &path.display().to_string(), overrides)
+    }
+
+    /// Like [`RunConfig::load`] for a text; `name` is for messages.
+    pub fn parse(text: &str, notation: Notation, name: &str, overrides: &[String]) -> Result<Self> {
+        let mut layers = Layers::default();
+        layers.push_text(text, notation, name)?;
+        Self::from_layers(layers, overrides)
+    }
+
+    /// A configuration of defaults and overrides only.
+    pub fn from_overrides(overrides: &[String]) -> Result<Self> {
+        Self::from_layers(Layers::default(), overrides)
+    }
+
+    fn from_layers(mut layers: Layers, overrides: &[String]) -> Result<Self> {
+        for text in overrides {
+            layers.push_override(text)?;
+        }
+        let mut config = read::run(layers)?;
+        config.resolve();
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Fills in what depends on other keys: the learning rate by method.
+    pub fn resolve(&mut self) {
+        self.train.lr.get_or_insert(self.method.kind.default_lr());
+    }
+
+    /// The learning rate, resolved or not.
+    pub fn lr(&self) -> f64 {
+        self.train.lr.unwrap_or_else(|| self.method.kind.default_lr())
+    }
+
+    /// Checks every value that its type alone does not.
+    pub fn validate(&self) -> Result<()> {
+        read::validate(self)
+    }
+
+    /// The whole tree as YAML. Reading it gives the same tree.
+    pub fn to_yaml(&self) -> String {
+        let mut resolved = self.clone();
+        resolved.resolve();
+        // The tree holds only text, numbers, flags and lists: nothing that YAML cannot hold.
+        serde_saphyr::to_string(&resolved).unwrap_or_default()
+    }
+}

@@ -1,0 +1,502 @@
+//! The sections of a run file with their defaults.
+
+use super::layers::Choice;
+use crate::error::{Error, Result};
+use serde::{Serialize, Serializer};
+
+/// An enum of words: the words for reading, the first of a variant for writing.
+macro_rules! choices {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal $(| $alias:literal)*),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name { $($(#[$doc])* $variant),+ }
+
+        impl Choice for $name {
+            const WORDS: &'static [(&'static str, Self)] =
+                &[$(($word, $name::$variant) $(, ($alias, $name::$variant))*),+];
+        }
+
+        impl $name {
+            /// The word in a run file.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+choices! {
+    /// A floating-point type, or a choice left to the program.
+    FloatKind {
+        /// The program's choice.
+        #[default]
+        Auto = "auto",
+        /// 32 bits.
+        F32 = "f32" | "float32" | "fp32",
+        /// bfloat16.
+        Bf16 = "bf16" | "bfloat16",
+    }
+}
+
+choices! {
+    /// What is trained.
+    MethodKind {
+        /// Every parameter.
+        Full = "full",
+        /// Low-rank matrices beside dense frozen weights.
+        #[default]
+        Lora = "lora",
+        /// Low-rank matrices beside quantized frozen weights.
+        Qlora = "qlora",
+    }
+}
+
+impl MethodKind {
+    /// The learning rate if the run file gives none.
+    pub fn default_lr(self) -> f64 {
+        match self {
+            MethodKind::Full => 1e-5,
+            MethodKind::Lora | MethodKind::Qlora => 2e-4,
+        }
+    }
+}
+
+choices! {
+    /// How the matrix A of a branch starts; B starts at zero.
+    LoraInit {
+        /// Uniform, as a linear layer starts.
+        #[default]
+        Kaiming = "kaiming" | "true" | "default",
+        /// Normal with deviation 1/rank.
+        Gaussian = "gaussian",
+    }
+}
+
+choices! {
+    /// The form of a quantized frozen weight.
+    QuantKind {
+        /// `keep` for a base that is quantized already, else `nf4`.
+        #[default]
+        Auto = "auto",
+        /// As the base file has it.
+        Keep = "keep",
+        /// 4-bit normal float.
+        Nf4 = "nf4",
+        /// 4-bit float.
+        Fp4 = "fp4",
+    }
+}
+
+choices! {
+    /// The shape of the rows.
+    DataFormat {
+        /// Found out from the first rows.
+        #[default]
+        Auto = "auto",
+        /// `{"text"}`.
+        Text = "text",
+        /// `{"prompt", "completion"}`, strings or lists of messages.
+        PromptCompletion = "prompt_completion",
+        /// `{"instruction", "input", "output"}`.
+        Instruction = "instruction" | "alpaca",
+        /// `{"messages"}` or `{"conversations"}`.
+        Messages = "messages" | "chat" | "sharegpt" | "conversations",
+        /// `{"input_ids", "labels"}`.
+        Tokens = "tokens",
+    }
+}
+
+choices! {
+    /// Which tokens are supervised.
+    Supervise {
+        /// What the assistant wrote, or the completion; all of a plain text.
+        #[default]
+        Assistant = "assistant" | "completion",
+        /// Every token.
+        All = "all",
+    }
+}
+
+choices! {
+    /// Which end of a row that is too long survives.
+    Truncation {
+        /// The start.
+        #[default]
+        KeepStart = "keep_start",
+        /// The end.
+        KeepEnd = "keep_end",
+    }
+}
+
+choices! {
+    /// What happens to a row that is too long.
+    Overlong {
+        /// It is cut.
+        #[default]
+        Truncate = "truncate",
+        /// It is left out.
+        Drop = "drop",
+    }
+}
+
+choices! {
+    /// The course of the learning rate after warmup.
+    Schedule {
+        /// Down to the minimum in a straight line.
+        #[default]
+        Linear = "linear",
+        /// Down to the minimum along half a cosine.
+        Cosine = "cosine",
+        /// Unchanged.
+        Constant = "constant" | "constant_with_warmup",
+    }
+}
+
+choices! {
+    /// The optimizer.
+    OptimizerKind {
+        /// Adam with decoupled weight decay.
+        #[default]
+        Adamw = "adamw" | "adamw_torch",
+    }
+}
+
+choices! {
+    /// Which activations are kept for the backward pass.
+    ActivationPolicy {
+        /// The fastest that fits the memory budget.
+        #[default]
+        Auto = "auto",
+        /// All.
+        Keep = "keep",
+        /// Those that are expensive to compute again.
+        Lean = "lean",
+        /// Only the input of each layer.
+        Recompute = "recompute",
+    }
+}
+
+/// The section `model`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ModelOptions {
+    /// A hub id, a folder or a `.gguf` file.
+    pub base: String,
+    /// Branch, tag or commit on the hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Storage of a dense base.
+    pub dtype: FloatKind,
+}
+
+/// The section `method`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MethodOptions {
+    /// What is trained.
+    pub kind: MethodKind,
+    /// Rank of a branch.
+    pub rank: usize,
+    /// The branch is scaled by alpha / rank.
+    pub alpha: f64,
+    /// Share of a branch's inputs that is dropped in training.
+    pub dropout: f64,
+    /// Which linear layers get a branch.
+    pub targets: Targets,
+    /// Scale by alpha / sqrt(rank) instead.
+    pub rslora: bool,
+    /// How A starts.
+    pub init: LoraInit,
+    /// Form of the frozen weights of `qlora`.
+    pub quant: QuantOptions,
+}
+
+impl Default for MethodOptions {
+    fn default() -> Self {
+        MethodOptions {
+            kind: MethodKind::default(),
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            targets: Targets::AllLinear,
+            rslora: false,
+            init: LoraInit::default(),
+            quant: QuantOptions::default(),
+        }
+    }
+}
+
+impl MethodOptions {
+    /// The factor before B A x.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+}
+
+/// The section `method.quant`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuantOptions {
+    /// The format.
+    #[serde(rename = "type")]
+    pub kind: QuantKind,
+    /// Quantize the scales too.
+    pub double: bool,
+    /// Values that share a scale.
+    pub block: usize,
+}
+
+impl Default for QuantOptions {
+    fn default() -> Self {
+        QuantOptions { kind: QuantKind::default(), double: true, block: 64 }
+    }
+}
+
+/// Which linear layers get a branch, by PEFT's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// Every linear layer but the output head.
+    AllLinear,
+    /// Those whose name is in the list or ends with a dot and a name of the list.
+    Names(Vec<String>),
+    /// Those whose whole name matches a regular expression.
+    Pattern(String),
+}
+
+impl Serialize for Targets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Targets::AllLinear => serializer.serialize_str("all-linear"),
+            Targets::Names(names) => names.serialize(serializer),
+            Targets::Pattern(pattern) => serializer.serialize_str(pattern),
+        }
+    }
+}
+
+impl Targets {
+    /// Compiles the rule.
+    pub fn matcher(&self) -> Result<TargetMatcher> {
+        Ok(TargetMatcher(match self {
+            Targets::AllLinear => Rule::All,
+            Targets::Names(names) => Rule::Names(names.clone()),
+            Targets::Pattern(pattern) => {
+                let regex = fancy_regex::Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(|e| {
+                    Error::config("method.targets", format!("\"{pattern}\" is not a regular expression: {e}"))
+                        .with_hint("a list such as [q_proj, v_proj] names layers; a string is a pattern for whole names")
+                })?;
+                Rule::Pattern(Box::new(regex))
+            }
+        }))
+    }
+}
+
+/// A compiled [`Targets`].
+#[derive(Clone, Debug)]
+pub struct TargetMatcher(Rule);
+
+#[derive(Clone, Debug)]
+enum Rule {
+    All,
+    Names(Vec<String>),
+    Pattern(Box<fancy_regex::Regex>),
+}
+
+impl TargetMatcher {
+    /// Whether the linear layer of this name (`model.layers.0.self_attn.q_proj`) is chosen. For `all-linear` the
+    /// caller offers only layers of the decoder, not its head.
+    pub fn matches(&self, name: &str) -> bool {
+        match &self.0 {
+            Rule::All => true,
+            Rule::Names(names) => names.iter().any(|n| {
+                name.strip_suffix(n.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }),
+            Rule::Pattern(regex) => regex.is_match(name).unwrap_or(false),
+        }
+    }
+}
+
+/// The section `data`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DataOptions {
+    /// Files of rows.
+    pub train: Vec<String>,
+    /// Rows to evaluate on.
+    pub eval: EvalSource,
+    /// Shape of the rows.
+    pub format: DataFormat,
+    /// Which tokens are supervised.
+    pub supervise: Supervise,
+    /// Tokens of a row at most.
+    pub max_length: usize,
+    /// Several rows in one sequence, each blind to the others.
+    pub packing: bool,
+    /// A new order in each epoch.
+    pub shuffle: bool,
+    /// Which end of a row that is too long survives.
+    pub truncation: Truncation,
+    /// What happens to a row that is too long.
+    pub overlong: Overlong,
+    /// System message for chats that have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        DataOptions {
+            train: Vec::new(),
+            eval: EvalSource::None,
+            format: DataFormat::default(),
+            supervise: Supervise::default(),
+            max_length: 1024,
+            packing: true,
+            shuffle: true,
+            truncation: Truncation::default(),
+            overlong: Overlong::default(),
+            system: None,
+        }
+    }
+}
+
+/// Rows to evaluate on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum EvalSource {
+    /// None.
+    #[default]
+    None,
+    /// A share of the training rows, between 0 and 1, kept out of training.
+    Share(f64),
+    /// Files of their own.
+    Files(Vec<String>),
+}
+
+impl Serialize for EvalSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            EvalSource::None => serializer.serialize_none(),
+            EvalSource::Share(share) => serializer.serialize_f64(*share),
+            EvalSource::Files(files) => files.serialize(serializer),
+        }
+    }
+}
+
+/// The section `train`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainOptions {
+    /// Passes over the rows.
+    pub epochs: usize,
+    /// Stop after so many optimizer steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
+    /// Tokens of an optimizer step: whole rows until the budget is reached.
+    pub batch_tokens: usize,
+    /// Rows of an optimizer step, instead of a token budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_rows: Option<usize>,
+    /// Tokens of a packed micro-batch at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
+    /// Peak learning rate; by method if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Course of the learning rate.
+    pub schedule: Schedule,
+    /// Warmup: a share of the steps below 1, a number of steps from 1 on.
+    pub warmup: f64,
+    /// Where the schedule ends, as a share of the peak.
+    pub min_lr_ratio: f64,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Decay of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradient norm above which gradients are scaled down; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    /// Source of every random choice.
+    pub seed: u64,
+    /// Inputs of matrix products.
+    pub precision: FloatKind,
+    /// Threads; those of the machine if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Folder of an adapter to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_adapter: Option<String>,
+    /// Steps between evaluations; at the end of each epoch if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<usize>,
+    /// Steps between lines of the log.
+    pub log_every: usize,
+    /// What is kept for the backward pass.
+    pub activations: ActivationPolicy,
+    /// Bytes that the run may use; what the machine has if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        TrainOptions {
+            epochs: 1,
+            max_steps: None,
+            batch_tokens: 4096,
+            batch_rows: None,
+            micro_batch_tokens: None,
+            lr: None,
+            schedule: Schedule::default(),
+            warmup: 0.03,
+            min_lr_ratio: 0.0,
+            optimizer: OptimizerKind::default(),
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            seed: 0,
+            precision: FloatKind::default(),
+            threads: None,
+            init_adapter: None,
+            eval_every: None,
+            log_every: 1,
+            activations: ActivationPolicy::default(),
+            memory: None,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// Warmup in steps of a run of `total` steps.
+    pub fn warmup_steps(&self, total: usize) -> usize {
+        if self.warmup < 1.0 { (self.warmup * total as f64).ceil() as usize } else { self.warmup as usize }
+    }
+}
+
+/// The section `output`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OutputOptions {
+    /// Folder of the run.
+    pub dir: String,
+    /// Steps between checkpoints; only at the end if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<usize>,
+    /// Checkpoints that are kept; older ones are deleted.
+    pub keep_checkpoints: usize,
+}
+
+impl Default for OutputOptions {
+    fn default() -> Self {
+        OutputOptions { dir: "runs/run".to_string(), checkpoint_every: None, keep_checkpoints: 2 }
+    }
+}

@@ -1,0 +1,150 @@
+//! Every case of `testdata/golden/chat_templates`: exact text, exact generation spans, an error where one is expected.
+
+use ferrotune::data::chat_template::{ChatTemplate, Clock, RenderOptions, Rendered};
+use ferrotune::error::Error;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/chat_templates")
+}
+
+fn fixture(name: &str) -> Value {
+    let text = std::fs::read_to_string(folder().join(name)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn object(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn render(template: &ChatTemplate, case: &Value) -> Result<Rendered, Error> {
+    let options = RenderOptions {
+        add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap_or(false),
+        continue_final_message: case["continue_final_message"].as_bool().unwrap_or(false),
+        kwargs: object(&case["kwargs"]),
+    };
+    let tools = case["tools"].as_array().map(Vec::as_slice);
+    template.render(case["messages"].as_array().unwrap(), tools, &options)
+}
+
+/// What is wrong with one case, if anything.
+fn problem(fixture: &Value, template: &ChatTemplate, case: &Value) -> Option<String> {
+    match (render(template, case), case.get("error")) {
+        (Ok(rendered), None) => {
+            let expected = case["rendered"].as_str().unwrap();
+            if rendered.text != expected {
+                return Some(format!("\n  found    {:?}\n  expected {expected:?}", rendered.text));
+            }
+            let spans: Vec<Vec<usize>> = rendered
+                .assistant_spans
+                .iter()
+                .map(|s| [s.start, s.end].iter().map(|&at| rendered.text[..at].chars().count()).collect())
+                .collect();
+            let expected = &case["assistant_spans"];
+            let same = *expected == serde_json::json!(spans);
+            (fixture["has_generation"] == true && !expected.is_null() && !same)
+                .then(|| format!("spans {spans:?}, expected {expected}"))
+        }
+        (Ok(rendered), Some(error)) => Some(format!("rendered {:?}, expected {error}", rendered.text)),
+        (Err(error), None) => Some(format!("{error}")),
+        (Err(found), Some(expected)) => {
+            let message = expected["message"].as_str().unwrap();
+            let raised = expected["type"] == "TemplateError";
+            (raised && !matches!(&found, Error::Template { problem, .. } if problem == message))
+                .then(|| format!("{found}, expected the message {message:?}"))
+        }
+    }
+}
+
+#[test]
+fn all_golden_cases_render_exactly() {
+    let mut failures = Vec::new();
+    let mut cases = 0;
+    let mut files: Vec<String> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "unparsable.json")
+        .collect();
+    files.sort();
+    for name in &files {
+        let fixture = fixture(name);
+        assert_eq!(fixture["now"], "2025-03-04T15:06:07");
+        let clock = Clock { unix_seconds: 1_741_100_767 };
+        let source = fixture["template"].as_str().unwrap();
+        let template = match ChatTemplate::parse(source, object(&fixture["special_tokens"])) {
+            Ok(template) => template.with_clock(clock),
+            Err(error) => {
+                failures.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        assert_eq!(fixture["has_generation"], template.has_generation(), "{name}");
+        for case in fixture["cases"].as_array().unwrap() {
+            cases += 1;
+            if let Some(problem) = problem(&fixture, &template, case) {
+                failures.push(format!("{name} {}: {problem}", case["id"]));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {cases}:\n{}", failures.len(), failures.join("\n"));
+    assert_eq!((files.len(), cases), (13, 581));
+}
+
+#[test]
+fn templates_that_are_not_jinja_are_refused() {
+    let fixture = fixture("unparsable.json");
+    for case in fixture["cases"].as_array().unwrap() {
+        let found = ChatTemplate::parse(case["template"].as_str().unwrap(), Map::new());
+        assert!(matches!(found, Err(Error::Template { .. })), "{}", case["id"]);
+    }
+}
+
+/// Rendering ends, with an error or a text, whatever the template does.
+#[test]
+fn hostile_templates_end() {
+    let deep = format!("{{{{ {}1{} }}}}", "[".repeat(5000), "]".repeat(5000));
+    let sources = [
+        "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x={}) %}{% for i in range(90000) %}{% set ns.x = {'a': ns.x} %}{% endfor %}{{ ns.x | tojson }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(90) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "{{ 'a' * 99999999 ~ 'a' * 99999999 ~ 'a' * 99999999 }}",
+        "{{ messages | tojson(indent=99999999999) }}",
+        "{{ '%99999999999d' % 3 }}{{ '{:99999999999}'.format(3) }}",
+        "{{ '{:{}}'.format(3, 99999999999) }}{{ '{0:{1}}'.format(3, 99999999999) }}",
+        "{{ '%*d' % (99999999999, 3) }}{{ '%.99999999999f' | format(3.5) }}",
+        "{{ '{:.99999999999f}'.format(3.5) }}",
+        "{{ 'a'.center(99999999999) }}{{ 'a' | center(99999999999) }}{{ 'a' | indent(99999999999) }}",
+        "{{ [0] * 99999999999 }}{{ [[0] * 9999999] * 9999999 }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}{{ 2 ** 127 * 2 }}{{ 9.9 ** 999999 }}",
+        "{{ 'aaaa'.replace('', 'b' * 1000000).replace('', 'b' * 1000000) }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x == [ns.x] }}",
+        "{% set ns = namespace() %}{% set ns.x = ns %}{% set ns.y = ns %}{{ ns }}{{ ns | tojson }}{{ [ns] | join }}",
+        "{% set ns = namespace() %}{% set ns.x = [{'a': ns}] %}{{ ns == ns.x }}",
+        "{% set a = [1, 2] %}{% set b = [a, a, a, a] %}{% set a = [b, b, b, b] %}{{ a }}",
+        "{% for a in range(99999) %}{{ messages | tojson }}{% endfor %}",
+        "{{ 1 % 0 }}",
+        "{{ (-170141183460469231731687303715884105728) % -1 }}",
+        "{% include 'chat_template' %}",
+        "{% import 'chat_template' as t %}{{ t }}",
+        "{% extends 'chat_template' %}",
+        "{{ strftime_now('%') }}{{ strftime_now(3) }}",
+        "{{",
+        "{{ ) }}",
+        "{% raw %}",
+        "{# open",
+        deep.as_str(),
+    ];
+    for source in sources {
+        if let Ok(template) = ChatTemplate::parse(source, Map::new()) {
+            let _ = template.render(
+                &[serde_json::json!({"role": "user", "content": "x"})],
+                None,
+                &RenderOptions::default(),
+            );
+        }
+    }
+}
