@@ -10,8 +10,11 @@ use std::sync::Arc;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
+pub mod gguf;
+mod isa;
 pub mod nf4;
 
+pub use gguf::GgufType;
 pub use nf4::{FourBit, FourBitKind};
 
 /// Bytes that are either owned or a part of something shared, such as a memory map.
@@ -54,6 +57,8 @@ pub enum Storage {
     Dense(DType, Bytes),
     /// NF4 or FP4 with a scale per block of the flat tensor.
     FourBit(Arc<FourBit>),
+    /// Blocks of a GGUF file, whole blocks to a row.
+    Gguf(GgufType, Bytes),
 }
 
 /// A frozen `rows x cols` (`N x K`, out x in) matrix in some storage format.
@@ -89,6 +94,19 @@ impl Weight {
         Ok(Weight { rows, cols, storage: Storage::FourBit(Arc::new(bits)) })
     }
 
+    /// A weight in the blocks of a GGUF file; rows must be whole blocks.
+    pub fn gguf(rows: usize, cols: usize, kind: GgufType, bytes: Bytes) -> Result<Self> {
+        let (values, size) = (kind.block_len(), kind.block_bytes());
+        if cols % values != 0 {
+            return Err(Error::Block { format: kind.name(), cols, block: values });
+        }
+        let (found, expected) = (bytes.as_slice().len(), rows * (cols / values) * size);
+        if found != expected {
+            return Err(Error::Bytes { format: kind.name(), rows, cols, found, expected });
+        }
+        Ok(Weight { rows, cols, storage: Storage::Gguf(kind, bytes) })
+    }
+
     /// Output features `N`.
     pub fn rows(&self) -> usize {
         self.rows
@@ -109,6 +127,7 @@ impl Weight {
         match &self.storage {
             Storage::Dense(_, bytes) => bytes.as_slice().len(),
             Storage::FourBit(bits) => bits.nbytes(),
+            Storage::Gguf(_, bytes) => bytes.as_slice().len(),
         }
     }
 
@@ -126,6 +145,7 @@ impl Weight {
                 decode_dense(*dtype, &bytes.as_slice()[start * dtype.size()..], out)
             }
             Storage::FourBit(bits) => bits.decode(start, out),
+            Storage::Gguf(kind, bytes) => gguf::decode(*kind, bytes.as_slice(), start, out),
         }
     }
 }

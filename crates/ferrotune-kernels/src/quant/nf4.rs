@@ -17,10 +17,11 @@ mod simd;
 
 pub use nested::{NESTED_BLOCK, dynamic_map};
 
+use super::isa::Isa;
 use nested::nest;
+use simd::portable;
 #[cfg(target_arch = "x86_64")]
 use simd::x86;
-use simd::{Isa, portable};
 
 /// The block sizes of the format.
 pub const BLOCKS: [usize; 7] = [64, 128, 256, 512, 1024, 2048, 4096];

@@ -1,35 +1,5 @@
 //! The inner loops for each instruction set. All give the same bits.
 
-/// The instruction sets that these loops are written or compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Isa {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Isa {
-    /// All that this processor has, slowest first.
-    pub(super) fn available() -> impl Iterator<Item = Isa> {
-        [
-            Some(Isa::Portable),
-            #[cfg(target_arch = "x86_64")]
-            is_x86_feature_detected!("avx2").then_some(Isa::Avx2),
-            #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"))
-                .then_some(Isa::Avx512),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    pub(super) fn best() -> Isa {
-        Isa::available().last().unwrap_or(Isa::Portable)
-    }
-}
-
 /// Plain loops: what the others are tested against, and what they are compiled from where that is fast enough.
 pub(super) mod portable {
     /// Decodes whole bytes.
