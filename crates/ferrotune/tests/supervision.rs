@@ -319,13 +319,13 @@ fn a_data_set_that_trains_nothing_is_an_error() {
     let run = |options: PrepareOptions, rows: &[Value]| {
         Preparer::new(&tokenizer, Some(&template), options).prepare(&dataset(rows)).expect_err("accepted")
     };
-    let error = run(default_options(), &[question.clone()]);
+    let error = run(default_options(), std::slice::from_ref(&question));
     assert!(error.to_string().contains("no supervised token is left in any of 1 rows"), "{error}");
     assert!(error.hint().unwrap().contains("role assistant"));
     let answer =
         json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
     let short = PrepareOptions { max_length: Some(4), ..default_options() };
-    assert!(run(short.clone(), &[answer.clone()]).hint().unwrap().contains("keep_end"));
+    assert!(run(short.clone(), std::slice::from_ref(&answer)).hint().unwrap().contains("keep_end"));
     let drop = PrepareOptions { overlong: Overlong::Drop, ..short };
     assert!(run(drop, &[answer]).hint().unwrap().contains("raise it"));
 }

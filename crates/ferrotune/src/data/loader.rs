@@ -11,7 +11,7 @@ use crate::run_config::RunConfig;
 use serde::{Deserialize, Serialize};
 
 /// Keeps the numbers of the order apart from those of the held-out split.
-const ORDER: u64 = 0x6f72_6465_72;
+const ORDER: u64 = 0x006f_7264_6572;
 
 /// How many rows an optimizer step takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
