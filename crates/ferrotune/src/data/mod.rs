@@ -10,4 +10,6 @@ pub mod tokenize;
 
 pub mod pack;
 
+pub mod loader;
+
 pub mod random;

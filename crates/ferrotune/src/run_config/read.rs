@@ -178,7 +178,7 @@ fn bytes(value: &Value) -> Option<u64> {
         _ => return None,
     };
     let total = amount * unit;
-    (total.is_finite() && total >= 0.0 && total < 9e15).then_some(total as u64)
+    (0.0..9e15).contains(&total).then_some(total as u64)
 }
 
 fn output(mut s: Section) -> Result<OutputOptions> {

@@ -78,7 +78,7 @@ impl Clock {
                 Some('R') => write!(out, "{hour:02}:{minute:02}"),
                 // A naive time has no zone in Python either.
                 Some('Z' | 'z') => Ok(()),
-                Some('n') => write!(out, "\n"),
+                Some('n') => writeln!(out),
                 Some('t') => write!(out, "\t"),
                 Some('%') => write!(out, "%"),
                 Some(other) => write!(out, "%{}{other}", if bare { "-" } else { "" }),

@@ -5,6 +5,9 @@
 //! after rendering. A template is data from the internet: it runs with fuel and cannot reach anything but its input.
 
 mod clock;
+mod json;
+mod lexer;
+mod operators;
 mod python;
 mod rewrite;
 

@@ -1,4 +1,4 @@
-//! Python's text form of values, its `json.dumps`, and the string methods that minijinja's helpers lack.
+//! Python's text form of values and operators, and the string methods that minijinja's helpers lack.
 
 use super::rewrite::{COMPARE, CONCAT, FLAG, GENERATION, MODULO, STORED};
 use minijinja::formatting::{FormatStyle, format};
@@ -8,10 +8,10 @@ use serde_json::Value as Json;
 use std::fmt::Write as _;
 
 /// Containers nested deeper are written as `...`: no real message is, and a template must not exhaust the stack.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
 
 /// Bytes of one piece of text, and values in one stored value. Templates that double something stop here.
-const MAX_TEXT: usize = 64 << 20;
+pub(super) const MAX_TEXT: usize = 64 << 20;
 const MAX_STORED: usize = 100_000;
 
 /// Widths and precisions of text formatting stay below ten thousand.
@@ -39,7 +39,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
         written.map_err(|_| invalid("cannot write"))
     });
     env.set_unknown_method_callback(method);
-    env.add_filter("tojson", to_json);
+    env.add_filter("tojson", super::json::to_json);
     env.add_filter("format", |pattern: &str, values: Rest<Value>| {
         formatted(FormatStyle::Printf, pattern, &format_arguments(&values)?)
     });
@@ -89,7 +89,7 @@ pub(super) fn from_json(json: &Json) -> Value {
     }
 }
 
-fn invalid(message: impl Into<String>) -> Error {
+pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
@@ -108,7 +108,7 @@ fn write_str(out: &mut String, value: &Value) -> Result<(), Error> {
 }
 
 /// Adds text unless the whole becomes too long.
-fn push(out: &mut String, text: &str) -> Result<(), Error> {
+pub(super) fn push(out: &mut String, text: &str) -> Result<(), Error> {
     if out.len() + text.len() > MAX_TEXT {
         return Err(invalid("the text becomes too long"));
     }
@@ -187,11 +187,11 @@ fn stored(state: &mut State, value: &Value) -> Result<Value, Error> {
     Ok(value.clone())
 }
 
-fn pairs(value: &Value) -> Vec<(Value, Value)> {
+pub(super) fn pairs(value: &Value) -> Vec<(Value, Value)> {
     value.as_object().and_then(|object| object.try_iter_pairs()).map(Iterator::collect).unwrap_or_default()
 }
 
-fn write_number(out: &mut String, value: &Value) {
+pub(super) fn write_number(out: &mut String, value: &Value) {
     if value.is_integer() {
         let _ = write!(out, "{value}");
         return;
@@ -409,139 +409,6 @@ fn title(text: &str) -> String {
         in_word = c.is_alphabetic();
     }
     out
-}
-
-/// How `json.dumps` was asked to write.
-struct Dumps {
-    indent: Option<String>,
-    item: String,
-    key: String,
-    sort: bool,
-    ascii: bool,
-}
-
-fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
-    let indent = match kwargs.get::<Option<Value>>("indent")? {
-        None => None,
-        Some(v) if v.kind() == ValueKind::None => None,
-        Some(v) => Some(match v.as_str() {
-            Some(text) => text.to_string(),
-            None => " ".repeat(usize::try_from(v)?.min(64)),
-        }),
-    };
-    let separators = kwargs.get::<Option<Vec<String>>>("separators")?.unwrap_or_default();
-    let json = Dumps {
-        item: match separators.first() {
-            Some(text) => text.clone(),
-            None if indent.is_some() => ",".to_string(),
-            None => ", ".to_string(),
-        },
-        key: separators.get(1).cloned().unwrap_or_else(|| ": ".to_string()),
-        indent,
-        sort: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-    };
-    kwargs.assert_all_used()?;
-    let mut out = String::new();
-    json.write(&mut out, value, 0)?;
-    Ok(Value::from(out))
-}
-
-impl Dumps {
-    fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > MAX_DEPTH {
-            return Err(invalid("nested too deeply for JSON"));
-        }
-        match value.kind() {
-            ValueKind::None => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => match f64::try_from(value.clone()) {
-                Ok(n) if !value.is_integer() && n.is_nan() => out.push_str("NaN"),
-                Ok(n) if !value.is_integer() && n.is_infinite() => {
-                    out.push_str(if n > 0.0 { "Infinity" } else { "-Infinity" });
-                }
-                _ => write_number(out, value),
-            },
-            ValueKind::String => self.string(out, value.as_str().unwrap_or_default())?,
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.container(out, ["[", "]"], &items, depth, |out, item| self.write(out, item, depth + 1))?;
-            }
-            ValueKind::Map => {
-                let mut items = Vec::new();
-                for (key, item) in pairs(value) {
-                    let key = match key.kind() {
-                        ValueKind::String | ValueKind::Number => to_str(&key)?,
-                        ValueKind::None => "null".to_string(),
-                        ValueKind::Bool => to_str(&key)?.to_lowercase(),
-                        kind => return Err(invalid(format!("{kind} cannot be a JSON key"))),
-                    };
-                    items.push((key, item));
-                }
-                if self.sort {
-                    items.sort_by(|a, b| a.0.cmp(&b.0));
-                }
-                self.container(out, ["{", "}"], &items, depth, |out, (key, item)| {
-                    self.string(out, key)?;
-                    out.push_str(&self.key);
-                    self.write(out, item, depth + 1)
-                })?;
-            }
-            kind => return Err(invalid(format!("a value of type {kind} cannot be written as JSON"))),
-        }
-        Ok(())
-    }
-
-    fn container<T>(
-        &self,
-        out: &mut String,
-        brackets: [&str; 2],
-        items: &[T],
-        depth: usize,
-        mut write: impl FnMut(&mut String, &T) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let line = |out: &mut String, depth: usize| {
-            if let Some(indent) = self.indent.as_ref().filter(|_| !items.is_empty()) {
-                out.push('\n');
-                (0..depth).for_each(|_| out.push_str(indent));
-            }
-        };
-        push(out, brackets[0])?;
-        for (i, item) in items.iter().enumerate() {
-            push(out, if i > 0 { &self.item } else { "" })?;
-            line(out, depth + 1);
-            write(out, item)?;
-        }
-        line(out, depth);
-        out.push_str(brackets[1]);
-        Ok(())
-    }
-
-    fn string(&self, out: &mut String, text: &str) -> Result<(), Error> {
-        push(out, "\"")?;
-        if out.len() + text.len() > MAX_TEXT {
-            return Err(invalid("the text becomes too long"));
-        }
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                c if (c as u32) < 0x20 || (self.ascii && !c.is_ascii()) => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        let _ = write!(out, "\\u{unit:04x}");
-                    }
-                }
-                c => out.push(c),
-            }
-        }
-        out.push('"');
-        Ok(())
-    }
 }
 
 #[cfg(test)]

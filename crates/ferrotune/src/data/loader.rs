@@ -1,0 +1,369 @@
+//! Rows in a seeded order, an optimizer step at a time.
+//!
+//! The order of an epoch is a function of the seed and the epoch; a step is a function of that order and a place in it.
+//! So two numbers say where a run stands, and a restored run goes on exactly where the other stopped.
+
+use crate::data::pack::{PackedBatch, micro_batches};
+use crate::data::random::permutation;
+use crate::data::tokenize::TrainRow;
+use crate::error::{Error, Result};
+use crate::run_config::RunConfig;
+use serde::{Deserialize, Serialize};
+
+/// Keeps the numbers of the order apart from those of the held-out split.
+const ORDER: u64 = 0x006f_7264_6572;
+
+/// How many rows an optimizer step takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// So many rows.
+    Rows(usize),
+    /// Whole rows as long as they fit so many tokens; one at least.
+    Tokens(usize),
+}
+
+/// How rows become steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Rows of an optimizer step.
+    pub batch: BatchSize,
+    /// Tokens of a micro-batch at most, unless a single row has more.
+    pub micro_batch_tokens: usize,
+    /// Several rows in a micro-batch.
+    pub packing: bool,
+    /// A new order in each epoch; else the order of the file.
+    pub shuffle: bool,
+    /// Passes over the rows.
+    pub epochs: usize,
+    /// Stop after so many steps; more than `epochs` give if need be.
+    pub max_steps: Option<usize>,
+    /// Source of the order.
+    pub seed: u64,
+}
+
+impl From<&RunConfig> for LoaderOptions {
+    fn from(config: &RunConfig) -> Self {
+        let train = &config.train;
+        let batch = train.batch_rows.map_or(BatchSize::Tokens(train.batch_tokens), BatchSize::Rows);
+        LoaderOptions {
+            batch,
+            // A micro-batch larger than a row and a step has no use; the memory plan may ask for less.
+            micro_batch_tokens: train
+                .micro_batch_tokens
+                .unwrap_or(train.batch_tokens.max(config.data.max_length)),
+            packing: config.data.packing,
+            shuffle: config.data.shuffle,
+            epochs: train.epochs,
+            max_steps: train.max_steps,
+            seed: train.seed,
+        }
+    }
+}
+
+/// Where a loader stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoaderState {
+    /// Steps that were given out.
+    pub step: usize,
+    /// The epoch of the next row, from 0.
+    pub epoch: usize,
+    /// Rows of that epoch that were given out.
+    pub position: usize,
+}
+
+/// The rows of an optimizer step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Its micro-batches.
+    pub micro_batches: Vec<PackedBatch>,
+    /// Indices of its rows, in order.
+    pub rows: Vec<usize>,
+    /// Tokens of all its rows.
+    pub tokens: usize,
+    /// Targets of all its rows: what the loss of the step is divided by.
+    pub label_tokens: usize,
+    /// Epochs that are done when the step is.
+    pub epoch: f64,
+}
+
+/// Gives out the steps of a run.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    rows: Vec<TrainRow>,
+    options: LoaderOptions,
+    state: LoaderState,
+    steps_total: usize,
+    /// The order of `state.epoch`.
+    order: Vec<u32>,
+}
+
+impl Loader {
+    /// A loader at its first step. There must be rows; none of them may be empty.
+    pub fn new(rows: Vec<TrainRow>, options: LoaderOptions) -> Result<Self> {
+        if rows.is_empty() {
+            return Err(Error::config("data.train", "there are no rows to train on"));
+        }
+        if rows.len() > u32::MAX as usize {
+            return Err(Error::config("data.train", format!("{} rows are more than 2^32", rows.len())));
+        }
+        let mut loader =
+            Loader { rows, options, state: LoaderState::default(), steps_total: 0, order: Vec::new() };
+        loader.order = loader.order_of(0);
+        loader.steps_total = match options.max_steps {
+            Some(steps) => steps,
+            None => (0..options.epochs).map(|epoch| loader.steps_of(&loader.order_of(epoch))).sum(),
+        };
+        Ok(loader)
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &[TrainRow] {
+        &self.rows
+    }
+
+    /// Steps of the whole run.
+    pub fn steps_total(&self) -> usize {
+        self.steps_total
+    }
+
+    /// Where the loader stands; the next step depends on nothing else.
+    pub fn state(&self) -> LoaderState {
+        self.state
+    }
+
+    /// Goes to a place that [`Loader::state`] gave for the same rows and options.
+    pub fn restore(&mut self, state: LoaderState) -> Result<()> {
+        if state.position > self.rows.len() {
+            return Err(Error::train(format!(
+                "the saved run stood at row {} of an epoch, but the data has {} rows",
+                state.position,
+                self.rows.len()
+            ))
+            .with_hint("the data or its preparation changed since; start a new run"));
+        }
+        self.order = self.order_of(state.epoch);
+        self.state = state;
+        Ok(())
+    }
+
+    /// The next step, or none if the run is over.
+    pub fn next_step(&mut self) -> Option<Step> {
+        if self.state.step >= self.steps_total {
+            return None;
+        }
+        if self.state.position >= self.rows.len() {
+            self.state.epoch += 1;
+            self.state.position = 0;
+            self.order = self.order_of(self.state.epoch);
+        }
+        let end = self.end_of_step(&self.order, self.state.position);
+        let rows: Vec<usize> = self.order[self.state.position..end].iter().map(|&row| row as usize).collect();
+        self.state.position = end;
+        self.state.step += 1;
+        let taken: Vec<&TrainRow> = rows.iter().map(|&row| &self.rows[row]).collect();
+        let micro_batches = micro_batches(&taken, self.options.micro_batch_tokens, self.options.packing);
+        Some(Step {
+            tokens: micro_batches.iter().map(PackedBatch::len).sum(),
+            label_tokens: micro_batches.iter().map(PackedBatch::label_tokens).sum(),
+            epoch: self.state.epoch as f64 + end as f64 / self.rows.len() as f64,
+            micro_batches,
+            rows,
+        })
+    }
+
+    fn order_of(&self, epoch: usize) -> Vec<u32> {
+        match self.options.shuffle {
+            true => permutation(&[self.options.seed, ORDER, epoch as u64], self.rows.len()),
+            false => (0..self.rows.len() as u32).collect(),
+        }
+    }
+
+    /// Where the step that starts at a place of an order ends. Steps do not reach over the end of an epoch.
+    fn end_of_step(&self, order: &[u32], start: usize) -> usize {
+        match self.options.batch {
+            BatchSize::Rows(count) => (start + count.max(1)).min(order.len()),
+            BatchSize::Tokens(budget) => {
+                let mut tokens = 0;
+                let fits = |&&row: &&u32| {
+                    tokens += self.rows[row as usize].len();
+                    tokens <= budget
+                };
+                start + order[start..].iter().take_while(fits).count().max(1)
+            }
+        }
+    }
+
+    fn steps_of(&self, order: &[u32]) -> usize {
+        let (mut steps, mut at) = (0, 0);
+        while at < order.len() {
+            at = self.end_of_step(order, at);
+            steps += 1;
+        }
+        steps
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        self.next_step()
+    }
+}
+
+/// All rows once, in order, in micro-batches: for evaluation.
+pub fn evaluation_batches(rows: &[TrainRow], micro_batch_tokens: usize, packing: bool) -> Vec<PackedBatch> {
+    micro_batches(&rows.iter().collect::<Vec<_>>(), micro_batch_tokens, packing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn rows(lengths: &[usize]) -> Vec<TrainRow> {
+        let row = |(i, &n): (usize, &usize)| {
+            let ids: Vec<u32> = (0..n as u32).map(|t| 100 * i as u32 + t).collect();
+            TrainRow { labels: ids.iter().map(|&id| id as i32).collect(), input_ids: ids }
+        };
+        lengths.iter().enumerate().map(row).collect()
+    }
+
+    fn options(batch: BatchSize) -> LoaderOptions {
+        LoaderOptions {
+            batch,
+            micro_batch_tokens: 16,
+            packing: true,
+            shuffle: true,
+            epochs: 3,
+            max_steps: None,
+            seed: 5,
+        }
+    }
+
+    const LENGTHS: [usize; 10] = [3, 9, 2, 16, 5, 7, 4, 4, 11, 2];
+
+    fn loader(batch: BatchSize) -> Loader {
+        Loader::new(rows(&LENGTHS), options(batch)).unwrap()
+    }
+
+    #[test]
+    fn each_epoch_has_every_row_once_in_its_own_order() {
+        let steps: Vec<Step> = loader(BatchSize::Rows(4)).collect();
+        assert_eq!(steps.len(), 9);
+        assert_eq!(loader(BatchSize::Rows(4)).steps_total(), 9);
+        let epochs: Vec<Vec<usize>> =
+            steps.chunks(3).map(|epoch| epoch.iter().flat_map(|step| step.rows.clone()).collect()).collect();
+        for epoch in &epochs {
+            assert_eq!(epoch.iter().copied().collect::<BTreeSet<_>>().len(), 10);
+        }
+        assert_ne!(epochs[0], epochs[1]);
+        assert_ne!(epochs[1], epochs[2]);
+        let sizes: Vec<usize> = steps.iter().map(|step| step.rows.len()).collect();
+        assert_eq!(sizes, [4, 4, 2, 4, 4, 2, 4, 4, 2]);
+        assert_eq!(steps[2].epoch, 1.0);
+    }
+
+    #[test]
+    fn a_step_holds_the_tokens_and_targets_of_its_rows() {
+        for step in loader(BatchSize::Tokens(20)) {
+            let lengths: Vec<usize> = step.rows.iter().map(|&row| LENGTHS[row]).collect();
+            assert_eq!(step.tokens, lengths.iter().sum::<usize>());
+            assert_eq!(step.label_tokens, lengths.iter().map(|n| n - 1).sum::<usize>());
+            assert!(step.tokens <= 20);
+            let mut found: Vec<u32> = step.micro_batches.iter().flat_map(|b| b.tokens.clone()).collect();
+            let mut expected: Vec<u32> = step
+                .rows
+                .iter()
+                .flat_map(|&row| (0..LENGTHS[row] as u32).map(move |t| 100 * row as u32 + t))
+                .collect();
+            found.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(found, expected);
+            for batch in &step.micro_batches {
+                assert!(batch.len() <= 16);
+                // A target is the next token of the same segment, which these ids make easy to see.
+                for segment in &batch.segments {
+                    assert_eq!(batch.positions[segment.start], 0);
+                    assert_eq!(batch.targets[segment.end - 1], crate::data::pack::NO_TARGET);
+                    for t in segment.start..segment.end - 1 {
+                        assert_eq!(batch.targets[t], batch.tokens[t] as i32 + 1);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn budgets_smaller_than_a_row_give_it_a_step_of_its_own() {
+        let loader = loader(BatchSize::Tokens(1));
+        assert_eq!(loader.steps_total(), 30);
+        assert!(loader.clone().all(|step| step.rows.len() == 1));
+        let longest = loader.into_iter().map(|step| step.micro_batches[0].len()).max();
+        assert_eq!(longest, Some(16));
+    }
+
+    #[test]
+    fn the_total_is_right_for_token_budgets_whose_epochs_differ() {
+        for budget in 1..60 {
+            let loader = loader(BatchSize::Tokens(budget));
+            assert_eq!(loader.steps_total(), loader.count(), "{budget}");
+        }
+    }
+
+    #[test]
+    fn a_restored_loader_goes_on_where_the_other_stopped() {
+        for batch in [BatchSize::Rows(3), BatchSize::Tokens(12)] {
+            let whole: Vec<Step> = loader(batch).collect();
+            for stop in 0..=whole.len() {
+                let mut first = loader(batch);
+                assert_eq!(first.by_ref().take(stop).count(), stop);
+                let saved = serde_json::to_string(&first.state()).unwrap();
+                let mut second = loader(batch);
+                second.restore(serde_json::from_str(&saved).unwrap()).unwrap();
+                assert_eq!(second.collect::<Vec<_>>(), whole[stop..]);
+            }
+        }
+        let state = LoaderState { step: 1, epoch: 0, position: 11 };
+        assert!(loader(BatchSize::Rows(3)).restore(state).is_err());
+    }
+
+    #[test]
+    fn without_shuffling_the_file_order_stays() {
+        let mut options = options(BatchSize::Rows(4));
+        options.shuffle = false;
+        let rows =
+            Loader::new(rows(&LENGTHS), options).unwrap().flat_map(|step| step.rows).collect::<Vec<_>>();
+        assert_eq!(rows, (0..30).map(|i| i % 10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn max_steps_ends_early_and_goes_beyond_the_epochs() {
+        let count = |max_steps| {
+            let options = LoaderOptions { max_steps: Some(max_steps), ..options(BatchSize::Rows(4)) };
+            let loader = Loader::new(rows(&LENGTHS), options).unwrap();
+            (loader.steps_total(), loader.count())
+        };
+        assert_eq!(count(2), (2, 2));
+        assert_eq!(count(20), (20, 20));
+    }
+
+    #[test]
+    fn without_packing_each_row_is_a_micro_batch() {
+        let options = LoaderOptions { packing: false, ..options(BatchSize::Rows(10)) };
+        let step = Loader::new(rows(&LENGTHS), options).unwrap().next().unwrap();
+        assert_eq!(step.micro_batches.len(), 10);
+        assert!(step.micro_batches.iter().all(|batch| batch.segments.len() == 1));
+    }
+
+    #[test]
+    fn the_seed_changes_the_order() {
+        let order = |seed| {
+            let options = LoaderOptions { seed, ..options(BatchSize::Rows(10)) };
+            Loader::new(rows(&LENGTHS), options).unwrap().next().unwrap().rows
+        };
+        assert_eq!(order(5), order(5));
+        assert_ne!(order(5), order(6));
+        assert!(Loader::new(Vec::new(), options(BatchSize::Rows(1))).is_err());
+    }
+}
