@@ -1,1 +1,23 @@
-fn main() {}
+//! The program: parse, run the command, exit with a code that means something.
+//!
+//! Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted (after a checkpoint).
+
+mod args;
+mod commands;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let report = report::Report::new(args.json);
+    match commands::run(&args, &report) {
+        Ok(code) => code,
+        Err(error) => {
+            report.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -6,6 +6,9 @@
 pub mod error;
 pub mod run_config;
 
+pub mod base;
+pub mod memory;
+
 pub mod data;
 
 pub mod model;

@@ -13,11 +13,14 @@ use sha2::{Digest, Sha256};
 use crate::model::config::{ModelConfig, SUPPORTED};
 use crate::{Error, Result};
 
+pub mod adapter;
 pub mod atomic;
 pub mod bnb4;
 mod folder;
 pub mod mmap;
+pub mod run_folder;
 pub mod safetensors;
+pub mod train_state;
 
 pub use atomic::write_atomic;
 

@@ -1,3 +1,11 @@
-//! One optimizer step, and the loop around it.
+//! One optimizer step, the loop around it, evaluation, and what a resumed run needs.
 
+pub mod eval;
+pub mod record;
+pub mod setup;
 pub mod step;
+pub mod trainer;
+
+pub use record::Event;
+pub use setup::{Prepared, Trainable};
+pub use trainer::{Outcome, Trainer};

@@ -1,0 +1,44 @@
+//! One file for each verb.
+
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ferrotune::base::BaseModel;
+use ferrotune::train::setup;
+use ferrotune::{Error, Result};
+use ferrotune_kernels::Device;
+use ferrotune_kernels::cpu::Isa;
+
+use crate::args::{Args, Command};
+use crate::report::Report;
+
+/// Runs the command that was asked for.
+pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
+    match &args.command {
+        Command::Train(a) => train::run(args, a, report),
+    }
+}
+
+/// The device of the global options; a run file's number of threads comes second.
+fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
+    let isa = match &args.isa {
+        None => None,
+        Some(name) => Some(Isa::ALL.into_iter().find(|i| i.name() == name).ok_or_else(|| {
+            let names = Isa::ALL.map(Isa::name).join(", ");
+            Error::config("--isa", format!("`{name}` is not an instruction set"))
+                .with_hint(format!("one of {names}"))
+        })?),
+    };
+    setup::device(args.threads.or(threads), isa)
+}
+
+/// Opens a base model by path or hub id.
+fn open_base(name: &str, _report: &Report) -> Result<BaseModel> {
+    if name.is_empty() {
+        return Err(Error::config("model.base", "no base model is given")
+            .with_hint("set model.base to a model folder, a .gguf file or a hub id"));
+    }
+    BaseModel::open(&PathBuf::from(name), name)
+}

@@ -1,0 +1,73 @@
+//! `train`: a run file becomes a run folder.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ferrotune::base::BaseModel;
+use ferrotune::checkpoint::run_folder::RunFolder;
+use ferrotune::run_config::RunConfig;
+use ferrotune::train::{Outcome, Trainer, setup};
+use ferrotune::{Error, Result};
+use ferrotune_kernels::Device;
+use serde_json::json;
+
+use super::{device, open_base};
+use crate::args::{Args, TrainArgs};
+use crate::report::Report;
+
+pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
+    let config = RunConfig::load(&a.run, &a.set)?;
+    let dev = device(args, config.train.threads)?;
+    let base = open_base(&config.model.base, report)?;
+    let outcome = train(&config, &base, &dev, a.resume, report)?;
+    report.done(&json!({
+        "output": config.output.dir,
+        "steps": outcome.steps,
+        "loss": outcome.loss,
+        "eval_loss": outcome.eval_loss,
+        "tokens": outcome.tokens,
+        "seconds": outcome.seconds,
+        "tokens_per_second": outcome.tokens as f64 / outcome.seconds.max(1e-9),
+        "peak_rss_bytes": ferrotune::memory::resident().peak,
+        "interrupted": outcome.interrupted,
+    }));
+    Ok(if outcome.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// Trains and writes the whole run folder.
+pub fn train(
+    config: &RunConfig,
+    base: &BaseModel,
+    dev: &Device,
+    resume: bool,
+    report: &Report,
+) -> Result<Outcome> {
+    let stop = interrupt_flag()?;
+    let prepared = setup::prepare(config, base)?;
+    for event in setup::data_events(&prepared) {
+        report.event(&event);
+    }
+    let mut on_event = |event: &_| report.event(event);
+    let mut trainer = Trainer::new(config, base, dev, prepared, &mut on_event)?;
+    let folder = RunFolder::create(Path::new(&config.output.dir), resume)?;
+    if resume {
+        trainer.resume(&folder, &mut on_event)?;
+    }
+    folder.write("run.yaml", config.to_yaml().as_bytes())?;
+    trainer.run(&folder, &stop, &mut on_event)
+}
+
+/// Set by the first Ctrl-C; a second one ends the program at once.
+fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::train(format!("cannot listen for Ctrl-C: {e}")))?;
+    Ok(stop)
+}

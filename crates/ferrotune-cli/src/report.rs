@@ -1,0 +1,173 @@
+//! What the user sees; the only place that prints. Data goes to stdout, everything else to stderr.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use ferrotune::Error;
+use ferrotune::memory::human;
+use ferrotune::train::Event;
+use ferrotune::train::record::{StepRecord, Summary};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+/// Prints for a person, or JSON for a program.
+pub struct Report {
+    json: bool,
+    bar: RefCell<Option<ProgressBar>>,
+    plan: RefCell<u64>,
+}
+
+impl Report {
+    /// A report; `json` for programs.
+    pub fn new(json: bool) -> Self {
+        Report { json, bar: RefCell::new(None), plan: RefCell::new(0) }
+    }
+
+    /// Whether a program reads.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// A line for a person.
+    pub fn say(&self, text: impl AsRef<str>) {
+        if self.json {
+            eprintln!("{}", serde_json::json!({"event": "message", "text": text.as_ref()}));
+        } else if let Some(bar) = self.bar.borrow().as_ref() {
+            bar.suspend(|| eprintln!("{}", text.as_ref()));
+        } else {
+            eprintln!("{}", text.as_ref());
+        }
+    }
+
+    /// The result: an object for a program; a person has read the lines.
+    pub fn done(&self, result: &Value) {
+        self.end_bar();
+        if self.json {
+            println!("{result}");
+        }
+    }
+
+    /// Text that is the command's result.
+    pub fn output(&self, text: &str) {
+        println!("{text}");
+    }
+
+    /// An error with its hint.
+    pub fn error(&self, error: &Error) {
+        self.end_bar();
+        if self.json {
+            eprintln!(
+                "{}",
+                serde_json::json!({"event": "error", "error": error.to_string(), "hint": error.hint()})
+            );
+            return;
+        }
+        eprintln!("error: {error}");
+        if let Some(hint) = error.hint() {
+            eprintln!("hint: {hint}");
+        }
+    }
+
+    /// Something that happened in a run.
+    pub fn event(&self, event: &Event) {
+        if self.json {
+            match serde_json::to_string(event) {
+                Ok(line) => eprintln!("{line}"),
+                Err(e) => eprintln!("{e}"),
+            }
+            return;
+        }
+        match event {
+            Event::Prepared { train, eval_rows } => {
+                let held =
+                    if *eval_rows > 0 { format!(", {eval_rows} rows held out") } else { String::new() };
+                self.say(format!(
+                    "data: {} rows, {} tokens, {} of them supervised, longest row {}{held}",
+                    train.kept, train.tokens, train.label_tokens, train.longest
+                ));
+            }
+            Event::Warning { text } => self.say(format!("warning: {text}")),
+            Event::Start(summary) => self.start(summary),
+            Event::Step(record) => self.step(record),
+            Event::Eval(e) => {
+                let (loss, tokens) = (e.eval_loss, e.eval_label_tokens);
+                self.say(format!("  step {}: held-out loss {loss:.4} over {tokens} tokens", e.step));
+            }
+            Event::Checkpoint { path } => self.say(format!("  checkpoint {path}")),
+            Event::Resumed { path, step } => self.say(format!("resumed from {path} after step {step}")),
+        }
+    }
+
+    fn start(&self, s: &Summary) {
+        let share = 100.0 * s.trainable_parameters as f64 / s.total_parameters.max(1) as f64;
+        self.say(format!(
+            "method: {} on a base in {}, {} on {} threads ({}), activations {:?}",
+            s.method, s.base_format, s.precision, s.threads, s.isa, s.activations
+        ));
+        self.say(format!(
+            "trainable: {} of {} parameters ({share:.2}%)",
+            grouped(s.trainable_parameters),
+            grouped(s.total_parameters)
+        ));
+        let p = &s.plan;
+        let part = |name: &str, bytes: usize| format!("{name} {}", human(bytes as u64));
+        let parts = [
+            part("base", p.base),
+            part("trainable", p.trainable),
+            part("gradients", p.gradients),
+            part("optimizer", p.optimizer),
+            part("activations", p.activations),
+            part("workspace", p.workspace),
+            part("program", p.program),
+        ];
+        self.say(format!("memory: {} predicted peak ({})", human(p.total() as u64), parts.join(", ")));
+        *self.plan.borrow_mut() = p.total() as u64;
+        let bar = ProgressBar::new(s.steps as u64);
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} [{elapsed}<{eta}]") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(500));
+        *self.bar.borrow_mut() = Some(bar);
+    }
+
+    fn step(&self, r: &StepRecord) {
+        let bar = self.bar.borrow();
+        let Some(bar) = bar.as_ref() else { return };
+        let plan = *self.plan.borrow();
+        let share = 100.0 * r.peak_rss_bytes as f64 / plan.max(1) as f64;
+        let text = format!(
+            "loss {:.4} lr {:.2e} {:.0} tok/s peak {} ({share:.0}% of plan)",
+            r.loss,
+            r.lr,
+            r.tokens_per_second,
+            human(r.peak_rss_bytes)
+        );
+        bar.set_position(r.step as u64);
+        bar.set_message(text.clone());
+        // Without a terminal there is no bar; a line now and then says that it goes on.
+        if bar.is_hidden() && (r.step == 1 || r.step % 10 == 0) {
+            eprintln!("  step {}: {text}", r.step);
+        }
+    }
+
+    fn end_bar(&self) {
+        if let Some(bar) = self.bar.borrow_mut().take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// 4884480 -> `4,884,480`.
+pub fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}

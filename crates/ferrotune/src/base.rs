@@ -1,0 +1,53 @@
+//! A base model opened for work: its files, tokenizer, chat template, and where it came from.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::data::chat_template::{ChatTemplate, Clock};
+use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
+
+/// Files, tokenizer and template of a model; the network itself is loaded from it in the form that is asked for.
+pub struct BaseModel {
+    /// The files.
+    pub checkpoint: Checkpoint,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// How chats are written, if the model says.
+    pub template: Option<ChatTemplate>,
+    /// What the user called it (hub id or path), for adapters and receipts.
+    pub name: String,
+}
+
+impl BaseModel {
+    /// Opens the folder or GGUF file at `path`; `name` is what the user called it.
+    pub fn open(path: &Path, name: &str) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let settings = TokenizerSettings {
+            special_tokens: checkpoint
+                .special_tokens()?
+                .into_iter()
+                .map(|(k, v)| (k, Value::String(v)))
+                .collect(),
+            chat_template: checkpoint.chat_template()?,
+            add_bos: checkpoint.add_bos()?,
+        };
+        let tokenizer = Tokenizer::new(&checkpoint.tokenizer_json()?, settings, &path.display().to_string())?;
+        let template = tokenizer.chat_template(Clock::now())?;
+        Ok(BaseModel { checkpoint, tokenizer, template, name: name.to_string() })
+    }
+
+    /// Tokens that end an answer: the model's own, and the template's end of turn.
+    pub fn stop_ids(&self) -> Result<Vec<u32>> {
+        let mut ids = self.checkpoint.eos_ids()?;
+        ids.extend(self.tokenizer.eos());
+        if let Some(template) = &self.template {
+            ids.extend(crate::data::tokenize::end_of_turn(&self.tokenizer, template));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+}

@@ -1,0 +1,154 @@
+//! The folder of a run: what training writes while it goes on, and the checkpoints that it can resume from.
+//!
+//! A checkpoint appears whole or not at all: it is written under a hidden name and renamed at the end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::atomic::write_atomic;
+use crate::{Error, Result};
+
+/// Name of the metrics file.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    dir: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder; one that holds a run already is refused unless it is to be resumed.
+    pub fn create(dir: &Path, resume: bool) -> Result<Self> {
+        let holds_a_run =
+            dir.join("run.yaml").exists() || dir.join(METRICS).exists() || dir.join("checkpoints").exists();
+        if holds_a_run && !resume {
+            return Err(Error::file(dir, "the folder holds a run already")
+                .with_hint("go on with it by --resume, or set output.dir to another folder"));
+        }
+        let checkpoints = dir.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
+        Ok(RunFolder { dir: dir.to_path_buf() })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes a file of the folder whole.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        write_atomic(&self.dir.join(name), content)
+    }
+
+    /// Appends a line to the metrics.
+    pub fn append_metrics(&self, record: &impl Serialize) -> Result<()> {
+        let path = self.dir.join(METRICS);
+        let mut line = serde_json::to_string(record).map_err(|e| Error::file(&path, e.to_string()))?;
+        line.push('\n');
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io(&path, e))?;
+        file.write_all(line.as_bytes()).map_err(|e| Error::io(&path, e))
+    }
+
+    /// Drops metrics of steps after `step`, which a resumed run will write again.
+    pub fn rewind_metrics(&self, step: usize) -> Result<()> {
+        let path = self.dir.join(METRICS);
+        let Ok(file) = File::open(&path) else { return Ok(()) };
+        let mut kept = String::new();
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(|e| Error::io(&path, e))?;
+            // A line that was cut off by a crash is no record.
+            let Ok(record) = serde_json::from_str::<Value>(&line) else { continue };
+            if record["step"].as_u64().is_some_and(|s| s as usize <= step) {
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        }
+        write_atomic(&path, kept.as_bytes())
+    }
+
+    fn checkpoints(&self) -> Vec<(usize, PathBuf)> {
+        let entries = fs::read_dir(self.dir.join("checkpoints")).map(|e| e.flatten().collect::<Vec<_>>());
+        let mut found: Vec<(usize, PathBuf)> = entries
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|e| Some((e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?, e.path())))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// The newest whole checkpoint.
+    pub fn newest_checkpoint(&self) -> Option<(usize, PathBuf)> {
+        self.checkpoints().pop()
+    }
+
+    /// Lets `write` fill a checkpoint's folder, makes it visible, and deletes all but the `keep` newest.
+    pub fn checkpoint(
+        &self,
+        step: usize,
+        keep: usize,
+        write: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let all = self.dir.join("checkpoints");
+        let (hidden, path) = (all.join(format!(".step-{step}.tmp")), all.join(format!("step-{step}")));
+        let io = |path: &Path, r: std::io::Result<()>| r.map_err(|e| Error::io(path, e));
+        let _ = fs::remove_dir_all(&hidden);
+        io(&hidden, fs::create_dir_all(&hidden))?;
+        if let Err(e) = write(&hidden) {
+            let _ = fs::remove_dir_all(&hidden);
+            return Err(e);
+        }
+        if path.exists() {
+            io(&path, fs::remove_dir_all(&path))?;
+        }
+        io(&path, fs::rename(&hidden, &path))?;
+        let found = self.checkpoints();
+        for (_, old) in &found[..found.len().saturating_sub(keep.max(1))] {
+            io(old, fs::remove_dir_all(old))?;
+        }
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_failed_checkpoint_leaves_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(&dir.path().join("run"), false).unwrap();
+        let fill = |p: &Path| write_atomic(&p.join("a"), b"x");
+        for step in [2, 10, 9] {
+            run.checkpoint(step, 2, fill).unwrap();
+        }
+        assert_eq!(run.newest_checkpoint().unwrap().0, 10);
+        assert_eq!(run.checkpoints().len(), 2, "only the newest are kept");
+        assert!(run.checkpoint(11, 2, |p| Err(Error::file(p, "planted"))).is_err());
+        assert_eq!(run.newest_checkpoint().unwrap().0, 10);
+        assert_eq!(
+            fs::read_dir(run.path().join("checkpoints")).unwrap().count(),
+            2,
+            "no half folder is left"
+        );
+    }
+
+    #[test]
+    fn a_used_folder_is_refused_and_metrics_are_rewound() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(dir.path(), false).unwrap();
+        for step in 1..=5 {
+            run.append_metrics(&json!({"step": step})).unwrap();
+        }
+        assert!(RunFolder::create(dir.path(), false).unwrap_err().to_string().contains("holds a run"));
+        RunFolder::create(dir.path(), true).unwrap().rewind_metrics(3).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(METRICS)).unwrap().lines().count(), 3);
+    }
+}

@@ -1,0 +1,78 @@
+//! What a resumed run needs: parameters, optimizer state, the loader's place. Resuming from it is bit-exact.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::atomic::write_atomic;
+use super::safetensors::{OutTensor, SafeFile, write};
+use crate::data::loader::LoaderState;
+use crate::model::Params;
+use crate::optim::Optimizer;
+use crate::{Error, Result};
+
+const PARAMS: &str = "parameters.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Where a run stood.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainState {
+    /// Version of this layout.
+    pub format: u32,
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Place in the data.
+    pub loader: LoaderState,
+    /// Hash of the tokenized rows.
+    pub data: String,
+    /// Hash of the base model's files.
+    pub base: String,
+}
+
+/// Writes a checkpoint's files into `folder`.
+pub fn save(folder: &Path, state: &TrainState, params: &Params, optimizer: &dyn Optimizer) -> Result<()> {
+    let params_out: Vec<(String, OutTensor<'_>)> =
+        params.iter().map(|(n, t)| (n.to_string(), OutTensor::f32(&t.shape(), t.f32()))).collect();
+    write(&folder.join(PARAMS), &params_out)?;
+    let moments = optimizer.state(params);
+    let moments_out: Vec<(String, OutTensor<'_>)> =
+        moments.iter().map(|(n, t)| (n.clone(), OutTensor::f32(&t.shape(), t.f32()))).collect();
+    write(&folder.join(OPTIMIZER), &moments_out)?;
+    let text =
+        serde_json::to_string_pretty(state).map_err(|e| Error::file(folder.join(STATE), e.to_string()))?;
+    write_atomic(&folder.join(STATE), text.as_bytes())
+}
+
+/// Restores parameters and optimizer, and gives where the run stood.
+pub fn load(folder: &Path, params: &mut Params, optimizer: &mut dyn Optimizer) -> Result<TrainState> {
+    let path = folder.join(STATE);
+    let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let state: TrainState = serde_json::from_slice(&text)
+        .map_err(|e| Error::file(&path, format!("not a training state: {e}")))?;
+    if state.format != 1 {
+        return Err(Error::file(&path, format!("format is {}, expected 1", state.format)));
+    }
+    let read = |file: &SafeFile, name: &str, shape: [usize; 2]| {
+        let (found, values) = file.f32(name)?;
+        if found != shape {
+            let problem = format!("shape is {found:?}, the run's is {shape:?}");
+            return Err(
+                Error::tensor(file.path(), name, problem).with_hint("the checkpoint is of another run")
+            );
+        }
+        Ok(values)
+    };
+    let file = SafeFile::open(&folder.join(PARAMS))?;
+    let names = params.names().to_vec();
+    for name in &names {
+        if let Some(id) = params.find(name) {
+            let shape = params.get(id).shape();
+            let values = read(&file, name, shape)?;
+            params.get_mut(id).f32_mut().copy_from_slice(&values);
+        }
+    }
+    let file = SafeFile::open(&folder.join(OPTIMIZER))?;
+    optimizer.restore(params, state.step as u64, &mut |name, shape| read(&file, name, shape))?;
+    Ok(state)
+}

@@ -1,0 +1,154 @@
+//! Memory: planned from shapes before a run, read from the system during it.
+
+use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::{DType, Precision};
+
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::loss::cross_entropy::chunk_rows;
+use crate::model::Activations;
+use crate::model::families::Architecture;
+use crate::model::weights::BaseStorage;
+
+/// Predicted bytes of a run, by part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// Weights that are held in memory or read from their mapped file.
+    pub base: usize,
+    /// Trainable values.
+    pub trainable: usize,
+    /// Their gradients.
+    pub gradients: usize,
+    /// Optimizer state.
+    pub optimizer: usize,
+    /// Activations kept for the backward pass.
+    pub activations: usize,
+    /// What a layer or the loss needs while it runs.
+    pub workspace: usize,
+    /// The program, its tokenizer and the data.
+    pub program: usize,
+}
+
+impl Plan {
+    /// The predicted peak.
+    pub fn total(&self) -> usize {
+        self.base
+            + self.trainable
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.workspace
+            + self.program
+    }
+}
+
+/// What a plan depends on besides the model.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// How the base is held.
+    pub storage: BaseStorage,
+    /// Column of the precision table.
+    pub precision: Precision,
+    /// Activation policy.
+    pub policy: Activations,
+    /// Tokens of the largest micro-batch.
+    pub tokens: usize,
+    /// Trainable values.
+    pub trainable: usize,
+    /// Sum of the ranks of a layer's branches.
+    pub ranks: usize,
+    /// Bytes of the tokenized rows.
+    pub data: usize,
+    /// Worker threads.
+    pub threads: usize,
+}
+
+/// Predicts the peak of a training run.
+pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan> {
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let layer = 2 * q * a.hidden + 2 * kv * a.hidden + 3 * a.ffn * a.hidden;
+    let embedding = a.vocab * a.hidden;
+    let outer = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?.nbytes()
+        * if a.tied { 1 } else { 2 };
+    let stored = checkpoint.weight("model.layers.0.mlp.up_proj.weight", a.ffn, a.hidden)?;
+    let per_value = match (s.storage, stored.storage()) {
+        (BaseStorage::AsStored, _) => stored.nbytes() as f64 / (a.ffn * a.hidden) as f64,
+        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
+        (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
+        (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
+        (BaseStorage::Trained, _) => 0.0,
+    };
+    let linears = (layer * a.layers) as f64 * per_value;
+    // Weights that are converted while loading are also read once through the mapped file.
+    let mapped = match s.storage {
+        BaseStorage::AsStored => 0.0,
+        _ => (layer * a.layers) as f64 * stored.nbytes() as f64 / (a.ffn * a.hidden) as f64,
+    };
+    let mapped = match (s.storage, stored.storage()) {
+        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) if own.size() <= dtype.size() => 0.0,
+        _ => mapped,
+    };
+    let base = linears as usize + mapped as usize + outer;
+
+    let saved = s.precision.saved().size();
+    let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
+    let attention = (a.hidden + q + 2 * kv + q) * saved + a.heads * 4 + 4 * s.ranks;
+    let mlp = a.hidden * saved;
+    let per_token = match s.policy {
+        Activations::Keep => attention + mlp + 2 * a.ffn * saved,
+        Activations::Lean => attention + mlp,
+        Activations::Recompute => a.hidden * 4,
+    };
+    let recomputed = if s.policy == Activations::Recompute { attention + mlp + 2 * a.ffn * saved } else { 0 };
+    // The widest moment of a layer: gate, up, their gradients, packed operands; and the residual stream twice.
+    let busy = 4 * a.ffn * 4 + 2 * a.ffn * 4 / narrow + 6 * a.hidden * 4 + recomputed;
+    let chunk = chunk_rows(a.vocab).min(s.tokens);
+    let head = chunk * (a.vocab * 4 + a.vocab * 4 / narrow + 4 * a.hidden * 4);
+    let private = s.threads * (64 * 1024 * 4 + 16 * 2066 * 4);
+    let trained_embedding = if s.storage == BaseStorage::Trained { embedding / 64 } else { 0 };
+    Ok(Plan {
+        base,
+        trainable: s.trainable * 4,
+        gradients: s.trainable * 4,
+        optimizer: s.trainable * 8,
+        activations: per_token * a.layers * s.tokens,
+        workspace: (busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding,
+        program: 40 * 1024 * 1024 + a.vocab * 400 + s.data,
+    })
+}
+
+/// Resident memory of this process: now, and at its peak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// Bytes now.
+    pub now: u64,
+    /// Largest so far.
+    pub peak: u64,
+}
+
+/// Reads the resident memory; zeros where the system does not tell.
+pub fn resident() -> Resident {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|v| v.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    };
+    Resident { now: field("VmRSS:"), peak: field("VmHWM:") }
+}
+
+/// Memory that the system could give to a new program; `None` where it does not tell.
+pub fn available() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Bytes in the unit that reads best: `512 MB`, `3.4 GB` (powers of ten).
+pub fn human(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}

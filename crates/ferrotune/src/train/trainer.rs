@@ -1,0 +1,380 @@
+//! The training loop, written out: steps, evaluation, checkpoints, events.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use ferrotune_kernels::{Device, Precision};
+use sha2::{Digest, Sha256};
+
+use super::eval;
+use super::record::{EvalRecord, Event, StepRecord, Summary};
+use super::setup::{self, Prepared, Trainable};
+use super::step;
+use crate::base::BaseModel;
+use crate::checkpoint::run_folder::RunFolder;
+use crate::checkpoint::train_state::{self, TrainState};
+use crate::data::loader::{Loader, LoaderOptions, Step, evaluation_batches};
+use crate::data::pack::PackedBatch;
+use crate::data::tokenize::TrainRow;
+use crate::lora::Adapter;
+use crate::loss::cross_entropy::LossSum;
+use crate::memory::{self, Plan};
+use crate::model::families::architecture;
+use crate::model::weights::load;
+use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
+use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::optim::schedule::{Schedule, Shape};
+use crate::optim::{Optimizer, clip};
+use crate::run_config::{self, ActivationPolicy, MethodKind, RunConfig};
+use crate::{Error, Result, checkpoint};
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Optimizer steps done.
+    pub steps: usize,
+    /// Loss of the last step.
+    pub loss: f64,
+    /// Loss on the held-out rows at the end.
+    pub eval_loss: Option<f64>,
+    /// Tokens of the steps of this process, and the seconds that they took.
+    pub tokens: usize,
+    /// Seconds of the steps of this process.
+    pub seconds: f64,
+    /// Whether the run was stopped before its end.
+    pub interrupted: bool,
+}
+
+/// A run that is ready to start.
+pub struct Trainer<'a> {
+    config: &'a RunConfig,
+    base: &'a BaseModel,
+    dev: &'a Device,
+    precision: Precision,
+    policy: Activations,
+    summary: Summary,
+    /// The network.
+    pub model: Decoder,
+    /// What is trained.
+    pub trainable: Trainable,
+    optimizer: AdamW,
+    loader: Loader,
+    schedule: Schedule,
+    held_out: Vec<PackedBatch>,
+    fingerprints: (String, String),
+}
+
+impl<'a> Trainer<'a> {
+    /// Plans the run, then loads the model and makes (or reads) what is trained.
+    pub fn new(
+        config: &'a RunConfig,
+        base: &'a BaseModel,
+        dev: &'a Device,
+        prepared: Prepared,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<Self> {
+        let precision = setup::precision(config.train.precision, dev);
+        let storage = setup::storage(config, base, precision)?;
+        let options = LoaderOptions::from(config);
+        let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
+        let data_hash = hash_rows(&prepared.train);
+        let data_bytes = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
+        let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, config.data.packing);
+        let loader = Loader::new(prepared.train, options)?;
+        let largest = largest_micro_batch(&loader, &held_out);
+
+        let arch = architecture(base.checkpoint.config())?;
+        let (model, own) = load(dev, &base.checkpoint, storage, longest)?;
+        let trainable = match config.method.kind {
+            MethodKind::Full => Trainable::Full(own),
+            _ => Trainable::Adapter(make_adapter(config, dev, &model)?),
+        };
+        let trained = trainable.params().elements();
+        let ranks = match &trainable {
+            Trainable::Adapter(a) => a.branches.iter().flatten().count() * a.config.rank / arch.layers.max(1),
+            Trainable::Full(_) => 0,
+        };
+        let data = data_bytes;
+        let threads = if let Device::Cpu(cpu) = dev { cpu.threads() } else { 1 };
+        let plan_for = |policy| {
+            let shape = memory::Shape {
+                storage,
+                precision,
+                policy,
+                tokens: largest,
+                trainable: trained,
+                ranks,
+                data,
+                threads,
+            };
+            memory::plan(&base.checkpoint, &arch, shape)
+        };
+        let (policy, plan) = choose_policy(config, plan_for)?;
+        let adapter_values = if matches!(trainable, Trainable::Adapter(_)) { trained } else { 0 };
+        let summary = Summary {
+            method: config.method.kind.to_string(),
+            base_format: setup::storage_name(&model),
+            precision: if precision == Precision::Bf16 { "bf16" } else { "f32" },
+            isa: if let Device::Cpu(cpu) = dev { cpu.isa().name().into() } else { "reference".into() },
+            threads,
+            trainable_parameters: trained,
+            total_parameters: model.base_elements() + adapter_values,
+            steps: loader.steps_total(),
+            activations: policy,
+            plan,
+        };
+        on_event(&Event::Start(summary.clone()));
+        let t = &config.train;
+        let adamw = AdamWConfig {
+            betas: (t.betas[0], t.betas[1]),
+            eps: t.eps,
+            weight_decay: t.weight_decay,
+            decay_norms_and_biases: false,
+        };
+        let optimizer = AdamW::new(dev, trainable.params(), adamw);
+        let schedule = Schedule {
+            lr: config.lr(),
+            shape: match t.schedule {
+                run_config::Schedule::Linear => Shape::Linear,
+                run_config::Schedule::Cosine => Shape::Cosine,
+                run_config::Schedule::Constant => Shape::Constant,
+            },
+            warmup: t.warmup_steps(loader.steps_total()),
+            total: loader.steps_total(),
+            min_ratio: t.min_lr_ratio,
+        };
+        let fingerprints = (data_hash, base.checkpoint.fingerprint());
+        Ok(Trainer {
+            config,
+            base,
+            dev,
+            precision,
+            policy,
+            summary,
+            model,
+            trainable,
+            optimizer,
+            loader,
+            schedule,
+            held_out,
+            fingerprints,
+        })
+    }
+
+    /// What is about to run.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// A pass without dropout over the present parameters.
+    pub fn pass(&self) -> Pass<'_> {
+        Pass {
+            dev: self.dev,
+            precision: self.precision,
+            params: self.trainable.params(),
+            branches: self.trainable.branches(),
+            dropout: None,
+        }
+    }
+
+    /// Goes to the newest whole checkpoint of the folder, if there is one.
+    pub fn resume(&mut self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        let Some((step, path)) = folder.newest_checkpoint() else { return Ok(()) };
+        let state = train_state::load(&path, self.trainable.params_mut(), &mut self.optimizer)?;
+        for (what, found, expected) in
+            [("rows", &state.data, &self.fingerprints.0), ("base model", &state.base, &self.fingerprints.1)]
+        {
+            if found != expected {
+                return Err(Error::file(
+                    &path,
+                    format!("the {what} changed since this checkpoint was written"),
+                )
+                .with_hint("start a new run in another output.dir"));
+            }
+        }
+        self.loader.restore(state.loader)?;
+        folder.rewind_metrics(step)?;
+        on_event(&Event::Resumed { path: path.display().to_string(), step });
+        Ok(())
+    }
+
+    /// Runs to the end, or until `stop` is set; then the last step is finished and a checkpoint written.
+    pub fn run(
+        &mut self,
+        folder: &RunFolder,
+        stop: &AtomicBool,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<Outcome> {
+        let t = &self.config.train;
+        let mut outcome = Outcome {
+            steps: self.loader.state().step,
+            loss: f64::NAN,
+            eval_loss: None,
+            tokens: 0,
+            seconds: 0.0,
+            interrupted: false,
+        };
+        let mut grads = Gradients::zeros(self.dev, self.trainable.params());
+        if self.loader.state().step == 0 && !self.held_out.is_empty() {
+            self.evaluate(folder, on_event)?;
+        }
+        let mut epoch = self.loader.state().epoch;
+        while !stop.load(Ordering::Relaxed) {
+            let Some(next) = self.loader.next_step() else { break };
+            let record = self.step(&next, &mut grads)?;
+            folder.append_metrics(&record)?;
+            on_event(&Event::Step(record));
+            outcome.steps = record.step;
+            outcome.loss = record.loss;
+            outcome.tokens += record.tokens;
+            outcome.seconds += record.seconds;
+
+            let last = record.step >= self.loader.steps_total();
+            let epoch_done = next.epoch.floor() as usize > epoch;
+            epoch = next.epoch.floor() as usize;
+            let due = t.eval_every.map_or(epoch_done, |every| record.step % every == 0);
+            if (due || last) && !self.held_out.is_empty() {
+                outcome.eval_loss = Some(self.evaluate(folder, on_event)?);
+            }
+            let every = self.config.output.checkpoint_every;
+            if last || every.is_some_and(|every| record.step % every == 0) {
+                self.checkpoint(folder, on_event)?;
+            }
+        }
+        outcome.interrupted = outcome.steps < self.loader.steps_total();
+        if outcome.interrupted && outcome.steps > 0 {
+            self.checkpoint(folder, on_event)?;
+        }
+        Ok(outcome)
+    }
+
+    /// One optimizer step.
+    fn step(&mut self, next: &Step, grads: &mut Gradients) -> Result<StepRecord> {
+        let start = Instant::now();
+        let number = self.loader.state().step;
+        let lr = self.schedule.at(number - 1);
+        grads.clear();
+        let mut loss = LossSum::default();
+        let scale = 1.0 / next.label_tokens.max(1) as f32;
+        for (i, batch) in next.micro_batches.iter().enumerate() {
+            let segments = eval::segments(batch);
+            let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
+            let key = DropoutKey { seed: self.config.train.seed, step: (number as u64) << 24 | i as u64 };
+            let pass = Pass { dropout: Some(key), ..self.pass() };
+            loss.add(step::forward_backward(
+                &self.model,
+                &pass,
+                tokens,
+                &batch.targets,
+                scale,
+                self.policy,
+                grads,
+            )?);
+        }
+        let norm = step::gradient_norm(&self.pass(), grads);
+        if !norm.is_finite() || norm == 0.0 {
+            let problem = format!("step {number}: the gradient norm is {norm}");
+            return Err(Error::train(problem).with_hint("lower train.lr, or use train.precision: f32"));
+        }
+        let factor = clip::factor(norm, self.config.train.max_grad_norm);
+        self.optimizer.step(self.dev, self.trainable.params_mut(), grads, lr, factor)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let resident = memory::resident();
+        Ok(StepRecord {
+            step: number,
+            epoch: next.epoch,
+            loss: loss.mean(),
+            lr,
+            grad_norm: norm,
+            tokens: next.tokens,
+            label_tokens: loss.tokens,
+            seconds,
+            tokens_per_second: next.tokens as f64 / seconds,
+            rss_bytes: resident.now,
+            peak_rss_bytes: resident.peak,
+        })
+    }
+
+    fn evaluate(&self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<f64> {
+        let sum = eval::loss(&self.model, &self.pass(), &self.held_out)?;
+        let record = EvalRecord {
+            step: self.loader.state().step,
+            eval_loss: sum.mean(),
+            eval_label_tokens: sum.tokens,
+        };
+        folder.append_metrics(&record)?;
+        on_event(&Event::Eval(record));
+        Ok(record.eval_loss)
+    }
+
+    fn checkpoint(&self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        let state = TrainState {
+            format: 1,
+            step: self.loader.state().step,
+            loader: self.loader.state(),
+            data: self.fingerprints.0.clone(),
+            base: self.fingerprints.1.clone(),
+        };
+        let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
+            train_state::save(path, &state, self.trainable.params(), &self.optimizer)?;
+            if let Trainable::Adapter(adapter) = &self.trainable {
+                checkpoint::adapter::save(path, adapter, &self.model, &self.base.name)?;
+            }
+            Ok(())
+        })?;
+        on_event(&Event::Checkpoint { path: path.display().to_string() });
+        Ok(())
+    }
+}
+
+fn make_adapter(config: &RunConfig, dev: &Device, model: &Decoder) -> Result<Adapter> {
+    match &config.train.init_adapter {
+        Some(folder) => checkpoint::adapter::load(dev, Path::new(folder), model),
+        None => Adapter::init(dev, model, setup::lora_config(&config.method), config.train.seed),
+    }
+}
+
+/// The policy asked for, or the fastest whose plan fits the budget; refuses if none does.
+fn choose_policy(
+    config: &RunConfig,
+    plan_for: impl Fn(Activations) -> Result<Plan>,
+) -> Result<(Activations, Plan)> {
+    let budget = config.train.memory.or_else(memory::available);
+    let wanted = match config.train.activations {
+        ActivationPolicy::Auto => vec![Activations::Keep, Activations::Lean, Activations::Recompute],
+        ActivationPolicy::Keep => vec![Activations::Keep],
+        ActivationPolicy::Lean => vec![Activations::Lean],
+        ActivationPolicy::Recompute => vec![Activations::Recompute],
+    };
+    let mut least = 0;
+    for policy in wanted {
+        let plan = plan_for(policy)?;
+        least = plan.total() as u64;
+        if budget.is_none_or(|b| least <= b) {
+            return Ok((policy, plan));
+        }
+    }
+    let problem = format!(
+        "the run needs {} and {} are there",
+        memory::human(least),
+        memory::human(budget.unwrap_or(0))
+    );
+    Err(Error::train(problem).with_hint("use method.kind=qlora, a smaller train.batch_tokens (or train.micro_batch_tokens), or train.activations=recompute"))
+}
+
+fn largest_micro_batch(loader: &Loader, held_out: &[PackedBatch]) -> usize {
+    let train = loader.clone().flat_map(|s| s.micro_batches.into_iter().map(|b| b.len())).max().unwrap_or(1);
+    held_out.iter().map(PackedBatch::len).fold(train, usize::max)
+}
+
+/// SHA-256 of the rows, in order.
+fn hash_rows(rows: &[TrainRow]) -> String {
+    let mut hash = Sha256::new();
+    for row in rows {
+        hash.update((row.len() as u64).to_le_bytes());
+        row.input_ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+        row.labels.iter().for_each(|l| hash.update(l.to_le_bytes()));
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
