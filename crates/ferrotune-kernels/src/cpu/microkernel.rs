@@ -239,8 +239,8 @@ mod x86 {
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
+    /// Without a target feature of its own, so that it can be inlined always: the sums must stay in registers.
+    #[inline(always)]
     unsafe fn store<const R: usize, const J: usize>(
         sum: [[__m512; J]; R],
         c: *mut f32,
@@ -253,6 +253,7 @@ mod x86 {
                 let left = cols.saturating_sub(16 * j).min(16);
                 let mask = ((1u32 << left) - 1) as __mmask16;
                 // SAFETY: masked lanes are inside the row by the contract of `Kernel`; the others are not touched.
+                // The caller's instruction set covers this one.
                 unsafe {
                     let p = c.wrapping_add(r * ldc + 16 * j);
                     let old = if acc { _mm512_maskz_loadu_ps(mask, p) } else { _mm512_setzero_ps() };

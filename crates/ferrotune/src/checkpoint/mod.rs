@@ -18,6 +18,7 @@ pub mod atomic;
 pub mod bnb4;
 mod folder;
 pub mod mmap;
+pub mod model_folder;
 pub mod run_folder;
 pub mod safetensors;
 pub mod train_state;

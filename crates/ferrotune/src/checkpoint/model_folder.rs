@@ -1,0 +1,133 @@
+//! A Hugging Face model folder made from what is in memory: merged adapters, fully fine-tuned models.
+
+use std::path::Path;
+
+use ::safetensors::Dtype;
+use ferrotune_kernels::{DType, Tensor};
+use serde_json::{Value, json};
+
+use super::atomic::write_atomic;
+use super::safetensors::{OutTensor, write_model};
+use crate::base::BaseModel;
+use crate::lora::Adapter;
+use crate::merge::merged_weight;
+use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::{Decoder, Params};
+use crate::{Error, Result};
+
+/// Bytes of a shard at most, as transformers splits.
+const SHARD: usize = 5_000_000_000;
+
+/// Writes the model with its adapter folded in, or with its trained parameters, to `folder` as `dtype`.
+///
+/// Weights are made one at a time: the peak is the model in memory and one matrix.
+pub fn write(
+    folder: &Path,
+    base: &BaseModel,
+    model: &Decoder,
+    params: &Params,
+    adapter: Option<&Adapter>,
+    dtype: DType,
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let mut tensors = Vec::new();
+    let kind = safetensors_dtype(dtype);
+    let a = &model.arch;
+    let embedding = move || encode(&table(&model.embed, params, a.vocab, a.hidden), dtype);
+    tensors.push(("model.embed_tokens.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
+    for linear in model.linears() {
+        let values = move || encode(&linear_values(linear, params, adapter), dtype);
+        let name = format!("{}.weight", linear.name);
+        tensors.push((name, OutTensor::lazy(kind, &[linear.rows, linear.cols], values)));
+    }
+    for (name, vector) in vectors(model) {
+        let value = vector_value(vector, params);
+        let shape = [value.len()];
+        let values = move || encode(value.f32(), dtype);
+        tensors.push((name, OutTensor::lazy(kind, &shape, values)));
+    }
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    write_model(folder, tensors, SHARD)?;
+    write_config(folder, base, dtype)?;
+    write_sidecars(folder, base)
+}
+
+/// Tokenizer, chat template and generation settings of the base.
+pub fn write_sidecars(folder: &Path, base: &BaseModel) -> Result<()> {
+    for (name, content) in base.checkpoint.sidecars()? {
+        write_atomic(&folder.join(name), &content)?;
+    }
+    Ok(())
+}
+
+fn write_config(folder: &Path, base: &BaseModel, dtype: DType) -> Result<()> {
+    let mut raw = base.checkpoint.config().raw.clone();
+    if let Some(config) = raw.as_object_mut() {
+        // The folder holds plain floats, whatever the base was.
+        config.remove("quantization_config");
+        let name = match dtype {
+            DType::F32 => "float32",
+            DType::F16 => "float16",
+            DType::Bf16 => "bfloat16",
+        };
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.into(), json!(name));
+        config.entry("architectures").or_insert_with(|| Value::Null);
+    }
+    write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
+}
+
+fn table(base: &Base, params: &Params, rows: usize, cols: usize) -> Vec<f32> {
+    match base {
+        Base::Trained(id) => params.get(*id).to_vec(),
+        Base::Frozen(w) => {
+            let mut out = vec![0.0; rows * cols];
+            out.chunks_exact_mut(cols).enumerate().for_each(|(r, out)| w.decode(r, 0, out));
+            out
+        }
+    }
+}
+
+fn linear_values(linear: &LinearLayer, params: &Params, adapter: Option<&Adapter>) -> Vec<f32> {
+    match &linear.base {
+        Base::Trained(id) => params.get(*id).to_vec(),
+        Base::Frozen(_) => merged_weight(linear, adapter),
+    }
+}
+
+/// Norms and biases under their names.
+fn vectors(model: &Decoder) -> Vec<(String, &Vector)> {
+    let mut all = vec![(format!("{}.weight", model.norm.name), &model.norm.weight)];
+    for l in &model.layers {
+        for norm in [&l.attention.norm, &l.mlp.norm] {
+            all.push((format!("{}.weight", norm.name), &norm.weight));
+        }
+    }
+    for l in model.linears() {
+        all.extend(l.bias.iter().map(|b| (format!("{}.bias", l.name), b)));
+    }
+    all
+}
+
+fn vector_value<'a>(v: &'a Vector, params: &'a Params) -> &'a Tensor {
+    match v {
+        Vector::Frozen(t) => t,
+        Vector::Trained(id) => params.get(*id),
+    }
+}
+
+fn safetensors_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+    }
+}
+
+fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+    }
+}
