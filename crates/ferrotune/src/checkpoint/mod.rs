@@ -16,12 +16,14 @@ use crate::{Error, Result};
 pub mod atomic;
 pub mod bnb4;
 mod folder;
+pub mod gguf;
 pub mod mmap;
 pub mod safetensors;
 
 pub use atomic::write_atomic;
 
 use folder::Folder;
+use gguf::GgufModel;
 
 /// An opened base model: a Hugging Face folder or a GGUF file.
 pub struct Checkpoint {
@@ -32,6 +34,7 @@ pub struct Checkpoint {
 
 enum Source {
     Folder(Folder),
+    Gguf(GgufModel),
 }
 
 /// What `generation_config.json` suggests; everything is optional.
@@ -62,6 +65,10 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self> {
         let about = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if !about.is_dir() {
+            if GgufModel::is(path) {
+                let (model, config) = GgufModel::open(path)?;
+                return Ok(Checkpoint { path: path.to_path_buf(), config, source: Source::Gguf(model) });
+            }
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
@@ -84,6 +91,7 @@ impl Checkpoint {
     pub fn contains(&self, name: &str) -> bool {
         match &self.source {
             Source::Folder(folder) => folder.shards.get(name).is_some(),
+            Source::Gguf(model) => model.contains(name),
         }
     }
 
@@ -91,6 +99,7 @@ impl Checkpoint {
     pub fn names(&self) -> Vec<String> {
         match &self.source {
             Source::Folder(folder) => folder.names(),
+            Source::Gguf(model) => model.names(),
         }
     }
 
@@ -98,6 +107,7 @@ impl Checkpoint {
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         match &self.source {
             Source::Folder(folder) => folder.weight(name, rows, cols),
+            Source::Gguf(model) => model.weight(name, rows, cols),
         }
     }
 
@@ -105,6 +115,7 @@ impl Checkpoint {
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         match &self.source {
             Source::Folder(folder) => folder.vector(name, len),
+            Source::Gguf(model) => model.vector(name, len),
         }
     }
 
@@ -112,6 +123,7 @@ impl Checkpoint {
     pub fn tokenizer_json(&self) -> Result<Vec<u8>> {
         match &self.source {
             Source::Folder(folder) => folder.tokenizer_json(),
+            Source::Gguf(model) => model.tokenizer_json(),
         }
     }
 
@@ -119,6 +131,7 @@ impl Checkpoint {
     pub fn chat_template(&self) -> Result<Option<String>> {
         match &self.source {
             Source::Folder(folder) => folder.chat_template(),
+            Source::Gguf(model) => model.chat_template(),
         }
     }
 
@@ -126,6 +139,7 @@ impl Checkpoint {
     pub fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         match &self.source {
             Source::Folder(folder) => folder.special_tokens(),
+            Source::Gguf(model) => model.special_tokens(),
         }
     }
 
@@ -133,6 +147,7 @@ impl Checkpoint {
     pub fn add_bos(&self) -> Result<Option<bool>> {
         match &self.source {
             Source::Folder(folder) => folder.add_bos(),
+            Source::Gguf(model) => model.add_bos().map(Some),
         }
     }
 
@@ -140,6 +155,7 @@ impl Checkpoint {
     pub fn generation_config(&self) -> Result<GenerationConfig> {
         match &self.source {
             Source::Folder(folder) => folder.generation(),
+            Source::Gguf(model) => model.generation(),
         }
     }
 
@@ -153,6 +169,7 @@ impl Checkpoint {
     pub fn sidecars(&self) -> Result<Vec<(String, Vec<u8>)>> {
         match &self.source {
             Source::Folder(folder) => folder.sidecars(),
+            Source::Gguf(model) => model.sidecars(&self.config),
         }
     }
 
@@ -181,6 +198,10 @@ impl Checkpoint {
                     let (header, data) = file.parts();
                     hash_file(&mut hash, header, data);
                 }
+            }
+            Source::Gguf(model) => {
+                let (header, data) = model.parts();
+                hash_file(&mut hash, header, data);
             }
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
