@@ -131,3 +131,30 @@ fn wrong_shapes_are_named() {
         open("llama_tied").weight("lm_head.weight", 320, 64).unwrap_err().to_string().contains("missing")
     );
 }
+
+#[test]
+fn sentence_piece_vocabulary_gives_the_reference_ids() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/gguf_spm");
+    let c = Checkpoint::open(&folder.join("model.gguf")).unwrap();
+    let tokenizer = Tokenizer::from_bytes(c.tokenizer_json().unwrap()).unwrap();
+    let golden: Value = serde_json::from_slice(&std::fs::read(folder.join("ids.json")).unwrap()).unwrap();
+    let ids =
+        |v: &Value| v.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<_>>();
+    let mut plain = 0;
+    for case in golden["cases"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let found = tokenizer.encode(text, false).unwrap();
+        assert_eq!(found.get_ids(), ids(&case["ids"]), "{text:?}");
+        plain += (found.get_ids() == ids(&case["sentencepiece"])) as usize;
+        assert_eq!(
+            tokenizer.decode(found.get_ids(), false).unwrap(),
+            case["decoded"].as_str().unwrap(),
+            "{text:?}"
+        );
+        let with_bos = tokenizer.encode(text, true).unwrap();
+        assert_eq!(with_bos.get_ids()[..1], [1]);
+        assert_eq!(with_bos.get_ids()[1..], *found.get_ids());
+    }
+    assert!(plain >= 14, "{plain} texts are as SentencePiece itself splits them");
+    assert_eq!(c.add_bos().unwrap(), Some(true));
+}
