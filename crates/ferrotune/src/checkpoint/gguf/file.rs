@@ -94,12 +94,15 @@ pub(super) struct TensorInfo {
     pub(super) range: Range<usize>,
 }
 
+type Metadata = BTreeMap<String, Meta>;
+type Tensors = BTreeMap<String, TensorInfo>;
+
 /// A mapped GGUF file whose structure has been checked.
 pub(super) struct GgufFile {
     path: PathBuf,
     file: MappedFile,
-    meta: BTreeMap<String, Meta>,
-    tensors: BTreeMap<String, TensorInfo>,
+    meta: Metadata,
+    tensors: Tensors,
     data_start: usize,
 }
 
@@ -122,7 +125,7 @@ impl GgufFile {
         &self.path
     }
 
-    pub(super) fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+    pub(super) fn tensors(&self) -> &Tensors {
         &self.tensors
     }
 
@@ -271,7 +274,8 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.refuse(format!("{what} is not valid UTF-8")))
     }
 
-    fn structure(&mut self) -> Result<(BTreeMap<String, Meta>, BTreeMap<String, TensorInfo>, usize)> {
+    /// Everything before the data, and where that starts.
+    fn structure(&mut self) -> Result<(Metadata, Tensors, usize)> {
         let magic: [u8; 4] = self.take("the magic number")?;
         if &magic != MAGIC {
             return Err(self.refuse(format!("not a GGUF file: it starts with {magic:?}")));
@@ -447,7 +451,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn check_apart(&self, tensors: &BTreeMap<String, TensorInfo>) -> Result<()> {
+    fn check_apart(&self, tensors: &Tensors) -> Result<()> {
         let mut places: Vec<_> = tensors.iter().map(|(name, info)| (&info.range, name)).collect();
         places.sort_by_key(|(range, _)| range.start);
         for pair in places.windows(2) {

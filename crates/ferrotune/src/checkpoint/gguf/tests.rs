@@ -217,6 +217,70 @@ fn floats_are_the_decimals_that_were_meant() {
     assert_eq!((c.config().rms_norm_eps, c.config().rope_theta), (1e-5, 500_000.0));
 }
 
+/// Each way of splitting words, on a text that tells them apart.
+#[test]
+fn words_are_split_as_the_file_names_it() {
+    let split = |pre: Option<&str>| -> Vec<String> {
+        let mut file = Builder::new();
+        file.text("tokenizer.ggml.model", "gpt2");
+        if let Some(pre) = pre {
+            file.text("tokenizer.ggml.pre", pre);
+        }
+        file.texts("tokenizer.ggml.tokens", &["a", "b", "ab", "<s>"]);
+        file.texts("tokenizer.ggml.merges", &["a b", "a x"]);
+        let json = file.open().unwrap().tokenizer_json().unwrap();
+        let tokenizer = tokenizers::Tokenizer::from_bytes(json).unwrap();
+        let text = "I'M it's 12345 $9.x  \n";
+        let mut words = tokenizers::PreTokenizedString::from(text);
+        let splitter = tokenizer.get_pre_tokenizer().unwrap();
+        tokenizers::PreTokenizer::pre_tokenize(splitter, &mut words).unwrap();
+        let parts = words.get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::Byte);
+        parts.into_iter().map(|(_, (from, to), _)| text[from..to].to_string()).collect()
+    };
+    assert_eq!(split(Some("gpt-2")), ["I", "'", "M", " it", "'s", " 12345", " $", "9", ".", "x", "  \n"]);
+    assert_eq!(
+        split(Some("smollm")),
+        ["I", "'", "M", " it", "'s", " ", "1", "2", "3", "4", "5", " $", "9", ".", "x", "  \n"]
+    );
+    assert_eq!(split(Some("llama-bpe")), ["I", "'M", " it", "'s", " ", "123", "45", " $", "9", ".x", "  \n"]);
+    assert_eq!(
+        split(Some("qwen2")),
+        ["I", "'M", " it", "'s", " ", "1", "2", "3", "4", "5", " $", "9", ".x", "  \n"]
+    );
+    assert_eq!(split(Some("tekken"))[..6], ["I", "'M", " it", "'s", " ", "1"]);
+    assert_eq!(split(None), split(Some("default")));
+    assert_eq!(split(None)[..7], ["I", "'", "M", " it", "'", "s", " "]);
+}
+
+#[test]
+fn vocabularies_that_cannot_be_are_refused() {
+    let refusal = |change: fn(&mut Builder)| {
+        let mut file = Builder::new();
+        file.text("tokenizer.ggml.model", "gpt2");
+        file.text("tokenizer.ggml.pre", "gpt-2");
+        file.texts("tokenizer.ggml.tokens", &["a", "b", "ab"]);
+        file.texts("tokenizer.ggml.merges", &["a b"]);
+        assert!(file.open().unwrap().tokenizer_json().is_ok());
+        change(&mut file);
+        file.open().unwrap().tokenizer_json().unwrap_err().to_string()
+    };
+    type Change = fn(&mut Builder);
+    let cases: [(Change, &str); 8] = [
+        (|f| f.text("tokenizer.ggml.model", "bert"), "`bert`"),
+        (|f| f.text("tokenizer.ggml.pre", "viking"), "`viking`"),
+        (|f| f.keys.retain(|k| k.0 != "tokenizer.ggml.merges"), "merges"),
+        (|f| f.texts("tokenizer.ggml.merges", &["ab"]), "`ab`"),
+        (|f| f.keys.retain(|k| k.0 != "tokenizer.ggml.tokens"), "tokens"),
+        (|f| f.array("tokenizer.ggml.tokens", 5, vec![vec![0; 4]]), "array of strings"),
+        (|f| f.array("tokenizer.ggml.token_type", 5, vec![vec![0; 4]]), "expected 3"),
+        (|f| f.text("tokenizer.ggml.model", "llama"), "scores"),
+    ];
+    for (change, word) in cases {
+        let message = refusal(change);
+        assert!(message.contains(word), "{message} does not say {word}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
