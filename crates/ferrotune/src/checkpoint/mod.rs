@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::model::config::{ModelConfig, SUPPORTED};
 use crate::{Error, Result};
 
+pub mod adapter;
 pub mod atomic;
 pub mod bnb4;
 mod folder;
