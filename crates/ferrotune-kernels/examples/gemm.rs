@@ -18,16 +18,44 @@ fn main() {
                     let pa = pack_a(&cpu, p, Mat::F32(&x, k), m, k, false, 1.0);
                     let t1 = t.elapsed().as_secs_f64();
                     let t = std::time::Instant::now();
-                    gemm(&cpu, p, vec![Job { out: &mut out, n, terms: vec![Term { a: &pa, b: Mat::Weight(&w), transposed: false }], accumulate: false, bias: None }]);
+                    gemm(
+                        &cpu,
+                        p,
+                        vec![Job {
+                            out: &mut out,
+                            n,
+                            terms: vec![Term { a: &pa, b: Mat::Weight(&w), transposed: false }],
+                            accumulate: false,
+                            bias: None,
+                        }],
+                    );
                     let t2 = t.elapsed().as_secs_f64();
                     let wt = Weight::from_f32(k, n, &vec![0.25; n * k]);
                     let t = std::time::Instant::now();
-                    gemm(&cpu, p, vec![Job { out: &mut out, n, terms: vec![Term { a: &pa, b: Mat::Weight(&wt), transposed: true }], accumulate: false, bias: None }]);
+                    gemm(
+                        &cpu,
+                        p,
+                        vec![Job {
+                            out: &mut out,
+                            n,
+                            terms: vec![Term { a: &pa, b: Mat::Weight(&wt), transposed: true }],
+                            accumulate: false,
+                            bias: None,
+                        }],
+                    );
                     let t3 = t.elapsed().as_secs_f64();
-                    for (b, t) in best.iter_mut().zip([t1, t2, t3]) { *b = b.min(t); }
+                    for (b, t) in best.iter_mut().zip([t1, t2, t3]) {
+                        *b = b.min(t);
+                    }
                 }
                 let f = 2.0 * (m * n * k) as f64 / 1e9;
-                println!("{:12} {threads} {p:?}: pack {:.2} ms, nt {:.0} GFLOP/s, nn {:.0} GFLOP/s", isa.name(), best[0] * 1e3, f / best[1], f / best[2]);
+                println!(
+                    "{:12} {threads} {p:?}: pack {:.2} ms, nt {:.0} GFLOP/s, nn {:.0} GFLOP/s",
+                    isa.name(),
+                    best[0] * 1e3,
+                    f / best[1],
+                    f / best[2]
+                );
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::checkpoint::safetensors::SafeFile;
 use ferrotune::generate::{Engine, Sampling, Stop};
-use ferrotune::lora::{Adapter, Init, LoraConfig, Targets};
+use ferrotune::lora::{Adapter, peft};
 use ferrotune::loss::cross_entropy;
 use ferrotune::merge::merged_weight;
 use ferrotune::model::linear::BranchIds;
@@ -26,26 +26,9 @@ pub(super) fn pass<'a>(dev: &'a Device, params: &'a Params, branches: &'a [Optio
     Pass { dev, precision: F32, params, branches, dropout: None }
 }
 
-/// The adapter of a PEFT folder on all linears.
+/// The adapter of a PEFT folder.
 pub(super) fn adapter(dev: &Device, model: &Decoder, folder: &Path) -> Result<Adapter, Failure> {
-    let file = SafeFile::open(&folder.join("adapter_model.safetensors"))?;
-    let text = std::fs::read_to_string(folder.join("adapter_config.json"))?;
-    let json: serde_json::Value = serde_json::from_str(&text)?;
-    let number =
-        |key: &str| json[key].as_f64().ok_or_else(|| Failure(format!("adapter_config.json has no {key}")));
-    let config = LoraConfig {
-        rank: number("r")? as usize,
-        alpha: number("lora_alpha")?,
-        dropout: 0.0,
-        rslora: json["use_rslora"].as_bool().unwrap_or(false),
-        init: Init::Kaiming,
-        targets: Targets::AllLinear,
-    };
-    Ok(Adapter::build(model, config, |name, part, rows, cols, _| {
-        let (_, values) = file.f32(&format!("{PREFIX}{name}.{part}.weight"))?;
-        assert_eq!(values.len(), rows * cols, "{name}.{part}");
-        Ok(dev.tensor(rows, cols, &values))
-    })?)
+    Ok(peft::load(dev, folder, model)?)
 }
 
 /// Logits of every token, written where they stood in the padded batch.

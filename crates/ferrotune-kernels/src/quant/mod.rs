@@ -97,7 +97,7 @@ impl Weight {
     /// A weight in the blocks of a GGUF file; rows must be whole blocks.
     pub fn gguf(rows: usize, cols: usize, kind: GgufType, bytes: Bytes) -> Result<Self> {
         let (values, size) = (kind.block_len(), kind.block_bytes());
-        if cols % values != 0 {
+        if !cols.is_multiple_of(values) {
             return Err(Error::Block { format: kind.name(), cols, block: values });
         }
         let (found, expected) = (bytes.as_slice().len(), rows * (cols / values) * size);

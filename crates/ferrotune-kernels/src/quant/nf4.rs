@@ -55,19 +55,26 @@ impl FourBitKind {
         }
     }
 
-    /// Indices in the order of their values. Of FP4's two zeros the positive one stands first.
-    fn order(self) -> [u8; 16] {
-        match self {
+    /// What the search for the nearest value needs.
+    fn search(self) -> Search {
+        // Indices in the order of their values. Of FP4's two zeros the positive one stands first.
+        let order = match self {
             FourBitKind::Nf4 => [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
             FourBitKind::Fp4 => [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3],
-        }
+        };
+        let value = |rank: usize| self.code()[order[rank] as usize];
+        let bounds =
+            std::array::from_fn(|i| if i < 15 { (value(i) + value(i + 1)) / 2.0 } else { f32::INFINITY });
+        Search { bounds, order }
     }
+}
 
-    /// Midpoints between neighbouring values; one that is exactly on a midpoint goes down.
-    fn bounds(self) -> [f32; 15] {
-        let (code, order) = (self.code(), self.order());
-        std::array::from_fn(|i| (code[order[i] as usize] + code[order[i + 1] as usize]) / 2.0)
-    }
+/// How the nearest value of a code is found.
+struct Search {
+    /// Midpoints between neighbouring values, then infinity; a value exactly on a midpoint goes down.
+    bounds: [f32; 16],
+    /// Index of each value, from the least to the greatest.
+    order: [u32; 16],
 }
 
 #[rustfmt::skip]
@@ -269,7 +276,7 @@ pub fn quantize(source: &Weight, kind: FourBitKind, block: usize, double: bool) 
     let len = source.rows() * source.cols();
     let mut packed = vec![0u8; len.div_ceil(2)];
     let mut absmax = vec![0f32; len.div_ceil(block)];
-    let isa = Isa::best();
+    let (isa, search) = (Isa::best(), kind.search());
     packed
         .par_chunks_mut(CHUNK / 2)
         .zip(absmax.par_chunks_mut(CHUNK / block))
@@ -282,7 +289,7 @@ pub fn quantize(source: &Weight, kind: FourBitKind, block: usize, double: bool) 
                 for ((values, packed), absmax) in
                     values.chunks_mut(block).zip(packed.chunks_mut(block / 2)).zip(absmax)
                 {
-                    *absmax = quantize_block(isa, kind, values.len() == block, values, packed)?;
+                    *absmax = quantize_block(isa, &search, values.len() == block, values, packed)?;
                 }
                 Ok::<(), Error>(())
             },
@@ -295,7 +302,7 @@ pub fn quantize(source: &Weight, kind: FourBitKind, block: usize, double: bool) 
 /// Quantizes one block in place of its nibbles and gives its scale.
 fn quantize_block(
     isa: Isa,
-    kind: FourBitKind,
+    search: &Search,
     complete: bool,
     values: &mut [f32],
     packed: &mut [u8],
@@ -323,15 +330,14 @@ fn quantize_block(
         values.iter_mut().for_each(|v| *v /= absmax);
         factor = 1.0;
     }
-    let (bounds, order) = (kind.bounds(), kind.order());
     match isa {
-        Isa::Portable => portable::pack(values, factor, &bounds, &order, packed),
+        Isa::Portable => portable::pack(values, factor, search, packed),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::pack_avx2(values, factor, &bounds, &order, packed) },
+        Isa::Avx2 => unsafe { x86::pack_avx2(values, factor, search, packed) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { x86::pack_avx512(values, factor, &bounds, &order, packed) },
+        Isa::Avx512 => unsafe { x86::pack_avx512(values, factor, search, packed) },
     }
     Ok(absmax)
 }

@@ -1,188 +1,396 @@
-//! A PEFT adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
+//! Adapter folders in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Written so that PEFT of any version loads it: only the keys that have always been there, sorted. Read strictly:
-//! every tensor is used exactly once, and a key of the configuration that changes the maths is either honoured or
-//! refused by its name.
+//! The configuration is written with the keys that every PEFT since 0.6 knows, and others only when they are set: old
+//! readers refuse keys that they do not know. Reading is the other way round: a key that we do not know is accepted
+//! only with a value that changes nothing, and refused by name otherwise.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use ferrotune_kernels::Device;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::atomic::write_atomic;
 use super::safetensors::{OutTensor, SafeFile, write};
-use crate::lora::{Adapter, Init, LoraConfig, Targets};
-use crate::model::Decoder;
 use crate::{Error, Result};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-const PREFIX: &str = "base_model.model.";
+/// Name of the configuration in an adapter folder.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// Name of the weights in an adapter folder.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// What stands before every key of the weights file.
+pub const PREFIX: &str = "base_model.model.";
 
-/// Keys that we read, or that do not change what a trained adapter computes.
-const READ_OR_HARMLESS: &[&str] = &[
+/// Which modules a list of names or a pattern selects.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Modules {
+    /// Names: exact, or as the end of a path after a dot.
+    Names(Vec<String>),
+    /// A regular expression that must match the whole path, or `all-linear`.
+    Pattern(String),
+}
+
+/// `adapter_config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    /// Rank.
+    pub r: usize,
+    /// Numerator of the scale.
+    pub lora_alpha: f64,
+    /// Dropout on the input of the branch.
+    pub lora_dropout: f64,
+    /// Which biases were trained: `none`, `all` or `lora_only`.
+    pub bias: String,
+    /// Scale by the square root of the rank.
+    pub use_rslora: bool,
+    /// Weight-decomposed form, with magnitude vectors.
+    pub use_dora: bool,
+    /// Whether B has a bias.
+    pub lora_bias: bool,
+    /// Modules with a branch.
+    pub target_modules: Option<Modules>,
+    /// Modules without one although they are targets.
+    pub exclude_modules: Option<Modules>,
+    /// Layers to which targets are limited.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Name of the list of layers, when it is an unusual one.
+    pub layers_pattern: Option<Vec<String>>,
+    /// Ranks of modules by pattern; the first that matches counts.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Alphas of modules by pattern; the first that matches counts.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Modules trained and stored whole.
+    pub modules_to_save: Option<Vec<String>>,
+    /// Rows of the embedding that were trained.
+    pub trainable_token_indices: Option<Vec<u32>>,
+    /// How A and B began: `true`, `false` or the name of a method.
+    pub init_lora_weights: Value,
+    /// The base, as the user named it.
+    pub base_model_name_or_path: Option<String>,
+    /// Version of the base.
+    pub revision: Option<String>,
+    /// What the model does; `CAUSAL_LM`.
+    pub task_type: Option<String>,
+}
+
+impl Default for AdapterConfig {
+    fn default() -> Self {
+        AdapterConfig {
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            bias: "none".into(),
+            use_rslora: false,
+            use_dora: false,
+            lora_bias: false,
+            target_modules: None,
+            exclude_modules: None,
+            layers_to_transform: None,
+            layers_pattern: None,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            modules_to_save: None,
+            trainable_token_indices: None,
+            init_lora_weights: Value::Bool(true),
+            base_model_name_or_path: None,
+            revision: None,
+            task_type: Some("CAUSAL_LM".into()),
+        }
+    }
+}
+
+/// Keys that say nothing about what the trained adapter computes.
+const IRRELEVANT: &[&str] = &[
     "auto_mapping",
-    "base_model_name_or_path",
-    "bias",
-    "fan_in_fan_out",
     "inference_mode",
-    "init_lora_weights",
-    "lora_alpha",
-    "lora_dropout",
-    "megatron_core",
-    "peft_type",
     "peft_version",
-    "qalora_group_size",
-    "r",
-    "revision",
     "runtime_config",
-    "target_modules",
-    "task_type",
-    "use_rslora",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "megatron_core",
+    "qalora_group_size",
 ];
 
-/// Writes the adapter to `folder` as PEFT does; `base` is what the user called the base model.
-pub fn save(folder: &Path, adapter: &Adapter, model: &Decoder, base: &str) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let tensors: Vec<(String, OutTensor<'_>)> = adapter
-        .params
-        .iter()
-        .map(|(name, t)| (format!("{PREFIX}{name}"), OutTensor::f32(&t.shape(), t.f32())))
-        .collect();
-    write(&folder.join(WEIGHTS), &tensors)?;
-    let c = &adapter.config;
-    let targets = match &c.targets {
-        Targets::Regex(pattern) => json!(pattern),
-        _ => json!(adapter.target_modules(model)),
-    };
-    let alpha = if c.alpha.fract() == 0.0 { json!(c.alpha as i64) } else { json!(c.alpha) };
-    let content = json!({
-        "alpha_pattern": {},
-        "auto_mapping": null,
-        "base_model_name_or_path": base,
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": match c.init { Init::Kaiming => json!(true), Init::Gaussian => json!("gaussian") },
-        "layers_pattern": null,
-        "layers_to_transform": null,
-        "lora_alpha": alpha,
-        "lora_dropout": (c.dropout as f64 * 1e6).round() / 1e6,
-        "modules_to_save": null,
-        "peft_type": "LORA",
-        "r": c.rank,
-        "rank_pattern": {},
-        "revision": null,
-        "target_modules": targets,
-        "task_type": "CAUSAL_LM",
-        "use_dora": false,
-        "use_rslora": c.rslora,
-    });
-    write_atomic(&folder.join(CONFIG), format!("{content:#}\n").as_bytes())
+impl AdapterConfig {
+    /// Whether the base weights were changed when the adapter began, so that it does not fit the original base.
+    pub fn changes_base(&self) -> bool {
+        let name = self.init_lora_weights.as_str().unwrap_or_default();
+        ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|method| name.starts_with(method))
+    }
+
+    /// Interprets the content of an `adapter_config.json`; `path` is for messages.
+    pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
+        let object = value.as_object().ok_or_else(|| Error::file(path, "not a JSON object"))?;
+        let mut config = AdapterConfig { task_type: None, ..Default::default() };
+        if object.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            let found = object.get("peft_type").unwrap_or(&Value::Null);
+            return Err(Error::file(path, format!("`peft_type`: {found} is not supported (\"LORA\")")));
+        }
+        for (key, value) in object {
+            let bad = |problem: &str| Error::file(path, format!("`{key}`: {value} {problem}"));
+            let flag = || value.as_bool().ok_or_else(|| bad("is not true or false"));
+            let number = || value.as_f64().filter(|n| n.is_finite()).ok_or_else(|| bad("is not a number"));
+            let size = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
+            let text = || value.as_str().map(str::to_string).ok_or_else(|| bad("is not a string"));
+            if value.is_null() {
+                continue;
+            }
+            match key.as_str() {
+                "peft_type" => {}
+                "r" => config.r = size(value).filter(|&r| r > 0).ok_or_else(|| bad("is not a rank"))?,
+                "lora_alpha" => config.lora_alpha = number()?,
+                "lora_dropout" => {
+                    config.lora_dropout = number()?;
+                    if !(0.0..1.0).contains(&config.lora_dropout) {
+                        return Err(bad("is not a probability"));
+                    }
+                }
+                "bias" => {
+                    config.bias = text()?;
+                    if !matches!(config.bias.as_str(), "none" | "all" | "lora_only") {
+                        return Err(bad("is not supported (none, all, lora_only)"));
+                    }
+                }
+                "use_rslora" => config.use_rslora = flag()?,
+                "use_dora" => config.use_dora = flag()?,
+                "lora_bias" => config.lora_bias = flag()?,
+                "target_modules" => {
+                    config.target_modules = Some(modules(value).ok_or_else(|| bad(NOT_MODULES))?)
+                }
+                "exclude_modules" => {
+                    config.exclude_modules = Some(modules(value).ok_or_else(|| bad(NOT_MODULES))?)
+                }
+                "layers_to_transform" => {
+                    let layers = one_or_many(value, size).ok_or_else(|| bad("is not a list of layers"))?;
+                    config.layers_to_transform = Some(layers);
+                }
+                "layers_pattern" => config.layers_pattern = Some(texts(value).ok_or_else(|| bad(NOT_TEXTS))?),
+                "modules_to_save" => {
+                    config.modules_to_save = Some(texts(value).ok_or_else(|| bad(NOT_TEXTS))?)
+                }
+                "rank_pattern" => {
+                    config.rank_pattern =
+                        pattern(value, size).ok_or_else(|| bad("is not an object of ranks"))?;
+                }
+                "alpha_pattern" => {
+                    config.alpha_pattern =
+                        pattern(value, Value::as_f64).ok_or_else(|| bad("is not an object of numbers"))?;
+                }
+                "trainable_token_indices" => {
+                    let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+                    let rows = one_or_many(value, id).ok_or_else(|| bad("is not a list of token ids"))?;
+                    config.trainable_token_indices = Some(rows);
+                }
+                "init_lora_weights" => config.init_lora_weights = value.clone(),
+                "base_model_name_or_path" => config.base_model_name_or_path = Some(text()?),
+                "revision" => config.revision = Some(text()?),
+                "task_type" if value == "CAUSAL_LM" => config.task_type = Some(text()?),
+                key if IRRELEVANT.contains(&key) || changes_nothing(value) => {}
+                _ => {
+                    return Err(bad("is not supported")
+                        .with_hint("this adapter uses a method that ferrotune does not compute; it would be wrong to ignore it"));
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// The content of `adapter_config.json`: top-level keys sorted as PEFT sorts them.
+    ///
+    /// Patterns keep their order, since the first one that matches counts.
+    pub fn to_json(&self) -> Value {
+        let alpha =
+            |v: f64| if v.fract() == 0.0 && v.abs() < 1e15 { Value::from(v as i64) } else { Value::from(v) };
+        let list = |m: &Modules| match m {
+            Modules::Pattern(text) => Value::from(text.as_str()),
+            Modules::Names(names) => {
+                let mut names = names.clone();
+                names.sort();
+                names.into()
+            }
+        };
+        let mut keys = vec![
+            (
+                "alpha_pattern",
+                self.alpha_pattern.iter().map(|(k, v)| (k.clone(), alpha(*v))).collect::<Map<_, _>>().into(),
+            ),
+            ("auto_mapping", Value::Null),
+            ("base_model_name_or_path", self.base_model_name_or_path.clone().into()),
+            ("bias", self.bias.clone().into()),
+            ("fan_in_fan_out", false.into()),
+            ("inference_mode", true.into()),
+            ("init_lora_weights", self.init_lora_weights.clone()),
+            ("layers_pattern", self.layers_pattern.clone().into()),
+            ("layers_to_transform", self.layers_to_transform.clone().into()),
+            ("lora_alpha", alpha(self.lora_alpha)),
+            ("lora_dropout", self.lora_dropout.into()),
+            ("modules_to_save", self.modules_to_save.clone().into()),
+            ("peft_type", "LORA".into()),
+            ("r", self.r.into()),
+            (
+                "rank_pattern",
+                self.rank_pattern
+                    .iter()
+                    .map(|(k, v)| (k.clone(), Value::from(*v)))
+                    .collect::<Map<_, _>>()
+                    .into(),
+            ),
+            ("revision", self.revision.clone().into()),
+            ("target_modules", self.target_modules.as_ref().map(list).unwrap_or_default()),
+            ("task_type", self.task_type.clone().into()),
+            ("use_dora", self.use_dora.into()),
+            ("use_rslora", self.use_rslora.into()),
+        ];
+        if self.lora_bias {
+            keys.push(("lora_bias", true.into()));
+        }
+        if let Some(modules) = &self.exclude_modules {
+            keys.push(("exclude_modules", list(modules)));
+        }
+        if let Some(rows) = &self.trainable_token_indices {
+            keys.push(("trainable_token_indices", rows.clone().into()));
+        }
+        keys.sort_by_key(|(key, _)| *key);
+        keys.into_iter().map(|(key, value)| (key.to_string(), value)).collect::<Map<_, _>>().into()
+    }
 }
 
-/// Whether the folder holds an adapter.
-pub fn is_adapter(folder: &Path) -> bool {
-    folder.join(CONFIG).is_file()
-}
+const NOT_MODULES: &str = "is neither a list of module names nor a pattern";
+const NOT_TEXTS: &str = "is not a list of strings";
 
-/// The base model that an adapter folder names.
-pub fn base_name(folder: &Path) -> Result<Option<String>> {
-    Ok(config(folder)?["base_model_name_or_path"].as_str().map(str::to_string))
-}
-
-fn config(folder: &Path) -> Result<Value> {
-    let path = folder.join(CONFIG);
-    let text = std::fs::read(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::file(folder, format!("no {CONFIG} in it"))
-            .with_hint("give the folder of a PEFT LoRA adapter, such as a run folder of ferrotune"),
-        _ => Error::io(&path, e),
-    })?;
-    let json: Value =
-        serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
-    if json.is_object() { Ok(json) } else { Err(Error::file(&path, "not a JSON object")) }
-}
-
-/// Whether a value of an unknown key says that the feature is off.
-fn is_off(value: &Value) -> bool {
+/// `false`, an empty list or object: what a feature has that is not in use.
+fn changes_nothing(value: &Value) -> bool {
     match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Object(o) => o.is_empty(),
-        Value::Array(a) => a.is_empty(),
+        Value::Bool(on) => !on,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
         _ => false,
     }
 }
 
-/// Reads an adapter for `model`; every tensor must fit one of its linears.
-pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
-    let path = folder.join(CONFIG);
-    let json = config(folder)?;
-    let refuse = |key: &str, found: &Value, expected: &str| {
-        Error::file(&path, format!("`{key}` is {found}, expected {expected}"))
-    };
-    if json["peft_type"] != "LORA" {
-        return Err(refuse("peft_type", &json["peft_type"], "\"LORA\""));
+fn one_or_many<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    match value {
+        Value::Array(list) => list.iter().map(read).collect(),
+        one => Some(vec![read(one)?]),
     }
-    for (key, value) in json.as_object().into_iter().flatten() {
-        if !READ_OR_HARMLESS.contains(&key.as_str()) && !is_off(value) {
-            return Err(refuse(
-                key,
-                value,
-                "null: this feature changes the adapter's maths and is not supported",
+}
+
+fn texts(value: &Value) -> Option<Vec<String>> {
+    one_or_many(value, |v| v.as_str().map(str::to_string))
+}
+
+fn modules(value: &Value) -> Option<Modules> {
+    match value {
+        Value::String(text) => Some(Modules::Pattern(text.clone())),
+        // A set, which PEFT writes in any order.
+        Value::Array(_) => {
+            let mut names = texts(value)?;
+            names.sort();
+            Some(Modules::Names(names))
+        }
+        _ => None,
+    }
+}
+
+fn pattern<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
+    value.as_object()?.iter().map(|(key, v)| Some((key.clone(), read(v)?))).collect()
+}
+
+/// A tensor of an adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterTensor {
+    /// Its key without [`PREFIX`], such as `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    pub name: String,
+    /// Shape; A is `[r, in]`, B is `[out, r]`.
+    pub shape: Vec<usize>,
+    /// Values.
+    pub values: Vec<f32>,
+}
+
+/// An adapter folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterFile {
+    /// The configuration.
+    pub config: AdapterConfig,
+    /// The tensors, sorted by name.
+    pub tensors: Vec<AdapterTensor>,
+}
+
+impl AdapterFile {
+    /// Reads the adapter in `folder`; its tensors may be F32, F16 or BF16.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG_FILE);
+        let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let value =
+            serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+        let config = AdapterConfig::from_json(&path, &value)?;
+        let path = folder.join(WEIGHTS_FILE);
+        if !path.is_file() && folder.join("adapter_model.bin").is_file() {
+            return Err(Error::file(&path, "missing, only adapter_model.bin is here").with_hint(
+                "pickled weights (.bin) can run code and are not read; save the adapter as safetensors",
             ));
         }
-    }
-    for (key, allowed) in [("bias", json!("none")), ("fan_in_fan_out", json!(false))] {
-        if !json[key].is_null() && json[key] != allowed {
-            return Err(refuse(key, &json[key], &allowed.to_string()));
+        let file = SafeFile::open(&path)?;
+        let mut tensors = Vec::new();
+        for (key, _) in file.iter() {
+            let Some(name) = key.strip_prefix(PREFIX) else {
+                return Err(Error::tensor(&path, key, format!("its key does not start with `{PREFIX}`")));
+            };
+            // Some versions saved magnitudes with a suffix.
+            let name = match name.strip_suffix(".lora_magnitude_vector.weight") {
+                Some(module) => format!("{module}.lora_magnitude_vector"),
+                None => name.to_string(),
+            };
+            let (shape, values) = file.f32(key)?;
+            tensors.push(AdapterTensor { name, shape, values });
         }
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let adapter = AdapterFile { config, tensors };
+        adapter.check_pairs(&path)?;
+        Ok(adapter)
     }
-    let rank = json["r"]
-        .as_u64()
-        .filter(|r| *r > 0)
-        .ok_or_else(|| refuse("r", &json["r"], "a rank of 1 or more"))?;
-    let number = |key: &str| json[key].as_f64().ok_or_else(|| refuse(key, &json[key], "a number"));
-    let names = |list: &[Value]| list.iter().filter_map(Value::as_str).map(String::from).collect::<Vec<_>>();
-    let targets = match &json["target_modules"] {
-        Value::String(word) if word == "all-linear" => Targets::AllLinear,
-        Value::String(pattern) => Targets::Regex(pattern.clone()),
-        Value::Array(list) => Targets::Names(names(list)),
-        other => return Err(refuse("target_modules", other, "a list of names or a pattern")),
-    };
-    let config = LoraConfig {
-        rank: rank as usize,
-        alpha: number("lora_alpha")?,
-        dropout: json["lora_dropout"].as_f64().unwrap_or(0.0) as f32,
-        rslora: json["use_rslora"].as_bool().unwrap_or(false),
-        init: if json["init_lora_weights"] == "gaussian" { Init::Gaussian } else { Init::Kaiming },
-        targets,
-    };
 
-    let file = SafeFile::open(&folder.join(WEIGHTS))?;
-    let mut used = BTreeSet::new();
-    let other_base = "the adapter belongs to another base model";
-    let adapter = Adapter::build(model, config, |name, part, rows, cols, _| {
-        let key = format!("{PREFIX}{name}.{part}.weight");
-        let Some(tensor) = file.get(&key) else {
-            return Err(Error::tensor(file.path(), &key, "missing").with_hint(other_base));
-        };
-        if tensor.shape != [rows, cols] {
-            let problem = format!("shape is {:?}, the base model asks for {:?}", tensor.shape, [rows, cols]);
-            return Err(Error::tensor(file.path(), &key, problem).with_hint(other_base));
-        }
-        let (_, values) = file.f32(&key)?;
-        used.insert(key);
-        Ok(dev.tensor(rows, cols, &values))
-    })
-    .map_err(|e| match e {
-        Error::Config { problem, hint, .. } => Error::file(&path, format!("target_modules: {problem}"))
-            .with_hint(hint.unwrap_or_else(|| other_base.into())),
-        other => other,
-    })?;
-    if let Some((left, _)) = file.iter().find(|(name, _)| !used.contains(*name)) {
-        return Err(Error::tensor(file.path(), left, "belongs to no targeted linear of the base model")
-            .with_hint(other_base));
+    /// A tensor by its name without the prefix.
+    pub fn get(&self, name: &str) -> Option<&AdapterTensor> {
+        let found = self.tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok()?;
+        Some(&self.tensors[found])
     }
-    Ok(adapter)
+
+    /// Every A has its B of the same rank, and the other way round.
+    fn check_pairs(&self, path: &Path) -> Result<()> {
+        for tensor in &self.tensors {
+            let refuse = |problem: String| Error::tensor(path, format!("{PREFIX}{}", tensor.name), problem);
+            let (module, other, ours, theirs) =
+                if let Some(module) = tensor.name.strip_suffix(".lora_A.weight") {
+                    (module, "lora_B.weight", 0, 1)
+                } else if let Some(module) = tensor.name.strip_suffix(".lora_B.weight") {
+                    (module, "lora_A.weight", 1, 0)
+                } else {
+                    continue;
+                };
+            if tensor.shape.len() != 2 {
+                return Err(refuse(format!("shape is {:?}, expected a matrix", tensor.shape)));
+            }
+            let other = format!("{module}.{other}");
+            let pair = self.get(&other).ok_or_else(|| refuse(format!("`{PREFIX}{other}` is missing")))?;
+            if pair.shape.get(theirs) != Some(&tensor.shape[ours]) {
+                let problem =
+                    format!("shape is {:?}, that of `{PREFIX}{other}` is {:?}", tensor.shape, pair.shape);
+                return Err(refuse(format!("{problem}: the ranks differ")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the adapter to `folder`, which is made if need be; the configuration comes last.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        let tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|t| (format!("{PREFIX}{}", t.name), OutTensor::f32(&t.shape, &t.values)))
+            .collect();
+        write(&folder.join(WEIGHTS_FILE), &tensors)?;
+        write_atomic(&folder.join(CONFIG_FILE), format!("{:#}", self.config.to_json()).as_bytes())
+    }
 }

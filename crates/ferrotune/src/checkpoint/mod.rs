@@ -17,6 +17,7 @@ pub mod adapter;
 pub mod atomic;
 pub mod bnb4;
 mod folder;
+pub mod gguf;
 pub mod mmap;
 pub mod model_folder;
 pub mod run_folder;
@@ -26,6 +27,7 @@ pub mod train_state;
 pub use atomic::write_atomic;
 
 use folder::Folder;
+use gguf::GgufModel;
 
 /// An opened base model: a Hugging Face folder or a GGUF file.
 pub struct Checkpoint {
@@ -36,6 +38,7 @@ pub struct Checkpoint {
 
 enum Source {
     Folder(Folder),
+    Gguf(GgufModel),
 }
 
 /// What `generation_config.json` suggests; everything is optional.
@@ -66,6 +69,10 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self> {
         let about = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if !about.is_dir() {
+            if GgufModel::is(path) {
+                let (model, config) = GgufModel::open(path)?;
+                return Ok(Checkpoint { path: path.to_path_buf(), config, source: Source::Gguf(model) });
+            }
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
@@ -88,6 +95,7 @@ impl Checkpoint {
     pub fn contains(&self, name: &str) -> bool {
         match &self.source {
             Source::Folder(folder) => folder.shards.get(name).is_some(),
+            Source::Gguf(model) => model.contains(name),
         }
     }
 
@@ -95,6 +103,7 @@ impl Checkpoint {
     pub fn names(&self) -> Vec<String> {
         match &self.source {
             Source::Folder(folder) => folder.names(),
+            Source::Gguf(model) => model.names(),
         }
     }
 
@@ -102,6 +111,7 @@ impl Checkpoint {
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         match &self.source {
             Source::Folder(folder) => folder.weight(name, rows, cols),
+            Source::Gguf(model) => model.weight(name, rows, cols),
         }
     }
 
@@ -109,6 +119,7 @@ impl Checkpoint {
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         match &self.source {
             Source::Folder(folder) => folder.vector(name, len),
+            Source::Gguf(model) => model.vector(name, len),
         }
     }
 
@@ -116,6 +127,7 @@ impl Checkpoint {
     pub fn tokenizer_json(&self) -> Result<Vec<u8>> {
         match &self.source {
             Source::Folder(folder) => folder.tokenizer_json(),
+            Source::Gguf(model) => model.tokenizer_json(),
         }
     }
 
@@ -123,6 +135,7 @@ impl Checkpoint {
     pub fn chat_template(&self) -> Result<Option<String>> {
         match &self.source {
             Source::Folder(folder) => folder.chat_template(),
+            Source::Gguf(model) => model.chat_template(),
         }
     }
 
@@ -130,6 +143,7 @@ impl Checkpoint {
     pub fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         match &self.source {
             Source::Folder(folder) => folder.special_tokens(),
+            Source::Gguf(model) => model.special_tokens(),
         }
     }
 
@@ -137,6 +151,7 @@ impl Checkpoint {
     pub fn add_bos(&self) -> Result<Option<bool>> {
         match &self.source {
             Source::Folder(folder) => folder.add_bos(),
+            Source::Gguf(model) => model.add_bos().map(Some),
         }
     }
 
@@ -144,6 +159,7 @@ impl Checkpoint {
     pub fn generation_config(&self) -> Result<GenerationConfig> {
         match &self.source {
             Source::Folder(folder) => folder.generation(),
+            Source::Gguf(model) => model.generation(),
         }
     }
 
@@ -157,6 +173,7 @@ impl Checkpoint {
     pub fn sidecars(&self) -> Result<Vec<(String, Vec<u8>)>> {
         match &self.source {
             Source::Folder(folder) => folder.sidecars(),
+            Source::Gguf(model) => model.sidecars(&self.config),
         }
     }
 
@@ -185,6 +202,10 @@ impl Checkpoint {
                     let (header, data) = file.parts();
                     hash_file(&mut hash, header, data);
                 }
+            }
+            Source::Gguf(model) => {
+                let (header, data) = model.parts();
+                hash_file(&mut hash, header, data);
             }
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

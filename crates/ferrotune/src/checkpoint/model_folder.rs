@@ -34,7 +34,8 @@ pub fn write(
     let kind = safetensors_dtype(dtype);
     let a = &model.arch;
     let embedding = move || encode(&table(&model.embed, params, a.vocab, a.hidden), dtype);
-    tensors.push(("model.embed_tokens.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
+    tensors
+        .push(("model.embed_tokens.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
     for linear in model.linears() {
         let values = move || encode(&linear_values(linear, params, adapter), dtype);
         let name = format!("{}.weight", linear.name);

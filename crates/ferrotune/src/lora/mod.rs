@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod config;
+pub mod peft;
 pub mod targets;
 
 pub use adapter::Adapter;

@@ -17,7 +17,7 @@ use crate::checkpoint::train_state::{self, TrainState};
 use crate::data::loader::{Loader, LoaderOptions, Step, evaluation_batches};
 use crate::data::pack::PackedBatch;
 use crate::data::tokenize::TrainRow;
-use crate::lora::Adapter;
+use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory::{self, Plan};
 use crate::model::families::architecture;
@@ -27,7 +27,7 @@ use crate::optim::adamw::{AdamW, AdamWConfig};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
 use crate::run_config::{self, ActivationPolicy, MethodKind, RunConfig};
-use crate::{Error, Result, checkpoint};
+use crate::{Error, Result};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -319,7 +319,7 @@ impl<'a> Trainer<'a> {
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
             train_state::save(path, &state, self.trainable.params(), &self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
-                checkpoint::adapter::save(path, adapter, &self.model, &self.base.name)?;
+                peft::save(path, adapter, &self.model, &self.base.name)?;
             }
             Ok(())
         })?;
@@ -330,7 +330,7 @@ impl<'a> Trainer<'a> {
 
 fn make_adapter(config: &RunConfig, dev: &Device, model: &Decoder) -> Result<Adapter> {
     match &config.train.init_adapter {
-        Some(folder) => checkpoint::adapter::load(dev, Path::new(folder), model),
+        Some(folder) => peft::load(dev, Path::new(folder), model),
         None => Adapter::init(dev, model, setup::lora_config(&config.method), config.train.seed),
     }
 }

@@ -185,7 +185,7 @@ fn no_encoder(kind: GgufType) -> Error {
 
 /// Checks that `len` values are whole blocks.
 fn check_whole(kind: GgufType, len: usize) -> Result<()> {
-    if len % kind.block_len() == 0 {
+    if len.is_multiple_of(kind.block_len()) {
         return Ok(());
     }
     Err(Error::Block { format: kind.name(), cols: len, block: kind.block_len() })

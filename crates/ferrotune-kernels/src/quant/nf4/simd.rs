@@ -2,6 +2,8 @@
 
 /// Plain loops: what the others are tested against, and what they are compiled from where that is fast enough.
 pub(super) mod portable {
+    use super::super::Search;
+
     /// Decodes whole bytes.
     #[inline(always)]
     pub(in super::super) fn pairs(bytes: &[u8], scale: f32, code: &[f32; 16], out: &mut [f32]) {
@@ -20,30 +22,13 @@ pub(super) mod portable {
 
     /// Nearest code of `values * factor`, two in a byte; an odd last value is paired with a zero.
     #[inline(always)]
-    pub(in super::super) fn pack(
-        values: &[f32],
-        factor: f32,
-        bounds: &[f32; 15],
-        order: &[u8; 16],
-        packed: &mut [u8],
-    ) {
-        const LANES: usize = 32;
-        let mut lanes = [0f32; LANES];
-        let mut ranks = [0u32; LANES];
-        for (values, packed) in values.chunks(LANES).zip(packed.chunks_mut(LANES / 2)) {
-            lanes.fill(0.0);
-            for (lane, value) in lanes.iter_mut().zip(values) {
-                *lane = value * factor;
-            }
-            ranks.fill(0);
-            for bound in bounds {
-                for (rank, lane) in ranks.iter_mut().zip(&lanes) {
-                    *rank += (lane > bound) as u32;
-                }
-            }
-            for (byte, pair) in packed.iter_mut().zip(ranks.chunks_exact(2)) {
-                *byte = order[(pair[0] & 15) as usize] << 4 | order[(pair[1] & 15) as usize];
-            }
+    pub(in super::super) fn pack(values: &[f32], factor: f32, search: &Search, packed: &mut [u8]) {
+        let nibble = |value: f32| {
+            let rank = search.bounds.iter().filter(|&&bound| value > bound).count();
+            search.order[rank & 15] as u8
+        };
+        for (pair, byte) in values.chunks(2).zip(packed) {
+            *byte = nibble(pair[0] * factor) << 4 | nibble(pair.get(1).map_or(0.0, |v| v * factor));
         }
     }
 }
@@ -52,7 +37,7 @@ pub(super) mod portable {
 pub(super) mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::FourBit;
+    use super::super::{FourBit, Search};
     use super::portable;
 
     #[target_feature(enable = "avx2")]
@@ -119,25 +104,56 @@ pub(super) mod x86 {
         portable::absmax(values)
     }
 
+    /// 8 values a turn: a value's rank is the number of bounds below it.
     #[target_feature(enable = "avx2")]
-    pub(in super::super) fn pack_avx2(
-        values: &[f32],
-        factor: f32,
-        bounds: &[f32; 15],
-        order: &[u8; 16],
-        packed: &mut [u8],
-    ) {
-        portable::pack(values, factor, bounds, order, packed);
+    pub(in super::super) fn pack_avx2(values: &[f32], factor: f32, search: &Search, packed: &mut [u8]) {
+        let (head, tail) = values.as_chunks::<8>();
+        let (done, rest) = packed.split_at_mut(head.len() * 4);
+        let factors = _mm256_set1_ps(factor);
+        for (eight, out) in head.iter().zip(done.as_chunks_mut::<4>().0) {
+            // SAFETY: `eight` is 8 floats.
+            let value = _mm256_mul_ps(unsafe { _mm256_loadu_ps(eight.as_ptr()) }, factors);
+            let mut rank = _mm256_setzero_si256();
+            for &bound in &search.bounds[..15] {
+                let above = _mm256_cmp_ps::<_CMP_GT_OQ>(value, _mm256_set1_ps(bound));
+                rank = _mm256_sub_epi32(rank, _mm256_castps_si256(above));
+            }
+            let mut ranks = [0u32; 8];
+            // SAFETY: `ranks` is 8 integers of 32 bits.
+            unsafe { _mm256_storeu_si256(ranks.as_mut_ptr().cast(), rank) };
+            for (byte, pair) in out.iter_mut().zip(ranks.as_chunks::<2>().0) {
+                *byte =
+                    (search.order[pair[0] as usize & 15] << 4 | search.order[pair[1] as usize & 15]) as u8;
+            }
+        }
+        portable::pack(tail, factor, search, rest);
     }
 
+    /// 16 values a turn: a binary search in the bounds, each step one permute.
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(in super::super) fn pack_avx512(
-        values: &[f32],
-        factor: f32,
-        bounds: &[f32; 15],
-        order: &[u8; 16],
-        packed: &mut [u8],
-    ) {
-        portable::pack(values, factor, bounds, order, packed);
+    pub(in super::super) fn pack_avx512(values: &[f32], factor: f32, search: &Search, packed: &mut [u8]) {
+        let (head, tail) = values.as_chunks::<16>();
+        let (done, rest) = packed.split_at_mut(head.len() * 8);
+        let factors = _mm512_set1_ps(factor);
+        // SAFETY: both tables are 16 numbers of 32 bits, loaded unaligned.
+        let (bounds, order) = unsafe {
+            (_mm512_loadu_ps(search.bounds.as_ptr()), _mm512_loadu_si512(search.order.as_ptr().cast()))
+        };
+        for (sixteen, out) in head.iter().zip(done.as_chunks_mut::<8>().0) {
+            // SAFETY: `sixteen` is 16 floats.
+            let value = _mm512_mul_ps(unsafe { _mm512_loadu_ps(sixteen.as_ptr()) }, factors);
+            let mut rank = _mm512_setzero_si512();
+            for step in [8, 4, 2, 1] {
+                let step = _mm512_set1_epi32(step);
+                let next = _mm512_add_epi32(rank, step);
+                let bound = _mm512_permutexvar_ps(_mm512_sub_epi32(next, _mm512_set1_epi32(1)), bounds);
+                rank = _mm512_mask_mov_epi32(rank, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(value, bound), next);
+            }
+            let code = _mm512_permutexvar_epi32(rank, order);
+            // Two codes lie in each 64 bits, the first in the low half.
+            let pair = _mm512_or_si512(_mm512_slli_epi64::<4>(code), _mm512_srli_epi64::<32>(code));
+            *out = _mm_cvtsi128_si64(_mm512_cvtepi64_epi8(pair)).to_le_bytes();
+        }
+        portable::pack(tail, factor, search, rest);
     }
 }
