@@ -25,8 +25,189 @@ pub struct Args {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Learn a finance task with a small model, measured from before to after: the tour of ferrotune.
+    Quickstart(QuickstartArgs),
     /// Train as a run file says.
     Train(TrainArgs),
+    /// Loss, perplexity and exact match on rows.
+    Eval(EvalArgs),
+    /// Continue a prompt.
+    Generate(GenerateArgs),
+    /// Talk with a model; switch adapters without reloading the base.
+    Chat(ChatArgs),
+    /// Fold an adapter into its base and write a Hugging Face folder.
+    Merge(MergeArgs),
+    /// Show rows as the model will see them, with the supervised tokens coloured.
+    Preview(PreviewArgs),
+}
+
+/// A base model and, perhaps, an adapter.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Model folder, .gguf file, hub id, adapter folder or run folder (whose base is then used).
+    pub model: String,
+    /// Adapter folder beside the model.
+    #[arg(long)]
+    pub adapter: Option<String>,
+    /// Base model, where an adapter folder names one that is not here.
+    #[arg(long)]
+    pub base: Option<String>,
+    /// Hold the base's linears as: keep (as stored), nf4, fp4, bf16, f32.
+    #[arg(long, default_value = "auto")]
+    pub quant: String,
+    /// Inputs of matrix products: auto, f32, bf16.
+    #[arg(long, default_value = "auto")]
+    pub precision: String,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SamplingArgs {
+    /// Temperature; 0 takes the most likely token (default: the model's own, else 0).
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Only this many of the most likely tokens.
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Only the most likely tokens that together have this probability.
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Seed of the choices.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Most new tokens of an answer.
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+}
+
+/// `ferrotune quickstart`
+#[derive(Debug, clap::Args)]
+pub struct QuickstartArgs {
+    /// full, lora or qlora.
+    #[arg(long, default_value = "qlora")]
+    pub method: String,
+    /// Storage of the base for qlora: keep (the starter's own blocks), nf4, fp4.
+    #[arg(long, default_value = "keep")]
+    pub quant: String,
+    /// Another model than the starter.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Output folder (default: runs/quickstart, numbered if it exists).
+    #[arg(long)]
+    pub output: Option<PathBuf>,
+    /// Only this many training facts (default: all).
+    #[arg(long)]
+    pub facts: Option<usize>,
+    /// Only this many questions before and after (default: all of the validation split).
+    #[arg(long)]
+    pub questions: Option<usize>,
+    /// Override a key of the run, such as `--set train.lr=1e-3`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Use no network: the local cache or the built-in model only.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// `ferrotune eval MODEL DATA`
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// What to evaluate.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// JSONL files of rows.
+    #[arg(long, required = true, num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Also let the model answer every row greedily and count the answers that equal the expected ones.
+    #[arg(long)]
+    pub exact_match: bool,
+    /// Only the first rows.
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Tokens of a row at most.
+    #[arg(long, default_value_t = 1024)]
+    pub max_length: usize,
+    /// Most new tokens of an answer.
+    #[arg(long, default_value_t = 128)]
+    pub max_new_tokens: usize,
+}
+
+/// `ferrotune generate MODEL --prompt TEXT`
+#[derive(Debug, clap::Args)]
+pub struct GenerateArgs {
+    /// What to run.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The prompt (default: standard input).
+    #[arg(long, short)]
+    pub prompt: Option<String>,
+    /// System message.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Continue the text as it stands, without the chat template.
+    #[arg(long)]
+    pub raw: bool,
+    /// Fold the adapter into the weights first.
+    #[arg(long)]
+    pub merged: bool,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `ferrotune chat MODEL`
+#[derive(Debug, clap::Args)]
+pub struct ChatArgs {
+    /// What to run.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// System message.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Tokens that a conversation may hold.
+    #[arg(long, default_value_t = 2048)]
+    pub context: usize,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `ferrotune merge ADAPTER --output FOLDER`
+#[derive(Debug, clap::Args)]
+pub struct MergeArgs {
+    /// Adapter or run folder.
+    pub adapter: PathBuf,
+    /// Folder to write.
+    #[arg(long, short)]
+    pub output: PathBuf,
+    /// Base model (default: the one that the adapter names).
+    #[arg(long)]
+    pub base: Option<String>,
+    /// Merge onto: trained (the weights that the adapter was trained beside), stored (the base as its files have it).
+    #[arg(long, default_value = "trained")]
+    pub onto: String,
+    /// Type of the written weights: auto, f32, bf16, f16.
+    #[arg(long, default_value = "auto")]
+    pub dtype: String,
+}
+
+/// `ferrotune preview RUN.yaml`
+#[derive(Debug, clap::Args)]
+pub struct PreviewArgs {
+    /// Run file.
+    pub run: PathBuf,
+    /// Override a key of the run file.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Rows to show.
+    #[arg(long, short = 'n', default_value_t = 3)]
+    pub rows: usize,
+    /// Also list every token with its id and label.
+    #[arg(long)]
+    pub tokens: bool,
+    /// Colour: auto, always, never.
+    #[arg(long, default_value = "auto")]
+    pub color: String,
 }
 
 /// `ferrotune train RUN.yaml [--set key=value]... [--resume]`

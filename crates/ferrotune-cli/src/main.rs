@@ -2,6 +2,9 @@
 //!
 //! Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted (after a checkpoint).
 
+// A binary has no outside: everything that a sibling module uses is `pub`.
+#![allow(unreachable_pub)]
+
 mod args;
 mod commands;
 mod report;

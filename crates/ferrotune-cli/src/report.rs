@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::cell::RefCell;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use ferrotune::Error;
@@ -52,6 +53,26 @@ impl Report {
     /// Text that is the command's result.
     pub fn output(&self, text: &str) {
         println!("{text}");
+    }
+
+    /// A piece of an answer as it comes; a program gets the whole at the end.
+    pub fn stream(&self, piece: &str) {
+        if !self.json {
+            print!("{piece}");
+            let _ = std::io::stdout().flush();
+        }
+    }
+
+    /// The sign that a line of the user is awaited.
+    pub fn prompt(&self) {
+        if !self.json && std::io::stdin().is_terminal() {
+            eprint!("> ");
+        }
+    }
+
+    /// Whether a person looks at stdout.
+    pub fn is_terminal(&self) -> bool {
+        std::io::stdout().is_terminal()
     }
 
     /// An error with its hint.

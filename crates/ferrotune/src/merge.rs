@@ -1,8 +1,9 @@
 //! `W' = W + s B A`: an adapter folded into its base.
 
-use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::quant::{Storage, Weight};
 
 use crate::lora::Adapter;
+use crate::model::Decoder;
 use crate::model::linear::{Base, LinearLayer};
 
 /// The values of a linear's weight with the adapter's branch folded in, row-major f32.
@@ -33,6 +34,16 @@ pub fn merged_weight(linear: &LinearLayer, adapter: Option<&Adapter>) -> Vec<f32
         }
     }
     out
+}
+
+/// Replaces every targeted weight of the model by its merged values in f32.
+pub fn merge_in_place(model: &mut Decoder, adapter: &Adapter) {
+    for linear in model.linears_mut() {
+        if adapter.branches.get(linear.id).copied().flatten().is_some() {
+            let merged = merged_weight(linear, Some(adapter));
+            linear.base = Base::Frozen(Weight::from_f32(linear.rows, linear.cols, &merged));
+        }
+    }
 }
 
 /// What the weights were stored as, for the message that says onto what the adapter was merged.

@@ -1,5 +1,11 @@
 //! One file for each verb.
 
+mod chat;
+mod eval;
+mod generate;
+mod merge;
+mod open;
+mod preview;
 mod train;
 
 use std::path::PathBuf;
@@ -17,7 +23,13 @@ use crate::report::Report;
 /// Runs the command that was asked for.
 pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
     match &args.command {
+        Command::Quickstart(_) => todo!(),
         Command::Train(a) => train::run(args, a, report),
+        Command::Eval(a) => eval::run(args, a, report),
+        Command::Generate(a) => generate::run(args, a, report),
+        Command::Chat(a) => chat::run(args, a, report),
+        Command::Merge(a) => merge::run(args, a, report),
+        Command::Preview(a) => preview::run(a, report),
     }
 }
 

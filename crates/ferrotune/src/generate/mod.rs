@@ -1,5 +1,6 @@
 //! Text from a model: batched decoding with a key/value cache, and sampling.
 
+pub mod answers;
 pub mod engine;
 pub mod sampler;
 

@@ -77,6 +77,18 @@ impl Decoder {
         all
     }
 
+    /// The same, to change.
+    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        let mut all = Vec::new();
+        for l in &mut self.layers {
+            let (a, m) = (&mut l.attention, &mut l.mlp);
+            all.extend([&mut a.q_proj, &mut a.k_proj, &mut a.v_proj, &mut a.o_proj]);
+            all.extend([&mut m.gate_proj, &mut m.up_proj, &mut m.down_proj]);
+        }
+        all.extend(&mut self.lm_head);
+        all
+    }
+
     /// The output head.
     pub fn head(&self) -> &LinearLayer {
         self.lm_head

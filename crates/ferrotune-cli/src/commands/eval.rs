@@ -1,0 +1,64 @@
+//! `eval`: loss, perplexity and exact match on rows.
+
+use std::process::ExitCode;
+
+use ferrotune::data::dataset::{Dataset, ReadOptions};
+use ferrotune::data::loader::evaluation_batches;
+use ferrotune::data::tokenize::{PrepareOptions, Preparer, TrainRow};
+use ferrotune::generate::answers::{Question, answer};
+use ferrotune::run_config::DataOptions;
+use ferrotune::train::eval;
+use ferrotune::{Error, Result};
+use serde_json::json;
+
+use super::device;
+use super::open::{Loaded, open};
+use crate::args::{Args, EvalArgs};
+use crate::report::{Report, grouped};
+
+/// Tokens of a packed micro-batch.
+const MICRO_BATCH: usize = 2048;
+
+pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
+    let loaded = open(&a.model, device(args, None)?, a.max_length + a.max_new_tokens, report)?;
+    let rows = rows(&loaded, a)?;
+    let batches = evaluation_batches(&rows, MICRO_BATCH, true);
+    let pass = loaded.own_pass();
+    let loss = eval::loss(&loaded.model, &pass, &batches)?;
+    let (mean, perplexity) = (loss.mean(), loss.mean().exp());
+    report.say(format!("rows        {}", grouped(rows.len())));
+    report.say(format!("loss        {mean:.4} over {} label tokens", grouped(loss.tokens)));
+    report.say(format!("perplexity  {perplexity:.3}"));
+    let mut result = json!({
+        "rows": rows.len(), "eval_loss": mean, "eval_label_tokens": loss.tokens, "perplexity": perplexity,
+    });
+    if a.exact_match {
+        let questions = rows.iter().map(|r| Question::of(r, &loaded.base)).collect::<Result<Vec<_>>>()?;
+        let questions: Vec<Question> = questions.into_iter().flatten().collect();
+        if questions.is_empty() {
+            return Err(Error::config("--exact-match", "no row has a prompt and an answer")
+                .with_hint("rows of plain text have nothing to answer"));
+        }
+        let answers = answer(&loaded.model, &pass, &loaded.base, &questions, a.max_new_tokens, |_| {})?;
+        let exact = questions.iter().zip(&answers).filter(|(q, a)| q.expected == **a).count();
+        let share = exact as f64 / questions.len() as f64;
+        report.say(format!("exact match {:.1}% ({exact} of {})", 100.0 * share, questions.len()));
+        result["exact_match"] = json!(share);
+        result["questions"] = json!(questions.len());
+    }
+    report.done(&result);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<Vec<TrainRow>> {
+    let base = &loaded.base;
+    let options = ReadOptions { has_template: base.template.is_some(), ..ReadOptions::default() };
+    let mut dataset = Dataset::read(&a.data, options)?;
+    dataset.rows.truncate(a.limit.unwrap_or(usize::MAX));
+    let data = DataOptions { max_length: a.max_length, ..DataOptions::default() };
+    let mut options = PrepareOptions::from(&data);
+    options.vocab_size = Some(base.checkpoint.config().vocab_size);
+    let (rows, counts) = Preparer::new(&base.tokenizer, base.template.as_ref(), options).prepare(&dataset)?;
+    let _ = counts;
+    Ok(rows)
+}

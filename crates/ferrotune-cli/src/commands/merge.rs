@@ -1,0 +1,70 @@
+//! `merge`: `W' = W + s B A` as a Hugging Face folder.
+
+use std::process::ExitCode;
+
+use ferrotune::checkpoint::model_folder;
+use ferrotune::lora::peft;
+use ferrotune::merge::base_name;
+use ferrotune::model::weights::{BaseStorage, load};
+use ferrotune::train::setup;
+use ferrotune::{Error, Result};
+use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::{DType, Precision};
+use serde_json::json;
+
+use super::open::resolve;
+use super::{device, open_base};
+use crate::args::{Args, MergeArgs};
+use crate::report::Report;
+
+pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
+    let found = resolve(&a.adapter.display().to_string(), None, a.base.as_deref())?;
+    let Some(folder) = found.adapter else {
+        return Err(
+            Error::file(&a.adapter, "not an adapter folder").with_hint("give a run folder or a PEFT adapter")
+        );
+    };
+    if a.output.join("config.json").exists() {
+        return Err(
+            Error::file(&a.output, "the folder holds a model already").with_hint("give another --output")
+        );
+    }
+    let base = open_base(&found.base, report)?;
+    let dev = device(args, None)?;
+    let storage = match (a.onto.as_str(), &found.run) {
+        ("trained", Some(run)) => setup::storage(run, &base, Precision::F32)?,
+        ("trained" | "stored", _) => BaseStorage::AsStored,
+        (other, _) => {
+            return Err(
+                Error::config("--onto", format!("`{other}` is not a base")).with_hint("trained or stored")
+            );
+        }
+    };
+    let (model, none) = load(&dev, &base.checkpoint, storage, 1)?;
+    let adapter = peft::load(&dev, &folder, &model)?;
+    let embedding =
+        base.checkpoint.weight("model.embed_tokens.weight", model.arch.vocab, model.arch.hidden)?;
+    let dtype = match a.dtype.as_str() {
+        "auto" if matches!(embedding.storage(), Storage::Dense(DType::F32, _)) => DType::F32,
+        "auto" | "bf16" => DType::Bf16,
+        "f32" => DType::F32,
+        "f16" => DType::F16,
+        other => {
+            return Err(Error::config("--dtype", format!("`{other}` is not a type"))
+                .with_hint("auto, f32, bf16 or f16"));
+        }
+    };
+    let onto = model.layers.first().map_or(String::new(), |l| base_name(&l.mlp.up_proj));
+    model_folder::write(&a.output, &base, &model, &none, Some(&adapter), dtype)?;
+    report.say(format!(
+        "merged onto {} ({onto} weights, {}), written as {} to {}",
+        base.name,
+        if a.onto == "trained" { "those that the adapter was trained beside" } else { "as stored" },
+        dtype.name(),
+        a.output.display()
+    ));
+    report.done(&json!({
+        "output": a.output, "base": base.name, "onto": onto, "dtype": dtype.name(),
+    }));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,134 @@
+//! Opening a model for use: a folder, a GGUF file, or an adapter or run folder with the base that it names.
+
+use std::path::{Path, PathBuf};
+
+use ferrotune::base::BaseModel;
+use ferrotune::checkpoint::adapter::{AdapterConfig, CONFIG_FILE};
+use ferrotune::lora::{Adapter, peft};
+use ferrotune::model::linear::BranchIds;
+use ferrotune::model::weights::{BaseStorage, FourBitOptions, load};
+use ferrotune::model::{Decoder, Params, Pass};
+use ferrotune::run_config::RunConfig;
+use ferrotune::train::setup;
+use ferrotune::{Error, Result};
+use ferrotune_kernels::quant::nf4::FourBitKind;
+use ferrotune_kernels::{DType, Device, Precision};
+
+use super::open_base;
+use crate::args::ModelArgs;
+use crate::report::Report;
+
+/// A model in memory with the adapter beside it.
+pub struct Loaded {
+    pub base: BaseModel,
+    pub model: Decoder,
+    pub adapter: Option<Adapter>,
+    pub precision: Precision,
+    pub dev: Device,
+    none: Params,
+}
+
+impl Loaded {
+    /// A pass with the given adapter, or with the base alone.
+    pub fn pass<'a>(&'a self, adapter: Option<&'a Adapter>) -> Pass<'a> {
+        let branches: &[Option<BranchIds>] = adapter.map_or(&[], |a| &a.branches);
+        let params = adapter.map_or(&self.none, |a| &a.params);
+        Pass { dev: &self.dev, precision: self.precision, params, branches, dropout: None }
+    }
+
+    /// A pass with the adapter that was opened.
+    pub fn own_pass(&self) -> Pass<'_> {
+        self.pass(self.adapter.as_ref())
+    }
+}
+
+/// Where a model argument leads.
+pub struct Resolved {
+    /// Base model, as the user or the adapter names it.
+    pub base: String,
+    /// Adapter folder.
+    pub adapter: Option<PathBuf>,
+    /// The run file beside the adapter, if it is in a run folder.
+    pub run: Option<RunConfig>,
+}
+
+/// Follows an adapter folder to its base.
+pub fn resolve(model: &str, adapter: Option<&str>, base: Option<&str>) -> Result<Resolved> {
+    let folder = adapter.map_or_else(|| PathBuf::from(model), PathBuf::from);
+    if !peft::is_adapter(&folder) {
+        if adapter.is_some() {
+            return Err(Error::file(&folder, format!("no {CONFIG_FILE} in it"))
+                .with_hint("give a PEFT adapter folder"));
+        }
+        return Ok(Resolved { base: base.unwrap_or(model).to_string(), adapter: None, run: None });
+    }
+    let run = folder.join("run.yaml");
+    let run = if run.is_file() { Some(RunConfig::load(&run, &[])?) } else { None };
+    let named = match (base, adapter) {
+        (Some(base), _) => base.to_string(),
+        (None, Some(_)) => model.to_string(),
+        (None, None) => named_base(&folder, run.as_ref())?,
+    };
+    Ok(Resolved { base: named, adapter: Some(folder), run })
+}
+
+fn named_base(folder: &Path, run: Option<&RunConfig>) -> Result<String> {
+    if let Some(run) = run {
+        return Ok(run.model.base.clone());
+    }
+    let path = folder.join(CONFIG_FILE);
+    let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let json =
+        serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+    AdapterConfig::from_json(&path, &json)?.base_model_name_or_path.ok_or_else(|| {
+        Error::file(&path, "`base_model_name_or_path` is missing").with_hint("name the base with --base")
+    })
+}
+
+/// Loads what the arguments name for sequences of up to `positions` tokens.
+pub fn open(a: &ModelArgs, dev: Device, positions: usize, report: &Report) -> Result<Loaded> {
+    let found = resolve(&a.model, a.adapter.as_deref(), a.base.as_deref())?;
+    let base = open_base(&found.base, report)?;
+    let kind = precision_kind(&a.precision)?;
+    let precision = setup::precision(kind, &dev);
+    let storage = storage(&a.quant, &base, found.run.as_ref(), precision)?;
+    let (model, none) = load(&dev, &base.checkpoint, storage, positions)?;
+    let adapter = found.adapter.map(|folder| peft::load(&dev, &folder, &model)).transpose()?;
+    Ok(Loaded { base, model, adapter, precision, dev, none })
+}
+
+/// The storage asked for; by default that of the run that made the adapter.
+fn storage(
+    word: &str,
+    base: &BaseModel,
+    run: Option<&RunConfig>,
+    precision: Precision,
+) -> Result<BaseStorage> {
+    let four_bit = |kind| BaseStorage::FourBit(FourBitOptions { kind, block: 64, double: true });
+    Ok(match word {
+        "auto" => match run {
+            Some(run) => setup::storage(run, base, precision)?,
+            None => BaseStorage::AsStored,
+        },
+        "keep" => BaseStorage::AsStored,
+        "nf4" => four_bit(FourBitKind::Nf4),
+        "fp4" => four_bit(FourBitKind::Fp4),
+        "bf16" => BaseStorage::Dense(DType::Bf16),
+        "f32" => BaseStorage::Dense(DType::F32),
+        other => {
+            return Err(Error::config("--quant", format!("`{other}` is not a storage"))
+                .with_hint("one of auto, keep, nf4, fp4, bf16, f32"));
+        }
+    })
+}
+
+fn precision_kind(word: &str) -> Result<ferrotune::run_config::FloatKind> {
+    use ferrotune::run_config::FloatKind;
+    match word {
+        "auto" => Ok(FloatKind::Auto),
+        "f32" => Ok(FloatKind::F32),
+        "bf16" => Ok(FloatKind::Bf16),
+        other => Err(Error::config("--precision", format!("`{other}` is not a precision"))
+            .with_hint("one of auto, f32, bf16")),
+    }
+}

@@ -1,0 +1,69 @@
+//! `preview`: rows as the model will see them, supervised tokens coloured.
+
+use std::process::ExitCode;
+
+use ferrotune::data::tokenize::{IGNORE, TrainRow, preview};
+use ferrotune::run_config::RunConfig;
+use ferrotune::train::setup;
+use ferrotune::{Error, Result};
+use serde_json::json;
+
+use super::open_base;
+use crate::args::PreviewArgs;
+use crate::report::Report;
+
+pub fn run(a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
+    let config = RunConfig::load(&a.run, &a.set)?;
+    let base = open_base(&config.model.base, report)?;
+    let prepared = setup::prepare(&config, &base)?;
+    for event in setup::data_events(&prepared) {
+        report.event(&event);
+    }
+    let colour = match a.color.as_str() {
+        "auto" => report.is_terminal(),
+        "always" => true,
+        "never" => false,
+        other => {
+            return Err(Error::config("--color", format!("`{other}` is not known"))
+                .with_hint("auto, always or never"));
+        }
+    };
+    let mut shown = Vec::new();
+    for (i, row) in prepared.train.iter().take(a.rows).enumerate() {
+        let pieces = preview(row, &base.tokenizer)?;
+        if report.json() {
+            shown.push(json!({
+                "tokens": row.len(), "label_tokens": row.label_tokens(),
+                "pieces": pieces.iter().map(|(t, s)| json!({"text": t, "supervised": s})).collect::<Vec<_>>(),
+            }));
+            continue;
+        }
+        report.say(format!("row {}: {} tokens, {} supervised", i + 1, row.len(), row.label_tokens()));
+        let text: String = pieces.iter().map(|(text, on)| paint(text, *on, colour)).collect();
+        report.output(&text);
+        if a.tokens {
+            report.output(&table(row, &base.tokenizer));
+        }
+    }
+    report.done(&json!({"rows": shown, "report": prepared.report}));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Supervised text in green; without colour in double brackets.
+fn paint(text: &str, supervised: bool, colour: bool) -> String {
+    match (supervised, colour) {
+        (true, true) => format!("\u{1b}[32m{text}\u{1b}[0m"),
+        (true, false) => format!("⟦{text}⟧"),
+        (false, true) => format!("\u{1b}[2m{text}\u{1b}[0m"),
+        (false, false) => text.to_string(),
+    }
+}
+
+fn table(row: &TrainRow, tokenizer: &ferrotune::data::tokenizer::Tokenizer) -> String {
+    let line = |(id, label): (&u32, &i32)| {
+        let token = tokenizer.token(*id).unwrap_or_default();
+        let label = if *label == IGNORE { "-".to_string() } else { label.to_string() };
+        format!("{id:>8} {label:>8} {token}")
+    };
+    row.input_ids.iter().zip(&row.labels).map(line).collect::<Vec<_>>().join("\n")
+}
