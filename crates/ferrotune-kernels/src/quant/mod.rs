@@ -7,6 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::slice::HalfFloatSliceExt;
+
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
@@ -159,8 +161,14 @@ fn decode_dense(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             }
         }
         DType::F16 => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *o = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+            // The bytes of a file need not be aligned for the library's vectorized conversion: go by pieces.
+            let mut piece = [half::f16::ZERO; 64];
+            for (out, bytes) in out.chunks_mut(64).zip(bytes.chunks(128)) {
+                let piece = &mut piece[..out.len()];
+                for (p, b) in piece.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *p = half::f16::from_le_bytes([b[0], b[1]]);
+                }
+                piece.convert_to_f32_slice(out);
             }
         }
         DType::Bf16 => {
