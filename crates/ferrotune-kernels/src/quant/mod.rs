@@ -13,10 +13,12 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 pub mod gguf;
+pub mod int8;
 mod isa;
 pub mod nf4;
 
 pub use gguf::GgufType;
+pub use int8::Int8Rows;
 pub use nf4::{FourBit, FourBitKind};
 
 /// Bytes that are either owned or a part of something shared, such as a memory map.
@@ -59,6 +61,8 @@ pub enum Storage {
     Dense(DType, Bytes),
     /// NF4 or FP4 with a scale per block of the flat tensor.
     FourBit(Arc<FourBit>),
+    /// 8-bit integers with a scale per row.
+    Int8(Arc<Int8Rows>),
     /// Blocks of a GGUF file, whole blocks to a row.
     Gguf(GgufType, Bytes),
 }
@@ -96,6 +100,11 @@ impl Weight {
         Ok(Weight { rows, cols, storage: Storage::FourBit(Arc::new(bits)) })
     }
 
+    /// A weight of 8-bit rows.
+    pub fn int8(rows: Int8Rows) -> Self {
+        Weight { rows: rows.rows(), cols: rows.cols(), storage: Storage::Int8(Arc::new(rows)) }
+    }
+
     /// A weight in the blocks of a GGUF file; rows must be whole blocks.
     pub fn gguf(rows: usize, cols: usize, kind: GgufType, bytes: Bytes) -> Result<Self> {
         let (values, size) = (kind.block_len(), kind.block_bytes());
@@ -129,6 +138,7 @@ impl Weight {
         match &self.storage {
             Storage::Dense(_, bytes) => bytes.as_slice().len(),
             Storage::FourBit(bits) => bits.nbytes(),
+            Storage::Int8(rows) => rows.nbytes(),
             Storage::Gguf(_, bytes) => bytes.as_slice().len(),
         }
     }
@@ -147,6 +157,7 @@ impl Weight {
                 decode_dense(*dtype, &bytes.as_slice()[start * dtype.size()..], out)
             }
             Storage::FourBit(bits) => bits.decode(start, out),
+            Storage::Int8(rows) => rows.decode(start, out),
             Storage::Gguf(kind, bytes) => gguf::decode(*kind, bytes.as_slice(), start, out),
         }
     }
