@@ -7,14 +7,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::slice::HalfFloatSliceExt;
+
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 pub mod gguf;
+pub mod int8;
 mod isa;
 pub mod nf4;
 
 pub use gguf::GgufType;
+pub use int8::Int8Rows;
 pub use nf4::{FourBit, FourBitKind};
 
 /// Bytes that are either owned or a part of something shared, such as a memory map.
@@ -57,6 +61,8 @@ pub enum Storage {
     Dense(DType, Bytes),
     /// NF4 or FP4 with a scale per block of the flat tensor.
     FourBit(Arc<FourBit>),
+    /// 8-bit integers with a scale per row.
+    Int8(Arc<Int8Rows>),
     /// Blocks of a GGUF file, whole blocks to a row.
     Gguf(GgufType, Bytes),
 }
@@ -94,6 +100,11 @@ impl Weight {
         Ok(Weight { rows, cols, storage: Storage::FourBit(Arc::new(bits)) })
     }
 
+    /// A weight of 8-bit rows.
+    pub fn int8(rows: Int8Rows) -> Self {
+        Weight { rows: rows.rows(), cols: rows.cols(), storage: Storage::Int8(Arc::new(rows)) }
+    }
+
     /// A weight in the blocks of a GGUF file; rows must be whole blocks.
     pub fn gguf(rows: usize, cols: usize, kind: GgufType, bytes: Bytes) -> Result<Self> {
         let (values, size) = (kind.block_len(), kind.block_bytes());
@@ -127,6 +138,7 @@ impl Weight {
         match &self.storage {
             Storage::Dense(_, bytes) => bytes.as_slice().len(),
             Storage::FourBit(bits) => bits.nbytes(),
+            Storage::Int8(rows) => rows.nbytes(),
             Storage::Gguf(_, bytes) => bytes.as_slice().len(),
         }
     }
@@ -145,6 +157,7 @@ impl Weight {
                 decode_dense(*dtype, &bytes.as_slice()[start * dtype.size()..], out)
             }
             Storage::FourBit(bits) => bits.decode(start, out),
+            Storage::Int8(rows) => rows.decode(start, out),
             Storage::Gguf(kind, bytes) => gguf::decode(*kind, bytes.as_slice(), start, out),
         }
     }
@@ -159,8 +172,14 @@ fn decode_dense(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             }
         }
         DType::F16 => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *o = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+            // The bytes of a file need not be aligned for the library's vectorized conversion: go by pieces.
+            let mut piece = [half::f16::ZERO; 64];
+            for (out, bytes) in out.chunks_mut(64).zip(bytes.chunks(128)) {
+                let piece = &mut piece[..out.len()];
+                for (p, b) in piece.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *p = half::f16::from_le_bytes([b[0], b[1]]);
+                }
+                piece.convert_to_f32_slice(out);
             }
         }
         DType::Bf16 => {

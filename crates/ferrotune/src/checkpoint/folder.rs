@@ -8,7 +8,7 @@ use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 
 use super::safetensors::{Dtype, SafeFile, Shards, TensorRef};
-use super::{GenerationConfig, bnb4};
+use super::{GenerationConfig, bnb4, bnb8};
 use crate::model::config::token_ids;
 use crate::{Error, Result};
 
@@ -44,7 +44,8 @@ impl Folder {
 
     /// Names of the model's tensors; the parts of a quantized weight count as one.
     pub(super) fn names(&self) -> Vec<String> {
-        self.shards.names().filter(|name| !bnb4::is_part(&self.shards, name)).map(str::to_string).collect()
+        let part = |name: &str| bnb4::is_part(&self.shards, name) || bnb8::is_part(&self.shards, name);
+        self.shards.names().filter(|name| !part(name)).map(str::to_string).collect()
     }
 
     fn find(&self, name: &str) -> Result<(&SafeFile, &TensorRef)> {
@@ -53,8 +54,10 @@ impl Folder {
 
     pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (file, tensor) = self.find(name)?;
-        if let Some(quantized) = bnb4::read(&self.shards, name, rows, cols)? {
-            return Ok(quantized);
+        for read in [bnb4::read, bnb8::read] {
+            if let Some(quantized) = read(&self.shards, name, rows, cols)? {
+                return Ok(quantized);
+            }
         }
         check_shape(file, name, tensor, &[rows, cols])?;
         let dtype = match tensor.dtype {

@@ -16,6 +16,7 @@ use crate::{Error, Result};
 pub mod adapter;
 pub mod atomic;
 pub mod bnb4;
+mod bnb8;
 mod folder;
 pub mod gguf;
 pub mod mmap;

@@ -76,6 +76,8 @@ pub enum Activation {
 pub enum Quantization {
     /// bitsandbytes 4-bit (NF4 or FP4); each tensor says which.
     Bitsandbytes4,
+    /// bitsandbytes 8-bit (LLM.int8): a scale per row.
+    Bitsandbytes8,
 }
 
 /// Changes of the rotary frequencies for contexts longer than the pre-training's.
@@ -233,10 +235,10 @@ fn quantization(keys: &Keys<'_>) -> Result<Option<Quantization>> {
             }
             Ok(Some(Quantization::Bitsandbytes4))
         }
+        "bitsandbytes" if on("load_in_8bit") => Ok(Some(Quantization::Bitsandbytes8)),
         other => {
-            let kind = if on("load_in_8bit") { " with load_in_8bit" } else { "" };
             let problem =
-                format!("weights quantized by `{other}`{kind} are not read (bitsandbytes 4-bit is)");
+                format!("weights quantized by `{other}` are not read (bitsandbytes 4-bit and 8-bit are)");
             Err(keys.bad("quantization_config", problem).with_hint(
                 "use the original unquantized model as the base; it is quantized while loading if the run asks for it",
             ))
@@ -465,10 +467,7 @@ mod tests {
             (json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}), "low_freq_factor"),
             (json!({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}), "full_attention"),
             (json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "`gptq`"),
-            (
-                json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}}),
-                "load_in_8bit",
-            ),
+            (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "`bitsandbytes`"),
             (json!({"hidden_size": 0}), "`hidden_size`"),
             (json!({"hidden_size": -3}), "`hidden_size`"),
             (json!({"hidden_size": 66}), "`head_dim`"),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ferrotune::checkpoint::safetensors::{SafeFile, write};
 use ferrotune::checkpoint::{Checkpoint, bnb4};
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
-use ferrotune_kernels::quant::{Storage, Weight};
+use ferrotune_kernels::quant::{Storage, Weight, int8};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(path)
@@ -120,5 +120,24 @@ fn damaged_parts_are_named() {
         fs::write(dir.path().join("model.safetensors"), damaged).unwrap();
         let message = Checkpoint::open(dir.path()).unwrap().weight(name, 64, 64).unwrap_err().to_string();
         assert!(message.contains(name) && message.contains(word), "{word}: {message}");
+    }
+}
+
+#[test]
+fn eight_bit_folders_are_read() {
+    let c = Checkpoint::open(&golden("quant/llama_int8/model")).unwrap();
+    assert_eq!(c.names().len(), 21);
+    let base = Checkpoint::open(&golden("models/llama3_rope/model")).unwrap();
+    for (name, rows, cols) in [("mlp.down_proj", 64, 160), ("self_attn.v_proj", 32, 64)] {
+        let name = format!("model.layers.1.{name}.weight");
+        let weight = c.weight(&name, rows, cols).unwrap();
+        let Storage::Int8(codes) = weight.storage() else { panic!("not 8-bit") };
+        let ours = int8::quantize(&base.weight(&name, rows, cols).unwrap()).unwrap();
+        let Storage::Int8(expected) = ours.storage() else { panic!("not 8-bit") };
+        // The folder was quantized from half floats, so a few codes are the neighbours.
+        let near =
+            codes.codes().iter().zip(expected.codes()).all(|(a, b)| (*a as i8).abs_diff(*b as i8) <= 1);
+        assert!(near, "{name}");
+        assert!(c.weight(&name, rows + 1, cols).unwrap_err().to_string().contains("shape is"));
     }
 }

@@ -1,0 +1,145 @@
+//! 8-bit integers with a scale per row, as in LLM.int8.
+//!
+//! A value is `code * absmax / 127` with the row's largest magnitude. The separate path for activations with outliers
+//! belongs to inference; a frozen base in training is decoded.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Bytes, Weight};
+use crate::error::{Error, Result};
+
+/// 8-bit codes and the largest magnitude of each row.
+#[derive(Debug, Clone)]
+pub struct Int8Rows {
+    codes: Bytes,
+    absmax: Arc<[f32]>,
+    cols: usize,
+}
+
+impl Int8Rows {
+    /// Rows of `cols` signed bytes, one for each entry of `absmax`; refused if there are more or fewer.
+    pub fn new(cols: usize, codes: Bytes, absmax: Arc<[f32]>) -> Result<Self> {
+        let (rows, found) = (absmax.len(), codes.as_slice().len());
+        if found != rows * cols {
+            return Err(Error::Bytes { format: "int8", rows, cols, found, expected: rows * cols });
+        }
+        Ok(Int8Rows { codes, absmax, cols })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.absmax.len()
+    }
+
+    /// Values of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The signed bytes, row-major.
+    pub fn codes(&self) -> &[u8] {
+        self.codes.as_slice()
+    }
+
+    /// The largest magnitude of each row.
+    pub fn absmax(&self) -> &[f32] {
+        &self.absmax
+    }
+
+    /// Bytes of codes and scales.
+    pub fn nbytes(&self) -> usize {
+        self.codes().len() + self.absmax.len() * 4
+    }
+
+    /// Decodes values from the flat position `start` on.
+    pub fn decode(&self, start: usize, out: &mut [f32]) {
+        let (mut at, mut out) = (start, out);
+        while !out.is_empty() {
+            let (row, col) = (at / self.cols, at % self.cols);
+            let (run, rest) = out.split_at_mut((self.cols - col).min(out.len()));
+            let absmax = self.absmax[row];
+            for (o, &code) in run.iter_mut().zip(&self.codes()[at..]) {
+                *o = (code as i8) as f32 * absmax * (1.0 / 127.0);
+            }
+            at += run.len();
+            out = rest;
+        }
+    }
+}
+
+/// Quantizes `source` row by row, in parallel on the current thread pool. Values that are not finite are refused.
+pub fn quantize(source: &Weight) -> Result<Weight> {
+    let (rows, cols) = (source.rows(), source.cols());
+    let mut codes = vec![0u8; rows * cols];
+    let mut absmax = vec![0f32; rows];
+    codes.par_chunks_mut(cols.max(1)).zip(&mut absmax).enumerate().try_for_each_init(
+        || vec![0f32; cols],
+        |values, (row, (codes, absmax))| {
+            source.decode(row, 0, values);
+            // As integers, magnitudes of floats are in the same order, and anything not finite is above all others.
+            *absmax = f32::from_bits(values.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
+            if !absmax.is_finite() {
+                let found = absmax.to_string();
+                return Err(Error::Unsupported {
+                    what: "value to quantize",
+                    found,
+                    allowed: "finite numbers",
+                });
+            }
+            let factor = if *absmax > 0.0 { 127.0 / *absmax } else { 0.0 };
+            for (code, value) in codes.iter_mut().zip(&*values) {
+                *code = (value * factor).round_ties_even() as i8 as u8;
+            }
+            Ok(())
+        },
+    )?;
+    Ok(Weight::int8(Int8Rows::new(cols, Bytes::owned(codes), absmax.into())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+    use crate::quant::Storage;
+
+    fn f32s(bytes: &[u8]) -> Vec<f32> {
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    #[test]
+    fn golden_rows_are_exact() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../testdata/golden/quant/eight_bit/eight_bit.safetensors"
+        );
+        let file = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let part = |name: &str| file.tensor(name).unwrap().data().to_vec();
+        let source = Weight::from_f32(48, 64, &f32s(&part("int8/source")));
+        let weight = quantize(&source).unwrap();
+        let Storage::Int8(rows) = weight.storage() else { panic!("not int8") };
+        assert_eq!(rows.codes(), part("int8/codes"));
+        assert_eq!(rows.absmax(), f32s(&part("int8/row_stats")));
+        let mut found = vec![0.0; 48 * 64];
+        weight.decode_flat(0, &mut found);
+        assert_eq!(found, f32s(&part("int8/dequant")));
+        for (start, len) in [(0, 5), (60, 10), (63, 130), (3071, 1)] {
+            let mut part = vec![0.0; len];
+            weight.decode_flat(start, &mut part);
+            assert_eq!(part, found[start..start + len]);
+        }
+    }
+
+    #[test]
+    fn zeros_stay_and_what_is_not_finite_is_refused() {
+        let zeros = quantize(&Weight::from_f32(2, 3, &[0.0; 6])).unwrap();
+        let mut out = [1.0; 6];
+        zeros.decode_flat(0, &mut out);
+        assert_eq!(out, [0.0; 6]);
+        assert!(quantize(&Weight::from_f32(1, 2, &[0.0, f32::NAN])).is_err());
+        assert!(Int8Rows::new(3, Bytes::owned(vec![0; 7]), vec![0.0; 2].into()).is_err());
+    }
+}
