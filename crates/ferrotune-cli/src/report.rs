@@ -91,6 +91,13 @@ impl Report {
         }
     }
 
+    /// What is going on, beside the progress bar or a spinner.
+    pub fn progress(&self, text: &str) {
+        if !self.json {
+            self.bar.borrow_mut().get_or_insert_with(ProgressBar::new_spinner).set_message(text.to_string());
+        }
+    }
+
     /// Something that happened in a run.
     pub fn event(&self, event: &Event) {
         if self.json {
@@ -173,7 +180,8 @@ impl Report {
         }
     }
 
-    fn end_bar(&self) {
+    /// Takes the progress line away.
+    pub fn end_bar(&self) {
         if let Some(bar) = self.bar.borrow_mut().take() {
             bar.finish_and_clear();
         }

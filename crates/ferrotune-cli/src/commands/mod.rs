@@ -6,6 +6,7 @@ mod generate;
 mod merge;
 mod open;
 mod preview;
+mod quickstart;
 mod train;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use crate::report::Report;
 /// Runs the command that was asked for.
 pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
     match &args.command {
-        Command::Quickstart(_) => todo!(),
+        Command::Quickstart(a) => quickstart::run(args, a, report),
         Command::Train(a) => train::run(args, a, report),
         Command::Eval(a) => eval::run(args, a, report),
         Command::Generate(a) => generate::run(args, a, report),
@@ -53,4 +54,19 @@ fn open_base(name: &str, _report: &Report) -> Result<BaseModel> {
             .with_hint("set model.base to a model folder, a .gguf file or a hub id"));
     }
     BaseModel::open(&PathBuf::from(name), name)
+}
+
+/// The model of the quickstart.
+struct Starter {
+    path: PathBuf,
+    name: String,
+    source: String,
+}
+
+/// The model asked for, or the starter.
+fn starter(_args: &Args, model: Option<&str>, _report: &Report) -> Result<Starter> {
+    match model {
+        Some(name) => Ok(Starter { path: PathBuf::from(name), name: name.into(), source: "given".into() }),
+        None => Err(Error::config("--model", "no starter model is known yet")),
+    }
 }

@@ -21,6 +21,7 @@ mod folder;
 pub mod gguf;
 pub mod mmap;
 pub mod model_folder;
+pub mod outputs;
 pub mod run_folder;
 pub mod safetensors;
 pub mod train_state;

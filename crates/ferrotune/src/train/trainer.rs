@@ -85,7 +85,7 @@ impl<'a> Trainer<'a> {
         let largest = largest_micro_batch(&loader, &held_out);
 
         let arch = architecture(base.checkpoint.config())?;
-        let (model, own) = load(dev, &base.checkpoint, storage, longest)?;
+        let (model, own) = load(dev, &base.checkpoint, storage, longest.max(config.data.max_length))?;
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
             _ => Trainable::Adapter(make_adapter(config, dev, &model)?),
@@ -165,6 +165,11 @@ impl<'a> Trainer<'a> {
     /// What is about to run.
     pub fn summary(&self) -> &Summary {
         &self.summary
+    }
+
+    /// SHA-256 of the tokenized rows.
+    pub fn data_hash(&self) -> &str {
+        &self.fingerprints.0
     }
 
     /// A pass without dropout over the present parameters.
