@@ -108,8 +108,10 @@ fn answers_with_their_end_of_turn_are_supervised_and_nothing_else() {
             let row = preparer.row(&row).unwrap_or_else(|problem| panic!("{name}: {problem:?}"));
             // The templates that end a whole chat with EOS do not have it supervised.
             assert_eq!(supervised(&row, &tokenizer), expected, "{name}");
-            let end = tokenizer.token(preparer.end_of_turn().unwrap()).unwrap();
-            assert!(expected[0].ends_with(&end), "{name} {end}");
+            let ends: Vec<String> =
+                preparer.stop_ids().iter().map(|&id| tokenizer.token(id).unwrap()).collect();
+            assert!(ends.iter().any(|end| expected[0].ends_with(end)), "{name} {ends:?}");
+            assert!(ends.len() <= 2, "{name} {ends:?}");
             // Tokens are those of the whole text, tokenized once.
             let Example::Chat { messages, .. } = chat(json!([
                 {"role": "user", "content": QUESTION}, {"role": "assistant", "content": "one"},
@@ -200,6 +202,50 @@ fn a_generation_block_without_the_end_of_turn_is_extended_by_it() {
         .row(&chat(json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])))
         .unwrap();
     assert_eq!(supervised(&row, &tokenizer), ["b<|im_end|>"]);
+}
+
+/// Templates of reasoning models, and of models with more than one token at the end of a turn.
+#[test]
+fn headers_with_an_open_thought_and_several_end_tokens() {
+    let chat = chat(json!([
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"},
+    ]));
+    let body = |answer: &str, header: &str| {
+        format!(
+            "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{% if m.role == 'assistant' %}}{answer}{{% else %}}\
+             {{{{ m.content }}}}<|im_end|>\n{{% endif %}}{{% endfor %}}\
+             {{% if add_generation_prompt %}}<|im_start|>assistant\n{header}{{% endif %}}"
+        )
+    };
+    let content = "{{ m.content }}<|im_end|>\n";
+    for (source, expected) in [
+        // The header opens a thought; answers that are there already have none, or an empty one.
+        (body(content, "<think>\n"), ["b<|im_end|>", "d<|im_end|>"]),
+        (
+            body(&format!("<think></think>{content}"), "<think>\n"),
+            ["</think>b<|im_end|>", "</think>d<|im_end|>"],
+        ),
+        (body("{{ m.content }}<|end|><|eot_id|>\n", ""), ["b<|end|><|eot_id|>", "d<|end|><|eot_id|>"]),
+        // Another token at the end of the chat than in its middle.
+        (
+            body("{{ m.content }}{{ '<|end|>' if not loop.last else '<|eot_id|>' }}\n", ""),
+            ["b<|end|>", "d<|eot_id|>"],
+        ),
+        // The next header follows at once and is no part of the turn.
+        (body("{{ m.content }}<|im_end|>", ""), ["b<|im_end|>", "d<|im_end|>"]),
+        // A generation block that reaches over the line break.
+        (
+            body(&format!("{{% generation %}}{content}{{% endgeneration %}}"), ""),
+            ["b<|im_end|>", "d<|im_end|>"],
+        ),
+    ] {
+        let tokenizer = tokenizer_with(&SPECIAL, &json!({"eos_token": "</s>"}));
+        let template = parse(&source, &json!({}));
+        let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
+        let row = preparer.row(&chat).unwrap_or_else(|problem| panic!("{source}: {problem:?}"));
+        assert_eq!(supervised(&row, &tokenizer), expected, "{source}");
+    }
 }
 
 #[test]
@@ -346,7 +392,7 @@ fn a_warning_says_when_nothing_trains_the_end() {
     let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
     let template = parse(source, &json!({}));
     let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-    assert_eq!(preparer.end_of_turn(), None);
+    assert_eq!(preparer.stop_ids(), [2]);
     let data = dataset(&[
         json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c"}]}),
     ]);

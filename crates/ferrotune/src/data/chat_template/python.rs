@@ -1,6 +1,6 @@
 //! Python's text form of values and operators, and the string methods that minijinja's helpers lack.
 
-use super::rewrite::{COMPARE, CONCAT, FLAG, GENERATION, MODULO, STORED};
+use super::rewrite::{COMPARE, CONCAT, FLAG, GENERATION_END, GENERATION_START, MODULO, STORED};
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
@@ -52,6 +52,10 @@ pub(super) fn install(env: &mut Environment<'static>) {
         Ok(out)
     });
     env.add_function(STORED, stored);
+    env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
+    env.add_test("sequence", |v: &Value| {
+        matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
+    });
     env.add_function(MODULO, modulo);
     env.add_function(COMPARE, compare);
     env.add_function("namespace", namespace);
@@ -62,13 +66,10 @@ pub(super) fn install(env: &mut Environment<'static>) {
     });
 }
 
-/// Defines what a generation block calls; the marks are chosen for each rendering.
-pub(super) fn install_generation(env: &mut Environment<'static>, marks: Marks) {
-    env.add_function(GENERATION, move |state: &mut State, kwargs: Kwargs| -> Result<String, Error> {
-        let caller: Value = kwargs.get("caller")?;
-        let body = caller.call(state, &[])?;
-        Ok(format!("{}{}{}", marks.start, to_str(&body)?, marks.end))
-    });
+/// Defines what a generation block writes at its ends.
+pub(super) fn install_marks(env: &mut Environment<'static>, marks: Marks) {
+    env.add_global(GENERATION_START, marks.start.to_string());
+    env.add_global(GENERATION_END, marks.end.to_string());
 }
 
 /// A JSON value as a template value; objects keep their order.
