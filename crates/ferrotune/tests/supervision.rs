@@ -266,6 +266,9 @@ fn chats_that_cannot_be_supervised_are_refused_with_a_reason() {
     );
     assert!(problem.hint.unwrap().contains("data.supervise=all"));
 
+    // Not even the header of an answer is the same.
+    let other = "{% for m in messages %}\n{{ m.role }}: {{ m.content }}{% endfor %}{% if add_generation_prompt %}\nBot:{% endif %}";
+    assert!(refusal(other, two.clone()).text.contains("differently"));
     let problem = refusal(&("<s>{{ bos_token }}".to_string() + CHATML), two.clone());
     assert!(problem.text.contains("two BOS"), "{problem:?}");
 
@@ -450,4 +453,14 @@ fn streams_keep_the_space_after_the_prompt() {
     assert_eq!(stream.push(1).unwrap(), " dog");
     assert_eq!(stream.finish().unwrap(), "");
     assert_eq!(tokenizer.stream(&[], true).push(2).unwrap(), "rests");
+}
+
+#[test]
+fn a_stream_does_not_wait_for_bytes_that_are_no_character() {
+    let tokenizer = chatml();
+    // The first byte of a four-byte character, again and again.
+    let byte = tokenizer.encode("👍").unwrap().ids[0];
+    let mut stream = tokenizer.stream(&[], false);
+    let pieces: Vec<String> = (0..20).map(|_| stream.push(byte).unwrap()).collect();
+    assert!(pieces[..4].iter().all(String::is_empty) && pieces.concat().chars().count() >= 16, "{pieces:?}");
 }

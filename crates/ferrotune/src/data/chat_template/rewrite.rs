@@ -200,6 +200,7 @@ mod tests {
             ("{{ a - b ~ c }}", "{{ a - __concat(b , c) }}"),
             ("{{ a + b ~ -c }}", "{{ a + __concat(b , -c) }}"),
             ("{{ a not in b ~ c }}", "{{ a not in __concat(b , c) }}"),
+            ("{{ a % b not in c }}", "{{ __modulo(a , b) not in c }}"),
             ("{{ a * b % c }}", "{{ __modulo((a * b) , c) }}"),
             ("{{ a is not none ~ b }}", "{{ __concat(a is not none , b) }}"),
             ("{{ a if b ~ c else d }}", "{{ a if __concat(b , c) else d }}"),
