@@ -183,6 +183,7 @@ fn details_of_python_jinja() {
             "{{ 'a-b-c'.rsplit('-', 1) }} {{ 'x.y'.partition('.') }} {{ 'pre_x'.removeprefix('pre_') }}",
             "['a-b', 'c'] ('x', '.', 'y') x",
         ),
+        ("{{ true % 2 }} {{ 5 % true }} {{ [missing] }}{{ missing }}", "1 0 [Undefined]"),
         ("{{ messages[0] }}", "{'role': 'user', 'content': 'hi'}"),
         ("{{ 1e16 ~ 0.00001 ~ none ~ true ~ missing }}", "1e+161e-05NoneTrue"),
     ] {

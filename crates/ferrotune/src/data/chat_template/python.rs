@@ -119,7 +119,7 @@ pub(super) fn push(out: &mut String, text: &str) -> Result<(), Error> {
 
 fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Undefined => {}
+        ValueKind::Undefined => out.push_str(if depth == 0 { "" } else { "Undefined" }),
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => write_number(out, value),
@@ -286,6 +286,10 @@ fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
     if !is_number(left) || !is_number(right) {
         return Err(unsupported());
     }
+    // In Python true and false are the numbers 1 and 0.
+    let plain =
+        |v: &Value| if v.kind() == ValueKind::Bool { Value::from(i64::from(v.is_true())) } else { v.clone() };
+    let (left, right) = (&plain(left), &plain(right));
     if let (Ok(a), Ok(b)) = (i128::try_from(left.clone()), i128::try_from(right.clone()))
         && left.is_integer()
         && right.is_integer()
