@@ -304,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_that_rows_fill_exactly_is_used() {
+        let sizes = |batch, bound| {
+            let options =
+                LoaderOptions { shuffle: false, epochs: 1, micro_batch_tokens: bound, ..options(batch) };
+            let steps: Vec<Step> = Loader::new(rows(&[4, 4, 4, 4, 9]), options).unwrap().collect();
+            let lengths = |step: &Step| step.micro_batches.iter().map(PackedBatch::len).collect::<Vec<_>>();
+            steps.iter().map(lengths).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(BatchSize::Tokens(8), 8), [vec![8], vec![8], vec![9]]);
+        assert_eq!(sizes(BatchSize::Rows(5), 8), [vec![9, 8, 8]]);
+        assert_eq!(sizes(BatchSize::Rows(5), 7), [vec![9, 4, 4, 4, 4]]);
+    }
+
+    #[test]
     fn the_total_is_right_for_token_budgets_whose_epochs_differ() {
         for budget in 1..60 {
             let loader = loader(BatchSize::Tokens(budget));
