@@ -38,7 +38,8 @@ impl Pool {
         let class = size_class(words);
         let mut s = self.shelves.lock().expect("pool lock");
         // A buffer up to a quarter larger serves too: micro-batches differ a little in length from step to step.
-        let fitting = s.free.range(class..=class + class / 4).find(|(_, v)| !v.is_empty()).map(|(len, _)| *len);
+        let fitting =
+            s.free.range(class..=class + class / 4).find(|(_, v)| !v.is_empty()).map(|(len, _)| *len);
         let found = fitting.and_then(|len| s.free.get_mut(&len)?.pop());
         let class = found.as_ref().map_or(class, Vec::len);
         if found.is_some() {

@@ -9,11 +9,10 @@ use std::time::Instant;
 
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::run_folder::RunFolder;
-use ferrotune::data::dataset::{Dataset, ReadOptions};
-use ferrotune::data::tokenize::{PrepareOptions, Preparer};
+use ferrotune::data::dataset::Dataset;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::memory::{human, resident};
-use ferrotune::run_config::RunConfig;
+use ferrotune::run_config::{DataOptions, RunConfig};
 use ferrotune::train::{Trainer, setup};
 use ferrotune::{Error, Result};
 use serde_json::{Value, json};
@@ -47,7 +46,7 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
 
     let stop = train::interrupt_flag()?;
     let dev = device(args, config.train.threads)?;
-    let prepared = setup::prepare(&config, &base)?;
+    let prepared = base.prepare(&config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }
@@ -158,10 +157,8 @@ fn quoted(path: &Path) -> String {
 }
 
 fn questions_of(base: &BaseModel, file: &Path) -> Result<Vec<Question>> {
-    let options = ReadOptions { has_template: base.template.is_some(), ..ReadOptions::default() };
-    let dataset = Dataset::read(&[file], options)?;
-    let options = PrepareOptions::from(&ferrotune::run_config::DataOptions::default());
-    let (rows, _) = Preparer::new(&base.tokenizer, base.template.as_ref(), options).prepare(&dataset)?;
+    let dataset = Dataset::read(&[file], base.read_options())?;
+    let (rows, _) = base.preparer(&DataOptions::default()).prepare(&dataset)?;
     let questions = rows.iter().map(|r| Question::of(r, base)).collect::<Result<Vec<_>>>()?;
     Ok(questions.into_iter().flatten().collect())
 }

@@ -48,7 +48,7 @@ fn train(
     let stop = interrupt_flag()?;
     // Before any work: an existing run is not touched.
     let folder = RunFolder::create(Path::new(&config.output.dir), resume)?;
-    let prepared = setup::prepare(config, base)?;
+    let prepared = base.prepare(config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }

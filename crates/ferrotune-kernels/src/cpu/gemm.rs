@@ -522,8 +522,16 @@ mod tests {
 
     #[test]
     fn rounding_to_bf16_is_that_of_the_half_crate() {
-        let specials =
-            [0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1.00390625, 1.01171875];
+        let specials = [
+            0.0,
+            -0.0,
+            1.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::MIN_POSITIVE,
+            1.0 + 1.0 / 256.0,
+            1.0 + 3.0 / 256.0,
+        ];
         for x in random(1000, "x").into_iter().chain(specials) {
             assert_eq!(round_bf16(x).to_bits(), bf16::from_f32(x).to_f32().to_bits(), "{x}");
         }

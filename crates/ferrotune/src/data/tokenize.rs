@@ -69,11 +69,6 @@ impl TrainRow {
     }
 }
 
-/// The id of the token that a template ends an assistant's turn with, if it is a special one.
-pub fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
-    spans::end_of_turn(tokenizer, template).map(|(_, id)| id)
-}
-
 /// Which parts of a row are supervised; a token must be in all that are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Masks {

@@ -55,7 +55,7 @@ pub struct Decoder {
 
 /// A layer's saved activations under the policy that made them.
 enum LayerSaved {
-    Kept(AttentionSaved, MlpSaved),
+    Kept(Box<(AttentionSaved, MlpSaved)>),
     Input(Tensor),
 }
 
@@ -196,7 +196,7 @@ impl Decoder {
         let attention = layer.attention.forward(pass, x, tokens, &self.rope, None, true)?;
         let mlp = layer.mlp.forward(pass, x, keep)?;
         match (attention, mlp) {
-            (Some(a), Some(m)) => Ok(LayerSaved::Kept(a, m)),
+            (Some(a), Some(m)) => Ok(LayerSaved::Kept(Box::new((a, m)))),
             _ => unreachable!("both halves were asked to keep"),
         }
     }
@@ -217,10 +217,10 @@ impl Decoder {
         for (i, (layer, saved_layer)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
             let Some(saved_layer) = saved_layer else { break };
             let (a, m) = match saved_layer {
-                LayerSaved::Kept(a, m) => (a, m),
+                LayerSaved::Kept(both) => *both,
                 LayerSaved::Input(mut x) => {
                     match self.layer_forward(pass, layer, &mut x, tokens, Keep::All)? {
-                        LayerSaved::Kept(a, m) => (a, m),
+                        LayerSaved::Kept(both) => *both,
                         LayerSaved::Input(_) => unreachable!("a layer that keeps gives its activations"),
                     }
                 }

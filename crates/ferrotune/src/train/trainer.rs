@@ -9,11 +9,12 @@ use sha2::{Digest, Sha256};
 
 use super::eval;
 use super::record::{EvalRecord, Event, StepRecord, Summary};
-use super::setup::{self, Prepared, Trainable};
+use super::setup::{self, Trainable};
 use super::step;
 use crate::base::BaseModel;
 use crate::checkpoint::run_folder::RunFolder;
 use crate::checkpoint::train_state::{self, TrainState};
+use crate::data::PreparedData;
 use crate::data::loader::{Loader, LoaderOptions, Step, evaluation_batches};
 use crate::data::pack::PackedBatch;
 use crate::data::tokenize::TrainRow;
@@ -71,7 +72,7 @@ impl<'a> Trainer<'a> {
         config: &'a RunConfig,
         base: &'a BaseModel,
         dev: &'a Device,
-        prepared: Prepared,
+        prepared: PreparedData,
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
