@@ -2,8 +2,8 @@
 //!
 //! A checkpoint appears whole or not at all: it is written under a hidden name and renamed at the end.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -22,17 +22,28 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder; one that holds a run already is refused unless it is to be resumed.
-    pub fn create(dir: &Path, resume: bool) -> Result<Self> {
+    /// The folder at `dir`, which is not made yet; one that holds a run already is refused unless it is to be resumed.
+    pub fn at(dir: &Path, resume: bool) -> Result<Self> {
         let holds_a_run =
             dir.join("run.yaml").exists() || dir.join(METRICS).exists() || dir.join("checkpoints").exists();
         if holds_a_run && !resume {
             return Err(Error::file(dir, "the folder holds a run already")
                 .with_hint("go on with it by --resume, or set output.dir to another folder"));
         }
-        let checkpoints = dir.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
         Ok(RunFolder { dir: dir.to_path_buf() })
+    }
+
+    /// Makes the folder if it is not there. A run that is refused leaves nothing, so this comes after all checks.
+    pub fn make(&self) -> Result<()> {
+        let checkpoints = self.dir.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))
+    }
+
+    /// [`RunFolder::at`] and [`RunFolder::make`].
+    pub fn create(dir: &Path, resume: bool) -> Result<Self> {
+        let folder = Self::at(dir, resume)?;
+        folder.make()?;
+        Ok(folder)
     }
 
     /// Its path.
@@ -55,21 +66,38 @@ impl RunFolder {
         file.write_all(line.as_bytes()).map_err(|e| Error::io(&path, e))
     }
 
-    /// Drops metrics of steps after `step`, which a resumed run will write again.
-    pub fn rewind_metrics(&self, step: usize) -> Result<()> {
+    /// Drops all that was written after `step`, which a resumed run will write again: lines of metrics, and checkpoints
+    /// (all others are whole if `step` is the newest whole one). `None` drops everything.
+    pub fn rewind(&self, step: Option<usize>) -> Result<()> {
+        let stays = |s: usize| step.is_some_and(|step| s <= step);
+        for (s, path) in self.checkpoints() {
+            if !stays(s) {
+                fs::remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+            }
+        }
         let path = self.dir.join(METRICS);
-        let Ok(file) = File::open(&path) else { return Ok(()) };
+        if !path.exists() {
+            return Ok(());
+        }
         let mut kept = String::new();
-        for line in BufReader::new(file).lines() {
-            let line = line.map_err(|e| Error::io(&path, e))?;
-            // A line that was cut off by a crash is no record.
-            let Ok(record) = serde_json::from_str::<Value>(&line) else { continue };
-            if record["step"].as_u64().is_some_and(|s| s as usize <= step) {
+        for (line, record) in self.metrics() {
+            if record["step"].as_u64().is_some_and(|s| stays(s as usize)) {
                 kept.push_str(&line);
                 kept.push('\n');
             }
         }
         write_atomic(&path, kept.as_bytes())
+    }
+
+    /// The last number of the metrics under this key.
+    pub fn last_metric(&self, key: &str) -> Option<f64> {
+        self.metrics().iter().rev().find_map(|(_, record)| record[key].as_f64())
+    }
+
+    /// The whole lines of the metrics; one that was cut off by a crash is no record.
+    fn metrics(&self) -> Vec<(String, Value)> {
+        let text = fs::read_to_string(self.dir.join(METRICS)).unwrap_or_default();
+        text.lines().filter_map(|line| Some((line.to_string(), serde_json::from_str(line).ok()?))).collect()
     }
 
     fn checkpoints(&self) -> Vec<(usize, PathBuf)> {
@@ -83,9 +111,9 @@ impl RunFolder {
         found
     }
 
-    /// The newest whole checkpoint.
-    pub fn newest_checkpoint(&self) -> Option<(usize, PathBuf)> {
-        self.checkpoints().pop()
+    /// The newest checkpoint that `whole` accepts.
+    pub fn newest_checkpoint(&self, whole: impl Fn(&Path) -> bool) -> Option<(usize, PathBuf)> {
+        self.checkpoints().into_iter().rev().find(|(_, path)| whole(path))
     }
 
     /// Lets `write` fill a checkpoint's folder, makes it visible, and deletes all but the `keep` newest.
@@ -129,15 +157,19 @@ mod tests {
         for step in [2, 10, 9] {
             run.checkpoint(step, 2, fill).unwrap();
         }
-        assert_eq!(run.newest_checkpoint().unwrap().0, 10);
+        let newest = |whole: fn(&Path) -> bool| run.newest_checkpoint(whole).map(|c| c.0);
+        assert_eq!(newest(|_| true), Some(10));
+        assert_eq!(newest(|p| !p.ends_with("step-10")), Some(9), "a broken one is passed over");
         assert_eq!(run.checkpoints().len(), 2, "only the newest are kept");
         assert!(run.checkpoint(11, 2, |p| Err(Error::file(p, "planted"))).is_err());
-        assert_eq!(run.newest_checkpoint().unwrap().0, 10);
+        assert_eq!(newest(|_| true), Some(10));
         assert_eq!(
             fs::read_dir(run.path().join("checkpoints")).unwrap().count(),
             2,
             "no half folder is left"
         );
+        run.rewind(Some(9)).unwrap();
+        assert_eq!(newest(|_| true), Some(9), "what comes later will be written again");
     }
 
     #[test]
@@ -148,7 +180,12 @@ mod tests {
             run.append_metrics(&json!({"step": step})).unwrap();
         }
         assert!(RunFolder::create(dir.path(), false).unwrap_err().to_string().contains("holds a run"));
-        RunFolder::create(dir.path(), true).unwrap().rewind_metrics(3).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join(METRICS)).unwrap().lines().count(), 3);
+        let resumed = RunFolder::create(dir.path(), true).unwrap();
+        let lines = || fs::read_to_string(dir.path().join(METRICS)).unwrap().lines().count();
+        resumed.rewind(Some(3)).unwrap();
+        assert_eq!(lines(), 3);
+        assert_eq!(resumed.last_metric("step"), Some(3.0));
+        resumed.rewind(None).unwrap();
+        assert_eq!(lines(), 0, "a run without a checkpoint starts over");
     }
 }
