@@ -161,14 +161,17 @@ impl Error {
             Error::Tensor { hint, .. } => {
                 (hint, "the weights and the config.json beside them describe different networks".into())
             }
-            Error::Template { hint, .. } => {
-                (hint, "the template stands in the model's chat_template.jinja or tokenizer_config.json".into())
-            }
+            Error::Template { hint, .. } => (
+                hint,
+                "the template stands in the model's chat_template.jinja or tokenizer_config.json".into(),
+            ),
             Error::Network { hint, .. } => {
                 (hint, "check the connection, or give a model folder or .gguf file of this machine".into())
             }
             Error::Train { hint, .. } => (hint, "see --help, or run with --json for all events".into()),
-            Error::Kernel(_) => (&None, "if the model's files are whole, this is a bug worth reporting".into()),
+            Error::Kernel(_) => {
+                (&None, "if the model's files are whole, this is a bug worth reporting".into())
+            }
         };
         Some(own.clone().unwrap_or(usual))
     }

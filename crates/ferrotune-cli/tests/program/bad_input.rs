@@ -89,7 +89,7 @@ fn keys_and_values_of_the_run_file() {
         (good.replace("data: {", "data: ["), &["run.yaml"]),
         (format!("{good}data: {{ train: rows.jsonl }}\n"), &["run.yaml", "data"]),
         ("just a text".to_string(), &["run.yaml"]),
-        (String::new(), &["model.base"]),
+        (String::new(), &["run.yaml", "empty"]),
     ] {
         place.write("run.yaml", &text);
         refused(&place, &[], words);
@@ -263,7 +263,7 @@ fn adapters() {
         ("bias", json!("all")),
         ("modules_to_save", json!(["lm_head"])),
         ("rank_pattern", json!({"q_proj": 2})),
-        ("corda_config", json!({"x": 1})),
+        ("use_qalora", json!(true)),
         ("peft_type", json!("IA3")),
         ("r", json!("four")),
         ("target_modules", json!(["qkv_proj"])),
@@ -303,7 +303,7 @@ fn options() {
         (&["train", "run.yaml", "--isa", "sse9"][..], &["--isa", "sse9"][..]),
         (&["generate", "good", "--prompt", "x", "--quant", "int1"], &["--quant", "int1"]),
         (&["generate", "good", "--prompt", "x", "--precision", "f8"], &["--precision", "f8"]),
-        (&["generate", "good", "--prompt", ""], &["--prompt"]),
+        (&["generate", "good", "--prompt", "", "--raw"], &["--prompt"]),
         (&["merge", "good", "--output", "m", "--onto", "sand"], &["--onto", "sand"]),
         (&["merge", "good", "--output", "m", "--dtype", "f8"], &["--dtype", "f8"]),
         (&["preview", "run.yaml", "--color", "mauve"], &["--color", "mauve"]),

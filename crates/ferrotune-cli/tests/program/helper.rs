@@ -45,7 +45,7 @@ impl Out {
     /// Asserts a refusal: exit code 1, a message that holds every one of `words`, a line `hint:`.
     #[track_caller]
     pub fn refused(self, words: &[&str]) -> Self {
-        assert_eq!(self.code, Some(1), "{self:#?}");
+        assert_eq!(self.code, Some(1), "{words:?}: {self:#?}");
         assert!(!self.stderr.contains("panicked"), "{self:#?}");
         let message = self.stderr.lines().find(|l| l.starts_with("error: ")).unwrap_or_default();
         for word in words {

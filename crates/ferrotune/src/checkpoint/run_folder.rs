@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::atomic::write_atomic;
+use super::atomic::{write_atomic, write_folder};
 use crate::{Error, Result};
 
 /// Name of the metrics file.
@@ -66,14 +66,17 @@ impl RunFolder {
         file.write_all(line.as_bytes()).map_err(|e| Error::io(&path, e))
     }
 
-    /// Drops all that was written after `step`, which a resumed run will write again: lines of metrics, and checkpoints
-    /// (all others are whole if `step` is the newest whole one). `None` drops everything.
+    /// Drops all that was written after `step`, which a resumed run will write again: lines of metrics, checkpoints,
+    /// and what a killed run left half-written. `None` drops everything.
     pub fn rewind(&self, step: Option<usize>) -> Result<()> {
         let stays = |s: usize| step.is_some_and(|step| s <= step);
         for (s, path) in self.checkpoints() {
             if !stays(s) {
                 fs::remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
             }
+        }
+        for hidden in self.entries().filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
+            fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, e))?;
         }
         let path = self.dir.join(METRICS);
         if !path.exists() {
@@ -101,14 +104,16 @@ impl RunFolder {
     }
 
     fn checkpoints(&self) -> Vec<(usize, PathBuf)> {
-        let entries = fs::read_dir(self.dir.join("checkpoints")).map(|e| e.flatten().collect::<Vec<_>>());
-        let mut found: Vec<(usize, PathBuf)> = entries
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|e| Some((e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?, e.path())))
-            .collect();
+        let step = |p: &Path| p.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
+        let mut found: Vec<(usize, PathBuf)> = self.entries().filter_map(|p| Some((step(&p)?, p))).collect();
         found.sort();
         found
+    }
+
+    /// Everything in the folder of checkpoints.
+    fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        let folder = fs::read_dir(self.dir.join("checkpoints"));
+        folder.into_iter().flatten().flatten().map(|e| e.path())
     }
 
     /// The newest checkpoint that `whole` accepts.
@@ -123,22 +128,11 @@ impl RunFolder {
         keep: usize,
         write: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        let all = self.dir.join("checkpoints");
-        let (hidden, path) = (all.join(format!(".step-{step}.tmp")), all.join(format!("step-{step}")));
-        let io = |path: &Path, r: std::io::Result<()>| r.map_err(|e| Error::io(path, e));
-        let _ = fs::remove_dir_all(&hidden);
-        io(&hidden, fs::create_dir_all(&hidden))?;
-        if let Err(e) = write(&hidden) {
-            let _ = fs::remove_dir_all(&hidden);
-            return Err(e);
-        }
-        if path.exists() {
-            io(&path, fs::remove_dir_all(&path))?;
-        }
-        io(&path, fs::rename(&hidden, &path))?;
+        let path = self.dir.join("checkpoints").join(format!("step-{step}"));
+        write_folder(&path, write)?;
         let found = self.checkpoints();
         for (_, old) in &found[..found.len().saturating_sub(keep.max(1))] {
-            io(old, fs::remove_dir_all(old))?;
+            fs::remove_dir_all(old).map_err(|e| Error::io(old, e))?;
         }
         Ok(path)
     }
