@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::data::pack::{PackedBatch, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
@@ -317,10 +316,4 @@ fn targets_in_the_upper_layer_get_the_gradients_of_the_whole() {
             assert!(error(&f, &e) < 1e-6, "{name}: {}", error(&f, &e));
         }
     }
-}
-
-#[test]
-fn a_base_knows_its_template() {
-    let base = BaseModel::open(&folder(), "tiny").unwrap();
-    assert!(base.template.is_some());
 }
