@@ -1,4 +1,7 @@
 //! Speed of one product: `cargo run --release --example gemm -- M N K`.
+
+#![allow(clippy::print_stdout)]
+
 use ferrotune_kernels::cpu::gemm::*;
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::{Precision, Weight};

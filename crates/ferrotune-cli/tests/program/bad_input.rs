@@ -274,15 +274,13 @@ fn adapters() {
     // Of another base: a rank, a layer, a width that are not the model's.
     adapter(&|f| edit(f, "r", json!(8)));
     try_all(&[weights, "lora_A", "[4, 64]"]);
-    adapter(&|f| {
-        edit_tensors(&f.join(weights), |all| all[0].name = all[0].name.replace("layers.0", "layers.7"));
-    });
+    let elsewhere = |name: &str| name.replace("layers.0", "layers.7").replace("layers.1", "layers.7");
+    adapter(&|f| edit_tensors(&f.join(weights), |all| all[0].name = elsewhere(&all[0].name)));
     try_all(&[weights, "missing"]);
     adapter(&|f| {
         edit_tensors(&f.join(weights), |all| {
-            let mut extra = all[0].clone();
-            extra.name = extra.name.replace("layers.0", "layers.7").replace("layers.1", "layers.7");
-            all.push(extra);
+            let extra = all[0].clone();
+            all.push(super::helper::Tensor { name: elsewhere(&extra.name), ..extra });
         });
     });
     try_all(&[weights, "layers.7"]);

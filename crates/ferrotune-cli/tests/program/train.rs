@@ -219,6 +219,27 @@ fn an_adapter_is_where_another_run_starts() {
 }
 
 #[test]
+fn how_the_work_is_done_does_not_change_the_result() {
+    let place = Place::with_run("lora");
+    let run = |dir: &str, options: &[&str]| {
+        let dir_key = format!("output.dir={dir}");
+        let mut args = vec!["train", "run.yaml", "--set", "train.max_steps=6", "--set", &dir_key];
+        args.extend(options);
+        place.run(&args).ok();
+        (place.losses(dir), place.bytes(&format!("{dir}/adapter_model.safetensors")))
+    };
+    let expected = run("a", &["--threads", "1"]);
+    assert!(run("b", &["--threads", "3"]) == expected, "threads");
+    assert!(run("c", &["--set", "train.activations=recompute"]) == expected, "activations");
+    for (dir, option) in [("d", "train.micro_batch_tokens=60"), ("e", "data.packing=false")] {
+        let (losses, _) = run(dir, &["--set", option]);
+        for (found, expected) in losses.iter().zip(&expected.0) {
+            assert!((found.1 - expected.1).abs() < 1e-4, "{option}: {found:?} and {expected:?}");
+        }
+    }
+}
+
+#[test]
 fn preview_marks_supervised_text_without_colour() {
     let place = Place::with_run("lora");
     let set = ["--set", "data.shuffle=false"];
