@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use ferrotune::checkpoint::atomic::write_folder;
 use ferrotune::checkpoint::model_folder;
 use ferrotune::checkpoint::outputs::output_dtype;
-use ferrotune::lora::peft;
 use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::train::setup;
 use ferrotune::{Error, Result};
@@ -42,7 +41,7 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let (model, none) = load(&dev, &base.checkpoint, storage, 1)?;
-    let adapter = peft::load(&dev, &folder, &model)?;
+    let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
     let dtype = match a.dtype.as_str() {
         "auto" => output_dtype(&base, &model)?,
         "bf16" => DType::Bf16,

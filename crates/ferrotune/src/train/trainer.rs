@@ -286,7 +286,8 @@ impl<'a> Trainer<'a> {
             )?);
         }
         let norm = step::gradient_norm(&self.pass(), grads);
-        if !norm.is_finite() || norm == 0.0 {
+        // A gradient of exactly zero is a fault, unless the model has nothing left to learn from these rows.
+        if !norm.is_finite() || (norm == 0.0 && loss.mean() > 1e-3) {
             let problem = format!("step {number}: the gradient norm is {norm}");
             return Err(Error::train(problem).with_hint("lower train.lr, or use train.precision: f32"));
         }
