@@ -175,7 +175,7 @@ impl Report {
         bar.set_position(r.step as u64);
         bar.set_message(text.clone());
         // Without a terminal there is no bar; a line now and then says that it goes on.
-        if bar.is_hidden() && (r.step == 1 || r.step % 10 == 0) {
+        if bar.is_hidden() && (r.step == 1 || r.step.is_multiple_of(10)) {
             eprintln!("  step {}: {text}", r.step);
         }
     }
@@ -193,7 +193,7 @@ pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);
