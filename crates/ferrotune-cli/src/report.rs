@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use ferrotune::Error;
+use ferrotune::checkpoint::net::Progress;
 use ferrotune::memory::human;
 use ferrotune::train::Event;
 use ferrotune::train::record::{StepRecord, Summary};
@@ -18,12 +19,14 @@ pub struct Report {
     json: bool,
     bar: RefCell<Option<ProgressBar>>,
     plan: RefCell<u64>,
+    /// File and tenth of the newest download event.
+    tenth: RefCell<Option<(String, Option<u64>)>>,
 }
 
 impl Report {
     /// A report; `json` for programs.
     pub fn new(json: bool) -> Self {
-        Report { json, bar: RefCell::new(None), plan: RefCell::new(0) }
+        Report { json, bar: RefCell::new(None), plan: RefCell::new(0), tenth: RefCell::new(None) }
     }
 
     /// Whether a program reads.
@@ -173,7 +176,53 @@ impl Report {
         }
     }
 
-    fn end_bar(&self) {
+    /// A download: lines for what is said, a bar for bytes (a program gets an event for each tenth and at the end).
+    pub fn progress(&self, progress: &Progress) {
+        match *progress {
+            Progress::Message(text) => self.say(text),
+            Progress::Bytes { file, done, total } => self.bytes(file, done, total),
+            Progress::Done { file, bytes } => {
+                self.end_bar();
+                if self.json {
+                    let event = serde_json::json!({"event": "downloaded", "file": file, "bytes": bytes});
+                    eprintln!("{event}");
+                } else {
+                    self.say(format!("  {file} {}", human(bytes)));
+                }
+            }
+        }
+    }
+
+    fn bytes(&self, file: &str, done: u64, total: Option<u64>) {
+        if self.json {
+            let tenth = total.map(|total| (10 * done).checked_div(total).unwrap_or(10));
+            let now = Some((file.to_string(), tenth));
+            if tenth.is_some() && *self.tenth.borrow() != now {
+                *self.tenth.borrow_mut() = now;
+                let event =
+                    serde_json::json!({"event": "download", "file": file, "done": done, "total": total});
+                eprintln!("{event}");
+            }
+            return;
+        }
+        let mut bar = self.bar.borrow_mut();
+        let bar = bar.get_or_insert_with(|| {
+            let bar = ProgressBar::new(total.unwrap_or(0));
+            let style = "  {msg} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} [{eta}]";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar.set_message(file.to_string());
+            // Speed and time left are of this run; what was here before is not counted.
+            bar.set_position(done);
+            bar.reset_eta();
+            bar
+        });
+        bar.set_position(done);
+    }
+
+    /// Takes the progress line away.
+    pub fn end_bar(&self) {
         if let Some(bar) = self.bar.borrow_mut().take() {
             bar.finish_and_clear();
         }
