@@ -56,7 +56,7 @@ fn a_run_begins_with_a_hub_id() {
     let events: Vec<serde_json::Value> =
         said.lines().map(|line| serde_json::from_str(line).expect("events are JSON lines")).collect();
     assert!(events.iter().any(|e| e["event"] == "downloaded" && e["file"] == "model.safetensors"), "{said}");
-    let adapter = fs::read(dir.path().join("one/adapter_config.json")).unwrap();
+    let adapter = fs::read(dir.path().join("one/checkpoints/step-1/adapter_config.json")).unwrap();
     let adapter: serde_json::Value = serde_json::from_slice(&adapter).unwrap();
     assert_eq!(adapter["base_model_name_or_path"], ID);
 
@@ -67,7 +67,9 @@ fn a_run_begins_with_a_hub_id() {
     let output = train(dir.path(), &hub.server.url, "three", &["--offline"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(hub.server.asked().len(), asked);
-    let bytes = |run: &str| fs::read(dir.path().join(run).join("adapter_model.safetensors")).unwrap();
+    let bytes = |run: &str| {
+        fs::read(dir.path().join(run).join("checkpoints/step-1/adapter_model.safetensors")).unwrap()
+    };
     assert_eq!(bytes("one"), bytes("two"));
 }
 
