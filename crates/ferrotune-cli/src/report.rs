@@ -14,6 +14,9 @@ use ferrotune::train::record::{StepRecord, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+/// Files above this size get a line for each tenth where there is no progress bar.
+const LARGE: u64 = 32 << 20;
+
 /// Prints for a person, or JSON for a program.
 pub struct Report {
     json: bool,
@@ -194,14 +197,19 @@ impl Report {
     }
 
     fn bytes(&self, file: &str, done: u64, total: Option<u64>) {
-        if self.json {
-            let tenth = total.map(|total| (10 * done).checked_div(total).unwrap_or(10));
+        if self.json || !std::io::stderr().is_terminal() {
+            let tenth = total.map(|total| done.saturating_mul(10).checked_div(total).unwrap_or(10));
             let now = Some((file.to_string(), tenth));
-            if tenth.is_some() && *self.tenth.borrow() != now {
-                *self.tenth.borrow_mut() = now;
+            if tenth.is_none() || *self.tenth.borrow() == now {
+                return;
+            }
+            *self.tenth.borrow_mut() = now;
+            if self.json {
                 let event =
                     serde_json::json!({"event": "download", "file": file, "done": done, "total": total});
                 eprintln!("{event}");
+            } else if total.is_some_and(|total| total > LARGE) {
+                eprintln!("  {file} {} of {}", human(done), human(total.unwrap_or_default()));
             }
             return;
         }

@@ -11,7 +11,7 @@ use ferrotune::Error;
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::checkpoint::hub::{HubId, HubSettings, cached, fetch};
 use ferrotune::checkpoint::net::{NetSettings, Progress};
-use server::{COMMIT, Hub, HubTricks, nowhere, sha256};
+use server::{COMMIT, Hub, HubTricks, nowhere, proxy, sha256};
 
 const ID: &str = "acme/tiny-llama";
 
@@ -289,4 +289,25 @@ fn an_unreachable_hub_is_quickly_known() {
     let error = fetch(&id(), &settings(&nowhere(), dir.path()), &mut quiet).unwrap_err();
     assert!(matches!(error, Error::Network { .. }) && error.to_string().contains(ID), "{error}");
     assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn proxies_are_used_but_for_some_hosts() {
+    let hub = Hub::start(ID, files(), HubTricks::default());
+    // me:s3cret
+    let (address, log) = proxy("bWU6czNjcmV0");
+    let dir = tempfile::tempdir().unwrap();
+    let mut proxied = settings(&hub.server.url, dir.path());
+    proxied.net.http_proxy = Some(format!("http://me:s3cret@{address}"));
+    fetch(&id(), &proxied, &mut quiet).unwrap();
+    assert!(!log.lock().unwrap().is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    proxied.cache_dir = dir.path().into();
+    proxied.net.http_proxy = Some(format!("http://me:wr0ng@{address}"));
+    let error = fetch(&id(), &proxied, &mut quiet).unwrap_err();
+    assert!(!format!("{error} {}", hint(&error)).contains("wr0ng"), "{error}");
+    let before = log.lock().unwrap().len();
+    proxied.net.no_proxy = vec!["127.0.0.1".into()];
+    fetch(&id(), &proxied, &mut quiet).unwrap();
+    assert_eq!(log.lock().unwrap().len(), before);
 }

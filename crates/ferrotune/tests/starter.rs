@@ -217,6 +217,10 @@ fn logins_are_used_and_never_shown() {
     for shown in [&text(&error), &text(&unreachable), &text(&no_proxy), &said] {
         assert!(!shown.contains("s3cret"), "{shown}");
     }
+    let without = Server::start(|_| Answer::new(200, "<a href=other.whl>other</a>"));
+    let absent =
+        take(&index(&[&without.url.replace("http://", "http://me:s3cret-pass@")]), dir.path()).unwrap_err();
+    assert!(absent.to_string().contains(FILE) && !text(&absent).contains("s3cret"), "{absent}");
     // A login goes to its own host only.
     let (other, hash) = (good_index(true), pinned.sha256);
     let link = format!(

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::atomic::sync_folder;
-use super::net::{Client, OnProgress, Progress, Reply, Request, network, public};
+use super::net::{Client, OnProgress, Progress, Reply, Request, busy, network, public};
 use crate::{Error, Result};
 
 const BUFFER: usize = 256 << 10;
@@ -122,7 +122,7 @@ fn complete(
                     return Err(error);
                 }
                 on(Progress::Message(&format!("{error}; trying again")));
-                std::thread::sleep(client.retry_pause * 2u32.pow((failures - 1).min(6)));
+                client.pause(failures);
                 if !wanted.resumable {
                     file.set_len(0).map_err(|e| Error::io(partial, e))?;
                 }
@@ -156,8 +156,6 @@ fn attempt(
     };
     let reply = match client.get(&request) {
         Ok(reply) => reply,
-        // Before the first byte an unreachable host is an answer; after it, a bad moment.
-        Err(error) if have == 0 => return Err(error),
         Err(error) => return Ok(Attempt::Broken(error, 0)),
     };
     let total = match reply.status {
@@ -183,7 +181,7 @@ fn attempt(
             let problem = "the server's file is shorter than what is here";
             return Ok(Attempt::Broken(network(wanted.url, problem), 0));
         }
-        status @ (429 | 500..=599) => {
+        status if busy(status) => {
             let problem = format!("the server answers {status}");
             return Ok(Attempt::Broken(network(wanted.url, problem), 0));
         }

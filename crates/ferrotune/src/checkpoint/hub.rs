@@ -14,7 +14,9 @@ use sha2::{Digest, Sha256};
 
 use super::atomic::write_atomic;
 use super::download::{Wanted, download, hex, partial_of, status_error};
-use super::net::{Client, NetSettings, OnProgress, Progress, Reply, Request, network, public};
+use super::net::{
+    Client, NetSettings, OnProgress, Progress, Reply, Request, network, public, split_credentials,
+};
 use crate::model::config::{ModelConfig, SUPPORTED};
 use crate::{Error, Result};
 
@@ -177,7 +179,7 @@ pub fn fetch(id: &HubId, settings: &HubSettings, on: &mut OnProgress) -> Result<
 /// A model on the hub.
 struct Repository<'a> {
     id: &'a HubId,
-    endpoint: &'a str,
+    endpoint: String,
     authorization: Option<String>,
     client: Client,
     folder: PathBuf,
@@ -185,10 +187,11 @@ struct Repository<'a> {
 
 impl<'a> Repository<'a> {
     fn new(id: &'a HubId, settings: &'a HubSettings) -> Result<Self> {
+        let (endpoint, login) = split_credentials(&settings.endpoint);
         Ok(Repository {
             id,
-            endpoint: settings.endpoint.trim_end_matches('/'),
-            authorization: settings.token.as_ref().map(|token| format!("Bearer {token}")),
+            endpoint: endpoint.trim_end_matches('/').to_string(),
+            authorization: login.or_else(|| settings.token.as_ref().map(|token| format!("Bearer {token}"))),
             client: Client::new(&settings.net)?,
             folder: id.folder(&settings.cache_dir),
         })
@@ -255,7 +258,7 @@ impl<'a> Repository<'a> {
             return Ok(());
         }
         let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id.repository(), encoded(name));
-        let head = self.client.head(&self.request(&url))?;
+        let head = self.client.patiently(|client| client.head(&self.request(&url)))?;
         self.refusal(&head)?;
         let first = |names: [&str; 2]| names.into_iter().find_map(|n| head.header(n)).map(str::to_string);
         let tag = first(["x-linked-etag", "etag"]);

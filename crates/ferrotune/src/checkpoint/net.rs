@@ -100,7 +100,7 @@ pub(super) struct Client {
     no_proxy: Vec<String>,
     connect_timeout: Duration,
     pub(super) retries: u32,
-    pub(super) retry_pause: Duration,
+    retry_pause: Duration,
 }
 
 /// What is asked for.
@@ -182,6 +182,25 @@ impl Client {
         self.send(&Method::HEAD, request, same_origin)
     }
 
+    /// Repeats a request of a host that was already reached while it has a bad moment.
+    pub(super) fn patiently(&self, mut ask: impl FnMut(&Self) -> Result<Reply>) -> Result<Reply> {
+        let mut failures = 0;
+        loop {
+            let reply = ask(self);
+            let again = reply.as_ref().map_or(true, |r| busy(r.status));
+            if !again || failures == self.retries {
+                return reply;
+            }
+            failures += 1;
+            self.pause(failures);
+        }
+    }
+
+    /// Waits after so many failures in a row.
+    pub(super) fn pause(&self, failures: u32) {
+        std::thread::sleep(self.retry_pause * 2u32.pow(failures.clamp(1, 7) - 1));
+    }
+
     fn send(&self, method: &Method, request: &Request, follow: impl Fn(&str, &str) -> bool) -> Result<Reply> {
         let mut url = request.url.to_string();
         for _ in 0..=REDIRECTS {
@@ -218,6 +237,11 @@ impl Client {
         let proxied = if url.starts_with("https://") { &self.https } else { &self.http };
         proxied.as_ref().filter(|_| !bypassed(host(url), &self.no_proxy)).unwrap_or(&self.direct)
     }
+}
+
+/// Whether a status means that the same request may work later.
+pub(super) fn busy(status: u16) -> bool {
+    status == 429 || (500..600).contains(&status)
 }
 
 /// Whether `host` is reached without a proxy.

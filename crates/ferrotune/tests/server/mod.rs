@@ -97,6 +97,31 @@ pub fn nowhere() -> String {
     format!("http://127.0.0.1:{}", PORT.fetch_add(1, Ordering::Relaxed) % 5 + 2)
 }
 
+/// A proxy that connects anywhere for one login (`user:password` in base64): its host and port, and what it was asked.
+pub fn proxy(login: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let entries = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            let Some(asked) = request(&mut lines) else { continue };
+            entries.lock().unwrap().push(format!("{} {}", asked.method, asked.path));
+            if asked.header("proxy-authorization") != Some(&format!("Basic {login}")) {
+                let _ = stream.write_all(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n");
+                continue;
+            }
+            let Ok(mut there) = TcpStream::connect(&asked.path) else { continue };
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let (mut from, mut to) = (there.try_clone().unwrap(), stream.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut lines, &mut there));
+        }
+    });
+    (address, log)
+}
+
 fn serve(stream: TcpStream, answer: &dyn Fn(&Asked) -> Answer, log: &Mutex<Vec<Asked>>) {
     let Ok(mut out) = stream.try_clone() else { return };
     let mut lines = BufReader::new(stream);
