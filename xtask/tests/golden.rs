@@ -1,5 +1,7 @@
 //! The golden cases that the project carries must all pass on every device, and a wrong fixture must not.
 
+#![allow(clippy::print_stdout)]
+
 use std::path::{Path, PathBuf};
 
 fn testdata() -> PathBuf {

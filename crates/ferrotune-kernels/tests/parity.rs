@@ -1,5 +1,7 @@
 //! Every op: the reference against finite differences, and each CPU version against the reference.
 
+#![allow(clippy::print_stdout)]
+
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::attention::{Heads, Segment};
 use ferrotune_kernels::ops::elementwise::Dropout;

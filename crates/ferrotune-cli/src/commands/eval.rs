@@ -51,6 +51,12 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
 }
 
 fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<Vec<TrainRow>> {
+    let at_least = |option: &str, found: usize, least: usize| match found >= least {
+        true => Ok(()),
+        false => Err(Error::config(option, format!("found {found}, expected at least {least}"))),
+    };
+    at_least("--limit", a.limit.unwrap_or(1), 1)?;
+    at_least("--max-length", a.max_length, 2)?;
     let mut dataset = Dataset::read(&a.data, loaded.base.read_options())?;
     dataset.rows.truncate(a.limit.unwrap_or(usize::MAX));
     let data = DataOptions { max_length: a.max_length, ..DataOptions::default() };

@@ -1,7 +1,9 @@
 //! `merge`: `W' = W + s B A` as a Hugging Face folder.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use ferrotune::checkpoint::atomic::write_folder;
 use ferrotune::checkpoint::model_folder;
 use ferrotune::lora::peft;
 use ferrotune::merge::base_name;
@@ -55,7 +57,13 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let onto = model.layers.first().map_or(String::new(), |l| base_name(&l.mlp.up_proj));
-    model_folder::write(&a.output, &base, &model, &none, Some(&adapter), dtype)?;
+    let write = |folder: &Path| model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype);
+    // A new folder appears whole or not at all; one that holds other files keeps them.
+    if a.output.exists() {
+        write(&a.output)?
+    } else {
+        write_folder(&a.output, write)?
+    }
     report.say(format!(
         "merged onto {} ({onto} weights, {}), written as {} to {}",
         base.name,

@@ -47,6 +47,9 @@ fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
                 .with_hint(format!("one of {names}"))
         })?),
     };
+    if args.threads == Some(0) {
+        return Err(Error::config("--threads", "found 0, expected at least 1"));
+    }
     setup::device(args.threads.or(threads), isa)
 }
 

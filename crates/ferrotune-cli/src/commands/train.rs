@@ -47,13 +47,14 @@ fn train(
 ) -> Result<Outcome> {
     let stop = interrupt_flag()?;
     // Before any work: an existing run is not touched.
-    let folder = RunFolder::create(Path::new(&config.output.dir), resume)?;
+    let folder = RunFolder::at(Path::new(&config.output.dir), resume)?;
     let prepared = base.prepare(config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }
     let mut on_event = |event: &_| report.event(event);
     let mut trainer = Trainer::new(config, base, dev, prepared, &mut on_event)?;
+    folder.make()?;
     if resume {
         trainer.resume(&folder, &mut on_event)?;
     }

@@ -131,6 +131,11 @@ impl Loader {
         self.state
     }
 
+    /// Whole epochs that were given out.
+    pub fn epochs_done(&self) -> usize {
+        self.state.epoch + usize::from(self.state.position >= self.rows.len())
+    }
+
     /// Goes to a place that [`Loader::state`] gave for the same rows and options.
     pub fn restore(&mut self, state: LoaderState) -> Result<()> {
         if state.position > self.rows.len() {

@@ -253,3 +253,40 @@ impl Decoder {
         KvCache::new(dev, pass.precision, a.layers, a.kv_heads * a.head_dim, sequences, capacity)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::lora::{Adapter, Init, LoraConfig, Targets};
+    use crate::model::weights::{BaseStorage, load};
+    use ferrotune_kernels::Precision;
+    use ferrotune_kernels::ops::attention::Segment;
+    use std::path::Path;
+
+    #[test]
+    fn layers_below_the_lowest_target_save_nothing() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models/mistral/model");
+        let dev = Device::reference();
+        let (model, _) = load(&dev, &Checkpoint::open(&folder).unwrap(), BaseStorage::AsStored, 8).unwrap();
+        let saved = |pattern: &str| {
+            let config = LoraConfig {
+                rank: 2,
+                alpha: 2.0,
+                dropout: 0.0,
+                rslora: false,
+                init: Init::Kaiming,
+                targets: Targets::Regex(pattern.into()),
+            };
+            let adapter = Adapter::init(&dev, &model, config, 0).unwrap();
+            let (params, branches) = (&adapter.params, adapter.branches.as_slice());
+            let pass = Pass { dev: &dev, precision: Precision::F32, params, branches, dropout: None };
+            let tokens = Tokens { ids: &[5, 6, 7], positions: &[0, 1, 2], segments: &[Segment::own(0, 3)] };
+            let (_, saved) = model.forward_train(&pass, tokens, Activations::Keep).unwrap();
+            saved.layers.iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        assert_eq!(saved(r".*\.0\..*"), [true, true]);
+        assert_eq!(saved(r".*\.1\..*"), [false, true]);
+        assert_eq!(saved("lm_head"), [false, false]);
+    }
+}

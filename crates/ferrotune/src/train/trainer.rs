@@ -184,10 +184,12 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Goes to the newest whole checkpoint of the folder, if there is one.
+    /// Goes to the newest whole checkpoint of the folder; without one the run starts from its beginning.
     pub fn resume(&mut self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-        let Some((step, path)) = folder.newest_checkpoint() else { return Ok(()) };
-        let state = train_state::load(&path, self.trainable.params_mut(), &mut self.optimizer)?;
+        let Some((step, path)) = folder.newest_checkpoint(train_state::is_whole) else {
+            return folder.rewind(None);
+        };
+        let state = train_state::read_state(&path)?;
         for (what, found, expected) in
             [("rows", &state.data, &self.fingerprints.0), ("base model", &state.base, &self.fingerprints.1)]
         {
@@ -199,8 +201,9 @@ impl<'a> Trainer<'a> {
                 .with_hint("start a new run in another output.dir"));
             }
         }
+        train_state::load(&path, &state, self.trainable.params_mut(), &mut self.optimizer)?;
         self.loader.restore(state.loader)?;
-        folder.rewind_metrics(step)?;
+        folder.rewind(Some(step))?;
         on_event(&Event::Resumed { path: path.display().to_string(), step });
         Ok(())
     }
@@ -215,8 +218,9 @@ impl<'a> Trainer<'a> {
         let t = &self.config.train;
         let mut outcome = Outcome {
             steps: self.loader.state().step,
-            loss: f64::NAN,
-            eval_loss: None,
+            // What a resumed run has reached already.
+            loss: folder.last_metric("loss").unwrap_or(f64::NAN),
+            eval_loss: folder.last_metric("eval_loss"),
             tokens: 0,
             seconds: 0.0,
             interrupted: false,
@@ -225,7 +229,8 @@ impl<'a> Trainer<'a> {
         if self.loader.state().step == 0 && !self.held_out.is_empty() {
             self.evaluate(folder, on_event)?;
         }
-        let mut epoch = self.loader.state().epoch;
+        let mut epoch = self.loader.epochs_done();
+        let mut on_disk = outcome.steps;
         while !stop.load(Ordering::Relaxed) {
             let Some(next) = self.loader.next_step() else { break };
             let record = self.step(&next, &mut grads)?;
@@ -246,10 +251,11 @@ impl<'a> Trainer<'a> {
             let every = self.config.output.checkpoint_every;
             if last || every.is_some_and(|every| record.step % every == 0) {
                 self.checkpoint(folder, on_event)?;
+                on_disk = outcome.steps;
             }
         }
         outcome.interrupted = outcome.steps < self.loader.steps_total();
-        if outcome.interrupted && outcome.steps > 0 {
+        if outcome.interrupted && outcome.steps > on_disk {
             self.checkpoint(folder, on_event)?;
         }
         Ok(outcome)
