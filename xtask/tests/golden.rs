@@ -8,6 +8,7 @@ fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/golden")
 }
 
+#[allow(clippy::print_stdout)]
 fn check(folder: &str, cases: usize) {
     let found = xtask::golden::find(&testdata().join(folder));
     assert_eq!(found.len(), cases, "cases in {folder}: {found:?}");

@@ -17,6 +17,9 @@ pub struct Args {
     /// Use a lower instruction set than the CPU has: portable, avx2, avx512, avx512-bf16.
     #[arg(long, global = true)]
     pub isa: Option<String>,
+    /// Use no network: models come from this machine.
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -104,9 +107,6 @@ pub struct QuickstartArgs {
     /// Override a key of the run, such as `--set train.lr=1e-3`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Use no network: the local cache or the built-in model only.
-    #[arg(long)]
-    pub offline: bool,
 }
 
 /// `ferrotune eval MODEL DATA`

@@ -7,6 +7,7 @@
 
 mod args;
 mod commands;
+mod environment;
 mod report;
 
 use std::process::ExitCode;

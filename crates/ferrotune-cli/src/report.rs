@@ -7,11 +7,15 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use ferrotune::Error;
+use ferrotune::checkpoint::net::Progress;
 use ferrotune::memory::human;
 use ferrotune::train::Event;
 use ferrotune::train::record::{StepRecord, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+
+/// Files above this size get a line for each tenth where there is no progress bar.
+const LARGE: u64 = 32 << 20;
 
 /// Prints for a person, or JSON for a program.
 pub struct Report {
@@ -19,12 +23,20 @@ pub struct Report {
     bar: RefCell<Option<ProgressBar>>,
     plan: Cell<u64>,
     log_every: Cell<usize>,
+    /// File and tenth of the newest download event.
+    tenth: RefCell<Option<(String, Option<u64>)>>,
 }
 
 impl Report {
     /// A report; `json` for programs.
     pub fn new(json: bool) -> Self {
-        Report { json, bar: RefCell::new(None), plan: Cell::new(0), log_every: Cell::new(1) }
+        Report {
+            json,
+            bar: RefCell::new(None),
+            plan: Cell::new(0),
+            log_every: Cell::new(1),
+            tenth: RefCell::new(None),
+        }
     }
 
     /// Whether a program reads.
@@ -93,7 +105,7 @@ impl Report {
     }
 
     /// What is going on, beside the progress bar or a spinner.
-    pub fn progress(&self, text: &str) {
+    pub fn status(&self, text: &str) {
         if !self.json {
             self.bar.borrow_mut().get_or_insert_with(ProgressBar::new_spinner).set_message(text.to_string());
         }
@@ -180,6 +192,56 @@ impl Report {
         if bar.is_hidden() && (r.step == 1 || r.step.is_multiple_of(self.log_every.get())) {
             eprintln!("  step {}: {text}", r.step);
         }
+    }
+
+    /// A download: lines for what is said, a bar for bytes (a program gets an event for each tenth and at the end).
+    pub fn progress(&self, progress: &Progress) {
+        match *progress {
+            Progress::Message(text) => self.say(text),
+            Progress::Bytes { file, done, total } => self.bytes(file, done, total),
+            Progress::Done { file, bytes } => {
+                self.end_bar();
+                if self.json {
+                    let event = serde_json::json!({"event": "downloaded", "file": file, "bytes": bytes});
+                    eprintln!("{event}");
+                } else {
+                    self.say(format!("  {file} {}", human(bytes)));
+                }
+            }
+        }
+    }
+
+    fn bytes(&self, file: &str, done: u64, total: Option<u64>) {
+        if self.json || !std::io::stderr().is_terminal() {
+            let tenth = total.map(|total| done.saturating_mul(10).checked_div(total).unwrap_or(10));
+            let now = Some((file.to_string(), tenth));
+            if tenth.is_none() || *self.tenth.borrow() == now {
+                return;
+            }
+            *self.tenth.borrow_mut() = now;
+            if self.json {
+                let event =
+                    serde_json::json!({"event": "download", "file": file, "done": done, "total": total});
+                eprintln!("{event}");
+            } else if total.is_some_and(|total| total > LARGE) {
+                eprintln!("  {file} {} of {}", human(done), human(total.unwrap_or_default()));
+            }
+            return;
+        }
+        let mut bar = self.bar.borrow_mut();
+        let bar = bar.get_or_insert_with(|| {
+            let bar = ProgressBar::new(total.unwrap_or(0));
+            let style = "  {msg} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} [{eta}]";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar.set_message(file.to_string());
+            // Speed and time left are of this run; what was here before is not counted.
+            bar.set_position(done);
+            bar.reset_eta();
+            bar
+        });
+        bar.set_position(done);
     }
 
     /// Takes the progress line away.

@@ -17,6 +17,7 @@ fn random(dev: &Device, rows: usize, cols: usize, name: &str) -> Tensor {
 }
 
 /// The CPU on every instruction set that this machine has; says which are skipped.
+#[allow(clippy::print_stdout)]
 fn cpus() -> Vec<Device> {
     let (have, lack): (Vec<Isa>, Vec<Isa>) = Isa::ALL.into_iter().partition(|i| i.available());
     if !lack.is_empty() {

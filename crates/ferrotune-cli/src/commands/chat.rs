@@ -19,7 +19,7 @@ const HELP: &str =
     "/adapter FOLDER  use this adapter   /base  the base alone   /reset  start over   /quit  leave";
 
 pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
-    let mut loaded = open(&a.model, device(args, None)?, a.context, report)?;
+    let mut loaded = open(args, &a.model, device(args, None)?, a.context, report)?;
     let mut adapter = loaded.adapter.take();
     let mut messages = opening(a);
     let mut cached: Vec<u32> = Vec::new();

@@ -20,7 +20,7 @@ use crate::report::{Report, grouped};
 const MICRO_BATCH: usize = 2048;
 
 pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
-    let loaded = open(&a.model, device(args, None)?, a.max_length + a.max_new_tokens, report)?;
+    let loaded = open(args, &a.model, device(args, None)?, a.max_length + a.max_new_tokens, report)?;
     let rows = rows(&loaded, a)?;
     let batches = evaluation_batches(&rows, MICRO_BATCH, true);
     let pass = loaded.own_pass();

@@ -29,7 +29,7 @@ pub fn run(args: &Args, a: &GenerateArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let positions = CONTEXT + a.sampling.max_new_tokens;
-    let mut loaded = open(&a.model, device(args, None)?, positions, report)?;
+    let mut loaded = open(args, &a.model, device(args, None)?, positions, report)?;
     if a.merged {
         let adapter = loaded.adapter.take().ok_or_else(|| {
             Error::config("--merged", "there is no adapter to merge").with_hint("give an adapter folder")

@@ -29,7 +29,7 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
             Error::file(&a.output, "the folder holds a model already").with_hint("give another --output")
         );
     }
-    let base = open_base(&found.base, report)?;
+    let base = open_base(args, &found.base, report)?;
     let dev = device(args, None)?;
     let storage = match (a.onto.as_str(), &found.run) {
         ("trained", Some(run)) => setup::storage(run, &base, Precision::F32)?,

@@ -7,18 +7,21 @@ mod merge;
 mod open;
 mod preview;
 mod quickstart;
+mod starter;
 mod train;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use ferrotune::base::BaseModel;
+use ferrotune::checkpoint::hub::{self, HubId};
 use ferrotune::train::setup;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use ferrotune_kernels::cpu::Isa;
 
 use crate::args::{Args, Command};
+use crate::environment::Environment;
 use crate::report::Report;
 
 /// Runs the command that was asked for.
@@ -30,7 +33,7 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
         Command::Generate(a) => generate::run(args, a, report),
         Command::Chat(a) => chat::run(args, a, report),
         Command::Merge(a) => merge::run(args, a, report),
-        Command::Preview(a) => preview::run(a, report),
+        Command::Preview(a) => preview::run(args, a, report),
     }
 }
 
@@ -50,26 +53,33 @@ fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
     setup::device(args.threads.or(threads), isa)
 }
 
-/// Opens a base model by path or hub id.
-fn open_base(name: &str, _report: &Report) -> Result<BaseModel> {
+/// Opens a base model: a path if there is something, the starter by its word, else a hub id.
+fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
     if name.is_empty() {
         return Err(Error::config("model.base", "no base model is given")
             .with_hint("set model.base to a model folder, a .gguf file or a hub id"));
     }
-    BaseModel::open(&PathBuf::from(name), name)
-}
-
-/// The model of the quickstart.
-struct Starter {
-    path: PathBuf,
-    name: String,
-    source: String,
-}
-
-/// The model asked for, or the starter.
-fn starter(_args: &Args, model: Option<&str>, _report: &Report) -> Result<Starter> {
-    match model {
-        Some(name) => Ok(Starter { path: PathBuf::from(name), name: name.into(), source: "given".into() }),
-        None => Err(Error::config("--model", "no starter model is known yet")),
+    let path = Path::new(name);
+    if path.exists() {
+        return BaseModel::open(path, name);
     }
+    if name == starter::WORD {
+        return Ok(starter::open_starter(args, report)?.1);
+    }
+    let Some(id) = HubId::parse(name) else {
+        return Err(Error::file(path, "no such file or folder, and not a hub id")
+            .with_hint("a hub id is owner/name, owner/name@revision or owner/name/file.gguf"));
+    };
+    let environment = Environment::read(args.offline);
+    let fetched = hub::fetch(&id, &environment.hub, &mut |progress| report.progress(&progress));
+    report.end_bar();
+    let found = fetched.map_err(|error| match error {
+        Error::Network { url, problem, hint } => {
+            let hint = hint.map_or_else(String::new, |hint| format!("{hint}; "));
+            let hint = format!("{hint}there is no file or folder `{name}` either");
+            Error::Network { url, problem, hint: Some(hint) }
+        }
+        error => error,
+    })?;
+    BaseModel::open(&found, name)
 }

@@ -15,7 +15,7 @@ use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
 
 use super::open_base;
-use crate::args::ModelArgs;
+use crate::args::{Args, ModelArgs};
 use crate::report::Report;
 
 /// A model in memory with the adapter beside it.
@@ -86,9 +86,9 @@ fn named_base(folder: &Path, run: Option<&RunConfig>) -> Result<String> {
 }
 
 /// Loads what the arguments name for sequences of up to `positions` tokens.
-pub fn open(a: &ModelArgs, dev: Device, positions: usize, report: &Report) -> Result<Loaded> {
+pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &Report) -> Result<Loaded> {
     let found = resolve(&a.model, a.adapter.as_deref(), a.base.as_deref())?;
-    let base = open_base(&found.base, report)?;
+    let base = open_base(args, &found.base, report)?;
     let kind = precision_kind(&a.precision)?;
     let precision = setup::precision(kind, &dev);
     let storage = storage(&a.quant, &base, found.run.as_ref(), precision)?;

@@ -9,12 +9,12 @@ use ferrotune::{Error, Result};
 use serde_json::json;
 
 use super::open_base;
-use crate::args::PreviewArgs;
+use crate::args::{Args, PreviewArgs};
 use crate::report::Report;
 
-pub fn run(a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
+pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
     let config = RunConfig::load(&a.run, &a.set)?;
-    let base = open_base(&config.model.base, report)?;
+    let base = open_base(args, &config.model.base, report)?;
     let prepared = base.prepare(&config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);

@@ -17,6 +17,7 @@ use ferrotune::train::{Trainer, setup};
 use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
+use super::starter::open_starter;
 use super::{device, train};
 use crate::args::{Args, QuickstartArgs};
 use crate::report::Report;
@@ -29,13 +30,18 @@ const ANSWER: usize = 20;
 
 pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode> {
     let start = Instant::now();
-    let starter = super::starter(args, a.model.as_deref(), report)?;
-    report.say(format!("model: {} ({})", starter.name, starter.source));
-    let base = BaseModel::open(&starter.path, &starter.name)?;
+    let (name, source, base) = match &a.model {
+        Some(name) => (name.clone(), "given", super::open_base(args, name, report)?),
+        None => {
+            let (found, base) = open_starter(args, report)?;
+            (found.name, found.source.as_str(), base)
+        }
+    };
+    report.say(format!("model: {name} ({source})"));
     let (train_facts, questions) = facts(a)?;
     let dir = output(a);
     let folder = RunFolder::create(&dir, false)?;
-    let config = config(a, &dir, &starter.path)?;
+    let config = config(a, &dir, &name)?;
     folder.write("train.jsonl", lines(&train_facts).as_bytes())?;
     folder.write("validation.jsonl", lines(&questions).as_bytes())?;
     report.say(format!(
@@ -60,8 +66,8 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     let after = ask(&trainer, &base, &asked, "after", report)?;
     let summary = trainer.summary();
     let result = json!({
-        "model": starter.name,
-        "source": starter.source,
+        "model": name,
+        "source": source,
         "method": summary.method,
         "base_format": summary.base_format,
         "exact_match_before": before.exact,
@@ -72,7 +78,7 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
         "tokens_per_second": outcome.tokens as f64 / outcome.seconds.max(1e-9),
         "peak_rss_bytes": resident().peak,
         "adapter_bytes": adapter_bytes(&dir),
-        "model_bytes": model_bytes(&starter.path),
+        "model_bytes": model_bytes(base.checkpoint.path()),
         "trainable_parameters": summary.trainable_parameters,
         "total_parameters": summary.total_parameters,
         "seconds": start.elapsed().as_secs_f64(),
@@ -132,17 +138,17 @@ fn output(a: &QuickstartArgs) -> PathBuf {
 }
 
 /// The recipe: one pass in steps of 16 facts, rank 16 on all linears, cosine from 1e-3 (full fine-tuning: 1e-4).
-fn config(a: &QuickstartArgs, dir: &Path, model: &Path) -> Result<RunConfig> {
+fn config(a: &QuickstartArgs, dir: &Path, model: &str) -> Result<RunConfig> {
     let lr = if a.method == "full" { 1e-4 } else { 1e-3 };
     let mut keys = vec![
         format!("model.base={}", quoted(model)),
         format!("method.kind={}", a.method),
-        format!("data.train={}", quoted(&dir.join("train.jsonl"))),
+        format!("data.train={}", quoted(&dir.join("train.jsonl").display().to_string())),
         "data.max_length=256".into(),
         "train.batch_rows=16".into(),
         format!("train.lr={lr}"),
         "train.schedule=cosine".into(),
-        format!("output.dir={}", quoted(dir)),
+        format!("output.dir={}", quoted(&dir.display().to_string())),
     ];
     if a.method == "qlora" {
         keys.push(format!("method.quant.type={}", a.quant));
@@ -151,9 +157,9 @@ fn config(a: &QuickstartArgs, dir: &Path, model: &Path) -> Result<RunConfig> {
     RunConfig::from_overrides(&keys)
 }
 
-/// A path as a YAML scalar.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "''"))
+/// A text as a YAML scalar.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn questions_of(base: &BaseModel, file: &Path) -> Result<Vec<Question>> {
@@ -178,7 +184,7 @@ fn ask(
     report: &Report,
 ) -> Result<Score> {
     let answers = answer(&trainer.model, &trainer.pass(), base, asked, ANSWER, |done| {
-        report.progress(&format!("asking {when}: {done} of {}", asked.len()));
+        report.status(&format!("asking {when}: {done} of {}", asked.len()));
     })?;
     let statement = |text: &str| text.split('/').next().unwrap_or_default().trim().to_string();
     let share = |right: usize| right as f64 / asked.len().max(1) as f64;

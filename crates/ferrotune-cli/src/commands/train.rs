@@ -21,7 +21,7 @@ use crate::report::Report;
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
     let config = RunConfig::load(&a.run, &a.set)?;
     let dev = device(args, config.train.threads)?;
-    let base = open_base(&config.model.base, report)?;
+    let base = open_base(args, &config.model.base, report)?;
     let outcome = train(&config, &base, &dev, a.resume, report)?;
     report.done(&json!({
         "output": config.output.dir,

@@ -105,7 +105,7 @@ pub(crate) fn words_of(micro: Micro, precision: Precision) -> Words {
     }
 }
 
-/// An `[M, K]` operand in kernel order: blocks of [`MR`] rows, each `[K words][MR]`.
+/// An `[M, K]` operand in kernel order: blocks of `MR` rows, each `[K words][MR]`.
 pub struct PackedA {
     buffer: Buffer,
     m: usize,

@@ -70,7 +70,7 @@ fn temporary_name(path: &Path) -> Result<PathBuf> {
 }
 
 /// Makes the rename itself durable where the system lets a folder be synced.
-fn sync_folder(path: &Path) {
+pub(super) fn sync_folder(path: &Path) {
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty())
         && let Ok(folder) = File::open(folder)
     {

@@ -17,14 +17,20 @@ pub mod adapter;
 pub mod atomic;
 pub mod bnb4;
 mod bnb8;
+mod download;
 mod folder;
 pub mod gguf;
+pub mod hub;
+pub mod index;
 pub mod mmap;
 pub mod model_folder;
+pub mod net;
 pub mod outputs;
 pub mod run_folder;
 pub mod safetensors;
+pub mod starter;
 pub mod train_state;
+pub mod wheel;
 
 pub use atomic::write_atomic;
 
