@@ -40,8 +40,11 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     report.say(format!("model: {name} ({source})"));
     let (train_facts, questions) = facts(a)?;
     let dir = output(a);
-    let folder = RunFolder::create(&dir, false)?;
+    let folder = RunFolder::at(&dir, false)?;
     let config = config(a, &dir, &name)?;
+    let stop = train::interrupt_flag()?;
+    let dev = device(args, config.train.threads)?;
+    folder.make()?;
     folder.write("train.jsonl", lines(&train_facts).as_bytes())?;
     folder.write("validation.jsonl", lines(&questions).as_bytes())?;
     report.say(format!(
@@ -50,8 +53,6 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
         questions.len()
     ));
 
-    let stop = train::interrupt_flag()?;
-    let dev = device(args, config.train.threads)?;
     let prepared = base.prepare(&config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);

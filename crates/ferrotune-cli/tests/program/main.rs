@@ -6,5 +6,6 @@
 mod bad_input;
 mod faults;
 mod helper;
+mod quickstart;
 mod resume;
 mod train;

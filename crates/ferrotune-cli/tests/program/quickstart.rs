@@ -1,0 +1,61 @@
+//! The tour on a tiny model: the numbers that it promises, and what it leaves when it is refused.
+
+use super::helper::{Place, model, names};
+
+const KEYS: [&str; 13] = [
+    "model",
+    "source",
+    "method",
+    "exact_match_before",
+    "exact_match_after",
+    "eval_rows",
+    "tokens_per_second",
+    "peak_rss_bytes",
+    "adapter_bytes",
+    "model_bytes",
+    "trainable_parameters",
+    "total_parameters",
+    "seconds",
+];
+
+#[test]
+fn every_method_gives_its_numbers() {
+    let base = model("llama3_rope").display().to_string();
+    for (method, format) in [("qlora", "nf4"), ("lora", "f32"), ("full", "f32")] {
+        let place = Place::new();
+        let few = ["--facts", "20", "--questions", "3", "--output", "tour", "--offline", "--json"];
+        let mut args = vec!["quickstart", "--model", &base, "--method", method];
+        args.extend(few);
+        let result = place.run(&args).json();
+        for key in KEYS {
+            assert!(!result[key].is_null(), "{key} is not in {result}");
+        }
+        assert_eq!((result["method"].as_str(), result["base_format"].as_str()), (Some(method), Some(format)));
+        assert_eq!(result["eval_rows"], 3);
+        assert_eq!(place.json("tour/quickstart.json"), result);
+        // What it says next works.
+        let file =
+            ["eval", "tour", "--data", "tour/validation.jsonl", "--exact-match", "--max-new-tokens", "4"];
+        place.run(&file).ok();
+        place.run(&["preview", "tour/run.yaml"]).ok();
+    }
+}
+
+#[test]
+fn a_refused_tour_leaves_nothing() {
+    let place = Place::new();
+    let base = model("llama3_rope").display().to_string();
+    for (more, word) in [
+        (["--method", "lorra"], "lorra"),
+        (["--quant", "zz"], "zz"),
+        (["--set", "train.lrr=1"], "train.lrr"),
+        (["--isa", "sse9"], "sse9"),
+    ] {
+        let mut args = vec!["quickstart", "--model", &base, "--offline"];
+        args.extend(more);
+        place.run(&args).refused(&[word]);
+        assert!(names(&place.path(".")).is_empty(), "{more:?}");
+    }
+    place.run(&["quickstart", "--model", "./nowhere", "--offline"]).refused(&["nowhere"]);
+    assert!(names(&place.path(".")).is_empty());
+}
