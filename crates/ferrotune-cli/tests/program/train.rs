@@ -226,6 +226,22 @@ fn an_adapter_is_where_another_run_starts() {
 }
 
 #[test]
+fn every_step_drops_other_inputs() {
+    let place = Place::with_run("lora");
+    let first = ["--set", "method.dropout=0.5", "--set", "output.dir=first"];
+    place.run(&[&["train", "run.yaml"], &first[..]].concat()).ok();
+    // The same rows in the same order, and nothing is learned: only dropout differs.
+    let still = ["train.init_adapter=first", "train.lr=0", "train.batch_rows=24", "data.shuffle=false"];
+    let mut args = vec!["train", "run.yaml"];
+    args.extend(still.iter().flat_map(|o| ["--set", o]));
+    place.run(&args).ok();
+    let mut losses: Vec<u64> = place.losses("out").iter().map(|l| l.1.to_bits()).collect();
+    losses.sort_unstable();
+    losses.dedup();
+    assert_eq!(losses.len(), 5, "{:?}", place.losses("out"));
+}
+
+#[test]
 fn how_the_work_is_done_does_not_change_the_result() {
     let place = Place::with_run("lora");
     let run = |dir: &str, options: &[&str]| {

@@ -1,0 +1,77 @@
+//! Attention over segments, grouped heads, windows and caches.
+
+use ferrotune_kernels::ops::attention::{self, Heads, Segment};
+use ferrotune_kernels::{Device, Precision, Tensor};
+
+use super::{assert_close, cpus, finite_difference, inner, random};
+
+#[test]
+fn attention_agrees_for_segments_groups_windows_and_head_widths() {
+    let dev = Device::reference();
+    for (dim, window, lens) in [
+        (16, None, vec![5, 1, 30]),
+        (64, None, vec![70, 130]),
+        (80, Some(9), vec![100]),
+        (16, Some(1), vec![3]),
+    ] {
+        let heads = Heads { q: 4, kv: 2, dim, scale: 1.0 / (dim as f32).sqrt(), window };
+        let rows: usize = lens.iter().sum();
+        let mut start = 0;
+        let segments: Vec<Segment> = lens
+            .iter()
+            .map(|n| {
+                start += n;
+                Segment::own(start - n, *n)
+            })
+            .collect();
+        let (q, d_o) = (random(&dev, rows, 4 * dim, "q"), random(&dev, rows, 4 * dim, "do"));
+        let (k, v) = (random(&dev, rows, 2 * dim, "k"), random(&dev, rows, 2 * dim, "v"));
+        let run = |dev: &Device, precision| {
+            let (o, lse) = attention::forward(dev, precision, &q, &k, &v, &segments, heads).unwrap();
+            let (dq, dk, dv) =
+                attention::backward(dev, precision, (&q, &k, &v), (&o, &lse), &d_o, &segments, heads)
+                    .unwrap();
+            [o, lse, dq, dk, dv].map(|t| t.to_vec())
+        };
+        let expected = run(&dev, Precision::F32);
+        let loss = |q: &Tensor, k: &Tensor, v: &Tensor| {
+            let dev = Device::reference();
+            inner(&attention::forward(&dev, Precision::F32, q, k, v, &segments, heads).unwrap().0, &d_o)
+        };
+        if rows < 50 && window.is_none() {
+            finite_difference("attention dq", &q, &expected[2], |q| loss(q, &k, &v));
+            finite_difference("attention dk", &k, &expected[3], |k| loss(&q, k, &v));
+            finite_difference("attention dv", &v, &expected[4], |v| loss(&q, &k, v));
+        }
+        for dev in cpus() {
+            for (precision, limit) in [(Precision::F32, 5e-6), (Precision::Bf16, 3e-2)] {
+                for (i, found) in run(&dev, precision).iter().enumerate() {
+                    // A window of one key has scores without effect: dq and dk are zero up to rounding.
+                    if window != Some(1) || !(i == 2 || i == 3) {
+                        assert_close(
+                            &format!("attention {i} dim={dim} {precision:?}"),
+                            found,
+                            &expected[i],
+                            limit,
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_over_a_cache_equals_attention_over_the_whole() {
+    let heads = Heads { q: 2, kv: 1, dim: 16, scale: 0.25, window: None };
+    let dev = Device::reference();
+    let (q, k, v) = (random(&dev, 80, 32, "q"), random(&dev, 80, 16, "k"), random(&dev, 80, 16, "v"));
+    let whole =
+        attention::forward(&dev, Precision::F32, &q, &k, &v, &[Segment::own(0, 80)], heads).unwrap().0;
+    for dev in cpus().into_iter().chain([Device::reference()]) {
+        let last = dev.tensor(3, 32, &q.f32()[77 * 32..]);
+        let segment = Segment { q_start: 0, q_len: 3, k_start: 0, k_len: 80 };
+        let o = attention::forward(&dev, Precision::F32, &last, &k, &v, &[segment], heads).unwrap().0;
+        assert_close("cached attention", o.f32(), &whole.f32()[77 * 32..], 3e-6);
+    }
+}
