@@ -311,3 +311,14 @@ fn proxies_are_used_but_for_some_hosts() {
     fetch(&id(), &proxied, &mut quiet).unwrap();
     assert_eq!(log.lock().unwrap().len(), before);
 }
+
+#[test]
+fn a_mirror_that_stores_the_content_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(ID, files(), HubTricks { same_host: true, ..HubTricks::default() });
+    let path = fetch(&id(), &settings(&hub.server.url, dir.path()), &mut quiet).unwrap();
+    assert!(hub.storage.asked().is_empty());
+    // Known by its hash all the same.
+    let weights = fs::read(path.join("model.safetensors")).unwrap();
+    assert!(dir.path().join("models--acme--tiny-llama/blobs").join(sha256(&weights)).is_file());
+}
