@@ -147,6 +147,7 @@ impl Error {
     /// What the user could do about it: what was said where the error arose, else what helps with its kind.
     pub fn hint(&self) -> Option<String> {
         let (own, usual) = match self {
+            Error::Train { hint, .. } => return hint.clone(),
             Error::Io { path, source } => (&None, io_hint(path, source.kind())),
             Error::File { hint, .. } => {
                 (hint, "check that the file is whole and of the kind that is expected here".into())
@@ -168,7 +169,6 @@ impl Error {
             Error::Network { hint, .. } => {
                 (hint, "check the connection, or give a model folder or .gguf file of this machine".into())
             }
-            Error::Train { hint, .. } => (hint, "see --help, or run with --json for all events".into()),
             Error::Kernel(_) => {
                 (&None, "if the model's files are whole, this is a bug worth reporting".into())
             }

@@ -218,6 +218,23 @@ fn the_number_of_threads_does_not_change_a_bit() {
 }
 
 #[test]
+fn bf16_rounds_but_does_not_bend() {
+    let batches = batches(&rows(), 1000, true);
+    let expected = Case::f32(cpu(2)).grads(&batches, Activations::Keep);
+    let case = Case::new(cpu(2), Precision::Bf16, Targets::AllLinear, 0.0);
+    for policy in [Activations::Keep, Activations::Lean, Activations::Recompute] {
+        let found = case.grads(&batches, policy);
+        assert!((found.0 / expected.0 - 1.0).abs() < 2e-3, "{} and {}", found.0, expected.0);
+        for (i, (f, e)) in found.1.iter().zip(&expected.1).enumerate() {
+            let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();
+            let difference = norm(&mut f.iter().zip(e).map(|(f, e)| f - e));
+            let share = difference / norm(&mut e.iter().copied());
+            assert!(share < 3e-2, "{policy:?}: gradient {i} differs by {share}");
+        }
+    }
+}
+
+#[test]
 fn dropout_follows_its_seed_and_stays_out_of_evaluation() {
     let batches = batches(&rows(), 1000, true);
     let mut case = Case::new(cpu(2), Precision::F32, Targets::AllLinear, 0.5);

@@ -73,6 +73,10 @@ pub fn finish(
     folder.write("run.yaml", config.to_yaml().as_bytes())?;
     let outcome = trainer.run(folder, stop, &mut |event| report.event(event))?;
     report.end_bar();
+    if outcome.steps == 0 {
+        report.say("stopped before the first step: there are no results");
+        return Ok(outcome);
+    }
     let results = (trainer.summary(), &outcome);
     outputs::write(folder, config, base, &trainer.model, &trainer.trainable, results, trainer.data_hash())?;
     report.say(format!("results in {}", folder.path().display()));

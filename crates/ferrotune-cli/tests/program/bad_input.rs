@@ -271,6 +271,18 @@ fn adapters() {
         adapter(&|f| edit(f, key, value.clone()));
         try_all(&["adapter_config.json", key]);
     }
+    // Of another base of the same shapes: it can be meant, so it is said.
+    let other = model("mistral").display().to_string();
+    let says = |args: &[&str], input: &str| {
+        let out = place.run_with(args, input).ok();
+        assert!(out.stderr.contains("warning: the adapter in good was trained beside"), "{out:#?}");
+    };
+    says(&["generate", &other, "--adapter", "good", "--prompt", "x", "--max-new-tokens", "2"], "");
+    says(&["merge", "good", "--base", &other, "--output", "merged"], "");
+    says(&["chat", &other], "/adapter good");
+    std::fs::remove_dir_all(place.path("merged")).expect("the merged model");
+    let own = place.run(&["generate", "good", "--prompt", "x", "--max-new-tokens", "2"]).ok();
+    assert!(!own.stderr.contains("warning"), "{own:#?}");
     // Of another base: a rank, a layer, a width that are not the model's.
     adapter(&|f| edit(f, "r", json!(8)));
     try_all(&[weights, "lora_A", "[4, 64]"]);

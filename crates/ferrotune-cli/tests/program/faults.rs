@@ -13,6 +13,16 @@ fn an_output_folder_that_cannot_be_made() {
     assert_eq!(names(&place.path(".")), ["out", "rows.jsonl", "run.yaml"]);
 }
 
+#[test]
+fn a_run_that_diverges_says_so_and_keeps_its_checkpoints() {
+    let place = Place::with_run("full");
+    let args = ["train", "run.yaml", "--set", "train.lr=1e30", "--set", "output.checkpoint_every=1"];
+    let out = place.run(&args).refused(&["step 3", "NaN"]);
+    assert!(out.stderr.contains("lower train.lr"), "{out:#?}");
+    assert!(place.path("out/checkpoints/step-1/state.json").exists());
+    assert!(!place.path("out/model.safetensors").exists(), "no result of a run that failed");
+}
+
 /// Runs the program where no file may grow beyond so many blocks of 512 bytes: writes fail as on a full disk.
 #[cfg(unix)]
 fn limited(place: &Place, blocks: usize, args: &[&str]) -> Out {

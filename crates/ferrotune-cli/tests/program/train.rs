@@ -145,6 +145,13 @@ fn chat_switches_adapters(place: &Place, base: &str) {
         place.run_with(&["chat", base, "--precision", "f32", "--max-new-tokens", "12"], question).ok();
     assert_eq!(alone.stdout.lines().next(), Some(answers[1]));
 
+    // A conversation that outgrows its context can start over.
+    let short = ["chat", "out", "--max-new-tokens", "4", "--context", "40"];
+    let out = place.run_with(&short, &format!("hi\n{}\n/reset\nhi", question.repeat(5))).ok();
+    assert!(out.stderr.contains("--context allows 40") && out.stderr.contains("/reset"), "{out:#?}");
+    let answers: Vec<&str> = out.stdout.lines().collect();
+    assert!(answers.len() == 2 && answers[0] == answers[1], "{out:#?}");
+
     // Two turns: the second sees the first, with or without the cache.
     let two = |n: usize| format!("{question}\n{}{question}", "/base\n/adapter out\n".repeat(n));
     let cached = place.run_with(&args, &two(0)).ok().stdout;

@@ -119,12 +119,6 @@ impl PackedA {
     pub fn rows(&self) -> usize {
         self.m
     }
-
-    /// Words that packing an `m x k` operand takes, for memory plans.
-    pub fn scratch_words(isa: Isa, precision: Precision, m: usize, k: usize) -> usize {
-        let per_row = if pick(isa, precision == Precision::Bf16).pairs { k.div_ceil(2) } else { k };
-        m.div_ceil(MR) * MR * per_row
-    }
 }
 
 per_isa! {

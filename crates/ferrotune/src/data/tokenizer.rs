@@ -77,6 +77,9 @@ pub struct Tokenizer {
     pad: Option<u32>,
 }
 
+/// Why a tokenizer that could be read fails on a text.
+const DAMAGED: &str = "the model's tokenizer.json refuses what its own rules should allow; fetch it again";
+
 impl Tokenizer {
     /// From the bytes of `tokenizer.json`; `name` is for messages.
     pub fn new(tokenizer_json: &[u8], settings: TokenizerSettings, name: &str) -> Result<Self> {
@@ -111,8 +114,10 @@ impl Tokenizer {
 
     /// Ids and byte offsets of a text as it stands: special tokens in it are found, none is added.
     pub fn encode(&self, text: &str) -> Result<Encoded> {
-        let encoding =
-            self.inner.encode(text, false).map_err(|e| Error::train(format!("cannot tokenize: {e}")))?;
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|e| Error::train(format!("cannot tokenize: {e}")).with_hint(DAMAGED))?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
@@ -123,7 +128,9 @@ impl Tokenizer {
 
     /// Text of some ids.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|e| Error::train(format!("cannot decode tokens: {e}")))
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|e| Error::train(format!("cannot decode tokens: {e}")).with_hint(DAMAGED))
     }
 
     /// Id of a token.

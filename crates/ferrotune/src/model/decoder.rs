@@ -105,15 +105,9 @@ impl Decoder {
         a.vocab * a.hidden + linears + (2 * a.layers + 1) * a.hidden
     }
 
-    /// Bytes of the base as it is stored in memory or mapped from its file.
-    pub fn base_bytes(&self) -> usize {
-        let bytes = |base: &Base, elements: usize| match base {
-            Base::Frozen(w) => w.nbytes(),
-            Base::Trained(_) => 4 * elements,
-        };
-        let a = &self.arch;
-        let linears: usize = self.linears().iter().map(|l| bytes(&l.base, l.rows * l.cols)).sum();
-        bytes(&self.embed, a.vocab * a.hidden) + linears + (2 * a.layers + 1) * a.hidden * 4
+    /// How the linears are stored, for people: `f32`, `nf4`, `gguf blocks`.
+    pub fn storage_name(&self) -> &'static str {
+        self.layers.first().map_or("", |l| l.mlp.up_proj.base.storage_name())
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {

@@ -236,14 +236,6 @@ impl Default for MethodOptions {
     }
 }
 
-impl MethodOptions {
-    /// The factor before B A x.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
-    }
-}
-
 /// The section `method.quant`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QuantOptions {
@@ -375,7 +367,7 @@ pub struct TrainOptions {
     /// Steps between evaluations; at the end of each epoch if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<usize>,
-    /// Steps between lines of the log.
+    /// Steps between lines on a stderr that is no terminal; `metrics.jsonl` has every step.
     pub log_every: usize,
     /// What is kept for the backward pass.
     pub activations: ActivationPolicy,
@@ -406,7 +398,7 @@ impl Default for TrainOptions {
             threads: None,
             init_adapter: None,
             eval_every: None,
-            log_every: 1,
+            log_every: 10,
             activations: ActivationPolicy::default(),
             memory: None,
         }

@@ -10,10 +10,10 @@ use crate::Result;
 use crate::base::BaseModel;
 use crate::data::PreparedData;
 use crate::lora::{Adapter, Init, LoraConfig};
+use crate::model::Params;
 use crate::model::families::architecture;
 use crate::model::linear::BranchIds;
 use crate::model::weights::{BaseStorage, FourBitOptions};
-use crate::model::{Decoder, Params};
 use crate::run_config::{FloatKind, LoraInit, MethodKind, MethodOptions, QuantKind, RunConfig};
 
 /// What is trained.
@@ -95,11 +95,6 @@ pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Re
             QuantKind::Fp4 => four_bit(FourBitKind::Fp4),
         },
     })
-}
-
-/// The name of a storage, for people.
-pub fn storage_name(model: &Decoder) -> String {
-    model.layers.first().map_or(String::new(), |l| crate::merge::base_name(&l.mlp.up_proj))
 }
 
 /// The adapter's constants of a run file.

@@ -115,13 +115,14 @@ impl<'a> Trainer<'a> {
         let adapter_values = if matches!(trainable, Trainable::Adapter(_)) { trained } else { 0 };
         let summary = Summary {
             method: config.method.kind.to_string(),
-            base_format: setup::storage_name(&model),
+            base_format: model.storage_name().into(),
             precision: if precision == Precision::Bf16 { "bf16" } else { "f32" },
             isa: if let Device::Cpu(cpu) = dev { cpu.isa().name().into() } else { "reference".into() },
             threads,
             trainable_parameters: trained,
             total_parameters: model.base_elements() + adapter_values,
             steps: loader.steps_total(),
+            log_every: config.train.log_every,
             activations: policy,
             plan,
         };
@@ -285,7 +286,8 @@ impl<'a> Trainer<'a> {
             )?);
         }
         let norm = step::gradient_norm(&self.pass(), grads);
-        if !norm.is_finite() || norm == 0.0 {
+        // A gradient of exactly zero is a fault, unless the model has nothing left to learn from these rows.
+        if !norm.is_finite() || (norm == 0.0 && loss.mean() > 1e-3) {
             let problem = format!("step {number}: the gradient norm is {norm}");
             return Err(Error::train(problem).with_hint("lower train.lr, or use train.precision: f32"));
         }
