@@ -38,7 +38,8 @@ pub(crate) fn with_temporary(path: &Path, write: impl FnOnce(&Path) -> Result<()
     Ok(())
 }
 
-fn temporary_name(path: &Path) -> Result<PathBuf> {
+/// A hidden name beside `path` that no other write uses.
+pub(super) fn temporary_name(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::file(path, "not a file name"))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
