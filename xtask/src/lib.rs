@@ -1,3 +1,4 @@
 //! What developers of ferrotune run: `cargo xtask <task>`.
 
 pub mod golden;
+pub mod tiny_model;

@@ -1,6 +1,6 @@
-//! `cargo xtask <task>`: checks against golden fixtures.
+//! `cargo xtask <task>`: checks against golden fixtures, the built-in model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -20,11 +20,21 @@ enum Task {
         #[arg(required = true)]
         dirs: Vec<PathBuf>,
     },
+    /// Make the tiny model that the binary carries, from the project's own files.
+    TinyModel {
+        /// Folder for exercises, tokenizer and the training run.
+        #[arg(long, default_value = "target/tiny-model")]
+        work: PathBuf,
+        /// Folder of the finished model.
+        #[arg(long, default_value = "crates/ferrotune-cli/builtin")]
+        out: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let ok = match Args::parse().task {
         Task::Golden { dirs } => golden(&dirs),
+        Task::TinyModel { work, out } => tiny_model(&work, &out),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -46,4 +56,14 @@ fn golden(dirs: &[PathBuf]) -> bool {
     }
     println!("{passed} passed, {failed} failed");
     failed == 0
+}
+
+#[allow(clippy::print_stderr)]
+fn tiny_model(work: &Path, out: &Path) -> bool {
+    let facts = Path::new("crates/ferrotune-cli/data/us-gaap-concepts.jsonl");
+    let made = xtask::tiny_model::make(facts, work, out);
+    if let Err(e) = &made {
+        eprintln!("error: {e}");
+    }
+    made.is_ok()
 }

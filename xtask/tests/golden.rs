@@ -1,11 +1,14 @@
 //! The golden cases that the project carries must all pass on every device, and a wrong fixture must not.
 
+#![allow(clippy::print_stdout)]
+
 use std::path::{Path, PathBuf};
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/golden")
 }
 
+#[allow(clippy::print_stdout)]
 fn check(folder: &str, cases: usize) {
     let found = xtask::golden::find(&testdata().join(folder));
     assert_eq!(found.len(), cases, "cases in {folder}: {found:?}");

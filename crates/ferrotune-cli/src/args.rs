@@ -89,8 +89,8 @@ pub struct QuickstartArgs {
     /// full, lora or qlora.
     #[arg(long, default_value = "qlora")]
     pub method: String,
-    /// Storage of the base for qlora: keep (the starter's own blocks), nf4, fp4.
-    #[arg(long, default_value = "keep")]
+    /// Storage of the base for qlora: auto (blocks that it has already, else nf4), keep, nf4, fp4.
+    #[arg(long, default_value = "auto")]
     pub quant: String,
     /// Another model than the starter.
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ const NOTEWORTHY: u64 = 1 << 20;
 pub struct Report {
     json: bool,
     bar: RefCell<Option<ProgressBar>>,
-    plan: RefCell<u64>,
+    plan: Cell<u64>,
+    log_every: Cell<usize>,
     /// File and tenth of the newest download event.
     tenth: RefCell<Option<(String, Option<u64>)>>,
 }
@@ -32,7 +33,13 @@ pub struct Report {
 impl Report {
     /// A report; `json` for programs.
     pub fn new(json: bool) -> Self {
-        Report { json, bar: RefCell::new(None), plan: RefCell::new(0), tenth: RefCell::new(None) }
+        Report {
+            json,
+            bar: RefCell::new(None),
+            plan: Cell::new(0),
+            log_every: Cell::new(1),
+            tenth: RefCell::new(None),
+        }
     }
 
     /// Whether a program reads.
@@ -100,6 +107,13 @@ impl Report {
         }
     }
 
+    /// What is going on, beside the progress bar or a spinner.
+    pub fn status(&self, text: &str) {
+        if !self.json {
+            self.bar.borrow_mut().get_or_insert_with(ProgressBar::new_spinner).set_message(text.to_string());
+        }
+    }
+
     /// Something that happened in a run.
     pub fn event(&self, event: &Event) {
         if self.json {
@@ -153,7 +167,8 @@ impl Report {
             part("program", p.program),
         ];
         self.say(format!("memory: {} predicted peak ({})", human(p.total() as u64), parts.join(", ")));
-        *self.plan.borrow_mut() = p.total() as u64;
+        self.plan.set(p.total() as u64);
+        self.log_every.set(s.log_every);
         let bar = ProgressBar::new(s.steps as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} [{elapsed}<{eta}]") {
             bar.set_style(style);
@@ -165,7 +180,7 @@ impl Report {
     fn step(&self, r: &StepRecord) {
         let bar = self.bar.borrow();
         let Some(bar) = bar.as_ref() else { return };
-        let plan = *self.plan.borrow();
+        let plan = self.plan.get();
         let share = 100.0 * r.peak_rss_bytes as f64 / plan.max(1) as f64;
         let text = format!(
             "loss {:.4} lr {:.2e} {:.0} tok/s peak {} ({share:.0}% of plan)",
@@ -177,7 +192,7 @@ impl Report {
         bar.set_position(r.step as u64);
         bar.set_message(text.clone());
         // Without a terminal there is no bar; a line now and then says that it goes on.
-        if bar.is_hidden() && (r.step == 1 || r.step % 10 == 0) {
+        if bar.is_hidden() && (r.step == 1 || r.step.is_multiple_of(self.log_every.get())) {
             eprintln!("  step {}: {text}", r.step);
         }
     }
@@ -245,7 +260,7 @@ pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);

@@ -1,62 +1,51 @@
-//! Speed of one product: `cargo run --release --example gemm -- M N K`.
-use ferrotune_kernels::cpu::gemm::*;
+//! Speed of one product on each instruction set: `cargo run --release -p ferrotune-kernels --example gemm -- M N K`.
+#![allow(clippy::print_stdout)]
+
+use std::time::Instant;
+
+use ferrotune_kernels::cpu::gemm::{Job, Mat, Term, gemm, pack_a};
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::{Precision, Weight};
+
 fn main() {
-    let a: Vec<usize> = std::env::args().skip(1).map(|v| v.parse().unwrap()).collect();
-    let (m, n, k) = (a[0], a[1], a[2]);
+    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|v| v.parse().ok()).collect();
+    let [m, n, k] = sizes[..] else {
+        println!("usage: gemm M N K");
+        return;
+    };
     let x = vec![0.5f32; m * k];
-    let w = Weight::from_f32(n, k, &vec![0.25; n * k]);
+    let (w, wt) = (Weight::from_f32(n, k, &vec![0.25; n * k]), Weight::from_f32(k, n, &vec![0.25; n * k]));
+    let gflop = 2.0 * (m * n * k) as f64 / 1e9;
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-        for threads in [1, 2] {
-            let cpu = Cpu::new(threads, isa).unwrap();
-            for p in [Precision::F32, Precision::Bf16] {
-                let mut out = vec![0.0; m * n];
-                let mut best = [f64::MAX; 3];
-                for _ in 0..8 {
-                    let t = std::time::Instant::now();
-                    let pa = pack_a(&cpu, p, Mat::F32(&x, k), m, k, false, 1.0);
-                    let t1 = t.elapsed().as_secs_f64();
-                    let t = std::time::Instant::now();
+        for (threads, precision) in
+            [(1, Precision::F32), (1, Precision::Bf16), (2, Precision::F32), (2, Precision::Bf16)]
+        {
+            let Ok(cpu) = Cpu::new(threads, isa) else { continue };
+            let mut out = vec![0.0; m * n];
+            let mut best = [f64::MAX; 3];
+            for _ in 0..8 {
+                let start = Instant::now();
+                let a = pack_a(&cpu, precision, Mat::F32(&x, k), m, k, false, 1.0);
+                best[0] = best[0].min(start.elapsed().as_secs_f64());
+                for (i, (b, transposed)) in [(&w, false), (&wt, true)].into_iter().enumerate() {
+                    let start = Instant::now();
+                    let terms = vec![Term { a: &a, b: Mat::Weight(b), transposed }];
                     gemm(
                         &cpu,
-                        p,
-                        vec![Job {
-                            out: &mut out,
-                            n,
-                            terms: vec![Term { a: &pa, b: Mat::Weight(&w), transposed: false }],
-                            accumulate: false,
-                            bias: None,
-                        }],
+                        precision,
+                        vec![Job { out: &mut out, n, terms, accumulate: false, bias: None }],
                     );
-                    let t2 = t.elapsed().as_secs_f64();
-                    let wt = Weight::from_f32(k, n, &vec![0.25; n * k]);
-                    let t = std::time::Instant::now();
-                    gemm(
-                        &cpu,
-                        p,
-                        vec![Job {
-                            out: &mut out,
-                            n,
-                            terms: vec![Term { a: &pa, b: Mat::Weight(&wt), transposed: true }],
-                            accumulate: false,
-                            bias: None,
-                        }],
-                    );
-                    let t3 = t.elapsed().as_secs_f64();
-                    for (b, t) in best.iter_mut().zip([t1, t2, t3]) {
-                        *b = b.min(t);
-                    }
+                    best[i + 1] = best[i + 1].min(start.elapsed().as_secs_f64());
                 }
-                let f = 2.0 * (m * n * k) as f64 / 1e9;
-                println!(
-                    "{:12} {threads} {p:?}: pack {:.2} ms, nt {:.0} GFLOP/s, nn {:.0} GFLOP/s",
-                    isa.name(),
-                    best[0] * 1e3,
-                    f / best[1],
-                    f / best[2]
-                );
             }
+            let [pack, forward, backward] = best;
+            println!(
+                "{:12} {threads} threads {precision:?}: pack {:.2} ms, X Wt {:.0} GFLOP/s, dY W {:.0} GFLOP/s",
+                isa.name(),
+                pack * 1e3,
+                gflop / forward,
+                gflop / backward
+            );
         }
     }
 }

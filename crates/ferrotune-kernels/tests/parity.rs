@@ -1,5 +1,7 @@
 //! Every op: the reference against finite differences, and each CPU version against the reference.
 
+#![allow(clippy::print_stdout)]
+
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::attention::{Heads, Segment};
 use ferrotune_kernels::ops::elementwise::Dropout;
@@ -15,6 +17,7 @@ fn random(dev: &Device, rows: usize, cols: usize, name: &str) -> Tensor {
 }
 
 /// The CPU on every instruction set that this machine has; says which are skipped.
+#[allow(clippy::print_stdout)]
 fn cpus() -> Vec<Device> {
     let (have, lack): (Vec<Isa>, Vec<Isa>) = Isa::ALL.into_iter().partition(|i| i.available());
     if !lack.is_empty() {
@@ -62,6 +65,11 @@ fn finite_difference(what: &str, x: &Tensor, gradient: &[f32], f: impl Fn(&Tenso
     }
 }
 
+/// What an op added to gradients that stood at `start`.
+fn added(sums: &[f32], start: &Tensor) -> Vec<f32> {
+    sums.iter().zip(start.f32()).map(|(s, v)| s - v).collect()
+}
+
 /// `sum(y * weights)`: a scalar whose gradient in y is `weights`.
 fn inner(y: &Tensor, weights: &Tensor) -> f64 {
     y.f32().iter().zip(weights.f32()).map(|(a, b)| *a as f64 * *b as f64).sum()
@@ -73,15 +81,18 @@ fn rms_norm_agrees() {
     let (x, w, dy) = (random(&dev, 7, 50, "x"), random(&dev, 1, 50, "w"), random(&dev, 7, 50, "dy"));
     let run = |dev: &Device, x: &Tensor, w: &Tensor| {
         let y = rms_norm::forward(dev, x, w, 1e-5).unwrap();
-        let (mut dx, mut dw) = (dev.zeros(7, 50), dev.zeros(1, 50));
+        // Both are added to.
+        let (mut dx, mut dw) = (random(dev, 7, 50, "dx"), random(dev, 1, 50, "dw"));
         rms_norm::backward(dev, x, w, 1e-5, &dy, &mut dx, Some(&mut dw)).unwrap();
         [y.to_vec(), dx.to_vec(), dw.to_vec()]
     };
     let expected = run(&dev, &x, &w);
     let loss =
         |x: &Tensor, w: &Tensor| inner(&rms_norm::forward(&Device::reference(), x, w, 1e-5).unwrap(), &dy);
-    finite_difference("rms_norm dx", &x, &expected[1], |x| loss(x, &w));
-    finite_difference("rms_norm dw", &w, &expected[2], |w| loss(&x, w));
+    let (dx, dw) =
+        (added(&expected[1], &random(&dev, 7, 50, "dx")), added(&expected[2], &random(&dev, 1, 50, "dw")));
+    finite_difference("rms_norm dx", &x, &dx, |x| loss(x, &w));
+    finite_difference("rms_norm dw", &w, &dw, |w| loss(&x, w));
     for dev in cpus() {
         for (i, found) in run(&dev, &x, &w).iter().enumerate() {
             assert_close(&format!("rms_norm {i}"), found, &expected[i], 2e-6);
@@ -186,7 +197,13 @@ impl LinearCase {
             .collect()
     }
 
-    /// Outputs, `H`, dX, and dA, dB of the first two.
+    /// Where the sums of a branch's gradients stand before: whole steps add to what other micro-batches left.
+    fn starts(&self, dev: &Device, branch: usize) -> (Tensor, Tensor) {
+        let (a, b) = &self.branches[branch];
+        (random(dev, a.rows(), a.cols(), "dA"), random(dev, b.rows(), b.cols(), "dB"))
+    }
+
+    /// Outputs, `H`, dX, and dA, dB of the first two, all added to something.
     fn run(&self, dev: &Device, precision: Precision) -> Vec<Vec<f32>> {
         let (m, k) = (self.x.rows(), self.x.cols());
         let (a0, b0) = &self.branches[0];
@@ -195,11 +212,7 @@ impl LinearCase {
         let mut refs: Vec<&mut Tensor> = outs.iter_mut().collect();
         let h = linear::forward(dev, precision, &self.x, &linears, &mut refs, true).unwrap();
         let mut dx = dev.tensor(m, k, &vec![1.0; m * k]);
-        let mut sums: Vec<(Tensor, Tensor)> = self
-            .branches
-            .iter()
-            .map(|(a, b)| (dev.zeros(a.rows(), k), dev.zeros(b.rows(), b.cols())))
-            .collect();
+        let mut sums: Vec<(Tensor, Tensor)> = (0..self.branches.len()).map(|i| self.starts(dev, i)).collect();
         let mut grads: Vec<Grads<'_>> =
             sums.iter_mut().map(|(a, b)| Grads { a: Some(a), b: Some(b), ..Grads::default() }).collect();
         grads.push(Grads::default());
@@ -253,8 +266,9 @@ fn linear_agrees_with_and_without_dropout() {
         let (a0, b0) = &case.branches[0];
         let dx: Vec<f32> = expected[4].iter().map(|v| v - 1.0).collect();
         finite_difference("linear dx", &case.x, &dx, |x| case.loss(x, a0, b0));
-        finite_difference("linear dA", a0, &expected[5], |a| case.loss(&case.x, a, b0));
-        finite_difference("linear dB", b0, &expected[6], |b| case.loss(&case.x, a0, b));
+        let (a_start, b_start) = case.starts(&Device::reference(), 0);
+        finite_difference("linear dA", a0, &added(&expected[5], &a_start), |a| case.loss(&case.x, a, b0));
+        finite_difference("linear dB", b0, &added(&expected[6], &b_start), |b| case.loss(&case.x, a0, b));
     }
 }
 
@@ -269,7 +283,7 @@ fn a_trained_linear_gets_weight_and_bias_gradients() {
     );
     let run = |dev: &Device, precision| {
         let linears = [Linear { weight: Matrix::Trained(&w), bias: Some(&b), branch: None }];
-        let (mut dw, mut db) = (dev.zeros(10, 30), dev.zeros(1, 10));
+        let (mut dw, mut db) = (random(dev, 10, 30, "dw"), random(dev, 1, 10, "db"));
         let mut grads = [Grads { weight: Some(&mut dw), bias: Some(&mut db), ..Grads::default() }];
         linear::backward(dev, precision, &x, None, &linears, &[&dy], None, false, &mut grads).unwrap();
         (dw.to_vec(), db.to_vec())
@@ -282,8 +296,9 @@ fn a_trained_linear_gets_weight_and_bias_gradients() {
         linear::forward(&dev, Precision::F32, &x, &linears, &mut [&mut y], false).unwrap();
         inner(&y, &dy)
     };
-    finite_difference("linear dW", &w, &dw, |w| loss(w, &b));
-    finite_difference("linear db", &b, &db, |b| loss(&w, b));
+    let own = (added(&dw, &random(&dev, 10, 30, "dw")), added(&db, &random(&dev, 1, 10, "db")));
+    finite_difference("linear dW", &w, &own.0, |w| loss(w, &b));
+    finite_difference("linear db", &b, &own.1, |b| loss(&w, b));
     for dev in cpus() {
         for (precision, limit) in [(Precision::F32, 3e-6), (Precision::Bf16, 2e-2)] {
             let found = run(&dev, precision);
@@ -400,12 +415,12 @@ fn embedding_agrees() {
     let tokens = [3, 0, 3, 11, 7];
     let run = |dev: &Device| {
         let y = embedding::forward(dev, Matrix::Trained(&table), &tokens, 1.5).unwrap();
-        let mut d = dev.zeros(12, 70);
+        let mut d = random(dev, 12, 70, "d");
         embedding::backward(dev, &dy, &tokens, 1.5, &mut d).unwrap();
         (y.to_vec(), d.to_vec())
     };
     let expected = run(&dev);
-    finite_difference("embedding", &table, &expected.1, |t| {
+    finite_difference("embedding", &table, &added(&expected.1, &random(&dev, 12, 70, "d")), |t| {
         let dev = Device::reference();
         inner(&embedding::forward(&dev, Matrix::Trained(t), &tokens, 1.5).unwrap(), &dy)
     });

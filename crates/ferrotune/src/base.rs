@@ -6,8 +6,12 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::checkpoint::Checkpoint;
+use crate::data::PreparedData;
 use crate::data::chat_template::{ChatTemplate, Clock};
+use crate::data::dataset::ReadOptions;
+use crate::data::tokenize::{PrepareOptions, Preparer};
 use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
+use crate::run_config::{DataOptions, RunConfig};
 
 /// Files, tokenizer and template of a model; the network itself is loaded from it in the form that is asked for.
 pub struct BaseModel {
@@ -41,13 +45,29 @@ impl BaseModel {
 
     /// Tokens that end an answer: the model's own, and the template's end of turn.
     pub fn stop_ids(&self) -> Result<Vec<u32>> {
+        let preparer = self.preparer(&DataOptions::default());
         let mut ids = self.checkpoint.eos_ids()?;
-        ids.extend(self.tokenizer.eos());
-        if let Some(template) = &self.template {
-            ids.extend(crate::data::tokenize::end_of_turn(&self.tokenizer, template));
-        }
+        ids.extend(preparer.stop_ids());
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    /// Turns examples into rows for this model.
+    pub fn preparer(&self, data: &DataOptions) -> Preparer<'_> {
+        let vocab_size = Some(self.checkpoint.config().vocab_size);
+        let options = PrepareOptions { vocab_size, ..PrepareOptions::from(data) };
+        Preparer::new(&self.tokenizer, self.template.as_ref(), options)
+    }
+
+    /// How files of rows are read for this model.
+    pub fn read_options(&self) -> ReadOptions {
+        ReadOptions { has_template: self.template.is_some(), ..ReadOptions::default() }
+    }
+
+    /// Reads and tokenizes the rows that a run file names.
+    pub fn prepare(&self, config: &RunConfig) -> Result<PreparedData> {
+        let vocab_size = Some(self.checkpoint.config().vocab_size);
+        crate::data::prepare(config, &self.tokenizer, self.template.as_ref(), vocab_size)
     }
 }

@@ -144,21 +144,56 @@ impl Error {
         self
     }
 
-    /// What the user could do about it.
+    /// What the user could do about it: what was said where the error arose, else what helps with its kind.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Error::File { hint, .. }
-            | Error::Config { hint, .. }
-            | Error::Data { hint, .. }
-            | Error::Tensor { hint, .. }
-            | Error::Template { hint, .. }
-            | Error::Network { hint, .. }
-            | Error::Train { hint, .. } => hint.clone(),
-            Error::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => Some(format!(
-                "check the path; the current folder is where relative paths start ({})",
-                path.display()
-            )),
-            Error::Io { .. } | Error::Kernel(_) => None,
+        let (own, usual) = match self {
+            Error::Train { hint, .. } => return hint.clone(),
+            Error::Io { path, source } => (&None, io_hint(path, source.kind())),
+            Error::File { hint, .. } => {
+                (hint, "check that the file is whole and of the kind that is expected here".into())
+            }
+            Error::Config { hint, key, .. } if key.starts_with("--") => {
+                (hint, "see --help for what the option takes".into())
+            }
+            Error::Config { hint, key, .. } => {
+                (hint, format!("correct the run file, or give the command --set {key}=VALUE"))
+            }
+            Error::Data { hint, .. } => (hint, "correct the row, or take it out of the file".into()),
+            Error::Tensor { hint, .. } => {
+                (hint, "the weights and the config.json beside them describe different networks".into())
+            }
+            Error::Template { hint, .. } => (
+                hint,
+                "the template stands in the model's chat_template.jinja or tokenizer_config.json".into(),
+            ),
+            Error::Network { hint, .. } => {
+                (hint, "check the connection, or give a model folder or .gguf file of this machine".into())
+            }
+            Error::Kernel(_) => {
+                (&None, "if the model's files are whole, this is a bug worth reporting".into())
+            }
+        };
+        Some(own.clone().unwrap_or(usual))
+    }
+}
+
+fn io_hint(path: &Path, kind: std::io::ErrorKind) -> String {
+    use std::io::ErrorKind as Kind;
+    match kind {
+        Kind::NotFound => match std::env::current_dir() {
+            Ok(here) if path.is_relative() => {
+                format!("check the path; relative paths start at the current folder, {}", here.display())
+            }
+            _ => "check the path".into(),
+        },
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
+            "this user may not do that there; give another path, or change the permissions".into()
         }
+        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => {
+            "make room, or write to another disk; what was written whole before is still there".into()
+        }
+        Kind::NotADirectory | Kind::AlreadyExists => "a part of the path is a file; give another path".into(),
+        Kind::IsADirectory => "this is a folder; give a file".into(),
+        _ => "the operating system refused; check the path, the permissions and the disk".into(),
     }
 }

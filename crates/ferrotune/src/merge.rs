@@ -1,6 +1,6 @@
 //! `W' = W + s B A`: an adapter folded into its base.
 
-use ferrotune_kernels::quant::{Storage, Weight};
+use ferrotune_kernels::quant::Weight;
 
 use crate::lora::Adapter;
 use crate::model::Decoder;
@@ -43,17 +43,5 @@ pub fn merge_in_place(model: &mut Decoder, adapter: &Adapter) {
             let merged = merged_weight(linear, Some(adapter));
             linear.base = Base::Frozen(Weight::from_f32(linear.rows, linear.cols, &merged));
         }
-    }
-}
-
-/// What the weights were stored as, for the message that says onto what the adapter was merged.
-pub fn base_name(linear: &LinearLayer) -> String {
-    match &linear.base {
-        Base::Frozen(w) => match w.storage() {
-            Storage::Dense(dtype, _) => dtype.name().to_lowercase(),
-            Storage::FourBit(bits) => bits.kind().name().to_string(),
-            _ => "gguf blocks".into(),
-        },
-        Base::Trained(_) => "f32".into(),
     }
 }

@@ -148,3 +148,85 @@ fn hostile_templates_end() {
         }
     }
 }
+
+fn text_of(source: &str, content: &str) -> Rendered {
+    let template = ChatTemplate::parse(source, Map::new()).unwrap();
+    let message = serde_json::json!({"role": "user", "content": content, "name": null});
+    template.render(&[message], None, &RenderOptions::default()).unwrap()
+}
+
+fn spans_of(rendered: &Rendered) -> Vec<(usize, usize)> {
+    rendered.assistant_spans.iter().map(|span| (span.start, span.end)).collect()
+}
+
+/// What the fixtures do not reach and templates of real models do.
+#[test]
+fn details_of_python_jinja() {
+    for (source, expected) in [
+        ("{% if true %}\r\na\r\n{% endif %}b\r", "a\nb"),
+        (
+            "{{ none is iterable }} {{ 'a' is sequence }} {{ messages is sequence }} {{ true is number }}",
+            "False True True True",
+        ),
+        ("{{ none is iterable and (none | length) > 0 }}", "False"),
+        ("{% for x in [1] %}{% continue %}{% else %}else{% endfor %}", "else"),
+        (
+            "{% for x in [1, 2] %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% else %}else{% endfor %}",
+            "2",
+        ),
+        (
+            "{{ 5 % 3 }} {{ -5 % 3 }} {{ 5.5 % 2 }} {{ '%s|%5.2f|%%' % ([1], 2) }} {{ 2 * 7 % 4 }}",
+            "2 1 1.5 [1]| 2.00|% 2",
+        ),
+        ("{{ 1 < 2 < 3 }} {{ not 2 < 1 }} {{ 'a' < 'b' }} {{ [1] < [2] }}", "True True True True"),
+        (
+            "{{ 'a-b-c'.rsplit('-', 1) }} {{ 'x.y'.partition('.') }} {{ 'pre_x'.removeprefix('pre_') }}",
+            "['a-b', 'c'] ('x', '.', 'y') x",
+        ),
+        ("{{ true % 2 }} {{ 5 % true }} {{ [missing] }}{{ missing }}", "1 0 [Undefined]"),
+        ("{{ messages[0] }}", "{'role': 'user', 'content': 'hi'}"),
+        ("{{ 1e16 ~ 0.00001 ~ none ~ true ~ missing }}", "1e+161e-05NoneTrue"),
+    ] {
+        assert_eq!(text_of(source, "hi").text, expected, "{source}");
+    }
+}
+
+#[test]
+fn generation_blocks_see_and_change_what_is_around_them() {
+    let source = "{% set ns = namespace(n=0) %}{% for m in messages %}{%- generation -%}\n {{ m.content }}{% set ns.n = ns.n + loop.index %}\
+                  {% set inner = 1 %} {%- endgeneration -%} \n{% endfor %}{{ ns.n }}{{ inner }}";
+    let rendered = text_of(source, "hi");
+    assert_eq!((rendered.text.as_str(), spans_of(&rendered)), ("hi1", vec![(0, 2)]));
+    let source = "{% macro m(x) %}{% generation %}{{ x }}{% endgeneration %}!{% endmacro %}{{ m('é') }}{{ m('') }}{{ m('b') }}";
+    let rendered = text_of(source, "");
+    assert_eq!((rendered.text.as_str(), spans_of(&rendered)), ("é!!b!", vec![(0, 2), (4, 5)]));
+}
+
+/// The marks inside are code points that a chat may hold by itself.
+#[test]
+fn noncharacters_in_a_chat_are_text() {
+    let source = "<{% generation %}{{ messages[0].content }}{% endgeneration %}>";
+    let rendered = text_of(source, "\u{fdd0}a\u{fdd3}");
+    assert_eq!(rendered.text, "<\u{fdd0}a\u{fdd3}>");
+    assert_eq!(spans_of(&rendered), [(1, rendered.text.len() - 1)]);
+    let all: String = (0xfdd0..0xfdf0_u32).filter_map(char::from_u32).collect();
+    let template = ChatTemplate::parse(source, Map::new()).unwrap();
+    let message = serde_json::json!({"role": "user", "content": all});
+    assert!(template.render(&[message], None, &RenderOptions::default()).is_err());
+}
+
+/// A value that grows with every turn of a loop is stopped, by its size, before anything has to walk or drop it.
+#[test]
+fn values_that_nest_or_double_without_end_are_refused() {
+    for source in [
+        "{% set ns = namespace(x=[]) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(20) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}",
+        "{% set ns = namespace() %}{% set ns.x = {'a': ns} %}",
+    ] {
+        let template = ChatTemplate::parse(source, Map::new()).unwrap();
+        let message = serde_json::json!({"role": "user", "content": "x"});
+        let error =
+            template.render(&[message], None, &RenderOptions::default()).expect_err(source).to_string();
+        assert!(error.contains("kept in a namespace"), "{error}");
+    }
+}

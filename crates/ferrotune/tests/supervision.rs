@@ -108,8 +108,10 @@ fn answers_with_their_end_of_turn_are_supervised_and_nothing_else() {
             let row = preparer.row(&row).unwrap_or_else(|problem| panic!("{name}: {problem:?}"));
             // The templates that end a whole chat with EOS do not have it supervised.
             assert_eq!(supervised(&row, &tokenizer), expected, "{name}");
-            let end = tokenizer.token(preparer.end_of_turn().unwrap()).unwrap();
-            assert!(expected[0].ends_with(&end), "{name} {end}");
+            let ends: Vec<String> =
+                preparer.stop_ids().iter().map(|&id| tokenizer.token(id).unwrap()).collect();
+            assert!(ends.iter().any(|end| expected[0].ends_with(end)), "{name} {ends:?}");
+            assert!(ends.len() <= 2, "{name} {ends:?}");
             // Tokens are those of the whole text, tokenized once.
             let Example::Chat { messages, .. } = chat(json!([
                 {"role": "user", "content": QUESTION}, {"role": "assistant", "content": "one"},
@@ -202,6 +204,50 @@ fn a_generation_block_without_the_end_of_turn_is_extended_by_it() {
     assert_eq!(supervised(&row, &tokenizer), ["b<|im_end|>"]);
 }
 
+/// Templates of reasoning models, and of models with more than one token at the end of a turn.
+#[test]
+fn headers_with_an_open_thought_and_several_end_tokens() {
+    let chat = chat(json!([
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"},
+    ]));
+    let body = |answer: &str, header: &str| {
+        format!(
+            "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{% if m.role == 'assistant' %}}{answer}{{% else %}}\
+             {{{{ m.content }}}}<|im_end|>\n{{% endif %}}{{% endfor %}}\
+             {{% if add_generation_prompt %}}<|im_start|>assistant\n{header}{{% endif %}}"
+        )
+    };
+    let content = "{{ m.content }}<|im_end|>\n";
+    for (source, expected) in [
+        // The header opens a thought; answers that are there already have none, or an empty one.
+        (body(content, "<think>\n"), ["b<|im_end|>", "d<|im_end|>"]),
+        (
+            body(&format!("<think></think>{content}"), "<think>\n"),
+            ["</think>b<|im_end|>", "</think>d<|im_end|>"],
+        ),
+        (body("{{ m.content }}<|end|><|eot_id|>\n", ""), ["b<|end|><|eot_id|>", "d<|end|><|eot_id|>"]),
+        // Another token at the end of the chat than in its middle.
+        (
+            body("{{ m.content }}{{ '<|end|>' if not loop.last else '<|eot_id|>' }}\n", ""),
+            ["b<|end|>", "d<|eot_id|>"],
+        ),
+        // The next header follows at once and is no part of the turn.
+        (body("{{ m.content }}<|im_end|>", ""), ["b<|im_end|>", "d<|im_end|>"]),
+        // A generation block that reaches over the line break.
+        (
+            body(&format!("{{% generation %}}{content}{{% endgeneration %}}"), ""),
+            ["b<|im_end|>", "d<|im_end|>"],
+        ),
+    ] {
+        let tokenizer = tokenizer_with(&SPECIAL, &json!({"eos_token": "</s>"}));
+        let template = parse(&source, &json!({}));
+        let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
+        let row = preparer.row(&chat).unwrap_or_else(|problem| panic!("{source}: {problem:?}"));
+        assert_eq!(supervised(&row, &tokenizer), expected, "{source}");
+    }
+}
+
 #[test]
 fn chats_that_cannot_be_supervised_are_refused_with_a_reason() {
     let tokenizer = chatml();
@@ -220,6 +266,9 @@ fn chats_that_cannot_be_supervised_are_refused_with_a_reason() {
     );
     assert!(problem.hint.unwrap().contains("data.supervise=all"));
 
+    // Not even the header of an answer is the same.
+    let other = "{% for m in messages %}\n{{ m.role }}: {{ m.content }}{% endfor %}{% if add_generation_prompt %}\nBot:{% endif %}";
+    assert!(refusal(other, two.clone()).text.contains("differently"));
     let problem = refusal(&("<s>{{ bos_token }}".to_string() + CHATML), two.clone());
     assert!(problem.text.contains("two BOS"), "{problem:?}");
 
@@ -346,7 +395,7 @@ fn a_warning_says_when_nothing_trains_the_end() {
     let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
     let template = parse(source, &json!({}));
     let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-    assert_eq!(preparer.end_of_turn(), None);
+    assert_eq!(preparer.stop_ids(), [2]);
     let data = dataset(&[
         json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c"}]}),
     ]);
@@ -404,4 +453,14 @@ fn streams_keep_the_space_after_the_prompt() {
     assert_eq!(stream.push(1).unwrap(), " dog");
     assert_eq!(stream.finish().unwrap(), "");
     assert_eq!(tokenizer.stream(&[], true).push(2).unwrap(), "rests");
+}
+
+#[test]
+fn a_stream_does_not_wait_for_bytes_that_are_no_character() {
+    let tokenizer = chatml();
+    // The first byte of a four-byte character, again and again.
+    let byte = tokenizer.encode("👍").unwrap().ids[0];
+    let mut stream = tokenizer.stream(&[], false);
+    let pieces: Vec<String> = (0..20).map(|_| stream.push(byte).unwrap()).collect();
+    assert!(pieces[..4].iter().all(String::is_empty) && pieces.concat().chars().count() >= 16, "{pieces:?}");
 }

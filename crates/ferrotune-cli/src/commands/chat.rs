@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use ferrotune::generate::{Engine, Stop};
-use ferrotune::lora::{Adapter, peft};
+use ferrotune::lora::Adapter;
 use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
             ("/help", _) => report.say(HELP),
             ("/reset", _) => messages = opening(a),
             ("/base", _) => switch(&mut adapter, None, &mut cached, report),
-            ("/adapter", folder) => match peft::load(&loaded.dev, Path::new(folder.trim()), &loaded.model) {
+            ("/adapter", folder) => match load(&loaded, folder.trim(), report) {
                 Ok(new) => switch(&mut adapter, Some(new), &mut cached, report),
                 // The conversation goes on with what it had.
                 Err(e) => report.error(&e),
@@ -43,15 +43,23 @@ pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
             (word, _) if word.starts_with('/') => report.say(format!("{word} is not a command. {HELP}")),
             _ => {
                 messages.push(json!({"role": "user", "content": line}));
-                let answer =
-                    answer(&loaded, adapter.as_ref(), &mut engine, &mut cached, &messages, a, report)?;
-                messages.push(json!({"role": "assistant", "content": answer}));
+                match answer(&loaded, adapter.as_ref(), &mut engine, &mut cached, &messages, a, report) {
+                    Ok(answer) => messages.push(json!({"role": "assistant", "content": answer})),
+                    Err(e) => {
+                        report.error(&e);
+                        messages.pop();
+                    }
+                }
             }
         }
         report.prompt();
     }
     report.done(&json!({"messages": messages}));
     Ok(ExitCode::SUCCESS)
+}
+
+fn load(loaded: &Loaded, folder: &str, report: &Report) -> Result<Adapter> {
+    super::open::adapter(&loaded.dev, Path::new(folder), &loaded.model, &loaded.base, report)
 }
 
 fn opening(a: &ChatArgs) -> Vec<Value> {

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use ferrotune::data::dataset::{Dataset, ReadOptions};
+use ferrotune::data::dataset::Dataset;
 use ferrotune::data::loader::evaluation_batches;
-use ferrotune::data::tokenize::{PrepareOptions, Preparer, TrainRow};
+use ferrotune::data::tokenize::TrainRow;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::run_config::DataOptions;
 use ferrotune::train::eval;
@@ -51,14 +51,14 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
 }
 
 fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<Vec<TrainRow>> {
-    let base = &loaded.base;
-    let options = ReadOptions { has_template: base.template.is_some(), ..ReadOptions::default() };
-    let mut dataset = Dataset::read(&a.data, options)?;
+    let at_least = |option: &str, found: usize, least: usize| match found >= least {
+        true => Ok(()),
+        false => Err(Error::config(option, format!("found {found}, expected at least {least}"))),
+    };
+    at_least("--limit", a.limit.unwrap_or(1), 1)?;
+    at_least("--max-length", a.max_length, 2)?;
+    let mut dataset = Dataset::read(&a.data, loaded.base.read_options())?;
     dataset.rows.truncate(a.limit.unwrap_or(usize::MAX));
     let data = DataOptions { max_length: a.max_length, ..DataOptions::default() };
-    let mut options = PrepareOptions::from(&data);
-    options.vocab_size = Some(base.checkpoint.config().vocab_size);
-    let (rows, counts) = Preparer::new(&base.tokenizer, base.template.as_ref(), options).prepare(&dataset)?;
-    let _ = counts;
-    Ok(rows)
+    Ok(loaded.base.preparer(&data).prepare(&dataset)?.0)
 }

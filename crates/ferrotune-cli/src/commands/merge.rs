@@ -1,14 +1,14 @@
 //! `merge`: `W' = W + s B A` as a Hugging Face folder.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use ferrotune::checkpoint::atomic::write_folder;
 use ferrotune::checkpoint::model_folder;
-use ferrotune::lora::peft;
-use ferrotune::merge::base_name;
+use ferrotune::checkpoint::outputs::output_dtype;
 use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::train::setup;
 use ferrotune::{Error, Result};
-use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Precision};
 use serde_json::json;
 
@@ -41,12 +41,10 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let (model, none) = load(&dev, &base.checkpoint, storage, 1)?;
-    let adapter = peft::load(&dev, &folder, &model)?;
-    let embedding =
-        base.checkpoint.weight("model.embed_tokens.weight", model.arch.vocab, model.arch.hidden)?;
+    let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
     let dtype = match a.dtype.as_str() {
-        "auto" if matches!(embedding.storage(), Storage::Dense(DType::F32, _)) => DType::F32,
-        "auto" | "bf16" => DType::Bf16,
+        "auto" => output_dtype(&base, &model)?,
+        "bf16" => DType::Bf16,
         "f32" => DType::F32,
         "f16" => DType::F16,
         other => {
@@ -54,8 +52,14 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
                 .with_hint("auto, f32, bf16 or f16"));
         }
     };
-    let onto = model.layers.first().map_or(String::new(), |l| base_name(&l.mlp.up_proj));
-    model_folder::write(&a.output, &base, &model, &none, Some(&adapter), dtype)?;
+    let onto = model.storage_name();
+    let write = |folder: &Path| model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype);
+    // A new folder appears whole or not at all; one that holds other files keeps them.
+    if a.output.exists() {
+        write(&a.output)?
+    } else {
+        write_folder(&a.output, write)?
+    }
     report.say(format!(
         "merged onto {} ({onto} weights, {}), written as {} to {}",
         base.name,

@@ -6,6 +6,7 @@ mod generate;
 mod merge;
 mod open;
 mod preview;
+mod quickstart;
 mod starter;
 mod train;
 
@@ -26,7 +27,7 @@ use crate::report::Report;
 /// Runs the command that was asked for.
 pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
     match &args.command {
-        Command::Quickstart(_) => todo!(),
+        Command::Quickstart(a) => quickstart::run(args, a, report),
         Command::Train(a) => train::run(args, a, report),
         Command::Eval(a) => eval::run(args, a, report),
         Command::Generate(a) => generate::run(args, a, report),
@@ -46,6 +47,9 @@ fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
                 .with_hint(format!("one of {names}"))
         })?),
     };
+    if args.threads == Some(0) {
+        return Err(Error::config("--threads", "found 0, expected at least 1"));
+    }
     setup::device(args.threads.or(threads), isa)
 }
 

@@ -9,7 +9,7 @@ use ferrotune::model::linear::BranchIds;
 use ferrotune::model::weights::{BaseStorage, FourBitOptions, load};
 use ferrotune::model::{Decoder, Params, Pass};
 use ferrotune::run_config::RunConfig;
-use ferrotune::train::setup;
+use ferrotune::train::{Event, setup};
 use ferrotune::{Error, Result};
 use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
@@ -93,8 +93,33 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
     let precision = setup::precision(kind, &dev);
     let storage = storage(&a.quant, &base, found.run.as_ref(), precision)?;
     let (model, none) = load(&dev, &base.checkpoint, storage, positions)?;
-    let adapter = found.adapter.map(|folder| peft::load(&dev, &folder, &model)).transpose()?;
+    let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
     Ok(Loaded { base, model, adapter, precision, dev, none })
+}
+
+/// Loads an adapter; says so if it was trained beside other weights of the same shapes, which may be meant (a
+/// quantized copy of the base) or not.
+pub fn adapter(
+    dev: &Device,
+    folder: &Path,
+    model: &Decoder,
+    base: &BaseModel,
+    report: &Report,
+) -> Result<Adapter> {
+    let adapter = peft::load(dev, folder, model)?;
+    let receipt = std::fs::read(folder.join("receipt.json")).unwrap_or_default();
+    let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap_or_default();
+    let trained = receipt["base"]["fingerprint"].as_str();
+    if trained.is_some_and(|trained| trained != base.checkpoint.fingerprint()) {
+        let text = format!(
+            "the adapter in {} was trained beside {}, whose weights are not those of {}",
+            folder.display(),
+            receipt["base"]["name"].as_str().unwrap_or("another base"),
+            base.name
+        );
+        report.event(&Event::Warning { text });
+    }
+    Ok(adapter)
 }
 
 /// The storage asked for; by default that of the run that made the adapter.

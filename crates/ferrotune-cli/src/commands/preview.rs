@@ -15,7 +15,7 @@ use crate::report::Report;
 pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
     let config = RunConfig::load(&a.run, &a.set)?;
     let base = open_base(args, &config.model.base, report)?;
-    let prepared = setup::prepare(&config, &base)?;
+    let prepared = base.prepare(&config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }
@@ -45,7 +45,7 @@ pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
             report.output(&table(row, &base.tokenizer));
         }
     }
-    report.done(&json!({"rows": shown, "report": prepared.report}));
+    report.done(&json!({"rows": shown, "report": prepared.train_report}));
     Ok(ExitCode::SUCCESS)
 }
 

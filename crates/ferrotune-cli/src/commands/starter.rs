@@ -11,11 +11,17 @@ use crate::report::Report;
 /// The word that stands for the starter model where a model is asked for.
 pub const WORD: &str = "starter";
 
-/// Files of the model that the program carries, by name.
-const BUILTIN: &[(&str, &[u8])] = &[];
+/// Files of the model that the program carries, by name; `cargo xtask tiny-model` makes them.
+const BUILTIN: &[(&str, &[u8])] = &[
+    ("config.json", include_bytes!("../../builtin/config.json")),
+    ("generation_config.json", include_bytes!("../../builtin/generation_config.json")),
+    ("tokenizer.json", include_bytes!("../../builtin/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../builtin/tokenizer_config.json")),
+    ("model.safetensors", include_bytes!("../../builtin/model.safetensors")),
+];
 
 /// What people call it.
-const BUILTIN_TITLE: &str = "the built-in model";
+const BUILTIN_TITLE: &str = "ferrotune-tiny, the built-in model of one million parameters";
 
 /// Finds the starter model and opens it.
 pub fn open_starter(args: &Args, report: &Report) -> Result<(Starter, BaseModel)> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrotune::base::BaseModel;
+use ferrotune::checkpoint::outputs;
 use ferrotune::checkpoint::run_folder::RunFolder;
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Outcome, Trainer, setup};
@@ -37,7 +38,7 @@ pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
 }
 
 /// Trains and writes the whole run folder.
-pub fn train(
+fn train(
     config: &RunConfig,
     base: &BaseModel,
     dev: &Device,
@@ -45,22 +46,45 @@ pub fn train(
     report: &Report,
 ) -> Result<Outcome> {
     let stop = interrupt_flag()?;
-    let prepared = setup::prepare(config, base)?;
+    // Before any work: an existing run is not touched.
+    let folder = RunFolder::at(Path::new(&config.output.dir), resume)?;
+    let prepared = base.prepare(config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }
     let mut on_event = |event: &_| report.event(event);
     let mut trainer = Trainer::new(config, base, dev, prepared, &mut on_event)?;
-    let folder = RunFolder::create(Path::new(&config.output.dir), resume)?;
+    folder.make()?;
     if resume {
         trainer.resume(&folder, &mut on_event)?;
     }
+    finish(config, base, &mut trainer, &folder, &stop, report)
+}
+
+/// Runs a trainer to its end and writes the results.
+pub fn finish(
+    config: &RunConfig,
+    base: &BaseModel,
+    trainer: &mut Trainer<'_>,
+    folder: &RunFolder,
+    stop: &AtomicBool,
+    report: &Report,
+) -> Result<Outcome> {
     folder.write("run.yaml", config.to_yaml().as_bytes())?;
-    trainer.run(&folder, &stop, &mut on_event)
+    let outcome = trainer.run(folder, stop, &mut |event| report.event(event))?;
+    report.end_bar();
+    if outcome.steps == 0 {
+        report.say("stopped before the first step: there are no results");
+        return Ok(outcome);
+    }
+    let results = (trainer.summary(), &outcome);
+    outputs::write(folder, config, base, &trainer.model, &trainer.trainable, results, trainer.data_hash())?;
+    report.say(format!("results in {}", folder.path().display()));
+    Ok(outcome)
 }
 
 /// Set by the first Ctrl-C; a second one ends the program at once.
-fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+pub fn interrupt_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let handler = move || {

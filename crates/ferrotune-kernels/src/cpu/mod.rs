@@ -116,11 +116,6 @@ impl Cpu {
         &self.pool
     }
 
-    /// The worker threads, for code that brings its own parallel loop (quantization at load).
-    pub fn workers(&self) -> &rayon::ThreadPool {
-        &self.workers
-    }
-
     /// Runs `body(state, task)` for every task on all threads; each thread makes its `state` once.
     ///
     /// Which thread takes which task is not fixed, so tasks must write to disjoint places and must not depend on

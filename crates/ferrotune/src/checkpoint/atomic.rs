@@ -38,6 +38,29 @@ pub(crate) fn with_temporary(path: &Path, write: impl FnOnce(&Path) -> Result<()
     Ok(())
 }
 
+/// Lets `write` fill a hidden folder beside `path`, then renames it to `path`, in place of what is there: the folder
+/// appears whole or not at all.
+pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a folder"))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".tmp");
+    let hidden = path.with_file_name(hidden);
+    let _ = fs::remove_dir_all(&hidden);
+    // The errors that follow name what the user asked for, not the hidden name.
+    fs::create_dir_all(&hidden).map_err(|e| Error::io(path, e))?;
+    if let Err(e) = write(&hidden) {
+        let _ = fs::remove_dir_all(&hidden);
+        return Err(e);
+    }
+    if path.exists() {
+        fs::remove_dir_all(path).map_err(|e| Error::io(path, e))?;
+    }
+    fs::rename(&hidden, path).map_err(|e| Error::io(path, e))?;
+    sync_folder(path);
+    Ok(())
+}
+
 /// A hidden name beside `path` that no other write uses.
 pub(super) fn temporary_name(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::file(path, "not a file name"))?;

@@ -25,6 +25,7 @@ pub mod index;
 pub mod mmap;
 pub mod model_folder;
 pub mod net;
+pub mod outputs;
 pub mod run_folder;
 pub mod safetensors;
 pub mod starter;

@@ -2,14 +2,14 @@
 //!
 //! A checkpoint appears whole or not at all: it is written under a hidden name and renamed at the end.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::atomic::write_atomic;
+use super::atomic::{write_atomic, write_folder};
 use crate::{Error, Result};
 
 /// Name of the metrics file.
@@ -22,17 +22,28 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder; one that holds a run already is refused unless it is to be resumed.
-    pub fn create(dir: &Path, resume: bool) -> Result<Self> {
+    /// The folder at `dir`, which is not made yet; one that holds a run already is refused unless it is to be resumed.
+    pub fn at(dir: &Path, resume: bool) -> Result<Self> {
         let holds_a_run =
             dir.join("run.yaml").exists() || dir.join(METRICS).exists() || dir.join("checkpoints").exists();
         if holds_a_run && !resume {
             return Err(Error::file(dir, "the folder holds a run already")
                 .with_hint("go on with it by --resume, or set output.dir to another folder"));
         }
-        let checkpoints = dir.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
         Ok(RunFolder { dir: dir.to_path_buf() })
+    }
+
+    /// Makes the folder if it is not there. A run that is refused leaves nothing, so this comes after all checks.
+    pub fn make(&self) -> Result<()> {
+        let checkpoints = self.dir.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))
+    }
+
+    /// [`RunFolder::at`] and [`RunFolder::make`].
+    pub fn create(dir: &Path, resume: bool) -> Result<Self> {
+        let folder = Self::at(dir, resume)?;
+        folder.make()?;
+        Ok(folder)
     }
 
     /// Its path.
@@ -55,16 +66,25 @@ impl RunFolder {
         file.write_all(line.as_bytes()).map_err(|e| Error::io(&path, e))
     }
 
-    /// Drops metrics of steps after `step`, which a resumed run will write again.
-    pub fn rewind_metrics(&self, step: usize) -> Result<()> {
+    /// Drops all that was written after `step`, which a resumed run will write again: lines of metrics, checkpoints,
+    /// and what a killed run left half-written. `None` drops everything.
+    pub fn rewind(&self, step: Option<usize>) -> Result<()> {
+        let stays = |s: usize| step.is_some_and(|step| s <= step);
+        for (s, path) in self.checkpoints() {
+            if !stays(s) {
+                fs::remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+            }
+        }
+        for hidden in self.entries().filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
+            fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, e))?;
+        }
         let path = self.dir.join(METRICS);
-        let Ok(file) = File::open(&path) else { return Ok(()) };
+        if !path.exists() {
+            return Ok(());
+        }
         let mut kept = String::new();
-        for line in BufReader::new(file).lines() {
-            let line = line.map_err(|e| Error::io(&path, e))?;
-            // A line that was cut off by a crash is no record.
-            let Ok(record) = serde_json::from_str::<Value>(&line) else { continue };
-            if record["step"].as_u64().is_some_and(|s| s as usize <= step) {
+        for (line, record) in self.metrics() {
+            if record["step"].as_u64().is_some_and(|s| stays(s as usize)) {
                 kept.push_str(&line);
                 kept.push('\n');
             }
@@ -72,20 +92,33 @@ impl RunFolder {
         write_atomic(&path, kept.as_bytes())
     }
 
+    /// The last number of the metrics under this key.
+    pub fn last_metric(&self, key: &str) -> Option<f64> {
+        self.metrics().iter().rev().find_map(|(_, record)| record[key].as_f64())
+    }
+
+    /// The whole lines of the metrics; one that was cut off by a crash is no record.
+    fn metrics(&self) -> Vec<(String, Value)> {
+        let text = fs::read_to_string(self.dir.join(METRICS)).unwrap_or_default();
+        text.lines().filter_map(|line| Some((line.to_string(), serde_json::from_str(line).ok()?))).collect()
+    }
+
     fn checkpoints(&self) -> Vec<(usize, PathBuf)> {
-        let entries = fs::read_dir(self.dir.join("checkpoints")).map(|e| e.flatten().collect::<Vec<_>>());
-        let mut found: Vec<(usize, PathBuf)> = entries
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|e| Some((e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?, e.path())))
-            .collect();
+        let step = |p: &Path| p.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
+        let mut found: Vec<(usize, PathBuf)> = self.entries().filter_map(|p| Some((step(&p)?, p))).collect();
         found.sort();
         found
     }
 
-    /// The newest whole checkpoint.
-    pub fn newest_checkpoint(&self) -> Option<(usize, PathBuf)> {
-        self.checkpoints().pop()
+    /// Everything in the folder of checkpoints.
+    fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        let folder = fs::read_dir(self.dir.join("checkpoints"));
+        folder.into_iter().flatten().flatten().map(|e| e.path())
+    }
+
+    /// The newest checkpoint that `whole` accepts.
+    pub fn newest_checkpoint(&self, whole: impl Fn(&Path) -> bool) -> Option<(usize, PathBuf)> {
+        self.checkpoints().into_iter().rev().find(|(_, path)| whole(path))
     }
 
     /// Lets `write` fill a checkpoint's folder, makes it visible, and deletes all but the `keep` newest.
@@ -95,22 +128,11 @@ impl RunFolder {
         keep: usize,
         write: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        let all = self.dir.join("checkpoints");
-        let (hidden, path) = (all.join(format!(".step-{step}.tmp")), all.join(format!("step-{step}")));
-        let io = |path: &Path, r: std::io::Result<()>| r.map_err(|e| Error::io(path, e));
-        let _ = fs::remove_dir_all(&hidden);
-        io(&hidden, fs::create_dir_all(&hidden))?;
-        if let Err(e) = write(&hidden) {
-            let _ = fs::remove_dir_all(&hidden);
-            return Err(e);
-        }
-        if path.exists() {
-            io(&path, fs::remove_dir_all(&path))?;
-        }
-        io(&path, fs::rename(&hidden, &path))?;
+        let path = self.dir.join("checkpoints").join(format!("step-{step}"));
+        write_folder(&path, write)?;
         let found = self.checkpoints();
         for (_, old) in &found[..found.len().saturating_sub(keep.max(1))] {
-            io(old, fs::remove_dir_all(old))?;
+            fs::remove_dir_all(old).map_err(|e| Error::io(old, e))?;
         }
         Ok(path)
     }
@@ -129,15 +151,19 @@ mod tests {
         for step in [2, 10, 9] {
             run.checkpoint(step, 2, fill).unwrap();
         }
-        assert_eq!(run.newest_checkpoint().unwrap().0, 10);
+        let newest = |whole: fn(&Path) -> bool| run.newest_checkpoint(whole).map(|c| c.0);
+        assert_eq!(newest(|_| true), Some(10));
+        assert_eq!(newest(|p| !p.ends_with("step-10")), Some(9), "a broken one is passed over");
         assert_eq!(run.checkpoints().len(), 2, "only the newest are kept");
         assert!(run.checkpoint(11, 2, |p| Err(Error::file(p, "planted"))).is_err());
-        assert_eq!(run.newest_checkpoint().unwrap().0, 10);
+        assert_eq!(newest(|_| true), Some(10));
         assert_eq!(
             fs::read_dir(run.path().join("checkpoints")).unwrap().count(),
             2,
             "no half folder is left"
         );
+        run.rewind(Some(9)).unwrap();
+        assert_eq!(newest(|_| true), Some(9), "what comes later will be written again");
     }
 
     #[test]
@@ -148,7 +174,12 @@ mod tests {
             run.append_metrics(&json!({"step": step})).unwrap();
         }
         assert!(RunFolder::create(dir.path(), false).unwrap_err().to_string().contains("holds a run"));
-        RunFolder::create(dir.path(), true).unwrap().rewind_metrics(3).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join(METRICS)).unwrap().lines().count(), 3);
+        let resumed = RunFolder::create(dir.path(), true).unwrap();
+        let lines = || fs::read_to_string(dir.path().join(METRICS)).unwrap().lines().count();
+        resumed.rewind(Some(3)).unwrap();
+        assert_eq!(lines(), 3);
+        assert_eq!(resumed.last_metric("step"), Some(3.0));
+        resumed.rewind(None).unwrap();
+        assert_eq!(lines(), 0, "a run without a checkpoint starts over");
     }
 }

@@ -153,7 +153,6 @@ fn promised_length(bytes: &[u8]) -> Option<u64> {
 
 /// The tensors of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
 pub struct Shards {
-    folder: PathBuf,
     files: Vec<SafeFile>,
     /// Tensor name to the index of its file.
     places: BTreeMap<String, usize>,
@@ -170,7 +169,7 @@ impl Shards {
         }
         let file = SafeFile::open(&single)?;
         let places = file.iter().map(|(name, _)| (name.to_string(), 0)).collect();
-        Ok(Shards { folder: folder.to_path_buf(), files: vec![file], places })
+        Ok(Shards { files: vec![file], places })
     }
 
     fn open_index(folder: &Path, index: &Path) -> Result<Self> {
@@ -217,12 +216,7 @@ impl Shards {
         if places.is_empty() {
             return Err(Error::file(index, "`weight_map` is empty"));
         }
-        Ok(Shards { folder: folder.to_path_buf(), files, places })
-    }
-
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+        Ok(Shards { files, places })
     }
 
     /// A tensor and the file it is in.

@@ -44,15 +44,31 @@ pub fn save(folder: &Path, state: &TrainState, params: &Params, optimizer: &dyn 
     write_atomic(&folder.join(STATE), text.as_bytes())
 }
 
-/// Restores parameters and optimizer, and gives where the run stood.
-pub fn load(folder: &Path, params: &mut Params, optimizer: &mut dyn Optimizer) -> Result<TrainState> {
+/// Whether all files of a checkpoint are there, none of them cut off.
+pub fn is_whole(folder: &Path) -> bool {
+    read_state(folder).is_ok() && [PARAMS, OPTIMIZER].iter().all(|f| SafeFile::open(&folder.join(f)).is_ok())
+}
+
+/// Where the run stood.
+pub fn read_state(folder: &Path) -> Result<TrainState> {
     let path = folder.join(STATE);
     let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
     let state: TrainState = serde_json::from_slice(&text)
         .map_err(|e| Error::file(&path, format!("not a training state: {e}")))?;
     if state.format != 1 {
-        return Err(Error::file(&path, format!("format is {}, expected 1", state.format)));
+        return Err(Error::file(&path, format!("format is {}, expected 1", state.format))
+            .with_hint("the checkpoint was written by another version of ferrotune"));
     }
+    Ok(state)
+}
+
+/// Restores parameters and optimizer as they were after the steps of `state`.
+pub fn load(
+    folder: &Path,
+    state: &TrainState,
+    params: &mut Params,
+    optimizer: &mut dyn Optimizer,
+) -> Result<()> {
     let read = |file: &SafeFile, name: &str, shape: [usize; 2]| {
         let (found, values) = file.f32(name)?;
         if found != shape {
@@ -73,6 +89,5 @@ pub fn load(folder: &Path, params: &mut Params, optimizer: &mut dyn Optimizer) -
         }
     }
     let file = SafeFile::open(&folder.join(OPTIMIZER))?;
-    optimizer.restore(params, state.step as u64, &mut |name, shape| read(&file, name, shape))?;
-    Ok(state)
+    optimizer.restore(params, state.step as u64, &mut |name, shape| read(&file, name, shape))
 }

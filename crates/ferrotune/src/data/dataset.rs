@@ -10,7 +10,9 @@ pub use shapes::{Example, ROLE_ALIASES};
 use crate::data::random;
 use crate::error::{Error, Result};
 use crate::run_config::DataFormat;
+use serde::Serialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use shapes::Shape;
 use std::path::{Path, PathBuf};
 
@@ -25,11 +27,20 @@ pub struct Row {
     pub line: usize,
 }
 
+/// A file of rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DataFile {
+    /// Where it was.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes in hexadecimal: what a run was trained on can be told later.
+    pub sha256: String,
+}
+
 /// The rows of some files, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
     /// Where the rows came from.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<DataFile>,
     /// The rows.
     pub rows: Vec<Row>,
 }
@@ -82,13 +93,14 @@ impl Dataset {
                 shapes::KNOWN
             )));
         }
-        self.files.push(path.to_path_buf());
+        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.files.push(DataFile { path: path.to_path_buf(), sha256 });
         Ok(())
     }
 
     /// An error about one of the rows.
     pub fn error(&self, row: &Row, problem: impl Into<String>) -> Error {
-        let path = self.files.get(row.file).cloned().unwrap_or_default();
+        let path = self.files.get(row.file).map_or(Path::new(""), |file| &file.path);
         Error::data(path, row.line, problem)
     }
 

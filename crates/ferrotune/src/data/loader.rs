@@ -131,6 +131,11 @@ impl Loader {
         self.state
     }
 
+    /// Whole epochs that were given out.
+    pub fn epochs_done(&self) -> usize {
+        self.state.epoch + usize::from(self.state.position >= self.rows.len())
+    }
+
     /// Goes to a place that [`Loader::state`] gave for the same rows and options.
     pub fn restore(&mut self, state: LoaderState) -> Result<()> {
         if state.position > self.rows.len() {
@@ -301,6 +306,20 @@ mod tests {
         assert!(loader.clone().all(|step| step.rows.len() == 1));
         let longest = loader.into_iter().map(|step| step.micro_batches[0].len()).max();
         assert_eq!(longest, Some(16));
+    }
+
+    #[test]
+    fn a_budget_that_rows_fill_exactly_is_used() {
+        let sizes = |batch, bound| {
+            let options =
+                LoaderOptions { shuffle: false, epochs: 1, micro_batch_tokens: bound, ..options(batch) };
+            let steps: Vec<Step> = Loader::new(rows(&[4, 4, 4, 4, 9]), options).unwrap().collect();
+            let lengths = |step: &Step| step.micro_batches.iter().map(PackedBatch::len).collect::<Vec<_>>();
+            steps.iter().map(lengths).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(BatchSize::Tokens(8), 8), [vec![8], vec![8], vec![9]]);
+        assert_eq!(sizes(BatchSize::Rows(5), 8), [vec![9, 8, 8]]);
+        assert_eq!(sizes(BatchSize::Rows(5), 7), [vec![9, 4, 4, 4, 4]]);
     }
 
     #[test]

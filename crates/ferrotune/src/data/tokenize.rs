@@ -69,11 +69,6 @@ impl TrainRow {
     }
 }
 
-/// The id of the token that a template ends an assistant's turn with, if it is a special one.
-pub fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
-    spans::end_of_turn(tokenizer, template).map(|(_, id)| id)
-}
-
 /// Which parts of a row are supervised; a token must be in all that are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Masks {
@@ -126,8 +121,7 @@ pub struct Preparer<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
     options: PrepareOptions,
-    /// The token that ends an assistant's turn, as text and id, if the template writes one.
-    end_of_turn: Option<(String, u32)>,
+    end_of_turn: spans::EndOfTurn,
 }
 
 /// What is wrong with an example, and a hint.
@@ -158,18 +152,23 @@ impl<'a> Preparer<'a> {
         template: Option<&'a ChatTemplate>,
         options: PrepareOptions,
     ) -> Self {
-        let end_of_turn = template.and_then(|template| spans::end_of_turn(tokenizer, template));
+        let end_of_turn =
+            template.map(|template| spans::EndOfTurn::of(tokenizer, template)).unwrap_or_default();
         Preparer { tokenizer, template, options, end_of_turn }
     }
 
-    /// The id of the token that ends an assistant's turn.
-    pub fn end_of_turn(&self) -> Option<u32> {
-        self.end_of_turn.as_ref().map(|(_, id)| *id)
+    /// The tokens at which a model that was trained on these rows stops: EOS and what ends a turn of the chat template.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> =
+            self.end_of_turn.marks.iter().map(|mark| mark.id).chain(self.tokenizer.eos()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// Whether a model stops at this token.
     fn is_end(&self, id: u32) -> bool {
-        Some(id) == self.end_of_turn() || Some(id) == self.tokenizer.eos()
+        self.end_of_turn.marks.iter().any(|mark| mark.id == id) || Some(id) == self.tokenizer.eos()
     }
 
     /// Tokenizes all rows of a data set, in their order, on all threads.
@@ -282,10 +281,9 @@ impl<'a> Preparer<'a> {
             true => chat.prefix(&rendered, prompt_messages)?,
             false => 0,
         };
-        let end_of_turn = self.end_of_turn.as_ref().map(|(text, _)| text.as_str());
         let first = if self.options.masks.completion { prompt_messages } else { 0 };
         let spans = match self.options.masks.assistant {
-            true => Some(chat.assistant_spans(&rendered, end_of_turn, first)?),
+            true => Some(chat.assistant_spans(&rendered, &self.end_of_turn, first)?),
             false => None,
         };
         Ok(TrainRow::new(ids, |i| {

@@ -77,6 +77,9 @@ pub struct Tokenizer {
     pad: Option<u32>,
 }
 
+/// Why a tokenizer that could be read fails on a text.
+const DAMAGED: &str = "the model's tokenizer.json refuses what its own rules should allow; fetch it again";
+
 impl Tokenizer {
     /// From the bytes of `tokenizer.json`; `name` is for messages.
     pub fn new(tokenizer_json: &[u8], settings: TokenizerSettings, name: &str) -> Result<Self> {
@@ -111,8 +114,10 @@ impl Tokenizer {
 
     /// Ids and byte offsets of a text as it stands: special tokens in it are found, none is added.
     pub fn encode(&self, text: &str) -> Result<Encoded> {
-        let encoding =
-            self.inner.encode(text, false).map_err(|e| Error::train(format!("cannot tokenize: {e}")))?;
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|e| Error::train(format!("cannot tokenize: {e}")).with_hint(DAMAGED))?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
@@ -123,7 +128,9 @@ impl Tokenizer {
 
     /// Text of some ids.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|e| Error::train(format!("cannot decode tokens: {e}")))
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|e| Error::train(format!("cannot decode tokens: {e}")).with_hint(DAMAGED))
     }
 
     /// Id of a token.
@@ -176,22 +183,24 @@ impl Tokenizer {
     /// but not at the start of a text.
     pub fn stream(&self, prompt: &[u32], skip_special: bool) -> TokenStream<'_> {
         let context = &prompt[prompt.len().saturating_sub(STREAM_CONTEXT)..];
-        TokenStream { tokenizer: self, skip_special, ids: context.to_vec(), start: 0, shown: context.len() }
+        TokenStream { tokenizer: self, skip_special, ids: context.to_vec(), shown: context.len() }
     }
 }
 
 /// Tokens before the new one that decide how it is written.
 const STREAM_CONTEXT: usize = 6;
 
+/// Tokens that may wait for the rest of a character, which has four bytes at most.
+const STREAM_PENDING: usize = 8;
+
 /// Text of tokens that come one by one, in whole characters.
 #[derive(Debug)]
 pub struct TokenStream<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,
+    /// Some tokens of context, and those that are not given out yet.
     ids: Vec<u32>,
-    /// Where decoding starts; nothing before it changes the text any more.
-    start: usize,
-    /// The tokens before this one have been given out.
+    /// How many are context.
     shown: usize,
 }
 
@@ -208,16 +217,18 @@ impl TokenStream<'_> {
     }
 
     fn next(&mut self, last: bool) -> Result<String> {
-        let before = self.tokenizer.decode(&self.ids[self.start..self.shown], self.skip_special)?;
-        let all = self.tokenizer.decode(&self.ids[self.start..], self.skip_special)?;
-        // The decoder writes this character for bytes that are not a character yet.
-        if all.ends_with('\u{fffd}') && !last {
+        let before = self.tokenizer.decode(&self.ids[..self.shown], self.skip_special)?;
+        let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        // The decoder writes this character for bytes that are not a character yet. Bytes that never become one are
+        // given out as they are.
+        if all.ends_with('\u{fffd}') && !last && self.ids.len() - self.shown < STREAM_PENDING {
             return Ok(String::new());
         }
         let common = before.char_indices().zip(all.chars()).find(|((_, a), b)| a != b).map(|((at, _), _)| at);
         let new = all.get(common.unwrap_or(before.len())..).unwrap_or_default().to_string();
         if !new.is_empty() {
-            self.start = self.shown;
+            // What was shown last is the context of what comes; anything before it has no more influence.
+            self.ids.drain(..self.shown);
             self.shown = self.ids.len();
         }
         Ok(new)

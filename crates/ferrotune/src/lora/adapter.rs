@@ -63,14 +63,6 @@ impl Adapter {
         Ok(Adapter { config, params, branches })
     }
 
-    /// Values that a fresh adapter would train, without making it.
-    pub fn trainable(model: &Decoder, config: &LoraConfig) -> Result<usize> {
-        let linears = model.linears();
-        let names: Vec<&str> = linears.iter().map(|l| l.name.as_str()).collect();
-        let chosen = config.targets.select(&names)?;
-        Ok(linears.iter().zip(chosen).filter(|(_, c)| *c).map(|(l, _)| config.rank * (l.rows + l.cols)).sum())
-    }
-
     /// The last parts of the targeted linears' names, sorted: what PEFT saves as `target_modules`.
     pub fn target_modules(&self, model: &Decoder) -> Vec<String> {
         let linears = model.linears();

@@ -1,5 +1,7 @@
 //! Which linears get a branch, by PEFT's rules of matching names.
 
+use serde::{Serialize, Serializer};
+
 use crate::{Error, Result};
 
 /// A choice of linears.
@@ -16,6 +18,14 @@ pub enum Targets {
 const HEAD: &str = "lm_head";
 
 impl Targets {
+    /// Refuses a pattern that is no regular expression.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Targets::Regex(pattern) => compile(pattern).map(|_| ()),
+            Targets::AllLinear | Targets::Names(_) => Ok(()),
+        }
+    }
+
     /// For each of the model's linears (by path) whether it is chosen; refuses a choice that matches nothing, or a
     /// name in a list that does.
     pub fn select(&self, linears: &[&str]) -> Result<Vec<bool>> {
@@ -28,8 +38,7 @@ impl Targets {
                 linears.iter().map(|n| names.iter().any(|t| matches(n, t))).collect()
             }
             Targets::Regex(pattern) => {
-                let regex = fancy_regex::Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|e| Error::config("method.targets", format!("`{pattern}`: {e}")))?;
+                let regex = compile(pattern)?;
                 linears
                     .iter()
                     .map(|n| regex.is_match(n))
@@ -47,6 +56,24 @@ impl Targets {
         };
         Err(unmatched(format!("`{what}` matches no linear"), &what, linears))
     }
+}
+
+impl Serialize for Targets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Targets::AllLinear => serializer.serialize_str("all-linear"),
+            Targets::Names(names) => names.serialize(serializer),
+            Targets::Regex(pattern) => serializer.serialize_str(pattern),
+        }
+    }
+}
+
+/// A pattern of whole paths.
+fn compile(pattern: &str) -> Result<fancy_regex::Regex> {
+    fancy_regex::Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(|e| {
+        Error::config("method.targets", format!("\"{pattern}\" is not a regular expression: {e}"))
+            .with_hint("a list such as [q_proj, v_proj] names linears; a string is a pattern of whole paths")
+    })
 }
 
 fn matches(path: &str, target: &str) -> bool {

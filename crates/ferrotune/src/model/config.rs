@@ -315,6 +315,15 @@ fn rope(keys: &Keys<'_>, max_positions: usize) -> Result<(f64, RopeScaling)> {
             mscale_all_dim: inner.positive("mscale_all_dim")?,
             truncate: inner.flag("truncate")?.unwrap_or(true),
         },
+        // What our own merged folders say of a GGUF file's scaling that has no other name.
+        "factors" => {
+            let list = object.get("factors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let positive = |v: &Value| v.as_f64().map(|v| v as f32).filter(|v| v.is_finite() && *v > 0.0);
+            match list.iter().map(positive).collect::<Option<Vec<f32>>>() {
+                Some(factors) if !factors.is_empty() => RopeScaling::Factors(factors),
+                _ => return Err(keys.bad(name, "`factors` is not a list of positive numbers")),
+            }
+        }
         other => {
             let known = "default, linear, dynamic, llama3, yarn";
             return Err(keys.bad(name, format!("rope type `{other}` is not supported ({known})")));

@@ -55,7 +55,7 @@ pub struct Decoder {
 
 /// A layer's saved activations under the policy that made them.
 enum LayerSaved {
-    Kept(AttentionSaved, MlpSaved),
+    Kept(Box<(AttentionSaved, MlpSaved)>),
     Input(Tensor),
 }
 
@@ -105,15 +105,9 @@ impl Decoder {
         a.vocab * a.hidden + linears + (2 * a.layers + 1) * a.hidden
     }
 
-    /// Bytes of the base as it is stored in memory or mapped from its file.
-    pub fn base_bytes(&self) -> usize {
-        let bytes = |base: &Base, elements: usize| match base {
-            Base::Frozen(w) => w.nbytes(),
-            Base::Trained(_) => 4 * elements,
-        };
-        let a = &self.arch;
-        let linears: usize = self.linears().iter().map(|l| bytes(&l.base, l.rows * l.cols)).sum();
-        bytes(&self.embed, a.vocab * a.hidden) + linears + (2 * a.layers + 1) * a.hidden * 4
+    /// How the linears are stored, for people: `f32`, `nf4`, `gguf blocks`.
+    pub fn storage_name(&self) -> &'static str {
+        self.layers.first().map_or("", |l| l.mlp.up_proj.base.storage_name())
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
@@ -196,7 +190,7 @@ impl Decoder {
         let attention = layer.attention.forward(pass, x, tokens, &self.rope, None, true)?;
         let mlp = layer.mlp.forward(pass, x, keep)?;
         match (attention, mlp) {
-            (Some(a), Some(m)) => Ok(LayerSaved::Kept(a, m)),
+            (Some(a), Some(m)) => Ok(LayerSaved::Kept(Box::new((a, m)))),
             _ => unreachable!("both halves were asked to keep"),
         }
     }
@@ -217,10 +211,10 @@ impl Decoder {
         for (i, (layer, saved_layer)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
             let Some(saved_layer) = saved_layer else { break };
             let (a, m) = match saved_layer {
-                LayerSaved::Kept(a, m) => (a, m),
+                LayerSaved::Kept(both) => *both,
                 LayerSaved::Input(mut x) => {
                     match self.layer_forward(pass, layer, &mut x, tokens, Keep::All)? {
-                        LayerSaved::Kept(a, m) => (a, m),
+                        LayerSaved::Kept(both) => *both,
                         LayerSaved::Input(_) => unreachable!("a layer that keeps gives its activations"),
                     }
                 }
@@ -251,5 +245,42 @@ impl Decoder {
     pub fn cache(&self, dev: &Device, pass: &Pass<'_>, sequences: usize, capacity: usize) -> KvCache {
         let a = &self.arch;
         KvCache::new(dev, pass.precision, a.layers, a.kv_heads * a.head_dim, sequences, capacity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::lora::{Adapter, Init, LoraConfig, Targets};
+    use crate::model::weights::{BaseStorage, load};
+    use ferrotune_kernels::Precision;
+    use ferrotune_kernels::ops::attention::Segment;
+    use std::path::Path;
+
+    #[test]
+    fn layers_below_the_lowest_target_save_nothing() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models/mistral/model");
+        let dev = Device::reference();
+        let (model, _) = load(&dev, &Checkpoint::open(&folder).unwrap(), BaseStorage::AsStored, 8).unwrap();
+        let saved = |pattern: &str| {
+            let config = LoraConfig {
+                rank: 2,
+                alpha: 2.0,
+                dropout: 0.0,
+                rslora: false,
+                init: Init::Kaiming,
+                targets: Targets::Regex(pattern.into()),
+            };
+            let adapter = Adapter::init(&dev, &model, config, 0).unwrap();
+            let (params, branches) = (&adapter.params, adapter.branches.as_slice());
+            let pass = Pass { dev: &dev, precision: Precision::F32, params, branches, dropout: None };
+            let tokens = Tokens { ids: &[5, 6, 7], positions: &[0, 1, 2], segments: &[Segment::own(0, 3)] };
+            let (_, saved) = model.forward_train(&pass, tokens, Activations::Keep).unwrap();
+            saved.layers.iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        assert_eq!(saved(r".*\.0\..*"), [true, true]);
+        assert_eq!(saved(r".*\.1\..*"), [false, true]);
+        assert_eq!(saved("lm_head"), [false, false]);
     }
 }

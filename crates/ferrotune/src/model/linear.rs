@@ -5,8 +5,9 @@
 
 use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
+use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::rng::Stream;
-use ferrotune_kernels::{Device, Precision, Tensor, Weight};
+use ferrotune_kernels::{DType, Device, Precision, Tensor, Weight};
 
 use super::params::{Gradients, ParamId, Params};
 use crate::Result;
@@ -18,6 +19,22 @@ pub enum Base {
     Frozen(Weight),
     /// A parameter (full fine-tuning).
     Trained(ParamId),
+}
+
+impl Base {
+    /// How the values are stored, for people.
+    pub fn storage_name(&self) -> &'static str {
+        match self {
+            Base::Frozen(w) => match w.storage() {
+                Storage::Dense(DType::F32, _) => "f32",
+                Storage::Dense(DType::F16, _) => "f16",
+                Storage::Dense(DType::Bf16, _) => "bf16",
+                Storage::FourBit(bits) => bits.kind().name(),
+                _ => "gguf blocks",
+            },
+            Base::Trained(_) => "f32",
+        }
+    }
 }
 
 /// A vector of the model: a norm's weight or a bias, `[1, N]`.

@@ -16,7 +16,7 @@ pub mod params;
 pub mod rope;
 
 pub use attention::Tokens;
-pub use config::ModelConfig;
+pub use config::{ModelConfig, RopeScaling};
 pub use decoder::{Activations, Decoder};
 pub use linear::{DropoutKey, Pass};
 pub use params::{Gradients, ParamId, Params};

@@ -3,7 +3,7 @@
 use ferrotune_kernels::ops::adamw;
 use ferrotune_kernels::{Device, Tensor};
 
-use super::Optimizer;
+use super::{Optimizer, ReadTensor};
 use crate::Result;
 use crate::model::{Gradients, Params};
 
@@ -89,12 +89,7 @@ impl Optimizer for AdamW {
         m.chain(v).collect()
     }
 
-    fn restore(
-        &mut self,
-        params: &Params,
-        steps: u64,
-        read: &mut dyn FnMut(&str, [usize; 2]) -> Result<Vec<f32>>,
-    ) -> Result<()> {
+    fn restore(&mut self, params: &Params, steps: u64, read: &mut ReadTensor<'_>) -> Result<()> {
         for (part, tensors) in [("exp_avg", &mut self.m), ("exp_avg_sq", &mut self.v)] {
             for (name, t) in params.names().iter().zip(tensors) {
                 let values = read(&format!("{name}.{part}"), t.shape())?;

@@ -9,6 +9,9 @@ use ferrotune_kernels::{Device, Tensor};
 use crate::Result;
 use crate::model::{Gradients, Params};
 
+/// Finds a saved tensor by name, checking its shape.
+pub type ReadTensor<'a> = dyn FnMut(&str, [usize; 2]) -> Result<Vec<f32>> + 'a;
+
 /// What a training step asks of an optimizer.
 pub trait Optimizer {
     /// Updates every parameter with its gradient times `grad_scale`.
@@ -28,10 +31,5 @@ pub trait Optimizer {
     fn state(&self, params: &Params) -> Vec<(String, &Tensor)>;
 
     /// Restores what [`Optimizer::state`] gave; `read` finds a tensor of the given name and shape.
-    fn restore(
-        &mut self,
-        params: &Params,
-        steps: u64,
-        read: &mut dyn FnMut(&str, [usize; 2]) -> Result<Vec<f32>>,
-    ) -> Result<()>;
+    fn restore(&mut self, params: &Params, steps: u64, read: &mut ReadTensor<'_>) -> Result<()>;
 }

@@ -232,7 +232,7 @@ impl Section {
             Error::config(key, format!("found {}, expected one of {}", described(&value), words.join(", ")));
         Err(match nearest(&word, words.iter().copied()) {
             Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-            None => error,
+            None => error.with_hint(format!("one of {}", words.join(", "))),
         })
     }
 

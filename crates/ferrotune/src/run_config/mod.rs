@@ -12,7 +12,7 @@ pub use layers::Notation;
 pub use options::{
     ActivationPolicy, DataFormat, DataOptions, EvalSource, FloatKind, LoraInit, MethodKind, MethodOptions,
     ModelOptions, OptimizerKind, OutputOptions, Overlong, QuantKind, QuantOptions, Schedule, Supervise,
-    TargetMatcher, Targets, TrainOptions, Truncation,
+    Targets, TrainOptions, Truncation,
 };
 
 use crate::error::{Error, Result};

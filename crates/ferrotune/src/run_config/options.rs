@@ -1,7 +1,7 @@
 //! The sections of a run file with their defaults.
 
 use super::layers::Choice;
-use crate::error::{Error, Result};
+pub use crate::lora::Targets;
 use serde::{Serialize, Serializer};
 
 /// An enum of words: the words for reading, the first of a variant for writing.
@@ -236,14 +236,6 @@ impl Default for MethodOptions {
     }
 }
 
-impl MethodOptions {
-    /// The factor before B A x.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
-    }
-}
-
 /// The section `method.quant`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QuantOptions {
@@ -259,69 +251,6 @@ pub struct QuantOptions {
 impl Default for QuantOptions {
     fn default() -> Self {
         QuantOptions { kind: QuantKind::default(), double: true, block: 64 }
-    }
-}
-
-/// Which linear layers get a branch, by PEFT's rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Targets {
-    /// Every linear layer but the output head.
-    AllLinear,
-    /// Those whose name is in the list or ends with a dot and a name of the list.
-    Names(Vec<String>),
-    /// Those whose whole name matches a regular expression.
-    Pattern(String),
-}
-
-impl Serialize for Targets {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self {
-            Targets::AllLinear => serializer.serialize_str("all-linear"),
-            Targets::Names(names) => names.serialize(serializer),
-            Targets::Pattern(pattern) => serializer.serialize_str(pattern),
-        }
-    }
-}
-
-impl Targets {
-    /// Compiles the rule.
-    pub fn matcher(&self) -> Result<TargetMatcher> {
-        Ok(TargetMatcher(match self {
-            Targets::AllLinear => Rule::All,
-            Targets::Names(names) => Rule::Names(names.clone()),
-            Targets::Pattern(pattern) => {
-                let regex = fancy_regex::Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(|e| {
-                    Error::config("method.targets", format!("\"{pattern}\" is not a regular expression: {e}"))
-                        .with_hint("a list such as [q_proj, v_proj] names layers; a string is a pattern for whole names")
-                })?;
-                Rule::Pattern(Box::new(regex))
-            }
-        }))
-    }
-}
-
-/// A compiled [`Targets`].
-#[derive(Clone, Debug)]
-pub struct TargetMatcher(Rule);
-
-#[derive(Clone, Debug)]
-enum Rule {
-    All,
-    Names(Vec<String>),
-    Pattern(Box<fancy_regex::Regex>),
-}
-
-impl TargetMatcher {
-    /// Whether the linear layer of this name (`model.layers.0.self_attn.q_proj`) is chosen. For `all-linear` the
-    /// caller offers only layers of the decoder, not its head.
-    pub fn matches(&self, name: &str) -> bool {
-        match &self.0 {
-            Rule::All => true,
-            Rule::Names(names) => names.iter().any(|n| {
-                name.strip_suffix(n.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            }),
-            Rule::Pattern(regex) => regex.is_match(name).unwrap_or(false),
-        }
     }
 }
 
@@ -438,7 +367,7 @@ pub struct TrainOptions {
     /// Steps between evaluations; at the end of each epoch if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<usize>,
-    /// Steps between lines of the log.
+    /// Steps between lines on a stderr that is no terminal; `metrics.jsonl` has every step.
     pub log_every: usize,
     /// What is kept for the backward pass.
     pub activations: ActivationPolicy,
@@ -469,7 +398,7 @@ impl Default for TrainOptions {
             threads: None,
             init_adapter: None,
             eval_every: None,
-            log_every: 1,
+            log_every: 10,
             activations: ActivationPolicy::default(),
             memory: None,
         }

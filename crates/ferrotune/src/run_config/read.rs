@@ -57,7 +57,7 @@ fn method(mut s: Section) -> Result<MethodOptions> {
 fn targets(value: &Value) -> Option<Targets> {
     match value {
         Value::String(text) if text == "all-linear" => Some(Targets::AllLinear),
-        Value::String(text) => Some(Targets::Pattern(text.clone())),
+        Value::String(text) => Some(Targets::Regex(text.clone())),
         Value::Array(_) => texts(value).filter(|names| !names.is_empty()).map(Targets::Names),
         _ => None,
     }
@@ -209,7 +209,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     check(method.rank > 0, "method.rank", &method.rank, positive)?;
     check(method.alpha > 0.0, "method.alpha", &method.alpha, "a number above 0")?;
     check(share(method.dropout), "method.dropout", &method.dropout, "a share from 0 up to, but not, 1")?;
-    method.targets.matcher()?;
+    method.targets.check()?;
     let block = method.quant.block;
     let is_block = block.is_power_of_two() && (32..=4096).contains(&block);
     check(is_block, "method.quant.block", &block, "a power of two from 32 to 4096")?;

@@ -7,5 +7,5 @@ pub mod step;
 pub mod trainer;
 
 pub use record::Event;
-pub use setup::{Prepared, Trainable};
+pub use setup::Trainable;
 pub use trainer::{Outcome, Trainer};

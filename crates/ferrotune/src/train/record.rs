@@ -62,6 +62,8 @@ pub struct Summary {
     pub total_parameters: usize,
     /// Optimizer steps of the run.
     pub steps: usize,
+    /// Steps between lines of the log.
+    pub log_every: usize,
     /// Activation policy.
     pub activations: crate::model::Activations,
     /// Predicted peak memory by part.

@@ -1,6 +1,4 @@
-//! From a run file to things that can run: device, precision, storage of the base, rows, the trainable part.
-
-use std::path::Path;
+//! From a run file to things that can run: device, precision, storage of the base, the trainable part.
 
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::quant::Storage;
@@ -8,16 +6,15 @@ use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
 
 use super::record::Event;
+use crate::Result;
 use crate::base::BaseModel;
-use crate::data::dataset::{Dataset, ReadOptions};
-use crate::data::tokenize::{PrepReport, PrepareOptions, Preparer, TrainRow};
-use crate::lora::{Adapter, Init, LoraConfig, Targets};
+use crate::data::PreparedData;
+use crate::lora::{Adapter, Init, LoraConfig};
+use crate::model::Params;
 use crate::model::families::architecture;
 use crate::model::linear::BranchIds;
 use crate::model::weights::{BaseStorage, FourBitOptions};
-use crate::model::{Decoder, Params};
-use crate::run_config::{EvalSource, FloatKind, LoraInit, MethodKind, MethodOptions, QuantKind, RunConfig};
-use crate::{Error, Result, run_config};
+use crate::run_config::{FloatKind, LoraInit, MethodKind, MethodOptions, QuantKind, RunConfig};
 
 /// What is trained.
 #[derive(Debug)]
@@ -100,11 +97,6 @@ pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Re
     })
 }
 
-/// The name of a storage, for people.
-pub fn storage_name(model: &Decoder) -> String {
-    model.layers.first().map_or(String::new(), |l| crate::merge::base_name(&l.mlp.up_proj))
-}
-
 /// The adapter's constants of a run file.
 pub fn lora_config(method: &MethodOptions) -> LoraConfig {
     LoraConfig {
@@ -116,60 +108,14 @@ pub fn lora_config(method: &MethodOptions) -> LoraConfig {
             LoraInit::Kaiming => Init::Kaiming,
             LoraInit::Gaussian => Init::Gaussian,
         },
-        targets: match &method.targets {
-            run_config::Targets::AllLinear => Targets::AllLinear,
-            run_config::Targets::Names(names) => Targets::Names(names.clone()),
-            run_config::Targets::Pattern(pattern) => Targets::Regex(pattern.clone()),
-        },
+        targets: method.targets.clone(),
     }
-}
-
-/// Tokenized rows of a run.
-#[derive(Debug)]
-pub struct Prepared {
-    /// Rows to train on.
-    pub train: Vec<TrainRow>,
-    /// Rows held out.
-    pub eval: Vec<TrainRow>,
-    /// Counts of the training rows.
-    pub report: PrepReport,
-}
-
-/// Reads, splits and tokenizes the rows that the run file names; relative paths start at the current folder.
-pub fn prepare(config: &RunConfig, base: &BaseModel) -> Result<Prepared> {
-    if config.data.train.is_empty() {
-        return Err(Error::config("data.train", "no file of rows is given")
-            .with_hint("set data.train to a JSONL file"));
-    }
-    let options = ReadOptions { format: config.data.format, has_template: base.template.is_some() };
-    let rows = Dataset::read(&config.data.train, options)?;
-    let (train, eval) = match &config.data.eval {
-        EvalSource::None => (rows, None),
-        EvalSource::Share(share) => {
-            let (train, held) = rows.split(*share, config.train.seed)?;
-            (train, Some(held))
-        }
-        EvalSource::Files(files) => (rows, Some(Dataset::read(files, options)?)),
-    };
-    let mut options = PrepareOptions::from(&config.data);
-    options.vocab_size = Some(base.checkpoint.config().vocab_size);
-    let preparer = Preparer::new(&base.tokenizer, base.template.as_ref(), options);
-    let (train, report) = preparer.prepare(&train)?;
-    let eval = match eval {
-        Some(held) => preparer.prepare(&held)?.0,
-        None => Vec::new(),
-    };
-    Ok(Prepared { train, eval, report })
 }
 
 /// What a user should hear about the rows.
-pub fn data_events(prepared: &Prepared) -> Vec<Event> {
-    let mut events = vec![Event::Prepared { train: prepared.report.clone(), eval_rows: prepared.eval.len() }];
-    events.extend(prepared.report.warnings().into_iter().map(|text| Event::Warning { text }));
+pub fn data_events(prepared: &PreparedData) -> Vec<Event> {
+    let mut events =
+        vec![Event::Prepared { train: prepared.train_report.clone(), eval_rows: prepared.eval.len() }];
+    events.extend(prepared.train_report.warnings().into_iter().map(|text| Event::Warning { text }));
     events
-}
-
-/// Whether `path` looks like something on disk rather than a hub id.
-pub fn is_local(base: &str) -> bool {
-    Path::new(base).exists() || base.ends_with(".gguf") || base.starts_with(['.', '/', '~'])
 }

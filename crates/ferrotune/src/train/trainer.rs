@@ -9,11 +9,12 @@ use sha2::{Digest, Sha256};
 
 use super::eval;
 use super::record::{EvalRecord, Event, StepRecord, Summary};
-use super::setup::{self, Prepared, Trainable};
+use super::setup::{self, Trainable};
 use super::step;
 use crate::base::BaseModel;
 use crate::checkpoint::run_folder::RunFolder;
 use crate::checkpoint::train_state::{self, TrainState};
+use crate::data::PreparedData;
 use crate::data::loader::{Loader, LoaderOptions, Step, evaluation_batches};
 use crate::data::pack::PackedBatch;
 use crate::data::tokenize::TrainRow;
@@ -71,7 +72,7 @@ impl<'a> Trainer<'a> {
         config: &'a RunConfig,
         base: &'a BaseModel,
         dev: &'a Device,
-        prepared: Prepared,
+        prepared: PreparedData,
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
@@ -85,7 +86,7 @@ impl<'a> Trainer<'a> {
         let largest = largest_micro_batch(&loader, &held_out);
 
         let arch = architecture(base.checkpoint.config())?;
-        let (model, own) = load(dev, &base.checkpoint, storage, longest)?;
+        let (model, own) = load(dev, &base.checkpoint, storage, longest.max(config.data.max_length))?;
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
             _ => Trainable::Adapter(make_adapter(config, dev, &model)?),
@@ -114,13 +115,14 @@ impl<'a> Trainer<'a> {
         let adapter_values = if matches!(trainable, Trainable::Adapter(_)) { trained } else { 0 };
         let summary = Summary {
             method: config.method.kind.to_string(),
-            base_format: setup::storage_name(&model),
+            base_format: model.storage_name().into(),
             precision: if precision == Precision::Bf16 { "bf16" } else { "f32" },
             isa: if let Device::Cpu(cpu) = dev { cpu.isa().name().into() } else { "reference".into() },
             threads,
             trainable_parameters: trained,
             total_parameters: model.base_elements() + adapter_values,
             steps: loader.steps_total(),
+            log_every: config.train.log_every,
             activations: policy,
             plan,
         };
@@ -167,6 +169,11 @@ impl<'a> Trainer<'a> {
         &self.summary
     }
 
+    /// SHA-256 of the tokenized rows.
+    pub fn data_hash(&self) -> &str {
+        &self.fingerprints.0
+    }
+
     /// A pass without dropout over the present parameters.
     pub fn pass(&self) -> Pass<'_> {
         Pass {
@@ -178,10 +185,12 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Goes to the newest whole checkpoint of the folder, if there is one.
+    /// Goes to the newest whole checkpoint of the folder; without one the run starts from its beginning.
     pub fn resume(&mut self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-        let Some((step, path)) = folder.newest_checkpoint() else { return Ok(()) };
-        let state = train_state::load(&path, self.trainable.params_mut(), &mut self.optimizer)?;
+        let Some((step, path)) = folder.newest_checkpoint(train_state::is_whole) else {
+            return folder.rewind(None);
+        };
+        let state = train_state::read_state(&path)?;
         for (what, found, expected) in
             [("rows", &state.data, &self.fingerprints.0), ("base model", &state.base, &self.fingerprints.1)]
         {
@@ -193,8 +202,9 @@ impl<'a> Trainer<'a> {
                 .with_hint("start a new run in another output.dir"));
             }
         }
+        train_state::load(&path, &state, self.trainable.params_mut(), &mut self.optimizer)?;
         self.loader.restore(state.loader)?;
-        folder.rewind_metrics(step)?;
+        folder.rewind(Some(step))?;
         on_event(&Event::Resumed { path: path.display().to_string(), step });
         Ok(())
     }
@@ -209,8 +219,9 @@ impl<'a> Trainer<'a> {
         let t = &self.config.train;
         let mut outcome = Outcome {
             steps: self.loader.state().step,
-            loss: f64::NAN,
-            eval_loss: None,
+            // What a resumed run has reached already.
+            loss: folder.last_metric("loss").unwrap_or(f64::NAN),
+            eval_loss: folder.last_metric("eval_loss"),
             tokens: 0,
             seconds: 0.0,
             interrupted: false,
@@ -219,7 +230,8 @@ impl<'a> Trainer<'a> {
         if self.loader.state().step == 0 && !self.held_out.is_empty() {
             self.evaluate(folder, on_event)?;
         }
-        let mut epoch = self.loader.state().epoch;
+        let mut epoch = self.loader.epochs_done();
+        let mut on_disk = outcome.steps;
         while !stop.load(Ordering::Relaxed) {
             let Some(next) = self.loader.next_step() else { break };
             let record = self.step(&next, &mut grads)?;
@@ -240,10 +252,11 @@ impl<'a> Trainer<'a> {
             let every = self.config.output.checkpoint_every;
             if last || every.is_some_and(|every| record.step % every == 0) {
                 self.checkpoint(folder, on_event)?;
+                on_disk = outcome.steps;
             }
         }
         outcome.interrupted = outcome.steps < self.loader.steps_total();
-        if outcome.interrupted && outcome.steps > 0 {
+        if outcome.interrupted && outcome.steps > on_disk {
             self.checkpoint(folder, on_event)?;
         }
         Ok(outcome)
@@ -273,7 +286,8 @@ impl<'a> Trainer<'a> {
             )?);
         }
         let norm = step::gradient_norm(&self.pass(), grads);
-        if !norm.is_finite() || norm == 0.0 {
+        // A gradient of exactly zero is a fault, unless the model has nothing left to learn from these rows.
+        if !norm.is_finite() || (norm == 0.0 && loss.mean() > 1e-3) {
             let problem = format!("step {number}: the gradient norm is {norm}");
             return Err(Error::train(problem).with_hint("lower train.lr, or use train.precision: f32"));
         }

@@ -70,7 +70,7 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment], heads: Heads)
             return Err(Error::Unsupported { what: "attention segment", found: format!("{s:?}"), allowed });
         }
     }
-    if next != q.rows() || heads.kv == 0 || heads.q % heads.kv != 0 || heads.window == Some(0) {
+    if next != q.rows() || heads.kv == 0 || !heads.q.is_multiple_of(heads.kv) || heads.window == Some(0) {
         let allowed = "segments that cover Q, kv heads that divide the heads, a window of one key or more";
         return Err(Error::Unsupported {
             what: "attention",

@@ -46,19 +46,27 @@ pub(super) fn add(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
 
 pub(super) fn cast(cpu: &Cpu, x: &Tensor, y: &mut Tensor) {
     let (n, isa) = (x.len(), cpu.isa());
-    // SAFETY (all arms): ranges are disjoint.
     match (x.dtype(), y.dtype()) {
         (DType::F32, DType::F32) => {
             let (x, y) = (x.f32(), SharedMut::new(y.f32_mut()));
-            cpu.run_ranges(n, GRAIN, |r| unsafe { y.slice(r.clone()) }.copy_from_slice(&x[r]));
+            cpu.run_ranges(n, GRAIN, |r| {
+                // SAFETY: ranges are disjoint.
+                unsafe { y.slice(r.clone()) }.copy_from_slice(&x[r]);
+            });
         }
         (DType::F32, _) => {
             let (x, y) = (x.f32(), SharedMut::new(y.bf16_mut()));
-            cpu.run_ranges(n, GRAIN, |r| narrow_range(isa, &x[r.clone()], unsafe { y.slice(r) }));
+            cpu.run_ranges(n, GRAIN, |r| {
+                // SAFETY: ranges are disjoint.
+                narrow_range(isa, &x[r.clone()], unsafe { y.slice(r) });
+            });
         }
         (_, DType::F32) => {
             let (x, y) = (x.bf16(), SharedMut::new(y.f32_mut()));
-            cpu.run_ranges(n, GRAIN, |r| widen_range(isa, &x[r.clone()], unsafe { y.slice(r) }));
+            cpu.run_ranges(n, GRAIN, |r| {
+                // SAFETY: ranges are disjoint.
+                widen_range(isa, &x[r.clone()], unsafe { y.slice(r) });
+            });
         }
         _ => y.bf16_mut().copy_from_slice(x.bf16()),
     }

@@ -46,7 +46,7 @@ fn rotate(
     expect("rope", "sin", sin, cos.shape())?;
     expect("rope", "x", x, [positions.len(), x.cols()])?;
     let allowed = "positions inside the table, heads that hold the rotated part";
-    if x.cols() % head_dim != 0 || 2 * cos.cols() > head_dim {
+    if !x.cols().is_multiple_of(head_dim) || 2 * cos.cols() > head_dim {
         let found = format!("{} columns in heads of {head_dim}, {} rotated", x.cols(), 2 * cos.cols());
         return Err(Error::Unsupported { what: "rope", found, allowed });
     }

@@ -304,7 +304,7 @@ fn factors(file: &GgufFile, head_dim: u64) -> Result<Option<Vec<f32>>> {
 /// The `rope_scaling` that gives these factors, for the `config.json` of a merged model.
 ///
 /// Converters make them from Llama 3's scaling, whose four numbers are the same in all its models but for the factor.
-/// Anything else gets a type that no reader knows, so that it is refused and not ignored.
+/// Anything else gets a type that no other reader knows, so that it is refused and not ignored.
 fn scaling_of(factors: &[f32], raw: &Value) -> Value {
     let theta = raw["rope_theta"].as_f64().unwrap_or(10000.0);
     let (low, high, original) = (1.0, 4.0, 8192.0);

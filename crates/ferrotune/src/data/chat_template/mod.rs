@@ -72,9 +72,7 @@ impl ChatTemplate {
         env.set_undefined_behavior(UndefinedBehavior::Lenient);
         env.set_fuel(Some(FUEL));
         python::install(&mut env);
-        if let Some(marks) = marks().next() {
-            python::install_generation(&mut env, marks);
-        }
+        python::install_marks(&mut env, marks(0));
         env.add_template_owned(NAME, rewritten.source).map_err(|e| parse_error(&e))?;
         let template = ChatTemplate {
             env,
@@ -145,15 +143,19 @@ impl ChatTemplate {
             let text = render(&self.env).map_err(|e| render_error(&e))?;
             return Ok(Rendered { text, assistant_spans: Vec::new() });
         }
-        let input = context.to_string();
-        let is_free = |c: char| !input.contains(c) && !self.source.contains(c);
-        let marks = marks().find(|m| is_free(m.start) && is_free(m.end)).ok_or_else(|| {
+        let is_free =
+            |m: &Marks| !holds(context, *m) && !self.source.contains(m.start) && !self.source.contains(m.end);
+        let (index, marks) = (0..MARKS).map(|i| (i, marks(i))).find(|(_, m)| is_free(m)).ok_or_else(|| {
             refused("the chat holds every noncharacter from U+FDD0 to U+FDEF, so its generated parts cannot be marked")
         })?;
-        let mut env = self.env.clone();
-        python::install_generation(&mut env, marks);
-        let text = render(&env).map_err(|e| render_error(&e))?;
-        Ok(split_marks(&text, marks))
+        let text = if index == 0 {
+            render(&self.env)
+        } else {
+            let mut env = self.env.clone();
+            python::install_marks(&mut env, marks);
+            render(&env)
+        };
+        Ok(split_marks(&text.map_err(|e| render_error(&e))?, marks))
     }
 
     /// Jinja refuses unknown filters and tests when it parses; minijinja would only when it reaches them.
@@ -177,11 +179,23 @@ impl ChatTemplate {
     }
 }
 
-/// Pairs of code points that Unicode reserves for a program's own use.
-fn marks() -> impl Iterator<Item = Marks> {
-    (0xfdd0..0xfdf0_u32)
-        .step_by(2)
-        .filter_map(|c| Some(Marks { start: char::from_u32(c)?, end: char::from_u32(c + 1)? }))
+/// Number of pairs of code points that Unicode reserves for a program's own use.
+const MARKS: u32 = 16;
+
+fn marks(index: u32) -> Marks {
+    let reserved = |at| char::from_u32(0xfdd0 + at).unwrap_or('\u{fdd0}');
+    Marks { start: reserved(2 * index), end: reserved(2 * index + 1) }
+}
+
+/// Whether a mark occurs anywhere in the input.
+fn holds(json: &Json, marks: Marks) -> bool {
+    let in_text = |text: &str| text.contains(marks.start) || text.contains(marks.end);
+    match json {
+        Json::String(text) => in_text(text),
+        Json::Array(items) => items.iter().any(|item| holds(item, marks)),
+        Json::Object(fields) => fields.iter().any(|(key, value)| in_text(key) || holds(value, marks)),
+        _ => false,
+    }
 }
 
 /// Takes the marks out of the text and notes where they stood. A block in a block belongs to the outer one.

@@ -73,7 +73,7 @@ fn nodes(tokens: &[Token<'_>], is_block: bool, depth: usize) -> Vec<Node> {
                     _ if is_name => Role::Operand,
                     "in" => Role::Compare,
                     // `a not in b`: `not` after an operand belongs to the comparison.
-                    "not" if after_operand => Role::Glue,
+                    "not" if after_operand => Role::Compare,
                     "and" | "or" | "not" | "if" | "else" | "recursive" => Role::Border,
                     _ => Role::Operand,
                 };

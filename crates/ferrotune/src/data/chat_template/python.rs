@@ -1,6 +1,6 @@
 //! Python's text form of values and operators, and the string methods that minijinja's helpers lack.
 
-use super::rewrite::{COMPARE, CONCAT, FLAG, GENERATION, MODULO, STORED};
+use super::rewrite::{COMPARE, CONCAT, FLAG, GENERATION_END, GENERATION_START, MODULO, STORED};
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
@@ -52,6 +52,10 @@ pub(super) fn install(env: &mut Environment<'static>) {
         Ok(out)
     });
     env.add_function(STORED, stored);
+    env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
+    env.add_test("sequence", |v: &Value| {
+        matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
+    });
     env.add_function(MODULO, modulo);
     env.add_function(COMPARE, compare);
     env.add_function("namespace", namespace);
@@ -62,13 +66,10 @@ pub(super) fn install(env: &mut Environment<'static>) {
     });
 }
 
-/// Defines what a generation block calls; the marks are chosen for each rendering.
-pub(super) fn install_generation(env: &mut Environment<'static>, marks: Marks) {
-    env.add_function(GENERATION, move |state: &mut State, kwargs: Kwargs| -> Result<String, Error> {
-        let caller: Value = kwargs.get("caller")?;
-        let body = caller.call(state, &[])?;
-        Ok(format!("{}{}{}", marks.start, to_str(&body)?, marks.end))
-    });
+/// Defines what a generation block writes at its ends.
+pub(super) fn install_marks(env: &mut Environment<'static>, marks: Marks) {
+    env.add_global(GENERATION_START, marks.start.to_string());
+    env.add_global(GENERATION_END, marks.end.to_string());
 }
 
 /// A JSON value as a template value; objects keep their order.
@@ -118,7 +119,7 @@ pub(super) fn push(out: &mut String, text: &str) -> Result<(), Error> {
 
 fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Undefined => {}
+        ValueKind::Undefined => out.push_str(if depth == 0 { "" } else { "Undefined" }),
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => write_number(out, value),
@@ -285,6 +286,10 @@ fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
     if !is_number(left) || !is_number(right) {
         return Err(unsupported());
     }
+    // In Python true and false are the numbers 1 and 0.
+    let plain =
+        |v: &Value| if v.kind() == ValueKind::Bool { Value::from(i64::from(v.is_true())) } else { v.clone() };
+    let (left, right) = (&plain(left), &plain(right));
     if let (Ok(a), Ok(b)) = (i128::try_from(left.clone()), i128::try_from(right.clone()))
         && left.is_integer()
         && right.is_integer()

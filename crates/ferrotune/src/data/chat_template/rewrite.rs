@@ -20,10 +20,12 @@ pub(super) const FLAG: &str = "__flag";
 /// Function around what is stored in a namespace, the only way to carry a value from one turn of a loop to the next
 /// and so the only way to nest values without end.
 pub(super) const STORED: &str = "__stored";
-/// Function behind a generation block; its `caller` renders the block.
-pub(super) const GENERATION: &str = "__generation";
+/// Variables that a generation block prints where it starts and ends.
+pub(super) const GENERATION_START: &str = "__generation_start";
+/// See [`GENERATION_START`].
+pub(super) const GENERATION_END: &str = "__generation_end";
 
-/// A template with the operators of Python and with generation blocks as call blocks.
+/// A template with the operators of Python and with marks around generation blocks.
 pub(super) struct Rewritten {
     pub(super) source: String,
     /// Whether the template marks what the assistant wrote.
@@ -41,7 +43,9 @@ pub(super) fn rewrite(source: &str) -> Rewritten {
     let mut blocks = Blocks::default();
     let mut done =
         Rewritten { source: String::new(), has_generation: false, filters: Vec::new(), tests: Vec::new() };
-    let mut rest = source;
+    // As Python's Jinja does, whatever the line ends of the file were.
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut rest = source.as_str();
     while let Some(start) = find_tag(rest) {
         pieces.push(rest[..start].to_string());
         rest = &rest[start..];
@@ -63,9 +67,16 @@ pub(super) fn rewrite(source: &str) -> Rewritten {
             Some("raw") => text.to_string(),
             Some("generation") if alone => {
                 done.has_generation = true;
-                text.replacen("generation", &format!("call {GENERATION}()"), 1)
+                // A scope of its own, as Jinja's block has; the first and the last tag keep the whitespace control.
+                let (open, rest) = delimiter(text);
+                let rest = rest.replacen("generation", "if true", 1);
+                format!("{open} with %}}{{{{ {GENERATION_START} }}}}{{%{rest}")
             }
-            Some("endgeneration") if alone => text.replacen("endgeneration", "endcall", 1),
+            Some("endgeneration") if alone => {
+                let (open, rest) = delimiter(text);
+                let rest = rest.replacen("endgeneration", "endwith", 1);
+                format!("{open} endif %}}{{{{ {GENERATION_END} }}}}{{%{rest}")
+            }
             Some("set") => set(&tokens),
             _ if tokens.is_empty() => text.to_string(),
             _ => sequence(&tokens, is_block, 0),
@@ -189,6 +200,7 @@ mod tests {
             ("{{ a - b ~ c }}", "{{ a - __concat(b , c) }}"),
             ("{{ a + b ~ -c }}", "{{ a + __concat(b , -c) }}"),
             ("{{ a not in b ~ c }}", "{{ a not in __concat(b , c) }}"),
+            ("{{ a % b not in c }}", "{{ __modulo(a , b) not in c }}"),
             ("{{ a * b % c }}", "{{ __modulo((a * b) , c) }}"),
             ("{{ a is not none ~ b }}", "{{ __concat(a is not none , b) }}"),
             ("{{ a if b ~ c else d }}", "{{ a if __concat(b , c) else d }}"),
@@ -221,9 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn generation_blocks_become_call_blocks() {
+    fn generation_blocks_become_marks_in_a_scope() {
         let done = rewrite("{%- generation -%}x{%endgeneration%}{{ generation }}");
-        assert_eq!(done.source, "{%- call __generation() -%}x{%endcall%}{{ generation }}");
+        assert_eq!(
+            done.source,
+            "{%- with %}{{ __generation_start }}{% if true -%}x{% endif %}{{ __generation_end }}{%endwith%}{{ generation }}"
+        );
         assert!(done.has_generation);
         assert!(!rewrite("{% if generation %}{% endif %}").has_generation);
     }

@@ -25,6 +25,14 @@ fn lines_blank_lines_bom_and_crlf() {
 }
 
 #[test]
+fn files_are_known_by_their_hash() {
+    let dataset = read("{\"text\": \"a\"}\n").unwrap();
+    let file = &dataset.files[0];
+    assert_eq!(file.path, Path::new("rows.jsonl"));
+    assert_eq!(file.sha256, "7c24616314d4c7ddcc755cd2cb42baf4e49ac41b1492fa02c30adc34e1cb2e5d");
+}
+
+#[test]
 fn an_array_keeps_the_lines_of_its_elements() {
     let text = "[\n  {\"text\": \"a [,] \\\" b\"},\n  {\"text\":\n \"c\"}\n]\n";
     let dataset = read(text).unwrap();

@@ -26,14 +26,24 @@ impl Chat<'_> {
     }
 
     /// Where the answer after the first `count` messages starts: behind the header of an assistant's turn.
+    ///
+    /// Some templates of reasoning models open a thought in the header that they write for a new answer and another, or
+    /// none, before an answer that is there already. Then what both have in common is the header, provided that the
+    /// messages before it are written alike.
     pub(super) fn prefix(&self, whole: &Rendered, count: usize) -> std::result::Result<usize, Problem> {
-        let prompt = if count == 0 {
-            self.header_alone(whole)?
-        } else {
-            self.render(&self.messages[..count], true)?.text
-        };
-        if whole.text.starts_with(&prompt) {
-            return Ok(prompt.len());
+        if count == 0 {
+            return Ok(self.header_alone(whole)?.len());
+        }
+        let before = &self.messages[..count];
+        let prompt = self.render(before, true)?.text;
+        let common = common_prefix(&whole.text, &prompt);
+        if common == prompt.len() {
+            return Ok(common);
+        }
+        let history = self.render(before, false)?.text.len();
+        if common > history && prompt.is_char_boundary(history) && !prompt[history..common].trim().is_empty()
+        {
+            return Ok(common);
         }
         Err(Problem::new(
             format!(
@@ -50,24 +60,29 @@ impl Chat<'_> {
         // A content that differs from the real one in its first character.
         messages[0]["content"] = json!(if first == Some('a') { "b" } else { "a" });
         let other = self.render(&messages, false)?.text;
-        let same = whole.text.char_indices().zip(other.chars()).find(|((_, a), b)| a != b);
-        Ok(whole.text[..same.map_or(0, |((at, _), _)| at)].to_string())
+        Ok(whole.text[..common_prefix(&whole.text, &other)].to_string())
     }
 
     /// Byte ranges of what the assistant wrote, with the end-of-turn token, in messages from `first` on.
     pub(super) fn assistant_spans(
         &self,
         whole: &Rendered,
-        end_of_turn: Option<&str>,
+        ends: &EndOfTurn,
         first: usize,
     ) -> std::result::Result<Vec<Range<usize>>, Problem> {
         if self.template.has_generation() {
-            let extended = whole.assistant_spans.iter().map(|span| {
-                // Some templates close the block before the token that ends the turn.
-                let follows = end_of_turn.filter(|end| whole.text[span.end..].starts_with(*end));
-                span.start..span.end + follows.map_or(0, str::len)
+            let spans = whole.assistant_spans.iter().map(|span| {
+                // Some blocks close before the token that ends the turn, some after the line break behind it.
+                let follows = ends.marks.iter().find(|mark| whole.text[span.end..].starts_with(&mark.text));
+                match (follows, ends.last_in(&whole.text[span.clone()])) {
+                    (Some(mark), _) => span.start..span.end + mark.text.len(),
+                    (None, Some(at)) if whole.text[span.start + at..span.end].trim().is_empty() => {
+                        span.start..span.start + at
+                    }
+                    (None, _) => span.clone(),
+                }
             });
-            return Ok(extended.collect());
+            return Ok(spans.collect());
         }
         let mut spans: Vec<Range<usize>> = Vec::new();
         for (k, message) in self.messages.iter().enumerate().skip(first) {
@@ -75,16 +90,15 @@ impl Chat<'_> {
                 continue;
             }
             let start = self.prefix(whole, k)?;
-            let with_answer = self.render(&self.messages[..=k], false)?.text;
-            let end = match end_of_turn {
-                // A template may write the last message of a chat in another way than one in its middle.
-                _ if whole.text.starts_with(&with_answer) && with_answer.len() >= start => {
-                    end_of_answer(&whole.text[start..with_answer.len()], end_of_turn)
-                }
-                Some(end) => whole.text[start..].find(end).map(|at| at + end.len()),
-                None => None,
+            let answered = self.render(&self.messages[..=k], false)?.text;
+            let length = if whole.text.starts_with(&answered) && answered.len() >= start {
+                let answer = &answered[start..];
+                Some(ends.last_in(answer).unwrap_or_else(|| answer.trim_end().len()))
+            } else {
+                // The template writes the last message of a chat in another way than one in its middle.
+                ends.first_in(&whole.text[start..])
             };
-            let end = start + end.ok_or_else(|| unfindable(k))?;
+            let end = start + length.ok_or_else(|| unfindable(k))?;
             if spans.last().is_some_and(|previous| previous.end > start) {
                 return Err(unfindable(k));
             }
@@ -101,20 +115,73 @@ fn unfindable(k: usize) -> Problem {
     )
 }
 
-/// Length of an answer with its end-of-turn token, without what the template writes after it.
-fn end_of_answer(text: &str, end_of_turn: Option<&str>) -> Option<usize> {
-    let marked = end_of_turn.and_then(|end| text.rfind(end).map(|at| at + end.len()));
-    Some(marked.unwrap_or_else(|| text.trim_end().len()))
+/// Bytes that two texts have in common at their start.
+fn common_prefix(a: &str, b: &str) -> usize {
+    a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map_or(a.len().min(b.len()), |((at, _), _)| at)
 }
 
-/// The special token that a template writes after an assistant's message.
-pub(super) fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<(String, u32)> {
+/// How a template ends an assistant's turn. Usually that is one special token; some write two, and some another one at
+/// the end of a chat than in its middle.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EndOfTurn {
+    pub(super) marks: Vec<Mark>,
+}
+
+/// Special tokens at the end of a turn.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub(super) text: String,
+    /// The last of them.
+    pub(super) id: u32,
+}
+
+impl EndOfTurn {
+    /// Finds out what the template writes behind an answer.
+    pub(super) fn of(tokenizer: &Tokenizer, template: &ChatTemplate) -> EndOfTurn {
+        let last = special_tokens_after_answer(tokenizer, template, false).unwrap_or_default();
+        let middle = special_tokens_after_answer(tokenizer, template, true).unwrap_or_else(|| last.clone());
+        // In the middle the header of the next message may follow at once.
+        let same = last.iter().zip(&middle).take_while(|(a, b)| a == b).count();
+        let mark = |tokens: &[(String, u32)]| {
+            let (_, id) = tokens.last()?;
+            Some(Mark { text: tokens.iter().map(|(text, _)| text.as_str()).collect(), id: *id })
+        };
+        let marks = match (same, last.is_empty()) {
+            // Without a token at the end of a chat, one in its middle is the next header's.
+            (0, true) => Vec::new(),
+            (0, false) => mark(&last[..1]).into_iter().chain(mark(&middle[..middle.len().min(1)])).collect(),
+            (same, _) => mark(&last[..same]).into_iter().collect(),
+        };
+        EndOfTurn { marks }
+    }
+
+    /// Where the last mark in a text ends.
+    fn last_in(&self, text: &str) -> Option<usize> {
+        self.marks.iter().filter_map(|mark| text.rfind(&mark.text).map(|at| at + mark.text.len())).max()
+    }
+
+    /// Where the first mark in a text ends.
+    fn first_in(&self, text: &str) -> Option<usize> {
+        self.marks.iter().filter_map(|mark| text.find(&mark.text).map(|at| at + mark.text.len())).min()
+    }
+}
+
+/// The special tokens right behind an answer, with or without a message after it.
+fn special_tokens_after_answer(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    followed: bool,
+) -> Option<Vec<(String, u32)>> {
     const PROBE: &str = "Qprobe7";
-    let messages = [json!({"role": "user", "content": "x"}), json!({"role": "assistant", "content": PROBE})];
+    let mut messages =
+        vec![json!({"role": "user", "content": "x"}), json!({"role": "assistant", "content": PROBE})];
+    if followed {
+        messages.push(json!({"role": "user", "content": "y"}));
+    }
     let rendered = template.render(&messages, None, &RenderOptions::default()).ok()?;
     let (_, tail) = rendered.text.rsplit_once(PROBE)?;
-    let encoded = tokenizer.encode(tail.trim_start()).ok()?;
-    let (&id, &(from, to)) = (encoded.ids.first()?, encoded.offsets.first()?);
-    let text = tail.trim_start().get(from..to)?;
-    tokenizer.is_special(id).then(|| (text.to_string(), id))
+    let tail = tail.trim_start();
+    let encoded = tokenizer.encode(tail).ok()?;
+    let tokens = encoded.ids.iter().zip(&encoded.offsets).take_while(|(id, _)| tokenizer.is_special(**id));
+    Some(tokens.filter_map(|(&id, &(from, to))| Some((tail.get(from..to)?.to_string(), id))).collect())
 }

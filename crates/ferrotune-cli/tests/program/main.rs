@@ -1,0 +1,10 @@
+//! The program as a user runs it: the built binary in a folder of its own, judged by exit code, output and files.
+
+// Everything that a sibling module uses is `pub`, as in the binary itself.
+#![allow(unreachable_pub)]
+
+mod bad_input;
+mod faults;
+mod helper;
+mod resume;
+mod train;

@@ -1,0 +1,93 @@
+//! What stands in a run folder when a run has ended: the adapter or model, tokenizer, receipt and model card.
+
+use ferrotune_kernels::DType;
+use ferrotune_kernels::quant::Storage;
+use serde_json::json;
+
+use super::model_folder;
+use super::run_folder::RunFolder;
+use crate::Result;
+use crate::base::BaseModel;
+use crate::lora::peft;
+use crate::model::Decoder;
+use crate::run_config::RunConfig;
+use crate::train::record::Summary;
+use crate::train::{Outcome, Trainable};
+
+/// Writes the results of a run beside its metrics and checkpoints.
+pub fn write(
+    folder: &RunFolder,
+    config: &RunConfig,
+    base: &BaseModel,
+    model: &Decoder,
+    trainable: &Trainable,
+    (summary, outcome): (&Summary, &Outcome),
+    data_hash: &str,
+) -> Result<()> {
+    match trainable {
+        Trainable::Adapter(adapter) => {
+            peft::save(folder.path(), adapter, model, &base.name)?;
+            model_folder::write_sidecars(folder.path(), base)?;
+        }
+        Trainable::Full(params) => {
+            let dtype = output_dtype(base, model)?;
+            model_folder::write(folder.path(), base, model, params, None, dtype)?;
+        }
+    }
+    let receipt = json!({
+        "ferrotune": env!("CARGO_PKG_VERSION"),
+        "base": {"name": base.name, "fingerprint": base.checkpoint.fingerprint(), "format": summary.base_format},
+        "data": {"files": config.data.train, "rows_sha256": data_hash},
+        "seed": config.train.seed,
+        "method": summary.method,
+        "precision": summary.precision,
+        "isa": summary.isa,
+        "threads": summary.threads,
+        "trainable_parameters": summary.trainable_parameters,
+        "total_parameters": summary.total_parameters,
+        "steps": outcome.steps,
+        "loss": outcome.loss,
+        "eval_loss": outcome.eval_loss,
+        "interrupted": outcome.interrupted,
+        "peak_rss_bytes": crate::memory::resident().peak,
+        "planned_bytes": summary.plan.total(),
+    });
+    folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
+    folder.write("README.md", card(config, base, summary, outcome).as_bytes())
+}
+
+/// f32 models stay f32; all others are written as bf16, as models are published.
+pub fn output_dtype(base: &BaseModel, model: &Decoder) -> Result<DType> {
+    let a = &model.arch;
+    let embedding = base.checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
+    Ok(if matches!(embedding.storage(), Storage::Dense(DType::F32, _)) { DType::F32 } else { DType::Bf16 })
+}
+
+fn card(config: &RunConfig, base: &BaseModel, s: &Summary, o: &Outcome) -> String {
+    let kind = if s.method == "full" { "model" } else { "LoRA adapter (PEFT)" };
+    let library = if s.method == "full" { "transformers" } else { "peft" };
+    let held = o.eval_loss.map_or(String::new(), |l| format!("| held-out loss | {l:.4} |\n"));
+    format!(
+        "---\nbase_model: {base}\nlibrary_name: {library}\ntags: [ferrotune]\n---\n\n\
+         # {dir}\n\nA {kind} on `{base}`, trained with ferrotune {version}.\n\n\
+         | what | value |\n|---|---|\n\
+         | method | {method}, base in {format} |\n\
+         | trained parameters | {trained} of {total} |\n\
+         | data | {data} |\n\
+         | steps | {steps} |\n\
+         | loss of the last step | {loss:.4} |\n{held}\
+         | seed | {seed} |\n\n\
+         `run.yaml` holds the whole configuration, `receipt.json` versions and hashes, `metrics.jsonl` every step.\n",
+        base = base.name,
+        dir = config.output.dir,
+        version = env!("CARGO_PKG_VERSION"),
+        method = s.method,
+        format = s.base_format,
+        trained = s.trainable_parameters,
+        total = s.total_parameters,
+        data = config.data.train.join(", "),
+        steps = o.steps,
+        loss = o.loss,
+        seed = config.train.seed,
+    )
+}

@@ -1,0 +1,336 @@
+//! What must hold for training whatever the model, on a tiny one: how rows are grouped, how activations are kept,
+//! how many threads there are and which device computes does not change what is learned.
+
+use std::path::Path;
+
+use ferrotune::checkpoint::Checkpoint;
+use ferrotune::data::pack::{PackedBatch, micro_batches};
+use ferrotune::data::tokenize::{IGNORE, TrainRow};
+use ferrotune::lora::{Adapter, Init, LoraConfig, Targets};
+use ferrotune::loss::cross_entropy::LossSum;
+use ferrotune::model::linear::DropoutKey;
+use ferrotune::model::weights::{BaseStorage, load};
+use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Tokens};
+use ferrotune::optim::adamw::{AdamW, AdamWConfig};
+use ferrotune::optim::{Optimizer, clip};
+use ferrotune::train::{eval, step};
+use ferrotune_kernels::cpu::{Cpu, Isa};
+use ferrotune_kernels::rng::Stream;
+use ferrotune_kernels::{Device, Precision};
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models/llama3_rope/model")
+}
+
+fn cpu(threads: usize) -> Device {
+    Device::Cpu(Cpu::new(threads, Isa::detect()).unwrap())
+}
+
+/// Rows of very different lengths and numbers of labels.
+fn rows() -> Vec<TrainRow> {
+    let random = Stream::new(1, "rows", 0);
+    let shapes = [(40, 1), (9, 8), (33, 12), (2, 1), (60, 55), (21, 3), (17, 16), (5, 2)];
+    let row = |(r, (len, labels)): (usize, &(usize, usize))| {
+        let id = |i: usize| 5 + (random.uniform((100 * r + i) as u64) * 300.0) as u32;
+        let input_ids: Vec<u32> = (0..*len).map(id).collect();
+        let label = |i: usize| if i + labels >= *len { input_ids[i] as i32 } else { IGNORE };
+        TrainRow { labels: (0..*len).map(label).collect(), input_ids }
+    };
+    shapes.iter().enumerate().map(row).collect()
+}
+
+fn batches(rows: &[TrainRow], tokens: usize, packing: bool) -> Vec<PackedBatch> {
+    micro_batches(&rows.iter().collect::<Vec<_>>(), tokens, packing)
+}
+
+/// The tiny model with an adapter whose B is not zero, so that every gradient is there.
+struct Case {
+    dev: Device,
+    precision: Precision,
+    model: Decoder,
+    adapter: Adapter,
+    seed: u64,
+}
+
+impl Case {
+    fn new(dev: Device, precision: Precision, targets: Targets, dropout: f32) -> Self {
+        let checkpoint = Checkpoint::open(&folder()).unwrap();
+        let (model, _) = load(&dev, &checkpoint, BaseStorage::AsStored, 128).unwrap();
+        let config = LoraConfig { rank: 4, alpha: 8.0, dropout, rslora: false, init: Init::Kaiming, targets };
+        let mut adapter = Adapter::init(&dev, &model, config, 3).unwrap();
+        for name in adapter.params.names().to_vec() {
+            let id = adapter.params.find(&name).unwrap();
+            if name.ends_with("lora_B.weight") {
+                let random = Stream::new(2, &name, 0);
+                let values = adapter.params.get_mut(id).f32_mut();
+                values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * random.normal(i as u64));
+            }
+        }
+        Case { dev, precision, model, adapter, seed: 0 }
+    }
+
+    fn f32(dev: Device) -> Self {
+        Self::new(dev, Precision::F32, Targets::AllLinear, 0.0)
+    }
+
+    fn pass(&self) -> Pass<'_> {
+        Pass {
+            dev: &self.dev,
+            precision: self.precision,
+            params: &self.adapter.params,
+            branches: &self.adapter.branches,
+            dropout: Some(DropoutKey { seed: self.seed, step: 1 }),
+        }
+    }
+
+    /// Mean loss and gradients of a step.
+    fn step(&self, batches: &[PackedBatch], policy: Activations) -> (f64, Gradients) {
+        gradients(&self.model, &self.pass(), batches, policy)
+    }
+
+    fn grads(&self, batches: &[PackedBatch], policy: Activations) -> (f64, Vec<Vec<f32>>) {
+        let (loss, grads) = self.step(batches, policy);
+        (loss, grads.all().iter().map(|t| t.to_vec()).collect())
+    }
+}
+
+fn gradients(
+    model: &Decoder,
+    pass: &Pass<'_>,
+    batches: &[PackedBatch],
+    policy: Activations,
+) -> (f64, Gradients) {
+    let mut grads = Gradients::zeros(pass.dev, pass.params);
+    let labels: usize = batches.iter().map(PackedBatch::label_tokens).sum();
+    let mut loss = LossSum::default();
+    for batch in batches {
+        let segments = eval::segments(batch);
+        let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
+        let scale = 1.0 / labels as f32;
+        let sum = step::forward_backward(model, pass, tokens, &batch.targets, scale, policy, &mut grads);
+        loss.add(sum.unwrap());
+    }
+    assert_eq!(loss.tokens, labels);
+    (loss.mean(), grads)
+}
+
+/// Largest difference over the largest expected value.
+fn error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let scale = expected.iter().fold(1e-9f32, |m, v| m.max(v.abs()));
+    found.iter().zip(expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs() / scale))
+}
+
+#[track_caller]
+fn assert_same(what: &str, found: &(f64, Vec<Vec<f32>>), expected: &(f64, Vec<Vec<f32>>)) {
+    assert!((found.0 - expected.0).abs() < 1e-6, "{what}: loss {} and {}", found.0, expected.0);
+    for (i, (f, e)) in found.1.iter().zip(&expected.1).enumerate() {
+        assert!(e.iter().any(|v| *v != 0.0), "{what}: gradient {i} is zero");
+        assert!(error(f, e) < 1e-5, "{what}: gradient {i} differs by {}", error(f, e));
+    }
+}
+
+#[test]
+fn grouping_of_rows_does_not_change_a_step() {
+    let case = Case::f32(cpu(2));
+    let rows = rows();
+    let one = batches(&rows, 1000, true);
+    assert_eq!((one.len(), one[0].segments.len()), (1, 8));
+    let expected = case.grads(&one, Activations::Keep);
+    for (what, other, count) in [
+        ("a micro-batch for each row", batches(&rows, 1, true), 8),
+        ("without packing", batches(&rows, 1000, false), 8),
+        ("several micro-batches", batches(&rows, 80, true), 3),
+    ] {
+        assert_eq!(other.len(), count, "{what}");
+        assert_same(what, &case.grads(&other, Activations::Keep), &expected);
+    }
+    let reversed: Vec<TrainRow> = rows.iter().rev().cloned().collect();
+    assert_same("another order", &case.grads(&batches(&reversed, 1000, true), Activations::Keep), &expected);
+}
+
+#[test]
+fn grouping_of_rows_does_not_change_a_full_step() {
+    let dev = cpu(2);
+    let checkpoint = Checkpoint::open(&folder()).unwrap();
+    let (model, params) = load(&dev, &checkpoint, BaseStorage::Trained, 128).unwrap();
+    let pass = Pass { dev: &dev, precision: Precision::F32, params: &params, branches: &[], dropout: None };
+    let run = |batches: &[PackedBatch], policy| {
+        let (loss, grads) = gradients(&model, &pass, batches, policy);
+        (loss, grads.all().iter().map(|t| t.to_vec()).collect::<Vec<_>>())
+    };
+    let rows = rows();
+    let expected = run(&batches(&rows, 1000, true), Activations::Keep);
+    assert_same("full", &run(&batches(&rows, 1, true), Activations::Keep), &expected);
+    for policy in [Activations::Lean, Activations::Recompute] {
+        assert!(run(&batches(&rows, 1000, true), policy) == expected, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_step_weighs_tokens_and_not_rows() {
+    let case = Case::f32(cpu(2));
+    let rows = rows();
+    let of = |rows: &[TrainRow]| {
+        let batches = batches(rows, 1000, true);
+        let labels: usize = batches.iter().map(PackedBatch::label_tokens).sum();
+        (labels as f64, case.grads(&batches, Activations::Keep))
+    };
+    let (n, whole) = of(&rows);
+    let mut sum = (0.0, whole.1.iter().map(|g| vec![0.0; g.len()]).collect::<Vec<_>>());
+    for row in &rows {
+        let (labels, (loss, grads)) = of(std::slice::from_ref(row));
+        sum.0 += loss * labels / n;
+        for (sum, g) in sum.1.iter_mut().zip(&grads) {
+            sum.iter_mut().zip(g).for_each(|(s, g)| *s += g * (labels / n) as f32);
+        }
+    }
+    assert_same("weighted by label tokens", &sum, &whole);
+}
+
+#[test]
+fn kept_and_recomputed_activations_give_the_same_bits() {
+    for dropout in [0.0, 0.3] {
+        let case = Case::new(cpu(2), Precision::F32, Targets::AllLinear, dropout);
+        let batches = batches(&rows(), 120, true);
+        let expected = case.grads(&batches, Activations::Keep);
+        for policy in [Activations::Lean, Activations::Recompute] {
+            assert!(case.grads(&batches, policy) == expected, "{policy:?} with dropout {dropout}");
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = |threads| {
+                let dev = Device::Cpu(Cpu::new(threads, isa).unwrap());
+                let case = Case::new(dev, precision, Targets::AllLinear, 0.1);
+                case.grads(&batches(&rows(), 1000, true), Activations::Keep)
+            };
+            let expected = run(1);
+            for threads in [2, 3] {
+                assert!(run(threads) == expected, "{threads} threads, {precision:?}, {}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn bf16_rounds_but_does_not_bend() {
+    let batches = batches(&rows(), 1000, true);
+    let expected = Case::f32(cpu(2)).grads(&batches, Activations::Keep);
+    let case = Case::new(cpu(2), Precision::Bf16, Targets::AllLinear, 0.0);
+    for policy in [Activations::Keep, Activations::Lean, Activations::Recompute] {
+        let found = case.grads(&batches, policy);
+        assert!((found.0 / expected.0 - 1.0).abs() < 2e-3, "{} and {}", found.0, expected.0);
+        for (i, (f, e)) in found.1.iter().zip(&expected.1).enumerate() {
+            let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();
+            let difference = norm(&mut f.iter().zip(e).map(|(f, e)| f - e));
+            let share = difference / norm(&mut e.iter().copied());
+            assert!(share < 3e-2, "{policy:?}: gradient {i} differs by {share}");
+        }
+    }
+}
+
+#[test]
+fn dropout_follows_its_seed_and_stays_out_of_evaluation() {
+    let batches = batches(&rows(), 1000, true);
+    let mut case = Case::new(cpu(2), Precision::F32, Targets::AllLinear, 0.5);
+    let first = case.grads(&batches, Activations::Keep);
+    assert!(case.grads(&batches, Activations::Keep) == first, "the same seed");
+    case.seed = 1;
+    assert_ne!(case.grads(&batches, Activations::Keep).0, first.0, "another seed");
+    let evaluate = |case: &Case| {
+        let pass = Pass { dropout: None, ..case.pass() };
+        eval::loss(&case.model, &pass, &batches).unwrap().mean()
+    };
+    let without = Case::f32(cpu(2));
+    assert_eq!(evaluate(&case), evaluate(&without));
+    assert!((without.grads(&batches, Activations::Keep).0 - evaluate(&case)).abs() < 1e-6);
+}
+
+/// Five optimizer steps; gives the adapter's values.
+fn train(case: &mut Case, steps: usize) -> Vec<Vec<f32>> {
+    let batches = batches(&rows(), 1000, true);
+    let mut adamw = AdamW::new(&case.dev, &case.adapter.params, AdamWConfig::default());
+    for _ in 0..steps {
+        let (_, grads) = case.step(&batches, Activations::Lean);
+        let norm = step::gradient_norm(&case.pass(), &grads);
+        let factor = clip::factor(norm, 1.0);
+        adamw.step(&case.dev, &mut case.adapter.params, &grads, 1e-3, factor).unwrap();
+    }
+    case.adapter.params.iter().map(|(_, t)| t.to_vec()).collect()
+}
+
+#[test]
+fn the_plain_loops_and_the_kernels_train_alike() {
+    let batches = batches(&rows(), 1000, true);
+    let mut trusted = Case::f32(Device::reference());
+    let expected = trusted.grads(&batches, Activations::Keep);
+    let start: Vec<Vec<f32>> = trusted.adapter.params.iter().map(|(_, t)| t.to_vec()).collect();
+    let trained = train(&mut trusted, 2);
+    assert!(start.iter().zip(&trained).all(|(a, b)| error(b, a) > 1e-4), "every tensor has moved");
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        let mut case = Case::f32(Device::Cpu(Cpu::new(2, isa).unwrap()));
+        assert_same(isa.name(), &case.grads(&batches, Activations::Keep), &expected);
+        for (found, expected) in train(&mut case, 2).iter().zip(&trained) {
+            // A gradient of nearly zero may change its sign, and Adam moves by the sign.
+            let far = found.iter().zip(expected).filter(|(f, e)| (*f - *e).abs() > 1e-5).count();
+            assert!(far * 200 <= found.len(), "{}: {far} of {} values differ", isa.name(), found.len());
+        }
+    }
+}
+
+#[test]
+fn training_an_adapter_leaves_the_base_as_it_is() {
+    let mut case = Case::f32(cpu(2));
+    let batches = batches(&rows(), 1000, true);
+    let none = Params::default();
+    let base = |case: &Case| {
+        let pass = Pass { params: &none, branches: &[], dropout: None, ..case.pass() };
+        eval::loss(&case.model, &pass, &batches).unwrap()
+    };
+    let weights = |case: &Case| {
+        let mut all = Vec::new();
+        for l in case.model.linears() {
+            let mut values = vec![0.0; l.rows * l.cols];
+            let ferrotune::model::linear::Base::Frozen(w) = &l.base else { panic!("{} is trained", l.name) };
+            values.chunks_exact_mut(l.cols).enumerate().for_each(|(r, out)| w.decode(r, 0, out));
+            all.push(values);
+        }
+        all
+    };
+    let (loss, before) = (base(&case), weights(&case));
+    train(&mut case, 3);
+    assert_eq!(base(&case), loss);
+    assert!(weights(&case) == before);
+}
+
+#[test]
+fn targets_in_the_upper_layer_get_the_gradients_of_the_whole() {
+    let batches = batches(&rows(), 1000, true);
+    let upper = Targets::Regex(r"model\.layers\.1\..*".into());
+    let part = Case::new(cpu(2), Precision::F32, upper, 0.0);
+    let mut whole = Case::f32(cpu(2));
+    // Without effect in the lower layer, so that both compute the same.
+    for name in whole.adapter.params.names().to_vec() {
+        let id = whole.adapter.params.find(&name).unwrap();
+        if name.contains(".layers.0.") && name.ends_with("lora_B.weight") {
+            whole.adapter.params.get_mut(id).f32_mut().fill(0.0);
+        }
+    }
+    for policy in [Activations::Keep, Activations::Lean, Activations::Recompute] {
+        let (found, expected) = (part.step(&batches, policy), whole.step(&batches, policy));
+        assert_eq!(found.0, expected.0);
+        assert_eq!(part.adapter.params.len(), 14);
+        for name in part.adapter.params.names() {
+            let of =
+                |case: &Case, grads: &Gradients| grads.get(case.adapter.params.find(name).unwrap()).to_vec();
+            let (f, e) = (of(&part, &found.1), of(&whole, &expected.1));
+            assert!(f.iter().any(|v| *v != 0.0), "{name} is zero");
+            assert!(error(&f, &e) < 1e-6, "{name}: {}", error(&f, &e));
+        }
+    }
+}
