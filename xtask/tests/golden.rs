@@ -40,6 +40,21 @@ fn four_bit_bytes_are_those_of_bitsandbytes() {
 }
 
 #[test]
+fn whole_four_bit_models_agree_with_bitsandbytes() {
+    for case in ["llama_nf4_dq", "llama_nf4_dq_bf16", "llama_fp4"] {
+        check(&format!("quant/{case}"), 1);
+    }
+}
+
+#[test]
+fn gguf_files_agree_with_their_reference() {
+    check("gguf/llama_tied", 1);
+    check("gguf/llama3_rope", 1);
+    let blocks = xtask::golden::run(&testdata().join("gguf"));
+    assert!(blocks.passed(), "{blocks}");
+}
+
+#[test]
 fn a_case_without_its_files_fails() {
     let folder = std::env::temp_dir().join(format!("ferrotune-golden-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

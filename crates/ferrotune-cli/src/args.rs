@@ -89,7 +89,7 @@ pub struct QuickstartArgs {
     /// full, lora or qlora.
     #[arg(long, default_value = "qlora")]
     pub method: String,
-    /// Storage of the base for qlora: auto (a quantized model's own blocks, else nf4), keep, nf4, fp4.
+    /// Storage of the base for qlora: auto (blocks that it has already, else nf4), keep, nf4, fp4.
     #[arg(long, default_value = "auto")]
     pub quant: String,
     /// Another model than the starter.

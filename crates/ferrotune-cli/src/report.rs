@@ -17,6 +17,9 @@ use serde_json::Value;
 /// Files above this size get a line for each tenth where there is no progress bar.
 const LARGE: u64 = 32 << 20;
 
+/// Files above this size get a line when they are here.
+const NOTEWORTHY: u64 = 1 << 20;
+
 /// Prints for a person, or JSON for a program.
 pub struct Report {
     json: bool,
@@ -204,7 +207,7 @@ impl Report {
                 if self.json {
                     let event = serde_json::json!({"event": "downloaded", "file": file, "bytes": bytes});
                     eprintln!("{event}");
-                } else {
+                } else if bytes >= NOTEWORTHY {
                     self.say(format!("  {file} {}", human(bytes)));
                 }
             }
@@ -223,7 +226,7 @@ impl Report {
                 let event =
                     serde_json::json!({"event": "download", "file": file, "done": done, "total": total});
                 eprintln!("{event}");
-            } else if total.is_some_and(|total| total > LARGE) {
+            } else if done > 0 && total.is_some_and(|total| total > LARGE && done < total) {
                 eprintln!("  {file} {} of {}", human(done), human(total.unwrap_or_default()));
             }
             return;

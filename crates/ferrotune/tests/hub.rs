@@ -311,3 +311,42 @@ fn proxies_are_used_but_for_some_hosts() {
     fetch(&id(), &proxied, &mut quiet).unwrap();
     assert_eq!(log.lock().unwrap().len(), before);
 }
+
+#[test]
+fn a_mirror_that_stores_the_content_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(ID, files(), HubTricks { same_host: true, ..HubTricks::default() });
+    let path = fetch(&id(), &settings(&hub.server.url, dir.path()), &mut quiet).unwrap();
+    assert!(hub.storage.asked().is_empty());
+    // Known by its hash all the same.
+    let weights = fs::read(path.join("model.safetensors")).unwrap();
+    assert!(dir.path().join("models--acme--tiny-llama/blobs").join(sha256(&weights)).is_file());
+}
+
+#[test]
+fn several_at_once_share_one_download() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(ID, files(), HubTricks::default());
+    let settings = settings(&hub.server.url, dir.path());
+    let run = || fetch(&id(), &settings, &mut quiet).unwrap();
+    let paths: Vec<PathBuf> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    for path in paths {
+        assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), files()["model.safetensors"]);
+    }
+    assert_eq!(hub.storage.asked().len(), 1);
+}
+
+#[test]
+fn a_blob_of_another_length_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(ID, files(), HubTricks::default());
+    let weights = files()["model.safetensors"].clone();
+    let blobs = dir.path().join("models--acme--tiny-llama/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join(sha256(&weights)), &weights[..10]).unwrap();
+    let path = fetch(&id(), &settings(&hub.server.url, dir.path()), &mut quiet).unwrap();
+    assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), weights);
+}

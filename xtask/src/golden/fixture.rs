@@ -41,6 +41,10 @@ impl Case {
             "model"
         } else if has("params_step5.safetensors") {
             "full_ft"
+        } else if has("model.gguf") {
+            "gguf_model"
+        } else if has("decoded.safetensors") {
+            "gguf"
         } else if has("adamw.safetensors") {
             "optim"
         } else if key("quantization_config") && has("logits.safetensors") {

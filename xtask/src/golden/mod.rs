@@ -5,6 +5,7 @@
 
 mod fixture;
 mod full;
+mod gguf;
 mod model;
 mod optim;
 mod quant;
@@ -83,6 +84,8 @@ pub fn run(dir: &Path) -> Report {
         "full_ft" => full::check(&case, &mut report),
         "optim" => optim::check(&case, &mut report),
         "four_bit" => quant::check_four_bit(&case, &mut report),
+        "gguf_model" => gguf::check_model(&case, &mut report),
+        "gguf" => gguf::check_blocks(&case, &mut report),
         "quant_model" => quant::check_model(&case, &mut report),
         _ => Err(Failure("no check for this kind of case yet".into())),
     });

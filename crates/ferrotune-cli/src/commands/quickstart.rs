@@ -41,7 +41,7 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     let (train_facts, questions) = facts(a)?;
     let dir = output(a);
     let folder = RunFolder::at(&dir, false)?;
-    let config = config(a, &dir, &name)?;
+    let config = config(a, &dir, &name, &base)?;
     let stop = train::interrupt_flag()?;
     let dev = device(args, config.train.threads)?;
     folder.make()?;
@@ -139,8 +139,15 @@ fn output(a: &QuickstartArgs) -> PathBuf {
 }
 
 /// The recipe: one pass in steps of 16 facts, rank 16 on all linears, cosine from 1e-3 (full fine-tuning: 1e-4).
-fn config(a: &QuickstartArgs, dir: &Path, model: &str) -> Result<RunConfig> {
-    let lr = if a.method == "full" { 1e-4 } else { 1e-3 };
+/// A model as small as the built-in one knows too little to learn it in one pass: more passes at a higher rate.
+fn config(a: &QuickstartArgs, dir: &Path, model: &str, base: &BaseModel) -> Result<RunConfig> {
+    let tiny = base.checkpoint.config().hidden_size < 256;
+    let (lr, epochs) = match (a.method.as_str(), tiny) {
+        ("full", false) => (1e-4, 1),
+        ("full", true) => (2e-3, 5),
+        (_, false) => (1e-3, 1),
+        (_, true) => (5e-3, 8),
+    };
     let mut keys = vec![
         format!("model.base={}", quoted(model)),
         format!("method.kind={}", a.method),
@@ -148,6 +155,7 @@ fn config(a: &QuickstartArgs, dir: &Path, model: &str) -> Result<RunConfig> {
         "data.max_length=256".into(),
         "train.batch_rows=16".into(),
         format!("train.lr={lr}"),
+        format!("train.epochs={epochs}"),
         "train.schedule=cosine".into(),
         format!("output.dir={}", quoted(&dir.display().to_string())),
     ];
@@ -208,7 +216,7 @@ fn summarize(r: &Value, (question, before, after): (&Question, &Score, &Score), 
          \u{20} statement right         {}   {}\n\
          \u{20} statement and section   {}   {}\n\n\
          \u{20} {:.0} tokens/s, peak memory {}, {:.0} s in all\n\
-         \u{20} adapter {} beside a model of {}\n\n\
+         \u{20} {} {} beside a model of {}\n\n\
          go on with\n  ferrotune chat {dir}\n  ferrotune eval {dir} --data {dir}/validation.jsonl --exact-match\n  \
          ferrotune merge {dir} --output {dir}-merged\n  ferrotune preview {dir}/run.yaml\n  \
          ferrotune train YOUR.yaml      (copy {dir}/run.yaml and put your rows in data.train)",
@@ -222,6 +230,7 @@ fn summarize(r: &Value, (question, before, after): (&Question, &Score, &Score), 
         r["tokens_per_second"].as_f64().unwrap_or(0.0),
         bytes("peak_rss_bytes"),
         r["seconds"].as_f64().unwrap_or(0.0),
+        if r["method"] == "full" { "trained model" } else { "adapter" },
         bytes("adapter_bytes"),
         bytes("model_bytes"),
     ));

@@ -61,7 +61,8 @@ pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
     Ok(())
 }
 
-fn temporary_name(path: &Path) -> Result<PathBuf> {
+/// A hidden name beside `path` that no other write uses.
+pub(super) fn temporary_name(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::file(path, "not a file name"))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);

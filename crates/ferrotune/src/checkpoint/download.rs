@@ -36,7 +36,7 @@ enum Attempt {
     Broken(Error, u64),
 }
 
-/// Downloads to `target` through the file `partial` on the same disk.
+/// Downloads to `target`, which must not be there, through the file `partial` on the same disk.
 pub(super) fn download(
     client: &Client,
     wanted: &Wanted,
@@ -60,7 +60,7 @@ pub(super) fn download(
         file.set_len(0).map_err(|e| Error::io(partial, e))?;
         // The bytes of an earlier interrupted run may be what is wrong; they are not believed twice.
         if !std::mem::take(&mut inherited) {
-            drop(file);
+            // Removed before the lock ends, so that nobody goes on with it.
             let _ = fs::remove_file(partial);
             return Err(error);
         }
@@ -80,23 +80,20 @@ fn claim(partial: &Path, target: &Path, on: &mut OnProgress) -> Result<Option<Fi
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(partial);
         let file = file.map_err(|e| Error::io(partial, e))?;
         match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                on(Progress::Message(&format!(
-                    "waiting for another process that downloads {}",
-                    target.display()
-                )));
-                file.lock().map_err(|e| Error::io(partial, e))?;
-                if target.is_file() {
-                    return Ok(None);
-                }
-                // The other process may have given up and removed the file that is open here.
-                if !partial.is_file() {
-                    continue;
-                }
-            }
             // A file system without locks: two processes at once would be caught by the checks.
-            Err(TryLockError::Error(_)) => {}
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+            Err(TryLockError::WouldBlock) => {
+                let target = target.display();
+                on(Progress::Message(&format!("waiting for another process that downloads {target}")));
+                file.lock().map_err(|e| Error::io(partial, e))?;
+            }
+        }
+        // While this process waited or came, another may have finished, or given up and removed what is open here.
+        if target.is_file() {
+            return Ok(None);
+        }
+        if !partial.is_file() {
+            continue;
         }
         return Ok(Some(file));
     }

@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::atomic::write_atomic;
+use super::atomic::{temporary_name, with_temporary, write_atomic};
 use super::download::{Wanted, download, hex, partial_of, status_error};
 use super::net::{
     Client, NetSettings, OnProgress, Progress, Reply, Request, network, public, split_credentials,
@@ -270,7 +270,11 @@ impl<'a> Repository<'a> {
         let blob = tag.clone().unwrap_or_else(|| hex(&Sha256::digest(format!("{commit}/{name}"))));
         let blob = self.folder.join("blobs").join(blob);
         let whole = fs::metadata(&blob).is_ok_and(|m| m.is_file() && size.is_none_or(|s| s == m.len()));
-        if !whole || tag.is_none() {
+        if !whole {
+            // Of another length than the hub says: not what it should be.
+            if fs::symlink_metadata(&blob).is_ok() {
+                fs::remove_file(&blob).map_err(|e| Error::io(&blob, e))?;
+            }
             let wanted = Wanted {
                 url: &url,
                 authorization: self.authorization.as_deref(),
@@ -328,32 +332,33 @@ impl<'a> Repository<'a> {
     }
 }
 
-/// Makes `pointer` lead to `blob`.
+/// Makes `pointer` lead to `blob`; whatever was there is replaced in one step.
 fn link(blob: &Path, pointer: &Path, root: &Path) -> Result<()> {
     let folder = pointer.parent().unwrap_or(root);
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let io = |e| Error::io(pointer, e);
-    if fs::symlink_metadata(pointer).is_ok() {
-        fs::remove_file(pointer).map_err(io)?;
+    let temporary = temporary_name(pointer)?;
+    if symlink(blob, &temporary, folder, root) || fs::hard_link(blob, &temporary).is_ok() {
+        let renamed = fs::rename(&temporary, pointer);
+        // Still there if both were already the same file.
+        let _ = fs::remove_file(&temporary);
+        return renamed.map_err(|e| Error::io(pointer, e));
     }
-    #[cfg(unix)]
-    {
-        // Relative, so that the cache can be moved.
-        let depth = folder.strip_prefix(root).map_or(0, |p| p.components().count());
-        let mut target = PathBuf::from_iter(std::iter::repeat_n("..", depth));
-        target.push("blobs");
-        target.extend(blob.file_name());
-        match std::os::unix::fs::symlink(target, pointer) {
-            Ok(()) => return Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-            // A file system without symbolic links.
-            Err(_) => {}
-        }
-    }
-    if fs::hard_link(blob, pointer).is_ok() {
-        return Ok(());
-    }
-    super::atomic::with_temporary(pointer, |t| fs::copy(blob, t).map(drop).map_err(|e| Error::io(t, e)))
+    with_temporary(pointer, |t| fs::copy(blob, t).map(drop).map_err(|e| Error::io(t, e)))
+}
+
+/// A relative link, so that the cache can be moved; `false` where the system or the file system has none.
+#[cfg(unix)]
+fn symlink(blob: &Path, link: &Path, folder: &Path, root: &Path) -> bool {
+    let depth = folder.strip_prefix(root).map_or(0, |p| p.components().count());
+    let mut target = PathBuf::from_iter(std::iter::repeat_n("..", depth));
+    target.push("blobs");
+    target.extend(blob.file_name());
+    std::os::unix::fs::symlink(target, link).is_ok()
+}
+
+#[cfg(not(unix))]
+fn symlink(_: &Path, _: &Path, _: &Path, _: &Path) -> bool {
+    false
 }
 
 /// The shard files that an index names, sorted; `None` if it is not an index or names a file outside its folder.

@@ -174,12 +174,14 @@ impl Client {
 
     /// GET, following redirects anywhere.
     pub(super) fn get(&self, request: &Request) -> Result<Reply> {
-        self.send(&Method::GET, request, |_, _| true)
+        self.send(&Method::GET, request, |_, _, _| true)
     }
 
-    /// HEAD, following redirects only on the same host: the redirect to a storage host is itself the answer.
+    /// HEAD, following redirects only on the same host and only until one describes the file: the redirect to where
+    /// the content lies is itself the answer.
     pub(super) fn head(&self, request: &Request) -> Result<Reply> {
-        self.send(&Method::HEAD, request, same_origin)
+        let described = |headers: &HeaderMap| headers.contains_key("x-linked-etag");
+        self.send(&Method::HEAD, request, |headers, from, to| !described(headers) && same_origin(from, to))
     }
 
     /// Repeats a request of a host that was already reached while it has a bad moment.
@@ -201,7 +203,12 @@ impl Client {
         std::thread::sleep(self.retry_pause * 2u32.pow(failures.clamp(1, 7) - 1));
     }
 
-    fn send(&self, method: &Method, request: &Request, follow: impl Fn(&str, &str) -> bool) -> Result<Reply> {
+    fn send(
+        &self,
+        method: &Method,
+        request: &Request,
+        follow: impl Fn(&HeaderMap, &str, &str) -> bool,
+    ) -> Result<Reply> {
         let mut url = request.url.to_string();
         for _ in 0..=REDIRECTS {
             let secret = request.authorization.filter(|_| same_origin(request.url, &url));
@@ -219,7 +226,7 @@ impl Client {
             let location = parts.headers.get("location").and_then(|v| v.to_str().ok());
             if let Some(location) = location.filter(|_| parts.status.is_redirection()) {
                 let next = join(&url, location);
-                if follow(&url, &next) {
+                if follow(&parts.headers, &url, &next) {
                     if url.starts_with("https://") && !next.starts_with("https://") {
                         let problem = format!("redirects to the unprotected {}", public(&next));
                         return Err(network(&url, problem));

@@ -171,7 +171,7 @@ pub fn starter(settings: &StarterSettings, on: &mut OnProgress) -> Result<Starte
         }
     }
     Err(Error::train(format!("no starter model: {}", chain.said.join("; ")))
-        .with_hint("give a model with --model: a folder, a .gguf file or a hub id"))
+        .with_hint("name a model instead: a folder, a .gguf file or a hub id"))
 }
 
 /// The steps so far.

@@ -177,6 +177,8 @@ pub struct HubTricks {
     pub refuse: Option<(u16, &'static str)>,
     /// The storage host cuts its first answers after so many bytes.
     pub cut: Option<(usize, usize)>,
+    /// The hub is its own storage host, as some mirrors are.
+    pub same_host: bool,
     /// The storage host ignores ranges.
     pub no_ranges: bool,
     /// The storage host sends this instead of the content.
@@ -213,7 +215,8 @@ impl Hub {
             }
             answer
         });
-        let (id, store) = (id.to_string(), storage.url.clone());
+        let id = id.to_string();
+        let store = if tricks.same_host { String::new() } else { storage.url.clone() };
         let server = Server::start(move |asked| {
             if let Some(token) = &tricks.token
                 && asked.header("authorization") != Some(&format!("Bearer {token}"))
@@ -228,11 +231,16 @@ impl Hub {
                 let json = serde_json::json!({"id": id, "sha": COMMIT, "siblings": siblings});
                 return Answer::new(200, json.to_string()).with("content-type", "application/json");
             }
-            let name = asked.path.strip_prefix(&format!("/{id}/resolve/{COMMIT}/"));
+            let path = asked.path.split('?').next().unwrap_or_default();
+            let stored = path.strip_prefix("/store/").filter(|_| tricks.same_host);
+            let name = path.strip_prefix(&format!("/{id}/resolve/{COMMIT}/")).or(stored);
             let Some((name, content)) = name.and_then(|n| files.get_key_value(n)) else {
                 return Answer::new(404, "{}").with("x-error-code", "RepoNotFound");
             };
             let hash = sha256(content);
+            if tricks.same_host && asked.path.starts_with("/store/") {
+                return Answer::ranged(asked, content);
+            }
             if name.ends_with(".safetensors") || name.ends_with(".gguf") {
                 return Answer::new(302, "Found")
                     .with("location", format!("{store}/store/{name}?Signature=s3cret"))
