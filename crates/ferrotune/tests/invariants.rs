@@ -130,6 +130,31 @@ fn assert_same(what: &str, found: &(f64, Vec<Vec<f32>>), expected: &(f64, Vec<Ve
     }
 }
 
+/// Moves every tensor along its own gradient: the loss must change as the gradient says, through all layers.
+#[test]
+fn gradients_are_those_of_the_loss() {
+    let batches = batches(&rows(), 1000, true);
+    let mut case = Case::f32(cpu(2));
+    let (_, grads) = case.step(&batches, Activations::Keep);
+    let step = 2e-3;
+    for name in case.adapter.params.names().to_vec() {
+        let id = case.adapter.params.find(&name).unwrap();
+        let gradient = grads.get(id).to_vec();
+        let norm = gradient.iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
+        let start = case.adapter.params.get(id).to_vec();
+        let mut loss_at = |by: f64| {
+            let values = case.adapter.params.get_mut(id).f32_mut();
+            for ((v, s), g) in values.iter_mut().zip(&start).zip(&gradient) {
+                *v = s + (by * *g as f64 / norm) as f32;
+            }
+            eval::loss(&case.model, &case.pass(), &batches).unwrap().mean()
+        };
+        let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
+        loss_at(0.0);
+        assert!((slope - norm).abs() < 0.02 * norm + 1e-3, "{name}: slope {slope}, gradient {norm}");
+    }
+}
+
 #[test]
 fn grouping_of_rows_does_not_change_a_step() {
     let case = Case::f32(cpu(2));
