@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use ferrotune::checkpoint::safetensors::SafeFile;
-use ferrotune::model::Tokens;
+use ferrotune::model::{Activations, Decoder, Gradients, Pass, Tokens};
+use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::{Device, Precision};
@@ -135,6 +136,19 @@ impl Batch {
     /// The tokens as the model takes them.
     pub(super) fn tokens(&self) -> Tokens<'_> {
         Tokens { ids: &self.ids, positions: &self.positions, segments: &self.segments }
+    }
+
+    /// Adds the gradients of the batch's mean loss to `grads`; gives the loss and the norm of all gradients.
+    pub(super) fn step(
+        &self,
+        model: &Decoder,
+        pass: &Pass<'_>,
+        policy: Activations,
+        grads: &mut Gradients,
+    ) -> Result<(f64, f64), Failure> {
+        let scale = 1.0 / self.labels() as f32;
+        let loss = step::forward_backward(model, pass, self.tokens(), &self.targets, scale, policy, grads)?;
+        Ok((loss.mean(), step::gradient_norm(pass, grads)))
     }
 
     /// Supervised tokens.

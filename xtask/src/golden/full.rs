@@ -7,7 +7,6 @@ use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Gradients};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
-use ferrotune::train::step;
 
 use super::Report;
 use super::fixture::{Batch, Case, Failure, devices, max_abs, relative_l2};
@@ -39,19 +38,8 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
             for (i, want) in losses.iter().enumerate() {
                 grads.clear();
                 let pass = pass(&dev, &params, &[]);
-                let scale = 1.0 / batch.labels() as f32;
-                let keep = Activations::Keep;
-                let loss = step::forward_backward(
-                    &model,
-                    &pass,
-                    batch.tokens(),
-                    &batch.targets,
-                    scale,
-                    keep,
-                    &mut grads,
-                )?;
-                let norm = step::gradient_norm(&pass, &grads);
-                report.error("losses", (loss.mean() - want).abs(), 1e-4);
+                let (loss, norm) = batch.step(&model, &pass, Activations::Keep, &mut grads)?;
+                report.error("losses", (loss - want).abs(), 1e-4);
                 report.error("grad_norm", (norm / norms[i] - 1.0).abs(), 1e-4);
                 if i == 0 {
                     let found = expected.iter().count();

@@ -13,7 +13,6 @@ use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
-use ferrotune::train::step;
 use ferrotune_kernels::Device;
 
 use super::Report;
@@ -193,13 +192,10 @@ fn train(
     for step in 0..losses.len() {
         grads.clear();
         let pass = pass(dev, &adapter.params, &adapter.branches);
-        let scale = 1.0 / batch.labels() as f32;
-        let loss =
-            step::forward_backward(model, &pass, batch.tokens(), &batch.targets, scale, policy, &mut grads)?;
-        let norm = step::gradient_norm(&pass, &grads);
-        report.error("losses", (loss.mean() - losses[step]).abs(), 1e-4);
+        let (loss, norm) = batch.step(model, &pass, policy, &mut grads)?;
+        report.error("losses", (loss - losses[step]).abs(), 1e-4);
         report.error("grad_norm", (norm / norms[step] - 1.0).abs(), 1e-4);
-        found.push(loss.mean());
+        found.push(loss);
         optimizer.step(dev, &mut adapter.params, &grads, lr, clip::factor(norm, max_norm))?;
         after(step, &adapter.params, &grads, report)?;
     }

@@ -6,7 +6,6 @@ use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Gradients};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
-use ferrotune::train::step;
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
 use ferrotune_kernels::{DType, Weight};
@@ -121,19 +120,8 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
         for (i, want) in losses.iter().enumerate() {
             grads.clear();
             let pass = pass(&dev, &adapter.params, &adapter.branches);
-            let scale = 1.0 / batch.labels() as f32;
-            let keep = Activations::Keep;
-            let loss = step::forward_backward(
-                &model,
-                &pass,
-                batch.tokens(),
-                &batch.targets,
-                scale,
-                keep,
-                &mut grads,
-            )?;
-            let norm = step::gradient_norm(&pass, &grads);
-            report.error("losses", (loss.mean() - want).abs(), loose);
+            let (loss, norm) = batch.step(&model, &pass, Activations::Keep, &mut grads)?;
+            report.error("losses", (loss - want).abs(), loose);
             if let Some(expected) = expected.as_ref().filter(|_| i == 0) {
                 for (name, _) in adapter.params.iter() {
                     let id = adapter.params.find(name).ok_or_else(|| Failure(name.into()))?;
