@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::{Error, Result};
 
 /// Values of `model_type` that can be trained.
-pub const SUPPORTED: &[&str] = &["llama", "mistral"];
+pub const SUPPORTED: &[&str] = &["llama", "mistral", "qwen2"];
 
 /// Sizes and constants of a decoder-only transformer.
 #[derive(Debug, Clone, PartialEq)]

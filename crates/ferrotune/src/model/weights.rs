@@ -111,10 +111,10 @@ impl Loader<'_> {
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let attention = Attention {
             norm: self.norm(&at("input_layernorm"), a.hidden, a.norm_eps)?,
-            q_proj: self.linear(at("self_attn.q_proj"), q, a.hidden, a.attention_bias)?,
-            k_proj: self.linear(at("self_attn.k_proj"), kv, a.hidden, a.attention_bias)?,
-            v_proj: self.linear(at("self_attn.v_proj"), kv, a.hidden, a.attention_bias)?,
-            o_proj: self.linear(at("self_attn.o_proj"), a.hidden, q, a.attention_bias)?,
+            q_proj: self.linear(at("self_attn.q_proj"), q, a.hidden, a.qkv_bias)?,
+            k_proj: self.linear(at("self_attn.k_proj"), kv, a.hidden, a.qkv_bias)?,
+            v_proj: self.linear(at("self_attn.v_proj"), kv, a.hidden, a.qkv_bias)?,
+            o_proj: self.linear(at("self_attn.o_proj"), a.hidden, q, a.o_bias)?,
             heads: Heads {
                 q: a.heads,
                 kv: a.kv_heads,

@@ -2,6 +2,7 @@
 
 mod llama;
 mod mistral;
+mod qwen2;
 
 use super::config::{ModelConfig, RopeScaling};
 use crate::{Error, Result};
@@ -25,8 +26,10 @@ pub struct Architecture {
     pub ffn: usize,
     /// Epsilon of the norms.
     pub norm_eps: f32,
-    /// Biases of q, k, v and o.
-    pub attention_bias: bool,
+    /// Biases of q, k and v.
+    pub qkv_bias: bool,
+    /// Bias of o.
+    pub o_bias: bool,
     /// Biases of gate, up and down.
     pub mlp_bias: bool,
     /// Sliding window of each layer.
@@ -44,6 +47,7 @@ pub fn architecture(config: &ModelConfig) -> Result<Architecture> {
     match config.model_type.as_str() {
         "llama" => llama::architecture(config),
         "mistral" => mistral::architecture(config),
+        "qwen2" => qwen2::architecture(config),
         other => Err(Error::config("model_type", format!("`{other}` has no family here"))),
     }
 }
