@@ -3,27 +3,30 @@
 //! | op | forward | backward |
 //! |---|---|---|
 //! | [`embedding`] | rows of a table | scatter-add (trained table) |
-//! | [`rms_norm`] | `x / rms(x) * w` | dx, dw |
+//! | [`rms_norm`] | `x / rms(x) * w`, by rows or heads | dx, dw |
+//! | [`layer_norm`] | `(x - mean) / deviation * w + b`, by rows or heads | dx, dw, db |
 //! | [`linear`] | `X Wt + s H Bt + b`, `H = X At` for linears that share X | dX, dA, dB, dW, db |
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
-//! | [`swiglu`] | `silu(gate) * up` | dgate, dup |
+//! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
-//! | [`elementwise`] | add, copy, dropout | the same |
+//! | [`elementwise`] | add, copy, rows, columns, dropout | the same |
 //! | [`adamw`] | the update; no backward | |
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+mod groups;
+pub mod layer_norm;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
 pub mod softmax_xent;
-pub mod swiglu;
 
 /// Refuses a tensor whose shape is not the contract's.
 fn expect(op: &'static str, what: &'static str, t: &Tensor, expected: [usize; 2]) -> Result<()> {
