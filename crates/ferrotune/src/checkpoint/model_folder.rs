@@ -41,11 +41,11 @@ pub fn write(
         let name = format!("{}.weight", linear.name);
         tensors.push((name, OutTensor::lazy(kind, &[linear.rows, linear.cols], values)));
     }
-    for (name, vector) in vectors(model) {
-        let value = vector_value(vector, params);
-        let shape = [value.len()];
-        let values = move || encode(value.f32(), dtype);
-        tensors.push((name, OutTensor::lazy(kind, &shape, values)));
+    for (name, vector, part) in model.vectors() {
+        let value = vector_value(vector, params).f32();
+        let value = &value[part.start..part.end.min(value.len())];
+        let values = move || encode(value, dtype);
+        tensors.push((name, OutTensor::lazy(kind, &[value.len()], values)));
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
@@ -94,20 +94,6 @@ fn linear_values(linear: &LinearLayer, params: &Params, adapter: Option<&Adapter
         Base::Trained(id) => params.get(*id).to_vec(),
         Base::Frozen(_) => merged_weight(linear, adapter),
     }
-}
-
-/// Norms and biases under their names.
-fn vectors(model: &Decoder) -> Vec<(String, &Vector)> {
-    let mut all = vec![(format!("{}.weight", model.norm.name), &model.norm.weight)];
-    for l in &model.layers {
-        for norm in [&l.attention.norm, &l.mlp.norm] {
-            all.push((format!("{}.weight", norm.name), &norm.weight));
-        }
-    }
-    for l in model.linears() {
-        all.extend(l.bias.iter().map(|b| (format!("{}.bias", l.name), b)));
-    }
-    all
 }
 
 fn vector_value<'a>(v: &'a Vector, params: &'a Params) -> &'a Tensor {

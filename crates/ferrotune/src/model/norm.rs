@@ -1,8 +1,12 @@
-//! RMS norm with a frozen or trained weight.
+//! RMS and layer norms with frozen or trained weights, over whole rows or over the heads in them.
+
+use std::ops::Range;
 
 use ferrotune_kernels::Tensor;
-use ferrotune_kernels::ops::rms_norm;
+use ferrotune_kernels::ops::layer_norm::{self, LayerNorm};
+use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
 
+use super::families::NormKind;
 use super::linear::{Pass, Vector};
 use super::params::Gradients;
 use crate::Result;
@@ -12,24 +16,68 @@ use crate::Result;
 pub struct Norm {
     /// Module path, `model.layers.0.input_layernorm`.
     pub name: String,
-    /// `w [1, D]`.
+    /// What is computed.
+    pub kind: NormKind,
+    /// `w [1, D]`, or `[1, width]` for all heads.
     pub weight: Vector,
-    /// Added to the mean square.
+    /// `b`, shaped like `w`.
+    pub bias: Option<Vector>,
+    /// Values that are normalised together.
+    pub width: usize,
+    /// Added to the mean square or variance.
     pub eps: f32,
+    /// Modules that the checkpoint has for the heads: their weights lie one after the other in `weight`.
+    pub heads: Option<usize>,
 }
 
 impl Norm {
-    /// Whether the weight is trained.
+    /// Whether anything is trained.
     pub fn trained(&self) -> bool {
-        matches!(self.weight, Vector::Trained(_))
+        [Some(&self.weight), self.bias.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|v| matches!(v, Vector::Trained(_)))
+    }
+
+    /// The checkpoint's tensors: name, vector, and the part of the vector that the tensor is.
+    pub fn tensors(&self) -> Vec<(String, &Vector, Range<usize>)> {
+        match self.heads {
+            Some(heads) => (0..heads)
+                .map(|h| {
+                    let part = h * self.width..(h + 1) * self.width;
+                    (format!("{}.norms.{h}.weight", self.name), &self.weight, part)
+                })
+                .collect(),
+            None => {
+                let bias = self.bias.iter().map(|b| (format!("{}.bias", self.name), b, 0..usize::MAX));
+                let weight = (format!("{}.weight", self.name), &self.weight, 0..usize::MAX);
+                std::iter::once(weight).chain(bias).collect()
+            }
+        }
+    }
+
+    fn rms(&self) -> RmsNorm {
+        let offset = if self.kind == NormKind::RmsOnePlus { 1.0 } else { 0.0 };
+        RmsNorm { width: self.width, eps: self.eps, offset }
+    }
+
+    fn layer(&self) -> LayerNorm {
+        LayerNorm { width: self.width, eps: self.eps }
     }
 
     /// The normalised rows in f32.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor> {
-        Ok(rms_norm::forward(pass.dev, x, pass.vector(&self.weight), self.eps)?)
+        let weight = pass.vector(&self.weight);
+        Ok(match self.kind {
+            NormKind::Rms | NormKind::RmsOnePlus => rms_norm::forward(pass.dev, x, weight, self.rms())?,
+            NormKind::Layer => {
+                let bias = self.bias.as_ref().map(|b| pass.vector(b));
+                layer_norm::forward(pass.dev, x, weight, bias, self.layer())?
+            }
+        })
     }
 
-    /// Adds the gradient of `x` to `dx`, and that of a trained weight to `grads`.
+    /// Adds the gradient of `x` to `dx`, and those of a trained weight and bias to `grads`.
     pub fn backward(
         &self,
         pass: &Pass<'_>,
@@ -38,18 +86,27 @@ impl Norm {
         dx: &mut Tensor,
         grads: &mut Gradients,
     ) -> Result<()> {
+        let trained = |v: Option<&Vector>| match v {
+            Some(Vector::Trained(id)) => Some(*id),
+            _ => None,
+        };
+        let ids = [trained(Some(&self.weight)), trained(self.bias.as_ref())];
+        let [mut dw, mut db] = ids.map(|id| id.and_then(|id| grads.take(id)));
         let weight = pass.vector(&self.weight);
-        match self.weight {
-            Vector::Frozen(_) => rms_norm::backward(pass.dev, x, weight, self.eps, dy, dx, None)?,
-            Vector::Trained(id) => {
-                let mut dw = grads.take(id);
-                let result = rms_norm::backward(pass.dev, x, weight, self.eps, dy, dx, dw.as_mut());
-                if let Some(dw) = dw {
-                    grads.put(id, dw);
-                }
-                result?;
+        let result = match self.kind {
+            NormKind::Rms | NormKind::RmsOnePlus => {
+                rms_norm::backward(pass.dev, x, weight, self.rms(), dy, dx, dw.as_mut())
+            }
+            NormKind::Layer => {
+                let sinks = layer_norm::Grads { weight: dw.as_mut(), bias: db.as_mut() };
+                layer_norm::backward(pass.dev, x, weight, self.layer(), dy, dx, sinks)
+            }
+        };
+        for (id, gradient) in ids.into_iter().zip([dw, db]) {
+            if let (Some(id), Some(gradient)) = (id, gradient) {
+                grads.put(id, gradient);
             }
         }
-        Ok(())
+        Ok(result?)
     }
 }
