@@ -9,6 +9,7 @@
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
+//! | [`route`] | experts of each token and their weights | dlogits |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
 //! | [`elementwise`] | add, copy, rows, columns, dropout | the same |
 //! | [`adamw`] | the update; no backward | |
@@ -26,6 +27,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
 pub mod softmax_xent;
 
 /// Refuses a tensor whose shape is not the contract's.
