@@ -47,6 +47,11 @@ fn whole_four_bit_models_agree_with_bitsandbytes() {
 }
 
 #[test]
+fn combined_adapters_agree_with_peft() {
+    check("algebra", 1);
+}
+
+#[test]
 fn gguf_files_agree_with_their_reference() {
     check("gguf/llama_tied", 1);
     check("gguf/llama3_rope", 1);

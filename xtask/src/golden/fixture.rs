@@ -50,6 +50,8 @@ impl Case {
             "optim"
         } else if key("quantization_config") && has("logits.safetensors") {
             "quant_model"
+        } else if has("inputs/a/adapter_model.safetensors") {
+            "algebra"
         } else if key("packing") && key("rule") {
             "four_bit"
         } else {
