@@ -1,6 +1,7 @@
 //! One file for each verb.
 
 mod chat;
+mod combine;
 mod eval;
 mod generate;
 mod merge;
@@ -33,6 +34,7 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
         Command::Generate(a) => generate::run(args, a, report),
         Command::Chat(a) => chat::run(args, a, report),
         Command::Merge(a) => merge::run(args, a, report),
+        Command::Combine(a) => combine::run(a, report),
         Command::Preview(a) => preview::run(args, a, report),
     }
 }

@@ -317,8 +317,11 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// Reads the adapter in `folder`; its tensors may be F32, F16 or BF16.
+    /// Reads the adapter in `folder`, PEFT's or MLX-LM's; its tensors may be F32, F16 or BF16.
     pub fn read(folder: &Path) -> Result<Self> {
+        if super::mlx::is_adapter(folder) {
+            return super::mlx::read(folder);
+        }
         let path = folder.join(CONFIG_FILE);
         let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let value =

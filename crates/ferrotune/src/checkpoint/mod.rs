@@ -22,6 +22,7 @@ mod folder;
 pub mod gguf;
 pub mod hub;
 pub mod index;
+pub mod mlx;
 pub mod mmap;
 pub mod model_folder;
 pub mod net;
