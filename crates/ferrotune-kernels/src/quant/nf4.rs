@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 mod nested;
 mod simd;
 
-pub use nested::{NESTED_BLOCK, dynamic_map};
+pub use nested::NESTED_BLOCK;
 
 use super::isa::Isa;
 use nested::nest;
