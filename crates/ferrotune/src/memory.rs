@@ -76,6 +76,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
         (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
         (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
+        (BaseStorage::Int8, _) => 1.0 + 4.0 / a.hidden as f64,
         (BaseStorage::Trained, _) => 0.0,
     };
     let linears = (layer * a.layers) as f64 * per_value;

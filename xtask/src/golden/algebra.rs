@@ -1,7 +1,7 @@
 //! `algebra`: adapters combined by PEFT's `add_weighted_adapter`, compared as products `s B A` of every module, and
 //! as the loss of the written folder; what is dropped at random by its statistics.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::checkpoint::adapter::AdapterFile;
@@ -13,7 +13,7 @@ use ferrotune_kernels::Device;
 use serde_json::Value;
 
 use super::Report;
-use super::fixture::{Batch, Case, Failure, max_abs};
+use super::fixture::{Batch, Case, Failure, Scratch, max_abs};
 use super::model::{adapter, pass};
 
 pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
@@ -127,7 +127,7 @@ fn loss(case: &Case, found: &Combined) -> Result<f64, Failure> {
     let model = case.json["model"].as_str().ok_or_else(|| Failure("no model".into()))?;
     let model = case.shared(model)?;
     let batch = Batch::read(&model.with_file_name("inputs.safetensors"))?;
-    let folder = Folder::new();
+    let folder = Scratch::new("algebra");
     found.file.write(&folder.0)?;
     let dev = Device::reference();
     let (decoder, _) = load(&dev, &Checkpoint::open(&model)?, BaseStorage::AsStored, 64)?;
@@ -153,20 +153,4 @@ fn exact(inputs: &[Input], how: &Combination, report: &mut Report) -> Result<(),
         report.error("linear_has_cross_terms", (max_abs(&crossed, &sum) < 1e-3) as u8 as f64, 0.0);
     }
     Ok(())
-}
-
-/// A folder that is gone when the check ends.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let id = format!("ferrotune-algebra-{}-{:?}", std::process::id(), std::thread::current().id());
-        Folder(std::env::temp_dir().join(id))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(Path::new(&self.0));
-    }
 }

@@ -134,11 +134,12 @@ fn storage(
         "keep" => BaseStorage::AsStored,
         "nf4" => four_bit(FourBitKind::Nf4),
         "fp4" => four_bit(FourBitKind::Fp4),
+        "int8" => BaseStorage::Int8,
         "bf16" => BaseStorage::Dense(DType::Bf16),
         "f32" => BaseStorage::Dense(DType::F32),
         other => {
             return Err(Error::config("--quant", format!("`{other}` is not a storage"))
-                .with_hint("one of auto, keep, nf4, fp4, bf16, f32"));
+                .with_hint("one of auto, keep, nf4, fp4, int8, bf16, f32"));
         }
     })
 }

@@ -27,6 +27,7 @@ pub mod mmap;
 pub mod model_folder;
 pub mod net;
 pub mod outputs;
+pub mod quantized_folder;
 pub mod run_folder;
 pub mod safetensors;
 pub mod starter;

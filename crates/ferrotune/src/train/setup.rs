@@ -93,6 +93,7 @@ pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Re
             QuantKind::Auto if is_quantized(base)? => BaseStorage::AsStored,
             QuantKind::Auto | QuantKind::Nf4 => four_bit(FourBitKind::Nf4),
             QuantKind::Fp4 => four_bit(FourBitKind::Fp4),
+            QuantKind::Int8 => BaseStorage::Int8,
         },
     })
 }

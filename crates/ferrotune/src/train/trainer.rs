@@ -27,7 +27,7 @@ use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::adamw::{AdamW, AdamWConfig};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, ActivationPolicy, MethodKind, RunConfig};
+use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, RunConfig};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -269,7 +269,11 @@ impl<'a> Trainer<'a> {
         let lr = self.schedule.at(number - 1);
         grads.clear();
         let mut loss = LossSum::default();
-        let scale = 1.0 / next.label_tokens.max(1) as f32;
+        let divisor = match self.config.train.loss_normalization {
+            LossNormalization::Targets => next.label_tokens,
+            LossNormalization::Labels => next.labels,
+        };
+        let scale = 1.0 / divisor.max(1) as f32;
         for (i, batch) in next.micro_batches.iter().enumerate() {
             let segments = eval::segments(batch);
             let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
@@ -298,7 +302,7 @@ impl<'a> Trainer<'a> {
         Ok(StepRecord {
             step: number,
             epoch: next.epoch,
-            loss: loss.mean(),
+            loss: loss.sum / divisor.max(1) as f64,
             lr,
             grad_norm: norm,
             tokens: next.tokens,
