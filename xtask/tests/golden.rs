@@ -53,6 +53,11 @@ fn eight_bit_rows_and_blocks_are_those_of_bitsandbytes() {
 }
 
 #[test]
+fn eight_bit_adamw_agrees_with_bitsandbytes() {
+    check("quant/adam8", 1);
+}
+
+#[test]
 fn combined_adapters_agree_with_peft() {
     check("algebra", 1);
 }

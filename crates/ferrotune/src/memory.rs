@@ -55,6 +55,8 @@ pub struct Shape {
     pub tokens: usize,
     /// Trainable values.
     pub trainable: usize,
+    /// Bytes of the optimizer's state.
+    pub optimizer: usize,
     /// Sum of the ranks of a layer's branches.
     pub ranks: usize,
     /// Bytes of the tokenized rows.
@@ -111,7 +113,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         base,
         trainable: s.trainable * 4,
         gradients: s.trainable * 4,
-        optimizer: s.trainable * 8,
+        optimizer: s.optimizer,
         activations: per_token * a.layers * s.tokens,
         workspace: (busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding,
         program: 40 * 1024 * 1024 + a.vocab * 400 + s.data,

@@ -50,6 +50,8 @@ impl Case {
             "optim"
         } else if key("quantization_config") && has("logits.safetensors") {
             "quant_model"
+        } else if has("adam8.safetensors") {
+            "adam8"
         } else if has("adapter_final.safetensors") {
             "trainer"
         } else if has("eight_bit.safetensors") {

@@ -15,6 +15,27 @@ pub enum DynamicMap {
     Unsigned,
 }
 
+/// Values of a block of an optimizer's state.
+pub const BLOCK: usize = 256;
+
+/// A tensor in blocks of [`BLOCK`] values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blocks8 {
+    /// What codes stand for.
+    pub map: DynamicMap,
+    /// A code for each value.
+    pub codes: Vec<u8>,
+    /// The largest magnitude of each block.
+    pub scales: Vec<f32>,
+}
+
+impl Blocks8 {
+    /// `len` zeros.
+    pub fn zeros(map: DynamicMap, len: usize) -> Self {
+        Blocks8 { map, codes: vec![0; len], scales: vec![0.0; len.div_ceil(BLOCK)] }
+    }
+}
+
 /// Half of the steps into which the reference divides the range from -1 to 1.
 const HALF_STEPS: f32 = 65535.0 / 2.0;
 

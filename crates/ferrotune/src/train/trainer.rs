@@ -25,9 +25,10 @@ use crate::model::families::architecture;
 use crate::model::weights::load;
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::optim::adamw8::{self, AdamW8};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, RunConfig};
+use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, OptimizerKind, RunConfig};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -59,7 +60,7 @@ pub struct Trainer<'a> {
     pub model: Decoder,
     /// What is trained.
     pub trainable: Trainable,
-    optimizer: AdamW,
+    optimizer: Box<dyn Optimizer>,
     loader: Loader,
     schedule: Schedule,
     held_out: Vec<PackedBatch>,
@@ -92,6 +93,12 @@ impl<'a> Trainer<'a> {
             _ => Trainable::Adapter(make_adapter(config, dev, &model)?),
         };
         let trained = trainable.params().elements();
+        let state = match config.train.optimizer {
+            OptimizerKind::Adamw => 8 * trained,
+            OptimizerKind::Adamw8bit => {
+                trainable.params().iter().map(|(_, p)| adamw8::state_bytes(p.len())).sum()
+            }
+        };
         let ranks = match &trainable {
             Trainable::Adapter(a) => a.branches.iter().flatten().count() * a.config.rank / arch.layers.max(1),
             Trainable::Full(_) => 0,
@@ -105,6 +112,7 @@ impl<'a> Trainer<'a> {
                 policy,
                 tokens: largest,
                 trainable: trained,
+                optimizer: state,
                 ranks,
                 data,
                 threads,
@@ -134,7 +142,10 @@ impl<'a> Trainer<'a> {
             weight_decay: t.weight_decay,
             decay_norms_and_biases: false,
         };
-        let optimizer = AdamW::new(dev, trainable.params(), adamw);
+        let optimizer: Box<dyn Optimizer> = match t.optimizer {
+            OptimizerKind::Adamw => Box::new(AdamW::new(dev, trainable.params(), adamw)),
+            OptimizerKind::Adamw8bit => Box::new(AdamW8::new(dev, trainable.params(), adamw)),
+        };
         let schedule = Schedule {
             lr: config.lr(),
             shape: match t.schedule {
@@ -202,7 +213,7 @@ impl<'a> Trainer<'a> {
                 .with_hint("start a new run in another output.dir"));
             }
         }
-        train_state::load(&path, &state, self.trainable.params_mut(), &mut self.optimizer)?;
+        train_state::load(&path, &state, self.trainable.params_mut(), &mut *self.optimizer)?;
         self.loader.restore(state.loader)?;
         folder.rewind(Some(step))?;
         on_event(&Event::Resumed { path: path.display().to_string(), step });
@@ -335,7 +346,7 @@ impl<'a> Trainer<'a> {
             base: self.fingerprints.1.clone(),
         };
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
-            train_state::save(path, &state, self.trainable.params(), &self.optimizer)?;
+            train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
                 peft::save(path, adapter, &self.model, &self.base.name)?;
             }
