@@ -38,6 +38,16 @@ fn result_is_that_of_peft_and_loads_beside_the_base() {
     place.run(&["combine", &a, &b, &c, "--weights", "0.5,0.3,0.2", "-o", "cat"]).ok();
     assert!(difference(&place.path("cat"), &golden("algebra/cat_abc")) < 1e-6);
 
+    let dare = |seed: &str, output: &str| {
+        let args =
+            ["combine", &a, &b, "--method", "dare_linear", "--density", "0.5", "--seed", seed, "-o", output];
+        place.run(&args).ok();
+        place.bytes(&format!("{output}/adapter_model.safetensors"))
+    };
+    let first = dare("1", "dare1");
+    assert!(first == dare("1", "dare1again"), "the seed alone decides");
+    assert!(first != dare("2", "dare2"));
+
     place.write("rows.jsonl", &chats(6));
     let base = model("llama3_rope").display().to_string();
     let loss = |adapter: &str| {
