@@ -99,6 +99,13 @@ fn an_mlx_adapter_becomes_peft() {
     };
     assert_eq!(loss("mlx"), loss(&peft.display().to_string()));
     assert_eq!(loss("mlx"), loss("peft"));
+    let other = model("mistral").display().to_string();
+    place.write(
+        "mlx/adapter_config.json",
+        &place.read("mlx/adapter_config.json").replace("\"rank\": 8", "\"rank\": 4"),
+    );
+    let args = ["eval", &other, "--adapter", "mlx", "--data", "rows.jsonl"];
+    place.run(&args).refused(&["mlx/adapters.safetensors", "lora_a", "is 4"]);
 }
 
 #[test]
@@ -111,7 +118,7 @@ fn what_cannot_be_combined_is_refused() {
         assert!(!place.path("out").exists());
         out
     };
-    refused(&[&a, &b, "--method", "tyes"], &["--method", "tyes", "`ties`"]);
+    refused(&[&a, &b, "--method", "tie"], &["--method", "tie", "`ties`"]);
     refused(&[&a, &b, "--method", "ties"], &["--density", "ties"]);
     refused(&[&a, &b, "--method", "ties", "--density", "1.5"], &["--density", "1.5"]);
     refused(&[&a, &b, "--method", "dare_linear", "--density", "0"], &["--density", "0"]);

@@ -88,6 +88,22 @@ fn a_written_folder_is_a_base_like_the_one_quantized_in_memory() {
 }
 
 #[test]
+fn an_8_bit_folder_of_transformers_is_a_base() {
+    let place = Place::with_run("qlora");
+    let folder = place.copy_of(&golden("quant/llama_int8/model"), "eight");
+    for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+        std::fs::copy(model("llama3_rope").join(name), folder.join(name)).unwrap();
+    }
+    place.run(&["train", "run.yaml", "--set", "model.base=eight"]).ok();
+    assert_eq!(place.json("out/receipt.json")["base"]["format"], "int8");
+    // The same codes come from the floats, so the runs are the same to the last bit.
+    place.run(&["train", "run.yaml", "--set", "method.quant.type=int8", "--set", "output.dir=own"]).ok();
+    assert_eq!(place.losses("out"), place.losses("own"));
+    let losses = place.losses("out");
+    assert!(losses.last().unwrap().1 < losses[0].1, "{losses:?}");
+}
+
+#[test]
 fn what_cannot_be_quantized_is_refused() {
     let place = Place::new();
     let base = model("llama3_rope").display().to_string();

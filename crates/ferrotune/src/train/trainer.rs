@@ -24,11 +24,9 @@ use crate::memory::{self, Plan};
 use crate::model::families::architecture;
 use crate::model::weights::load;
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
-use crate::optim::adamw::{AdamW, AdamWConfig};
-use crate::optim::adamw8::{self, AdamW8};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, OptimizerKind, RunConfig};
+use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, RunConfig};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -93,12 +91,6 @@ impl<'a> Trainer<'a> {
             _ => Trainable::Adapter(make_adapter(config, dev, &model)?),
         };
         let trained = trainable.params().elements();
-        let state = match config.train.optimizer {
-            OptimizerKind::Adamw => 8 * trained,
-            OptimizerKind::Adamw8bit => {
-                trainable.params().iter().map(|(_, p)| adamw8::state_bytes(p.len())).sum()
-            }
-        };
         let ranks = match &trainable {
             Trainable::Adapter(a) => a.branches.iter().flatten().count() * a.config.rank / arch.layers.max(1),
             Trainable::Full(_) => 0,
@@ -112,7 +104,7 @@ impl<'a> Trainer<'a> {
                 policy,
                 tokens: largest,
                 trainable: trained,
-                optimizer: state,
+                optimizer: setup::optimizer_bytes(&config.train, trainable.params()),
                 ranks,
                 data,
                 threads,
@@ -136,16 +128,7 @@ impl<'a> Trainer<'a> {
         };
         on_event(&Event::Start(summary.clone()));
         let t = &config.train;
-        let adamw = AdamWConfig {
-            betas: (t.betas[0], t.betas[1]),
-            eps: t.eps,
-            weight_decay: t.weight_decay,
-            decay_norms_and_biases: false,
-        };
-        let optimizer: Box<dyn Optimizer> = match t.optimizer {
-            OptimizerKind::Adamw => Box::new(AdamW::new(dev, trainable.params(), adamw)),
-            OptimizerKind::Adamw8bit => Box::new(AdamW8::new(dev, trainable.params(), adamw)),
-        };
+        let optimizer = setup::optimizer(t, dev, trainable.params());
         let schedule = Schedule {
             lr: config.lr(),
             shape: match t.schedule {
