@@ -66,9 +66,19 @@ fn keep_largest(values: &mut [f32], density: f64) {
         return;
     }
     let kept = (density * values.len() as f64) as usize;
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|i, j| values[*j].abs().total_cmp(&values[*i].abs()));
-    order[kept..].iter().for_each(|i| values[*i] = 0.0);
+    if kept == 0 {
+        return values.fill(0.0);
+    }
+    let mut magnitudes: Vec<f32> = values.iter().map(|v| v.abs()).collect();
+    let least = *magnitudes.select_nth_unstable_by(kept - 1, |a, b| b.total_cmp(a)).1;
+    let mut equal = kept - values.iter().filter(|v| v.abs() > least).count();
+    for v in values.iter_mut().filter(|v| v.abs() <= least) {
+        if v.abs() == least && equal > 0 {
+            equal -= 1;
+        } else {
+            *v = 0.0;
+        }
+    }
 }
 
 /// Keeps each value with the probability `density`, divided by it so that the expected value stays.
@@ -114,6 +124,9 @@ mod tests {
         let mut v = vec![0.5, -4.0, 4.0, 1.0, -2.0];
         keep_largest(&mut v, 0.5);
         assert_eq!(v, [0.0, -4.0, 4.0, 0.0, 0.0]);
+        let mut same = vec![1.0, -1.0, 3.0, 1.0];
+        keep_largest(&mut same, 0.75);
+        assert_eq!(same, [1.0, -1.0, 3.0, 0.0], "of equal ones the first");
         keep_largest(&mut v, 0.0);
         assert_eq!(v, [0.0; 5]);
     }
