@@ -30,8 +30,8 @@ fn full_fine_tuning_agrees_with_transformers() {
 }
 
 #[test]
-fn adamw_and_schedules_agree_with_pytorch() {
-    check("optim", 1);
+fn adamw_and_schedules_agree_with_pytorch_and_a_run_with_its_trainer() {
+    check("optim", 2);
 }
 
 #[test]
@@ -44,6 +44,22 @@ fn whole_four_bit_models_agree_with_bitsandbytes() {
     for case in ["llama_nf4_dq", "llama_nf4_dq_bf16", "llama_fp4"] {
         check(&format!("quant/{case}"), 1);
     }
+}
+
+#[test]
+fn eight_bit_rows_and_blocks_are_those_of_bitsandbytes() {
+    check("quant/eight_bit", 1);
+    check("quant/llama_int8", 1);
+}
+
+#[test]
+fn eight_bit_adamw_agrees_with_bitsandbytes() {
+    check("quant/adam8", 1);
+}
+
+#[test]
+fn combined_adapters_agree_with_peft() {
+    check("algebra", 1);
 }
 
 #[test]

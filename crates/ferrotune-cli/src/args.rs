@@ -40,6 +40,10 @@ pub enum Command {
     Chat(ChatArgs),
     /// Fold an adapter into its base and write a Hugging Face folder.
     Merge(MergeArgs),
+    /// Write a model folder in 4 bits, which transformers loads as it is.
+    Quantize(QuantizeArgs),
+    /// Make one adapter of several, or the PEFT form of an MLX-LM adapter.
+    Combine(CombineArgs),
     /// Show rows as the model will see them, with the supervised tokens coloured.
     Preview(PreviewArgs),
 }
@@ -55,7 +59,7 @@ pub struct ModelArgs {
     /// Base model, where an adapter folder names one that is not here.
     #[arg(long)]
     pub base: Option<String>,
-    /// Hold the base's linears as: keep (as stored), nf4, fp4, bf16, f32.
+    /// Hold the base's linears as: keep (as stored), nf4, fp4, int8, bf16, f32.
     #[arg(long, default_value = "auto")]
     pub quant: String,
     /// Inputs of matrix products: auto, f32, bf16.
@@ -89,7 +93,7 @@ pub struct QuickstartArgs {
     /// full, lora or qlora.
     #[arg(long, default_value = "qlora")]
     pub method: String,
-    /// Storage of the base for qlora: auto (blocks that it has already, else nf4), keep, nf4, fp4.
+    /// Storage of the base for qlora: auto (blocks that it has already, else nf4), keep, nf4, fp4, int8.
     #[arg(long, default_value = "auto")]
     pub quant: String,
     /// Another model than the starter.
@@ -189,6 +193,64 @@ pub struct MergeArgs {
     /// Type of the written weights: auto, f32, bf16, f16.
     #[arg(long, default_value = "auto")]
     pub dtype: String,
+}
+
+/// `ferrotune quantize MODEL --output FOLDER`
+#[derive(Debug, clap::Args)]
+pub struct QuantizeArgs {
+    /// Model folder or hub id, not quantized yet.
+    pub model: String,
+    /// Folder to write.
+    #[arg(long, short)]
+    pub output: PathBuf,
+    /// nf4 or fp4.
+    #[arg(long = "type", default_value = "nf4")]
+    pub kind: String,
+    /// Values that share a scale: 64, 128, ... 4096.
+    #[arg(long, default_value_t = 64)]
+    pub block: usize,
+    /// Leave the scales in f32 (default: 8 bits, double quantization).
+    #[arg(long)]
+    pub no_double: bool,
+    /// Type of the floats, from which the linears are quantized: auto (as the model says), f32, bf16, f16.
+    #[arg(long, default_value = "auto")]
+    pub dtype: String,
+}
+
+/// `ferrotune combine ADAPTER... --output FOLDER`
+#[derive(Debug, clap::Args)]
+pub struct CombineArgs {
+    /// Adapter folders (PEFT or MLX-LM).
+    #[arg(required = true)]
+    pub adapters: Vec<PathBuf>,
+    /// Folder to write.
+    #[arg(long, short)]
+    pub output: PathBuf,
+    /// One factor for each adapter, such as 0.7,0.3 (default: 1 for each).
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    pub weights: Vec<f64>,
+    /// As PEFT's combination_type: linear, cat, svd, ties, dare_ties, dare_linear, magnitude_prune, and the last four
+    /// with _svd (default: cat, the exact sum; one adapter is only rewritten).
+    #[arg(long)]
+    pub method: Option<String>,
+    /// The exact weighted sum in the least rank that holds it (linear, cat, svd).
+    #[arg(long)]
+    pub exact: bool,
+    /// Share of the values to keep (ties, dare and magnitude_prune methods).
+    #[arg(long)]
+    pub density: Option<f64>,
+    /// How ties methods elect a sign: total, frequency.
+    #[arg(long, default_value = "total")]
+    pub majority_sign: String,
+    /// Rank of the result of svd methods (default: the largest of the adapters).
+    #[arg(long)]
+    pub rank: Option<usize>,
+    /// Seed of what dare methods drop.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Name of the base to write (default: the one that all adapters name).
+    #[arg(long)]
+    pub base: Option<String>,
 }
 
 /// `ferrotune preview RUN.yaml`

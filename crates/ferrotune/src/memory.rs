@@ -55,6 +55,8 @@ pub struct Shape {
     pub tokens: usize,
     /// Trainable values.
     pub trainable: usize,
+    /// Bytes of the optimizer's state.
+    pub optimizer: usize,
     /// Sum of the ranks of a layer's branches.
     pub ranks: usize,
     /// Bytes of the tokenized rows.
@@ -77,6 +79,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
         (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
         (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
+        (BaseStorage::Int8, _) => 1.0 + 4.0 / a.hidden as f64,
         (BaseStorage::Trained, _) => 0.0,
     };
     let linears = (layer * a.layers) as f64 * per_value;
@@ -114,7 +117,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         base,
         trainable: s.trainable * 4,
         gradients: s.trainable * 4,
-        optimizer: s.trainable * 8,
+        optimizer: s.optimizer,
         activations: per_token * a.layers * s.tokens,
         workspace: (busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding,
         program: 40 * 1024 * 1024 + a.vocab * 400 + s.data,

@@ -127,17 +127,19 @@ fn damaged_parts_are_named() {
 fn eight_bit_folders_are_read() {
     let c = Checkpoint::open(&golden("quant/llama_int8/model")).unwrap();
     assert_eq!(c.names().len(), 21);
-    let base = Checkpoint::open(&golden("models/llama3_rope/model")).unwrap();
-    for (name, rows, cols) in [("mlp.down_proj", 64, 160), ("self_attn.v_proj", 32, 64)] {
-        let name = format!("model.layers.1.{name}.weight");
-        let weight = c.weight(&name, rows, cols).unwrap();
+    let folder = golden("models/llama3_rope/model");
+    let base = Checkpoint::open(&folder).unwrap();
+    let file = SafeFile::open(&folder.join("model.safetensors")).unwrap();
+    let mut seen = 0;
+    for (name, tensor) in file.iter().filter(|(name, _)| name.contains(".layers.")) {
+        let [rows, cols] = tensor.shape[..] else { continue };
+        let weight = c.weight(name, rows, cols).unwrap();
         let Storage::Int8(codes) = weight.storage() else { panic!("not 8-bit") };
-        let ours = int8::quantize(&base.weight(&name, rows, cols).unwrap()).unwrap();
+        let ours = int8::quantize(&base.weight(name, rows, cols).unwrap(), true).unwrap();
         let Storage::Int8(expected) = ours.storage() else { panic!("not 8-bit") };
-        // The folder was quantized from half floats, so a few codes are the neighbours.
-        let near =
-            codes.codes().iter().zip(expected.codes()).all(|(a, b)| (*a as i8).abs_diff(*b as i8) <= 1);
-        assert!(near, "{name}");
-        assert!(c.weight(&name, rows + 1, cols).unwrap_err().to_string().contains("shape is"));
+        assert_eq!((codes.codes(), codes.absmax()), (expected.codes(), expected.absmax()), "{name}");
+        assert!(c.weight(name, rows + 1, cols).unwrap_err().to_string().contains("shape is"));
+        seen += 1;
     }
+    assert_eq!(seen, 14);
 }

@@ -229,6 +229,7 @@ fn what_is_written_reads_back_the_same() {
         "train.eps=1e-12",
         "train.weight_decay=0.01",
         "train.max_grad_norm=0",
+        "train.loss_normalization=labels",
         "train.seed=18446744073709551615",
         "train.precision=f32",
         "train.threads=2",

@@ -50,6 +50,14 @@ impl Case {
             "optim"
         } else if key("quantization_config") && has("logits.safetensors") {
             "quant_model"
+        } else if has("adam8.safetensors") {
+            "adam8"
+        } else if has("adapter_final.safetensors") {
+            "trainer"
+        } else if has("eight_bit.safetensors") {
+            "eight_bit"
+        } else if has("inputs/a/adapter_model.safetensors") {
+            "algebra"
         } else if key("packing") && key("rule") {
             "four_bit"
         } else {
@@ -79,6 +87,23 @@ impl Case {
         let list = self.json.pointer(pointer).and_then(Value::as_array);
         let list = list.ok_or_else(|| Failure(format!("case.json has no list at {pointer}")))?;
         Ok(list.iter().filter_map(Value::as_f64).collect())
+    }
+}
+
+/// A folder that is gone when the check ends.
+pub(super) struct Scratch(pub(super) PathBuf);
+
+impl Scratch {
+    /// A name that no other check uses; the folder is made by who writes to it.
+    pub(super) fn new(check: &str) -> Self {
+        let id = format!("ferrotune-{check}-{}-{:?}", std::process::id(), std::thread::current().id());
+        Scratch(std::env::temp_dir().join(id))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

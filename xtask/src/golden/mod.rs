@@ -3,12 +3,16 @@
 //! A case is a folder of the fixtures' layout; what it holds decides which checks run. Each check records its largest
 //! error and the limit of that kind; a missing file is a failure, never a skip.
 
+mod adam8;
+mod algebra;
+mod eight_bit;
 mod fixture;
 mod full;
 mod gguf;
 mod model;
 mod optim;
 mod quant;
+mod trainer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -83,6 +87,10 @@ pub fn run(dir: &Path) -> Report {
         "model" => model::check(&case, &mut report),
         "full_ft" => full::check(&case, &mut report),
         "optim" => optim::check(&case, &mut report),
+        "algebra" => algebra::check(&case, &mut report),
+        "eight_bit" => eight_bit::check(&case, &mut report),
+        "trainer" => trainer::check(&case, &mut report),
+        "adam8" => adam8::check(&case, &mut report),
         "four_bit" => quant::check_four_bit(&case, &mut report),
         "gguf_model" => gguf::check_model(&case, &mut report),
         "gguf" => gguf::check_blocks(&case, &mut report),

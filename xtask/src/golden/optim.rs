@@ -4,7 +4,7 @@ use ferrotune::checkpoint::safetensors::SafeFile;
 use ferrotune::model::{Gradients, Params};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::schedule::{Schedule, Shape};
-use ferrotune::optim::{Optimizer, clip};
+use ferrotune::optim::{Optimizer, Saved, clip};
 use ferrotune_kernels::ops::adamw;
 use serde_json::Value;
 
@@ -57,6 +57,7 @@ fn check_adamw(case: &Case, report: &mut Report) -> Result<(), Failure> {
             }
             for (key, value) in optimizer.state(&params) {
                 let (n, part) = key.rsplit_once('.').ok_or_else(|| Failure(key.clone()))?;
+                let Saved::Tensor(value) = value else { return Err(Failure(format!("{key} is not f32"))) };
                 report.error(
                     "state",
                     max_abs(value.f32(), &file.f32(&format!("{name}/{part}/{n}"))?.1),

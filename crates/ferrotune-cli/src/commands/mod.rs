@@ -1,11 +1,13 @@
 //! One file for each verb.
 
 mod chat;
+mod combine;
 mod eval;
 mod generate;
 mod merge;
 mod open;
 mod preview;
+mod quantize;
 mod quickstart;
 mod starter;
 mod train;
@@ -33,6 +35,8 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
         Command::Generate(a) => generate::run(args, a, report),
         Command::Chat(a) => chat::run(args, a, report),
         Command::Merge(a) => merge::run(args, a, report),
+        Command::Quantize(a) => quantize::run(args, a, report),
+        Command::Combine(a) => combine::run(a, report),
         Command::Preview(a) => preview::run(args, a, report),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::adapter::{AdapterConfig, CONFIG_FILE};
+use ferrotune::checkpoint::adapter::{AdapterFile, CONFIG_FILE};
 use ferrotune::lora::{Adapter, peft};
 use ferrotune::model::linear::BranchIds;
 use ferrotune::model::weights::{BaseStorage, FourBitOptions, load};
@@ -58,7 +58,7 @@ pub fn resolve(model: &str, adapter: Option<&str>, base: Option<&str>) -> Result
     if !peft::is_adapter(&folder) {
         if adapter.is_some() {
             return Err(Error::file(&folder, format!("no {CONFIG_FILE} in it"))
-                .with_hint("give a PEFT adapter folder"));
+                .with_hint("give the folder of a PEFT or MLX-LM adapter"));
         }
         return Ok(Resolved { base: base.unwrap_or(model).to_string(), adapter: None, run: None });
     }
@@ -76,12 +76,8 @@ fn named_base(folder: &Path, run: Option<&RunConfig>) -> Result<String> {
     if let Some(run) = run {
         return Ok(run.model.base.clone());
     }
-    let path = folder.join(CONFIG_FILE);
-    let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let json =
-        serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
-    AdapterConfig::from_json(&path, &json)?.base_model_name_or_path.ok_or_else(|| {
-        Error::file(&path, "`base_model_name_or_path` is missing").with_hint("name the base with --base")
+    AdapterFile::read(folder)?.config.base_model_name_or_path.ok_or_else(|| {
+        Error::file(folder.join(CONFIG_FILE), "it names no base model").with_hint("name the base with --base")
     })
 }
 
@@ -138,11 +134,12 @@ fn storage(
         "keep" => BaseStorage::AsStored,
         "nf4" => four_bit(FourBitKind::Nf4),
         "fp4" => four_bit(FourBitKind::Fp4),
+        "int8" => BaseStorage::Int8,
         "bf16" => BaseStorage::Dense(DType::Bf16),
         "f32" => BaseStorage::Dense(DType::F32),
         other => {
             return Err(Error::config("--quant", format!("`{other}` is not a storage"))
-                .with_hint("one of auto, keep, nf4, fp4, bf16, f32"));
+                .with_hint("one of auto, keep, nf4, fp4, int8, bf16, f32"));
         }
     })
 }

@@ -65,7 +65,7 @@ fn keys_and_values_of_the_run_file() {
         ("train.threads=0", &["train.threads"], ""),
         ("train.precision=f17", &["train.precision", "f17"], "f32"),
         ("method.kind=lorra", &["method.kind", "lorra"], "lora"),
-        ("method.quant.type=int3", &["method.quant.type", "int3"], "nf4"),
+        ("method.quant.type=int3", &["method.quant.type", "int3"], "int8"),
         ("method.quant.block=65", &["method.quant.block", "65"], ""),
         ("method.rank=0", &["method.rank"], ""),
         ("method.dropout=1", &["method.dropout"], ""),

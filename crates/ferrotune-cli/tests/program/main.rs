@@ -4,8 +4,10 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod combine;
 mod faults;
 mod helper;
+mod quantize;
 mod quickstart;
 mod resume;
 mod train;

@@ -153,6 +153,37 @@ fn the_newest_whole_checkpoint_is_taken() {
 }
 
 #[test]
+fn eight_bit_moments_are_resumed() {
+    let place = Place::with_run("full");
+    let settings = ["train.optimizer=adamw8bit", "train.max_steps=6", "output.checkpoint_every=2"];
+    let run = |dir: &str, more: &[&str]| {
+        let dir = format!("output.dir={dir}");
+        let sets = settings.iter().copied().chain([dir.as_str()]).flat_map(|s| ["--set", s]);
+        place
+            .run(
+                &["train", "run.yaml"]
+                    .into_iter()
+                    .chain(sets)
+                    .chain(more.iter().copied())
+                    .collect::<Vec<_>>(),
+            )
+            .ok();
+    };
+    run("whole", &[]);
+    run("out", &[]);
+    std::fs::remove_dir_all(place.path("out/checkpoints/step-6")).expect("the last checkpoint");
+    run("out", &["--resume"]);
+    assert_eq!(place.losses("out"), place.losses("whole"));
+    assert!(place.bytes("out/model.safetensors") == place.bytes("whole/model.safetensors"));
+    let losses = place.losses("out");
+    assert!(losses[5].1 < losses[0].1, "{losses:?}");
+    let plan = place.json("out/receipt.json")["planned_bytes"].as_u64().expect("bytes");
+    run("wide", &["--set", "train.optimizer=adamw"]);
+    assert!(plan < place.json("wide/receipt.json")["planned_bytes"].as_u64().expect("bytes"));
+    assert_ne!(place.losses("wide"), losses, "another optimizer");
+}
+
+#[test]
 fn another_base_or_other_rows_are_refused() {
     let place = place();
     let short = ["--set", "train.max_steps=4"];

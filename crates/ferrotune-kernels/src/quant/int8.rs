@@ -1,7 +1,7 @@
 //! 8-bit integers with a scale per row, as in LLM.int8.
 //!
-//! A value is `code * absmax / 127` with the row's largest magnitude. The separate path for activations with outliers
-//! belongs to inference; a frozen base in training is decoded.
+//! A value is `code * absmax / 127` with the row's largest magnitude. A frozen base in training is decoded, as the
+//! reference does on a CPU; its inference also rounds activations to 8 bits ([`llm_int8`]).
 
 use std::sync::Arc;
 
@@ -9,6 +9,10 @@ use rayon::prelude::*;
 
 use super::{Bytes, Weight};
 use crate::error::{Error, Result};
+
+mod inference;
+
+pub use inference::llm_int8;
 
 /// 8-bit codes and the largest magnitude of each row.
 #[derive(Debug, Clone)]
@@ -69,8 +73,15 @@ impl Int8Rows {
     }
 }
 
+/// The factor from values to codes, in the order of the reference: `127 / absmax` may differ in the last bit.
+fn factor(absmax: f32) -> f32 {
+    if absmax > 0.0 { (1.0 / absmax) * 127.0 } else { 0.0 }
+}
+
 /// Quantizes `source` row by row, in parallel on the current thread pool. Values that are not finite are refused.
-pub fn quantize(source: &Weight) -> Result<Weight> {
+///
+/// A linear of the reference rounds its weight to f16 before (`half`), whatever the checkpoint's type.
+pub fn quantize(source: &Weight, half: bool) -> Result<Weight> {
     let (rows, cols) = (source.rows(), source.cols());
     let mut codes = vec![0u8; rows * cols];
     let mut absmax = vec![0f32; rows];
@@ -78,6 +89,9 @@ pub fn quantize(source: &Weight) -> Result<Weight> {
         || vec![0f32; cols],
         |values, (row, (codes, absmax))| {
             source.decode(row, 0, values);
+            if half {
+                values.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32());
+            }
             // As integers, magnitudes of floats are in the same order, and anything not finite is above all others.
             *absmax = f32::from_bits(values.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
             if !absmax.is_finite() {
@@ -88,7 +102,7 @@ pub fn quantize(source: &Weight) -> Result<Weight> {
                     allowed: "finite numbers",
                 });
             }
-            let factor = if *absmax > 0.0 { 127.0 / *absmax } else { 0.0 };
+            let factor = factor(*absmax);
             for (code, value) in codes.iter_mut().zip(&*values) {
                 *code = (value * factor).round_ties_even() as i8 as u8;
             }
@@ -119,7 +133,7 @@ mod tests {
         let file = SafeTensors::deserialize(&file).unwrap();
         let part = |name: &str| file.tensor(name).unwrap().data().to_vec();
         let source = Weight::from_f32(48, 64, &f32s(&part("int8/source")));
-        let weight = quantize(&source).unwrap();
+        let weight = quantize(&source, false).unwrap();
         let Storage::Int8(rows) = weight.storage() else { panic!("not int8") };
         assert_eq!(rows.codes(), part("int8/codes"));
         assert_eq!(rows.absmax(), f32s(&part("int8/row_stats")));
@@ -135,11 +149,12 @@ mod tests {
 
     #[test]
     fn zeros_stay_and_what_is_not_finite_is_refused() {
-        let zeros = quantize(&Weight::from_f32(2, 3, &[0.0; 6])).unwrap();
+        let zeros = quantize(&Weight::from_f32(2, 3, &[0.0; 6]), false).unwrap();
         let mut out = [1.0; 6];
         zeros.decode_flat(0, &mut out);
         assert_eq!(out, [0.0; 6]);
-        assert!(quantize(&Weight::from_f32(1, 2, &[0.0, f32::NAN])).is_err());
+        assert!(quantize(&Weight::from_f32(1, 2, &[0.0, f32::NAN]), false).is_err());
+        assert!(quantize(&Weight::from_f32(1, 2, &[1.0, 7e4]), true).is_err(), "above the range of f16");
         assert!(Int8Rows::new(3, Bytes::owned(vec![0; 7]), vec![0.0; 2].into()).is_err());
     }
 }

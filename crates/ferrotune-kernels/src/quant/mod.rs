@@ -12,6 +12,7 @@ use half::slice::HalfFloatSliceExt;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
+pub mod dynamic8;
 pub mod gguf;
 pub mod int8;
 mod isa;

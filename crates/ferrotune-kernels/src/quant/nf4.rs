@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 mod nested;
 mod simd;
 
-pub use nested::{NESTED_BLOCK, dynamic_map};
+pub use nested::NESTED_BLOCK;
 
 use super::isa::Isa;
 use nested::nest;
@@ -86,7 +86,7 @@ static NF4: [f32; 16] = [
 #[rustfmt::skip]
 static FP4: [f32; 16] = [
     0.0, 0.0625 / 12.0, 8.0 / 12.0, 1.0, 4.0 / 12.0, 6.0 / 12.0, 2.0 / 12.0, 3.0 / 12.0,
-    -0.0, -0.0625 / 12.0, -8.0 / 12.0, -1.0, -4.0 / 12.0, -6.0 / 12.0, -2.0 / 12.0, -3.0 / 12.0,
+    0.0, -0.0625 / 12.0, -8.0 / 12.0, -1.0, -4.0 / 12.0, -6.0 / 12.0, -2.0 / 12.0, -3.0 / 12.0,
 ];
 
 /// The scales of a 4-bit tensor, one for each block.

@@ -12,6 +12,7 @@ use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::ops::softmax_xent::Logits;
 use ferrotune_kernels::ops::{adamw, elementwise, embedding, rope, route, softmax_xent};
+use ferrotune_kernels::quant::dynamic8::{Blocks8, DynamicMap};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{DType, Device, Tensor};
 
@@ -227,6 +228,47 @@ fn adamw_and_the_norm_agree() {
             assert_close("adamw", f, e, 1e-6);
         }
     }
+}
+
+#[test]
+fn eight_bit_adamw_agrees_on_any_device() {
+    let constants = adamw::AdamW {
+        lr: 1e-2,
+        betas: (0.9, 0.999),
+        eps: 1e-8,
+        weight_decay: 0.1,
+        step: 1,
+        grad_scale: 0.5,
+    };
+    // 30 blocks of which the last is short.
+    let (rows, cols) = (75, 101);
+    let run = |dev: &Device| {
+        let mut value = random(dev, rows, cols, "p");
+        let mut m = Blocks8::zeros(DynamicMap::Signed, rows * cols);
+        let mut v = Blocks8::zeros(DynamicMap::Unsigned, rows * cols);
+        for step in 1..4 {
+            let grad = random(dev, rows, cols, ["a", "b", "c"][step - 1]);
+            let constants = adamw::AdamW { step: step as u64, ..constants };
+            let p = adamw::Param8 { value: &mut value, grad: &grad, m: &mut m, v: &mut v, decay: true };
+            adamw::update_8bit(dev, constants, &mut [p]).unwrap();
+        }
+        (value.to_vec(), m, v)
+    };
+    let (expected, m, v) = run(&Device::reference());
+    for dev in cpus() {
+        let found = run(&dev);
+        assert_close("adamw8", &found.0, &expected, 1e-6);
+        for (found, expected) in [(&found.1, &m), (&found.2, &v)] {
+            let other = found.codes.iter().zip(&expected.codes).filter(|(a, b)| a != b).count();
+            assert!(other <= 8, "{other} codes differ");
+            assert_close("scales", &found.scales, &expected.scales, 1e-6);
+        }
+    }
+    let dev = Device::reference();
+    let (mut value, grad) = (random(&dev, 2, 3, "p"), random(&dev, 2, 3, "g"));
+    let (mut m, mut v) = (Blocks8::zeros(DynamicMap::Signed, 5), Blocks8::zeros(DynamicMap::Unsigned, 6));
+    let p = adamw::Param8 { value: &mut value, grad: &grad, m: &mut m, v: &mut v, decay: true };
+    assert!(adamw::update_8bit(&dev, constants, &mut [p]).is_err(), "a moment of another length");
 }
 
 #[test]

@@ -4,11 +4,12 @@
 //! readers refuse keys that they do not know. Reading is the other way round: a key that we do not know is accepted
 //! only with a value that changes nothing, and refused by name otherwise.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::atomic::write_atomic;
+use super::mlx;
 use super::safetensors::{OutTensor, SafeFile, write};
 use crate::{Error, Result};
 
@@ -18,6 +19,11 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What stands before every key of the weights file.
 pub const PREFIX: &str = "base_model.model.";
+
+/// The weights of the adapter folder, PEFT's or MLX-LM's.
+pub fn weights_path(folder: &Path) -> PathBuf {
+    folder.join(if mlx::is_adapter(folder) { mlx::WEIGHTS_FILE } else { WEIGHTS_FILE })
+}
 
 /// Which modules a list of names or a pattern selects.
 #[derive(Debug, Clone, PartialEq)]
@@ -317,8 +323,11 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// Reads the adapter in `folder`; its tensors may be F32, F16 or BF16.
+    /// Reads the adapter in `folder`, PEFT's or MLX-LM's; its tensors may be F32, F16 or BF16.
     pub fn read(folder: &Path) -> Result<Self> {
+        if mlx::is_adapter(folder) {
+            return mlx::read(folder);
+        }
         let path = folder.join(CONFIG_FILE);
         let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let value =

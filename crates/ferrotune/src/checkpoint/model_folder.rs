@@ -16,7 +16,7 @@ use crate::model::{Decoder, Params};
 use crate::{Error, Result};
 
 /// Bytes of a shard at most, as transformers splits.
-const SHARD: usize = 5_000_000_000;
+pub(super) const SHARD: usize = 5_000_000_000;
 
 /// Writes the model with its adapter folded in, or with its trained parameters, to `folder` as `dtype`.
 ///
@@ -103,7 +103,7 @@ fn vector_value<'a>(v: &'a Vector, params: &'a Params) -> &'a Tensor {
     }
 }
 
-fn safetensors_dtype(dtype: DType) -> Dtype {
+pub(super) fn safetensors_dtype(dtype: DType) -> Dtype {
     match dtype {
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,
@@ -111,7 +111,7 @@ fn safetensors_dtype(dtype: DType) -> Dtype {
     }
 }
 
-fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
+pub(super) fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),

@@ -5,10 +5,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
-use super::safetensors::{OutTensor, SafeFile, write};
+use super::safetensors::{Dtype, OutTensor, SafeFile, write};
 use crate::data::loader::LoaderState;
 use crate::model::Params;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Saved};
 use crate::{Error, Result};
 
 const PARAMS: &str = "parameters.safetensors";
@@ -37,11 +37,19 @@ pub fn save(folder: &Path, state: &TrainState, params: &Params, optimizer: &dyn 
     write(&folder.join(PARAMS), &params_out)?;
     let moments = optimizer.state(params);
     let moments_out: Vec<(String, OutTensor<'_>)> =
-        moments.iter().map(|(n, t)| (n.clone(), OutTensor::f32(&t.shape(), t.f32()))).collect();
+        moments.iter().map(|(n, saved)| (n.clone(), out(*saved))).collect();
     write(&folder.join(OPTIMIZER), &moments_out)?;
     let text =
         serde_json::to_string_pretty(state).map_err(|e| Error::file(folder.join(STATE), e.to_string()))?;
     write_atomic(&folder.join(STATE), text.as_bytes())
+}
+
+fn out(saved: Saved<'_>) -> OutTensor<'_> {
+    match saved {
+        Saved::Tensor(t) => OutTensor::f32(&t.shape(), t.f32()),
+        Saved::Codes(shape, codes) => OutTensor::bytes(Dtype::U8, &shape, codes),
+        Saved::Scales(scales) => OutTensor::f32(&[1, scales.len()], scales),
+    }
 }
 
 /// Whether all files of a checkpoint are there, none of them cut off.
@@ -70,7 +78,10 @@ pub fn load(
     optimizer: &mut dyn Optimizer,
 ) -> Result<()> {
     let read = |file: &SafeFile, name: &str, shape: [usize; 2]| {
-        let (found, values) = file.f32(name)?;
+        let (found, values) = match file.get(name).filter(|t| t.dtype == Dtype::U8) {
+            Some(codes) => (codes.shape.clone(), codes.bytes.as_slice().iter().map(|b| *b as f32).collect()),
+            None => file.f32(name)?,
+        };
         if found != shape {
             let problem = format!("shape is {found:?}, the run's is {shape:?}");
             return Err(

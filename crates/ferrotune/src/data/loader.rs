@@ -80,8 +80,10 @@ pub struct Step {
     pub rows: Vec<usize>,
     /// Tokens of all its rows.
     pub tokens: usize,
-    /// Targets of all its rows: what the loss of the step is divided by.
+    /// Targets of all its rows: what the loss of the step is divided by, unless the run asks for `labels`.
     pub label_tokens: usize,
+    /// Labels of all its rows before they are shifted.
+    pub labels: usize,
     /// Epochs that are done when the step is.
     pub epoch: f64,
 }
@@ -170,6 +172,7 @@ impl Loader {
         Some(Step {
             tokens: micro_batches.iter().map(PackedBatch::len).sum(),
             label_tokens: micro_batches.iter().map(PackedBatch::label_tokens).sum(),
+            labels: micro_batches.iter().map(|b| b.labels).sum(),
             epoch: self.state.epoch as f64 + end as f64 / self.rows.len() as f64,
             micro_batches,
             rows,

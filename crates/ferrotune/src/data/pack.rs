@@ -19,6 +19,8 @@ pub struct PackedBatch {
     pub positions: Vec<u32>,
     /// The segments in order; together they cover all tokens.
     pub segments: Vec<Range<usize>>,
+    /// Labels that are supervised before they are shifted: targets, and first tokens that are labels too.
+    pub labels: usize,
 }
 
 impl PackedBatch {
@@ -47,6 +49,7 @@ impl PackedBatch {
         self.targets.extend(labels[1..].iter().map(|&label| if label == IGNORE { NO_TARGET } else { label }));
         self.targets.push(NO_TARGET);
         self.positions.extend(0..tokens.len() as u32);
+        self.labels += labels.iter().filter(|&&label| label != IGNORE).count();
         self.segments.push(start..self.tokens.len());
     }
 

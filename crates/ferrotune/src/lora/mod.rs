@@ -1,6 +1,7 @@
 //! The trainable part: which linears get a low-rank branch, and the branches' parameters.
 
 pub mod adapter;
+pub mod algebra;
 pub mod config;
 pub mod peft;
 pub mod targets;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Adapter, Init, LoraConfig, Targets};
 use crate::checkpoint::adapter::{
-    AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, Modules, WEIGHTS_FILE,
+    AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, Modules, weights_path,
 };
 use crate::model::Decoder;
 use crate::{Error, Result};
@@ -61,7 +61,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
     let file = AdapterFile::read(folder)?;
     let config_path = folder.join(CONFIG_FILE);
     let config = computed(&file.config, &config_path)?;
-    let weights = folder.join(WEIGHTS_FILE);
+    let weights = weights_path(folder);
     let key = |name: &str| format!("{}{name}", crate::checkpoint::adapter::PREFIX);
     let mut used = BTreeSet::new();
     let adapter = Adapter::build(model, config, |module, part, rows, cols, _| {

@@ -30,6 +30,7 @@ impl Base {
                 Storage::Dense(DType::F16, _) => "f16",
                 Storage::Dense(DType::Bf16, _) => "bf16",
                 Storage::FourBit(bits) => bits.kind().name(),
+                Storage::Int8(_) => "int8",
                 _ => "gguf blocks",
             },
             Base::Trained(_) => "f32",

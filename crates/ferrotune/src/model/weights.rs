@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ferrotune_kernels::ops::attention::Heads;
 use ferrotune_kernels::quant::nf4::quantize;
-use ferrotune_kernels::quant::{Bytes, Storage};
+use ferrotune_kernels::quant::{Bytes, Storage, int8};
 use ferrotune_kernels::{DType, Device, Weight};
 
 use super::attention::{Attention, Qkv};
@@ -30,6 +30,8 @@ pub enum BaseStorage {
     Dense(DType),
     /// NF4 or FP4 in blocks.
     FourBit(FourBitOptions),
+    /// 8-bit rows, as bitsandbytes rounds a linear.
+    Int8,
     /// f32 parameters (full fine-tuning).
     Trained,
 }
@@ -217,6 +219,7 @@ impl Loader<'_> {
             BaseStorage::AsStored => Base::Frozen(weight),
             BaseStorage::Dense(dtype) => Base::Frozen(dense(weight, dtype)?),
             BaseStorage::FourBit(o) => Base::Frozen(quantize(&weight, o.kind, o.block, o.double)?),
+            BaseStorage::Int8 => Base::Frozen(int8::quantize(&weight, true)?),
             BaseStorage::Trained => Base::Trained(self.parameter(&weight_name, &weight)),
         };
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };

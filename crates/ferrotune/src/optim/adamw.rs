@@ -3,7 +3,7 @@
 use ferrotune_kernels::ops::adamw;
 use ferrotune_kernels::{Device, Tensor};
 
-use super::{Optimizer, ReadTensor};
+use super::{Optimizer, ReadTensor, Saved};
 use crate::Result;
 use crate::model::{Gradients, Params};
 
@@ -26,6 +26,19 @@ impl Default for AdamWConfig {
     }
 }
 
+impl AdamWConfig {
+    /// Whether a parameter decays.
+    pub(super) fn decays(&self, name: &str) -> bool {
+        self.decay_norms_and_biases || !(name.ends_with(".bias") || name.contains("norm"))
+    }
+
+    /// The constants of one update.
+    pub(super) fn constants(&self, lr: f64, step: u64, grad_scale: f32) -> adamw::AdamW {
+        let AdamWConfig { betas, eps, weight_decay, .. } = *self;
+        adamw::AdamW { lr, betas, eps, weight_decay, step, grad_scale }
+    }
+}
+
 /// AdamW and its moments.
 #[derive(Debug)]
 pub struct AdamW {
@@ -41,10 +54,6 @@ impl AdamW {
         let zeros = || params.iter().map(|(_, p)| dev.zeros(p.rows(), p.cols())).collect();
         AdamW { config, m: zeros(), v: zeros(), steps: 0 }
     }
-
-    fn decays(&self, name: &str) -> bool {
-        self.config.decay_norms_and_biases || !(name.ends_with(".bias") || name.contains("norm"))
-    }
 }
 
 impl Optimizer for AdamW {
@@ -57,16 +66,8 @@ impl Optimizer for AdamW {
         grad_scale: f32,
     ) -> Result<()> {
         self.steps += 1;
-        let c = self.config;
-        let constants = adamw::AdamW {
-            lr,
-            betas: c.betas,
-            eps: c.eps,
-            weight_decay: c.weight_decay,
-            step: self.steps,
-            grad_scale,
-        };
-        let decays: Vec<bool> = params.names().iter().map(|n| self.decays(n)).collect();
+        let constants = self.config.constants(lr, self.steps, grad_scale);
+        let decays: Vec<bool> = params.names().iter().map(|n| self.config.decays(n)).collect();
         let grads = grads.all();
         let mut list: Vec<adamw::Param<'_>> = params
             .values_mut()
@@ -83,10 +84,12 @@ impl Optimizer for AdamW {
         self.steps
     }
 
-    fn state(&self, params: &Params) -> Vec<(String, &Tensor)> {
-        let m = params.names().iter().zip(&self.m).map(|(n, t)| (format!("{n}.exp_avg"), t));
-        let v = params.names().iter().zip(&self.v).map(|(n, t)| (format!("{n}.exp_avg_sq"), t));
-        m.chain(v).collect()
+    fn state(&self, params: &Params) -> Vec<(String, Saved<'_>)> {
+        let part = |part: &'static str, tensors| {
+            let named = move |(n, t): (&String, _)| (format!("{n}.{part}"), Saved::Tensor(t));
+            params.names().iter().zip::<&Vec<Tensor>>(tensors).map(named)
+        };
+        part("exp_avg", &self.m).chain(part("exp_avg_sq", &self.v)).collect()
     }
 
     fn restore(&mut self, params: &Params, steps: u64, read: &mut ReadTensor<'_>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Optimizers over all trainable tensors, learning-rate schedules, gradient clipping.
 
 pub mod adamw;
+pub mod adamw8;
 pub mod clip;
 pub mod schedule;
 
@@ -11,6 +12,17 @@ use crate::model::{Gradients, Params};
 
 /// Finds a saved tensor by name, checking its shape.
 pub type ReadTensor<'a> = dyn FnMut(&str, [usize; 2]) -> Result<Vec<f32>> + 'a;
+
+/// A tensor of an optimizer's state.
+#[derive(Debug, Clone, Copy)]
+pub enum Saved<'a> {
+    /// Of a parameter's shape.
+    Tensor(&'a Tensor),
+    /// 8-bit codes of a parameter's shape; read back as the numbers 0 to 255.
+    Codes([usize; 2], &'a [u8]),
+    /// Scales of blocks; read back with the shape `[1, len]`.
+    Scales(&'a [f32]),
+}
 
 /// What a training step asks of an optimizer.
 pub trait Optimizer {
@@ -28,7 +40,7 @@ pub trait Optimizer {
     fn steps(&self) -> u64;
 
     /// The state as named tensors, for a checkpoint.
-    fn state(&self, params: &Params) -> Vec<(String, &Tensor)>;
+    fn state(&self, params: &Params) -> Vec<(String, Saved<'_>)>;
 
     /// Restores what [`Optimizer::state`] gave; `read` finds a tensor of the given name and shape.
     fn restore(&mut self, params: &Params, steps: u64, read: &mut ReadTensor<'_>) -> Result<()>;

@@ -96,6 +96,8 @@ choices! {
         Nf4 = "nf4",
         /// 4-bit float.
         Fp4 = "fp4",
+        /// 8-bit integers with a scale per row.
+        Int8 = "int8",
     }
 }
 
@@ -170,6 +172,21 @@ choices! {
         /// Adam with decoupled weight decay.
         #[default]
         Adamw = "adamw" | "adamw_torch",
+        /// The same with moments in 8 bits.
+        Adamw8bit = "adamw8bit" | "adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit",
+    }
+}
+
+choices! {
+    /// What the summed token losses of an optimizer step are divided by.
+    LossNormalization {
+        /// The tokens that are predicted: the mean over what was summed. transformers 5.23 does the same.
+        #[default]
+        Targets = "targets",
+        /// The labels that are not -100 before they are shifted, so also the first token of an unmasked row, which
+        /// nothing predicts: what the trainer of transformers did from 4.46 until its pull request 46204 of May 2026.
+        /// Losses and gradients are smaller by `rows / labels`; for loss curves laid over each other.
+        Labels = "labels",
     }
 }
 
@@ -354,6 +371,8 @@ pub struct TrainOptions {
     pub weight_decay: f64,
     /// Gradient norm above which gradients are scaled down; 0 turns clipping off.
     pub max_grad_norm: f64,
+    /// What the losses of a step are divided by.
+    pub loss_normalization: LossNormalization,
     /// Source of every random choice.
     pub seed: u64,
     /// Inputs of matrix products.
@@ -393,6 +412,7 @@ impl Default for TrainOptions {
             eps: 1e-8,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            loss_normalization: LossNormalization::default(),
             seed: 0,
             precision: FloatKind::default(),
             threads: None,

@@ -6,6 +6,7 @@ use super::{
     TrainOptions,
 };
 use crate::error::{Error, Result};
+use ferrotune_kernels::quant::nf4::BLOCKS;
 use serde_json::Value;
 
 pub(super) fn run(layers: Layers) -> Result<RunConfig> {
@@ -137,6 +138,7 @@ fn train(mut s: Section) -> Result<TrainOptions> {
         eps: s.number(&["eps", "adam_epsilon"])?.unwrap_or(default.eps),
         weight_decay: s.number(&["weight_decay"])?.unwrap_or(default.weight_decay),
         max_grad_norm: s.number(&["max_grad_norm"])?.unwrap_or(default.max_grad_norm),
+        loss_normalization: s.choice(&["loss_normalization"])?.unwrap_or(default.loss_normalization),
         seed: s.seed(&["seed"])?.unwrap_or(default.seed),
         precision: s.choice(&["precision"])?.unwrap_or(default.precision),
         threads: s.count(&["threads"])?,
@@ -211,8 +213,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     check(share(method.dropout), "method.dropout", &method.dropout, "a share from 0 up to, but not, 1")?;
     method.targets.check()?;
     let block = method.quant.block;
-    let is_block = block.is_power_of_two() && (32..=4096).contains(&block);
-    check(is_block, "method.quant.block", &block, "a power of two from 32 to 4096")?;
+    check(BLOCKS.contains(&block), "method.quant.block", &block, "a power of two from 64 to 4096")?;
 
     check(data.max_length > 1, "data.max_length", &data.max_length, "at least 2")?;
     if let EvalSource::Share(n) = data.eval {

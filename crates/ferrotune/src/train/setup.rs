@@ -14,7 +14,12 @@ use crate::model::Params;
 use crate::model::families::architecture;
 use crate::model::linear::BranchIds;
 use crate::model::weights::{BaseStorage, FourBitOptions};
-use crate::run_config::{FloatKind, LoraInit, MethodKind, MethodOptions, QuantKind, RunConfig};
+use crate::optim::Optimizer;
+use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::optim::adamw8::{self, AdamW8};
+use crate::run_config::{
+    FloatKind, LoraInit, MethodKind, MethodOptions, OptimizerKind, QuantKind, RunConfig, TrainOptions,
+};
 
 /// What is trained.
 #[derive(Debug)]
@@ -93,6 +98,7 @@ pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Re
             QuantKind::Auto if is_quantized(base)? => BaseStorage::AsStored,
             QuantKind::Auto | QuantKind::Nf4 => four_bit(FourBitKind::Nf4),
             QuantKind::Fp4 => four_bit(FourBitKind::Fp4),
+            QuantKind::Int8 => BaseStorage::Int8,
         },
     })
 }
@@ -109,6 +115,28 @@ pub fn lora_config(method: &MethodOptions) -> LoraConfig {
             LoraInit::Gaussian => Init::Gaussian,
         },
         targets: method.targets.clone(),
+    }
+}
+
+/// The optimizer that a run file names, at its first step.
+pub fn optimizer(train: &TrainOptions, dev: &Device, params: &Params) -> Box<dyn Optimizer> {
+    let config = AdamWConfig {
+        betas: (train.betas[0], train.betas[1]),
+        eps: train.eps,
+        weight_decay: train.weight_decay,
+        decay_norms_and_biases: false,
+    };
+    match train.optimizer {
+        OptimizerKind::Adamw => Box::new(AdamW::new(dev, params, config)),
+        OptimizerKind::Adamw8bit => Box::new(AdamW8::new(dev, params, config)),
+    }
+}
+
+/// Bytes of its state.
+pub fn optimizer_bytes(train: &TrainOptions, params: &Params) -> usize {
+    match train.optimizer {
+        OptimizerKind::Adamw => 8 * params.elements(),
+        OptimizerKind::Adamw8bit => params.iter().map(|(_, p)| adamw8::state_bytes(p.len())).sum(),
     }
 }
 

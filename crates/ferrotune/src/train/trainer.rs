@@ -24,10 +24,9 @@ use crate::memory::{self, Plan};
 use crate::model::families::architecture;
 use crate::model::weights::load;
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
-use crate::optim::adamw::{AdamW, AdamWConfig};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, ActivationPolicy, MethodKind, RunConfig};
+use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, RunConfig};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -59,7 +58,7 @@ pub struct Trainer<'a> {
     pub model: Decoder,
     /// What is trained.
     pub trainable: Trainable,
-    optimizer: AdamW,
+    optimizer: Box<dyn Optimizer>,
     loader: Loader,
     schedule: Schedule,
     held_out: Vec<PackedBatch>,
@@ -105,6 +104,7 @@ impl<'a> Trainer<'a> {
                 policy,
                 tokens: largest,
                 trainable: trained,
+                optimizer: setup::optimizer_bytes(&config.train, trainable.params()),
                 ranks,
                 data,
                 threads,
@@ -128,13 +128,7 @@ impl<'a> Trainer<'a> {
         };
         on_event(&Event::Start(summary.clone()));
         let t = &config.train;
-        let adamw = AdamWConfig {
-            betas: (t.betas[0], t.betas[1]),
-            eps: t.eps,
-            weight_decay: t.weight_decay,
-            decay_norms_and_biases: false,
-        };
-        let optimizer = AdamW::new(dev, trainable.params(), adamw);
+        let optimizer = setup::optimizer(t, dev, trainable.params());
         let schedule = Schedule {
             lr: config.lr(),
             shape: match t.schedule {
@@ -202,7 +196,7 @@ impl<'a> Trainer<'a> {
                 .with_hint("start a new run in another output.dir"));
             }
         }
-        train_state::load(&path, &state, self.trainable.params_mut(), &mut self.optimizer)?;
+        train_state::load(&path, &state, self.trainable.params_mut(), &mut *self.optimizer)?;
         self.loader.restore(state.loader)?;
         folder.rewind(Some(step))?;
         on_event(&Event::Resumed { path: path.display().to_string(), step });
@@ -269,7 +263,11 @@ impl<'a> Trainer<'a> {
         let lr = self.schedule.at(number - 1);
         grads.clear();
         let mut loss = LossSum::default();
-        let scale = 1.0 / next.label_tokens.max(1) as f32;
+        let divisor = match self.config.train.loss_normalization {
+            LossNormalization::Targets => next.label_tokens,
+            LossNormalization::Labels => next.labels,
+        };
+        let scale = 1.0 / divisor.max(1) as f32;
         for (i, batch) in next.micro_batches.iter().enumerate() {
             let segments = eval::segments(batch);
             let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
@@ -298,7 +296,7 @@ impl<'a> Trainer<'a> {
         Ok(StepRecord {
             step: number,
             epoch: next.epoch,
-            loss: loss.mean(),
+            loss: loss.sum / divisor.max(1) as f64,
             lr,
             grad_norm: norm,
             tokens: next.tokens,
@@ -331,7 +329,7 @@ impl<'a> Trainer<'a> {
             base: self.fingerprints.1.clone(),
         };
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
-            train_state::save(path, &state, self.trainable.params(), &self.optimizer)?;
+            train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
                 peft::save(path, adapter, &self.model, &self.base.name)?;
             }

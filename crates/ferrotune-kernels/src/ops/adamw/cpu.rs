@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 const PIECE: usize = 16 * 1024;
 
 per_isa! {
-    fn update_piece(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: &Factors) {
+    pub(super) fn update_piece(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: &Factors) {
         for i in 0..grad.len() {
             let g = grad[i] * f.grad_scale;
             m[i] = f.beta1 * m[i] + f.one_minus_beta1 * g;

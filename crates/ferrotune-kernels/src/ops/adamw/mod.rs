@@ -1,7 +1,10 @@
 //! AdamW (Loshchilov and Hutter 2019) as PyTorch computes it, over all parameters at once, and the gradient norm.
 
 mod cpu;
+mod eight_bit;
 mod reference;
+
+pub use eight_bit::{Param8, update_8bit};
 
 use super::expect;
 use crate::device::Device;

@@ -6,15 +6,17 @@ use crate::tensor::Tensor;
 pub(super) fn update(constants: AdamW, params: &mut [Param<'_>]) {
     for p in params {
         let f = Factors::new(constants, p.decay);
-        let grad = p.grad.f32();
-        let (value, m, v) = (p.value.f32_mut(), p.m.f32_mut(), p.v.f32_mut());
-        for i in 0..grad.len() {
-            let g = grad[i] * f.grad_scale;
-            m[i] = f.beta1 * m[i] + f.one_minus_beta1 * g;
-            v[i] = f.beta2 * v[i] + f.one_minus_beta2 * g * g;
-            let denominator = v[i].sqrt() * f.inverse_root + f.eps;
-            value[i] = value[i] * f.decay - f.step_size * m[i] / denominator;
-        }
+        piece(p.value.f32_mut(), p.grad.f32(), p.m.f32_mut(), p.v.f32_mut(), &f);
+    }
+}
+
+pub(super) fn piece(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: &Factors) {
+    for i in 0..grad.len() {
+        let g = grad[i] * f.grad_scale;
+        m[i] = f.beta1 * m[i] + f.one_minus_beta1 * g;
+        v[i] = f.beta2 * v[i] + f.one_minus_beta2 * g * g;
+        let denominator = v[i].sqrt() * f.inverse_root + f.eps;
+        value[i] = value[i] * f.decay - f.step_size * m[i] / denominator;
     }
 }
 

@@ -80,10 +80,32 @@ fn golden_cases_are_exact() {
 }
 
 #[test]
-fn dynamic_map_is_the_reference() {
-    let file = std::fs::read(format!("{GOLDEN}eight_bit/eight_bit.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&file).unwrap();
-    assert_eq!(dynamic_map()[..], f32s(file.tensor("map/dynamic_signed").unwrap().data()));
+fn every_block_size_follows_the_rule() {
+    // One more value than whole blocks: the last block is short.
+    let (rows, cols) = (3, 4097);
+    let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 10007) as f32 - 5003.0) / 300.0).collect();
+    for kind in [FourBitKind::Nf4, FourBitKind::Fp4] {
+        let mut code = kind.code().to_vec();
+        code.sort_by(f32::total_cmp);
+        code.dedup();
+        for block in BLOCKS {
+            let weight = quantize(&Weight::from_f32(rows, cols, &values), kind, block, false).unwrap();
+            let Scales::Plain(absmax) = four_bit(&weight).scales() else { panic!("not plain") };
+            assert_eq!(absmax.len(), (rows * cols).div_ceil(block));
+            let expected = values.chunks(block).zip(absmax.iter()).flat_map(|(values, absmax)| {
+                assert_eq!(*absmax, values.iter().fold(0f32, |m, v| m.max(v.abs())), "{block}");
+                let scaled = |v: &f32| if values.len() == block { v * (1.0 / absmax) } else { v / absmax };
+                let nearest = |v: &f32| {
+                    let above = code.windows(2).filter(|w| (w[0] + w[1]) / 2.0 < scaled(v)).count();
+                    code[above] * absmax
+                };
+                values.iter().map(nearest).collect::<Vec<f32>>()
+            });
+            assert_eq!(decode_all(&weight), expected.collect::<Vec<f32>>(), "{kind:?} {block}");
+        }
+        let refused = quantize(&Weight::from_f32(rows, cols, &values), kind, 32, false).unwrap_err();
+        assert!(refused.to_string().contains("32"), "{refused}");
+    }
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! `combine`: several adapters made into one; one adapter of another layout written in PEFT's.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use ferrotune::checkpoint::adapter::AdapterFile;
+use ferrotune::checkpoint::atomic::write_folder;
+use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
+use ferrotune::lora::peft;
+use ferrotune::{Error, Result};
+use serde_json::json;
+
+use crate::args::CombineArgs;
+use crate::report::Report;
+
+pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
+    let how = Combination {
+        method: Method::parse(a.method.as_deref().unwrap_or("cat"))?,
+        weights: if a.weights.is_empty() { vec![1.0; a.adapters.len()] } else { a.weights.clone() },
+        density: a.density,
+        majority_sign: MajoritySign::parse(&a.majority_sign)?,
+        rank: a.rank,
+        exact: a.exact,
+        seed: a.seed,
+        base: a.base.clone(),
+    };
+    check_output(&a.output)?;
+    let inputs = a.adapters.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    // Nothing to compute: the tensors stay as they are, features that do not add up included.
+    let rewritten = inputs.len() == 1 && a.method.is_none() && a.weights.is_empty() && !a.exact;
+    let made = if rewritten {
+        let mut file = inputs[0].file.clone();
+        file.config.base_model_name_or_path = how.base.clone().or(file.config.base_model_name_or_path);
+        Combined { file, cut: 0.0 }
+    } else {
+        combine(&inputs, &how)?
+    };
+    write_folder(&a.output, |folder| made.file.write(folder))?;
+    let method = match (rewritten, a.exact) {
+        (true, _) => "none",
+        (_, true) => "exact",
+        _ => how.method.name(),
+    };
+    let config = &made.file.config;
+    let (rank, output) = (config.r, a.output.display());
+    match rewritten {
+        true => report.say(format!("written in PEFT's form, rank {rank}, to {output}")),
+        false => report
+            .say(format!("{} adapters combined by {method}, rank {rank}, written to {output}", inputs.len())),
+    }
+    if made.cut > 0.0 {
+        let share = 100.0 * made.cut;
+        report.say(format!("the rank leaves out up to {share:.2}% of a module's change (norm)"));
+    }
+    report.done(&json!({
+        "output": a.output, "method": method, "adapters": a.adapters, "weights": how.weights, "rank": rank,
+        "tensors": made.file.tensors.len(), "cut": made.cut, "base": config.base_model_name_or_path,
+    }));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(path: &Path) -> Result<Input> {
+    if !peft::is_adapter(path) {
+        return Err(Error::file(path, "not an adapter folder")
+            .with_hint("give folders with an adapter_config.json: of PEFT, of MLX-LM, or run folders"));
+    }
+    Ok(Input { path: path.to_path_buf(), file: AdapterFile::read(path)? })
+}
+
+/// An adapter is written as a whole folder, so nothing may be there.
+fn check_output(output: &Path) -> Result<()> {
+    let empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if output.exists() && !empty(output) {
+        return Err(Error::file(output, "exists already").with_hint("give another --output, or remove it"));
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! `quantize`: a model folder in 4 bits, for transformers and for ferrotune.
+
+use std::process::ExitCode;
+
+use ferrotune::checkpoint::atomic::write_folder;
+use ferrotune::checkpoint::quantized_folder;
+use ferrotune::memory::human;
+use ferrotune::model::weights::FourBitOptions;
+use ferrotune::{Error, Result};
+use ferrotune_kernels::DType;
+use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};
+use serde_json::json;
+
+use super::open_base;
+use crate::args::{Args, QuantizeArgs};
+use crate::report::Report;
+
+pub fn run(args: &Args, a: &QuantizeArgs, report: &Report) -> Result<ExitCode> {
+    let wrong = |option: &str, found: &str, hint: &str| {
+        Err(Error::config(option, format!("`{found}` is not possible")).with_hint(hint))
+    };
+    let kind = match a.kind.as_str() {
+        "nf4" => FourBitKind::Nf4,
+        "fp4" => FourBitKind::Fp4,
+        other => return wrong("--type", other, "nf4 or fp4"),
+    };
+    if !BLOCKS.contains(&a.block) {
+        return wrong("--block", &a.block.to_string(), "a power of two from 64 to 4096");
+    }
+    let dtype = match a.dtype.as_str() {
+        "auto" => None,
+        "f32" => Some(DType::F32),
+        "bf16" => Some(DType::Bf16),
+        "f16" => Some(DType::F16),
+        other => return wrong("--dtype", other, "auto, f32, bf16 or f16"),
+    };
+    if a.output.exists() {
+        return Err(Error::file(&a.output, "exists already").with_hint("give another --output, or remove it"));
+    }
+    let base = open_base(args, &a.model, report)?;
+    let options = FourBitOptions { kind, block: a.block, double: !a.no_double };
+    let mut written = None;
+    write_folder(&a.output, |folder| {
+        written = Some(quantized_folder::write(folder, &base.checkpoint, options, dtype)?);
+        Ok(())
+    })?;
+    let Some(written) = written else { return Ok(ExitCode::FAILURE) };
+    let (from, to) = written.bytes;
+    report.say(format!(
+        "{} linears of {} in {}, the rest in {}: {} became {}, written to {}",
+        written.linears,
+        base.name,
+        kind.name(),
+        written.dtype.name(),
+        human(from as u64),
+        human(to as u64),
+        a.output.display()
+    ));
+    report.done(&json!({
+        "output": a.output, "base": base.name, "type": kind.name(), "block": a.block, "double": !a.no_double,
+        "dtype": written.dtype.name(), "linears": written.linears, "bytes": to, "source_bytes": from,
+    }));
+    Ok(ExitCode::SUCCESS)
+}
