@@ -4,7 +4,10 @@
 //! |---|---|---|
 //! | [`embedding`] | rows of a table | scatter-add (trained table) |
 //! | [`rms_norm`] | `x / rms(x) * w` | dx, dw |
-//! | [`linear`] | `X Wt + s H Bt + b`, `H = X At` for linears that share X | dX, dA, dB, dW, db |
+//! | [`lora_embedding`] | adds `s B A[:, token]` to rows of a table | dA, dB |
+//! | [`token_rows`] | trained rows in the place of a table's | dR; as a part of the head also dX |
+//! | [`linear`] | `X Wt + s (H Bt + c) + b`, `H = X At` for linears that share X | dX, dA, dB, dc, dW, db |
+//! | [`dora`] | `Z m / n + b`, `n` the row lengths of `W + s B A` | dZ, dm |
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
 //! | [`swiglu`] | `silu(gate) * up` | dgate, dup |
@@ -17,13 +20,16 @@ use crate::tensor::Tensor;
 
 pub mod adamw;
 pub mod attention;
+pub mod dora;
 pub mod elementwise;
 pub mod embedding;
 pub mod linear;
+pub mod lora_embedding;
 pub mod rms_norm;
 pub mod rope;
 pub mod softmax_xent;
 pub mod swiglu;
+pub mod token_rows;
 
 /// Refuses a tensor whose shape is not the contract's.
 fn expect(op: &'static str, what: &'static str, t: &Tensor, expected: [usize; 2]) -> Result<()> {

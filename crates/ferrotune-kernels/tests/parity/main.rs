@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout)]
 
+mod adapters;
 mod attention;
 mod linear;
 

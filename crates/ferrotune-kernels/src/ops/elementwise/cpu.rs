@@ -20,6 +20,14 @@ per_isa! {
 }
 
 per_isa! {
+    fn subtract_range(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y -= x;
+        }
+    }
+}
+
+per_isa! {
     fn narrow_range(x: &[f32], y: &mut [bf16]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = bf16::from_bits((rounded_bits(*x) >> 16) as u16);
@@ -41,6 +49,15 @@ pub(super) fn add(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
     cpu.run_ranges(n, GRAIN, |r| {
         // SAFETY: ranges are disjoint.
         add_range(cpu.isa(), unsafe { y.slice(r.clone()) }, &x[r]);
+    });
+}
+
+pub(super) fn subtract(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
+    let n = y.len();
+    let y = SharedMut::new(y);
+    cpu.run_ranges(n, GRAIN, |r| {
+        // SAFETY: ranges are disjoint.
+        subtract_range(cpu.isa(), unsafe { y.slice(r.clone()) }, &x[r]);
     });
 }
 

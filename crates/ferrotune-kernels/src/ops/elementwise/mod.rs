@@ -40,6 +40,26 @@ pub fn add(dev: &Device, y: &mut Tensor, x: &Tensor) -> Result<()> {
     Ok(())
 }
 
+/// `y -= x`, both f32 of one shape.
+pub fn subtract(dev: &Device, y: &mut Tensor, x: &Tensor) -> Result<()> {
+    expect("subtract", "x", x, y.shape())?;
+    match dev {
+        Device::Reference(_) => reference::subtract(y.f32_mut(), x.f32()),
+        Device::Cpu(c) => cpu::subtract(c, y.f32_mut(), x.f32()),
+    }
+    Ok(())
+}
+
+/// `sums += column sums of x`: the gradient of a bias, from that of the rows it was added to.
+pub fn add_columns(dev: &Device, sums: &mut Tensor, x: &Tensor) -> Result<()> {
+    expect("add_columns", "sums", sums, [1, x.cols()])?;
+    let _ = dev; // one pass over memory on either device
+    for row in x.f32().chunks_exact(x.cols().max(1)) {
+        sums.f32_mut().iter_mut().zip(row).for_each(|(o, v)| *o += v);
+    }
+    Ok(())
+}
+
 /// A copy of `x` stored as `dtype` (bf16 rounds to nearest even).
 pub fn cast(dev: &Device, x: &Tensor, dtype: DType) -> Tensor {
     let mut y = dev.uninit(x.rows(), x.cols(), dtype);

@@ -12,6 +12,12 @@ pub(super) fn add(y: &mut [f32], x: &[f32]) {
     }
 }
 
+pub(super) fn subtract(y: &mut [f32], x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y -= x;
+    }
+}
+
 pub(super) fn cast(x: &Tensor, y: &mut Tensor) {
     let values = x.to_vec();
     match y.dtype() {
