@@ -25,6 +25,11 @@ fn models_agree_with_peft() {
 }
 
 #[test]
+fn adapter_variants_agree_with_peft() {
+    check("variants", 18);
+}
+
+#[test]
 fn full_fine_tuning_agrees_with_transformers() {
     check("full_ft", 1);
 }

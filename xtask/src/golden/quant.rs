@@ -92,7 +92,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
             }
             Ok((max_abs(&first, &want), if bf16 { 0.2 } else { logits_limit(&want).max(1e-4) }))
         };
-        let (error, limit) = compare("base_logits", &pass(&dev, &none, &[]))?;
+        let (error, limit) = compare("base_logits", &pass(&dev, &none, None))?;
         report.error("base_logits", error, limit);
         if let Ok(dequant) = SafeFile::open(&case.path("dequant_layer0.safetensors")) {
             for linear in model.linears().into_iter().filter(|l| l.name.starts_with("model.layers.0.")) {
@@ -108,7 +108,8 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
             case.shared("quant/llama_nf4_dq/adapter").or_else(|_| case.shared("llama_nf4_dq/adapter"))?;
         let mut adapter = adapter(&dev, &model, &folder)?;
         if logits.get("lora_logits").is_some() {
-            let (error, limit) = compare("lora_logits", &pass(&dev, &adapter.params, &adapter.branches))?;
+            let (error, limit) =
+                compare("lora_logits", &pass(&dev, &adapter.params, Some(&adapter.adapted)))?;
             report.error("lora_logits", error, limit);
         }
         let Ok(losses) = case.numbers("/losses") else { continue };
@@ -119,7 +120,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
         let mut grads = Gradients::zeros(&dev, &adapter.params);
         for (i, want) in losses.iter().enumerate() {
             grads.clear();
-            let pass = pass(&dev, &adapter.params, &adapter.branches);
+            let pass = pass(&dev, &adapter.params, Some(&adapter.adapted));
             let (loss, norm) = batch.step(&model, &pass, Activations::Keep, &mut grads)?;
             report.error("losses", (loss - want).abs(), loose);
             if let Some(expected) = expected.as_ref().filter(|_| i == 0) {

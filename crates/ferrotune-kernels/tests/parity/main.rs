@@ -222,7 +222,8 @@ fn adamw_and_the_norm_agree() {
         let grad = random(dev, 100, 300, "g");
         let norm = adamw::norm(dev, &[&grad, &p[0]]);
         let [value, m, v] = p.get_disjoint_mut([0, 1, 2]).unwrap();
-        adamw::update(dev, constants, &mut [adamw::Param { value, grad: &grad, m, v, decay: true }]).unwrap();
+        let p = adamw::Param { value, grad: &grad, m, v, decay: true, lr_factor: 1.0 };
+        adamw::update(dev, constants, &mut [p]).unwrap();
         (p.iter().map(Tensor::to_vec).collect::<Vec<_>>(), norm)
     };
     let (expected, norm) = run(&dev);

@@ -100,7 +100,7 @@ impl Attention {
         grads: &mut Gradients,
     ) -> Result<()> {
         let qkv = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let below = need_dx || self.norm.trained() || qkv.iter().any(|l| pass.trains(l));
+        let below = need_dx || self.norm.trained(pass) || qkv.iter().any(|l| pass.trains(l));
         let d_o = pass.linears_backward(&s.o, s.h_o.as_ref(), [&self.o_proj], [&*dx], below, grads)?;
         let Some(d_o) = d_o else { return Ok(()) };
         let (mut dq, mut dk, dv) = attention::backward(
@@ -116,7 +116,7 @@ impl Attention {
         rope::backward(pass.dev, &mut dq, self.heads.dim, tokens.positions, &table.cos, &table.sin)?;
         rope::backward(pass.dev, &mut dk, self.heads.dim, tokens.positions, &table.cos, &table.sin)?;
         let n = self.norm.forward(pass, &s.x)?;
-        let need_dn = need_dx || self.norm.trained();
+        let need_dn = need_dx || self.norm.trained(pass);
         let dn = pass.linears_backward(&n, s.h_qkv.as_ref(), qkv, [&dq, &dk, &dv], need_dn, grads)?;
         if let Some(dn) = dn {
             self.norm.backward(pass, &s.x, &dn, dx, grads)?;
@@ -126,7 +126,7 @@ impl Attention {
 
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norm.trained()
+        self.norm.trained(pass)
             || [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|l| pass.trains(l))
     }
 }

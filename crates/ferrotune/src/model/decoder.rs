@@ -1,6 +1,6 @@
 //! The network: embedding, layers, final norm, head; what is saved per layer is a policy of the caller.
 
-use ferrotune_kernels::ops::{elementwise, embedding};
+use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{Device, Tensor};
 
 use super::attention::{Attention, AttentionSaved, Tokens};
@@ -89,6 +89,25 @@ impl Decoder {
         all
     }
 
+    /// All norms.
+    pub fn norms(&self) -> Vec<&Norm> {
+        let layers = self.layers.iter().flat_map(|l| [&l.attention.norm, &l.mlp.norm]);
+        layers.chain([&self.norm]).collect()
+    }
+
+    /// The same, to change.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        let layers = self.layers.iter_mut().flat_map(|l| [&mut l.attention.norm, &mut l.mlp.norm]);
+        layers.chain([&mut self.norm]).collect()
+    }
+
+    /// Gives a head that was the embedding values of its own.
+    pub fn set_tied_head(&mut self, base: Base) {
+        if let Some(head) = &mut self.tied_head {
+            head.base = base;
+        }
+    }
+
     /// The output head.
     pub fn head(&self) -> &LinearLayer {
         self.lm_head
@@ -111,7 +130,7 @@ impl Decoder {
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
-        Ok(embedding::forward(pass.dev, pass.matrix(&self.embed), ids, 1.0)?)
+        pass.embed(&self.embed, ids, 1.0)
     }
 
     /// The residual stream after the last layer (before the final norm), for evaluation.
@@ -143,7 +162,7 @@ impl Decoder {
 
     /// The lowest layer with something trained; layers below it save nothing and get no gradient.
     fn first_trained(&self, pass: &Pass<'_>) -> usize {
-        if matches!(self.embed, Base::Trained(_)) {
+        if pass.trains_embedding(&self.embed) {
             return 0;
         }
         let trains = |l: &Layer| l.attention.trains(pass) || l.mlp.trains(pass);
@@ -204,10 +223,7 @@ impl Decoder {
         mut dx: Tensor,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let trained_embedding = match self.embed {
-            Base::Trained(id) => Some(id),
-            Base::Frozen(_) => None,
-        };
+        let embedding = pass.trains_embedding(&self.embed);
         for (i, (layer, saved_layer)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
             let Some(saved_layer) = saved_layer else { break };
             let (a, m) = match saved_layer {
@@ -219,16 +235,12 @@ impl Decoder {
                     }
                 }
             };
-            let need_dx = i > saved.first || trained_embedding.is_some();
+            let need_dx = i > saved.first || embedding;
             layer.mlp.backward(pass, m, &mut dx, need_dx || layer.attention.trains(pass), grads)?;
             layer.attention.backward(pass, a, &mut dx, tokens, &self.rope, need_dx, grads)?;
         }
-        if let Some(id) = trained_embedding
-            && let Some(mut table) = grads.take(id)
-        {
-            let result = embedding::backward(pass.dev, &dx, tokens.ids, 1.0, &mut table);
-            grads.put(id, table);
-            result?;
+        if embedding {
+            pass.embed_backward(&self.embed, tokens.ids, 1.0, &dx, grads)?;
         }
         Ok(())
     }
@@ -252,7 +264,7 @@ impl Decoder {
 mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::lora::{Adapter, Init, LoraConfig, Targets};
+    use crate::lora::{Adapter, LoraConfig, Targets};
     use crate::model::weights::{BaseStorage, load};
     use ferrotune_kernels::Precision;
     use ferrotune_kernels::ops::attention::Segment;
@@ -264,17 +276,11 @@ mod tests {
         let dev = Device::reference();
         let (model, _) = load(&dev, &Checkpoint::open(&folder).unwrap(), BaseStorage::AsStored, 8).unwrap();
         let saved = |pattern: &str| {
-            let config = LoraConfig {
-                rank: 2,
-                alpha: 2.0,
-                dropout: 0.0,
-                rslora: false,
-                init: Init::Kaiming,
-                targets: Targets::Regex(pattern.into()),
-            };
+            let targets = Targets::Regex(pattern.into());
+            let config = LoraConfig { rank: 2, alpha: 2.0, targets, ..LoraConfig::default() };
             let adapter = Adapter::init(&dev, &model, config, 0).unwrap();
-            let (params, branches) = (&adapter.params, adapter.branches.as_slice());
-            let pass = Pass { dev: &dev, precision: Precision::F32, params, branches, dropout: None };
+            let (params, adapted) = (&adapter.params, Some(&adapter.adapted));
+            let pass = Pass { dev: &dev, precision: Precision::F32, params, adapted, dropout: None };
             let tokens = Tokens { ids: &[5, 6, 7], positions: &[0, 1, 2], segments: &[Segment::own(0, 3)] };
             let (_, saved) = model.forward_train(&pass, tokens, Activations::Keep).unwrap();
             saved.layers.iter().map(Option::is_some).collect::<Vec<_>>()

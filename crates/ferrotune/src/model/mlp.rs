@@ -79,14 +79,15 @@ impl Mlp {
             None => self.gate_up(pass, &n)?.0,
         };
         let y = swiglu::forward(pass.dev, &gate, &up)?;
-        let below =
-            need_dx || self.norm.trained() || [&self.gate_proj, &self.up_proj].iter().any(|l| pass.trains(l));
+        let below = need_dx
+            || self.norm.trained(pass)
+            || [&self.gate_proj, &self.up_proj].iter().any(|l| pass.trains(l));
         let dy = pass.linears_backward(&y, s.h_down.as_ref(), [&self.down_proj], [&*dx], below, grads)?;
         drop(y);
         let Some(dy) = dy else { return Ok(()) };
         let (dgate, dup) = swiglu::backward(pass.dev, &gate, &up, &dy)?;
         drop((dy, gate, up));
-        let need_dn = need_dx || self.norm.trained();
+        let need_dn = need_dx || self.norm.trained(pass);
         let both = [&self.gate_proj, &self.up_proj];
         let dn = pass.linears_backward(&n, s.h_gate_up.as_ref(), both, [&dgate, &dup], need_dn, grads)?;
         if let Some(dn) = dn {
@@ -97,7 +98,7 @@ impl Mlp {
 
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norm.trained()
+        self.norm.trained(pass)
             || [&self.gate_proj, &self.up_proj, &self.down_proj].iter().any(|l| pass.trains(l))
     }
 }

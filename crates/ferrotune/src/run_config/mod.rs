@@ -10,9 +10,9 @@ mod read;
 
 pub use layers::Notation;
 pub use options::{
-    ActivationPolicy, DataFormat, DataOptions, EvalSource, FloatKind, LoraInit, MethodKind, MethodOptions,
-    ModelOptions, OptimizerKind, OutputOptions, Overlong, QuantKind, QuantOptions, Schedule, Supervise,
-    Targets, TrainOptions, Truncation,
+    ActivationPolicy, BiasKind, DataFormat, DataOptions, EvalSource, FloatKind, LoraInit, MethodKind,
+    MethodOptions, ModelOptions, OptimizerKind, OutputOptions, Overlong, QuantKind, QuantOptions, Schedule,
+    Supervise, Targets, TrainOptions, Truncation,
 };
 
 use crate::error::{Error, Result};

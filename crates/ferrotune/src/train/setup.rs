@@ -9,12 +9,11 @@ use super::record::Event;
 use crate::Result;
 use crate::base::BaseModel;
 use crate::data::PreparedData;
-use crate::lora::{Adapter, Init, LoraConfig};
-use crate::model::Params;
+use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases};
 use crate::model::families::architecture;
-use crate::model::linear::BranchIds;
 use crate::model::weights::{BaseStorage, FourBitOptions};
-use crate::run_config::{FloatKind, LoraInit, MethodKind, MethodOptions, QuantKind, RunConfig};
+use crate::model::{Adapted, Params};
+use crate::run_config::{BiasKind, FloatKind, LoraInit, MethodKind, MethodOptions, QuantKind, RunConfig};
 
 /// What is trained.
 #[derive(Debug)]
@@ -42,11 +41,11 @@ impl Trainable {
         }
     }
 
-    /// The branches of an adapter.
-    pub fn branches(&self) -> &[Option<BranchIds>] {
+    /// What an adapter adds to the model.
+    pub fn adapted(&self) -> Option<&Adapted> {
         match self {
-            Trainable::Full(_) => &[],
-            Trainable::Adapter(adapter) => &adapter.branches,
+            Trainable::Full(_) => None,
+            Trainable::Adapter(adapter) => Some(&adapter.adapted),
         }
     }
 }
@@ -81,6 +80,8 @@ pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Re
         |kind| BaseStorage::FourBit(FourBitOptions { kind, block: quant.block, double: quant.double });
     Ok(match config.method.kind {
         MethodKind::Full => BaseStorage::Trained,
+        // It quantizes the original weights itself.
+        MethodKind::Qlora if config.method.init == LoraInit::Loftq => BaseStorage::AsStored,
         MethodKind::Lora => match config.model.dtype {
             FloatKind::F32 => BaseStorage::Dense(DType::F32),
             FloatKind::Bf16 => BaseStorage::Dense(DType::Bf16),
@@ -107,8 +108,25 @@ pub fn lora_config(method: &MethodOptions) -> LoraConfig {
         init: match method.init {
             LoraInit::Kaiming => Init::Kaiming,
             LoraInit::Gaussian => Init::Gaussian,
+            LoraInit::Pissa => Init::Pissa,
+            LoraInit::Olora => Init::Olora,
+            LoraInit::Loftq => Init::Loftq { iterations: method.loftq_iterations },
+        },
+        dora: method.dora,
+        lora_bias: method.lora_bias,
+        bias: match method.bias {
+            BiasKind::None => TrainedBiases::None,
+            BiasKind::All => TrainedBiases::All,
+            BiasKind::LoraOnly => TrainedBiases::LoraOnly,
         },
         targets: method.targets.clone(),
+        exclude: method.exclude.clone(),
+        layers: method.layers_to_transform.clone(),
+        layers_pattern: method.layers_pattern.clone(),
+        rank_pattern: method.rank_pattern.clone(),
+        alpha_pattern: method.alpha_pattern.clone(),
+        modules_to_save: method.modules_to_save.clone(),
+        trainable_tokens: method.trainable_tokens.clone(),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::memory::{self, Plan};
 use crate::model::families::architecture;
 use crate::model::weights::load;
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
-use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::optim::adamw::{AdamW, AdamWConfig, LoraPlus};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
 use crate::run_config::{self, ActivationPolicy, MethodKind, RunConfig};
@@ -80,7 +80,7 @@ impl<'a> Trainer<'a> {
         let options = LoaderOptions::from(config);
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
-        let data_bytes = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
+        let data_bytes: usize = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
         let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, config.data.packing);
         let loader = Loader::new(prepared.train, options)?;
         let largest = largest_micro_batch(&loader, &held_out);
@@ -93,10 +93,11 @@ impl<'a> Trainer<'a> {
         };
         let trained = trainable.params().elements();
         let ranks = match &trainable {
-            Trainable::Adapter(a) => a.branches.iter().flatten().count() * a.config.rank / arch.layers.max(1),
+            Trainable::Adapter(a) => a.ranks().div_ceil(arch.layers.max(1)),
             Trainable::Full(_) => 0,
         };
-        let data = data_bytes;
+        let changed = if let Trainable::Adapter(a) = &trainable { a.changed_bytes() } else { 0 };
+        let data = data_bytes + changed;
         let threads = if let Device::Cpu(cpu) = dev { cpu.threads() } else { 1 };
         let plan_for = |policy| {
             let shape = memory::Shape {
@@ -133,6 +134,10 @@ impl<'a> Trainer<'a> {
             eps: t.eps,
             weight_decay: t.weight_decay,
             decay_norms_and_biases: false,
+            loraplus: config.method.loraplus_lr_ratio.map(|ratio| LoraPlus {
+                ratio,
+                embedding: config.method.loraplus_lr_embedding / config.lr().max(f64::MIN_POSITIVE),
+            }),
         };
         let optimizer = AdamW::new(dev, trainable.params(), adamw);
         let schedule = Schedule {
@@ -180,7 +185,7 @@ impl<'a> Trainer<'a> {
             dev: self.dev,
             precision: self.precision,
             params: self.trainable.params(),
-            branches: self.trainable.branches(),
+            adapted: self.trainable.adapted(),
             dropout: None,
         }
     }

@@ -5,7 +5,7 @@ use crate::tensor::Tensor;
 
 pub(super) fn update(constants: AdamW, params: &mut [Param<'_>]) {
     for p in params {
-        let f = Factors::new(constants, p.decay);
+        let f = Factors::new(constants, p.decay, p.lr_factor);
         let grad = p.grad.f32();
         let (value, m, v) = (p.value.f32_mut(), p.m.f32_mut(), p.v.f32_mut());
         for i in 0..grad.len() {
