@@ -106,7 +106,8 @@ fn eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
     for k in 0..n {
         d[k] = a[k * n + k];
     }
-    // Rows of the product of all reflections.
+    // The last reflection times ... times the first: what turns the matrix tridiagonal. Its rows are the vectors once the
+    // rest is diagonal.
     let mut q = vec![0.0; n * n];
     for k in 0..n {
         q[k * n + k] = 1.0;
@@ -115,12 +116,6 @@ fn eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
         for row in q.chunks_exact_mut(n).skip(k + 1) {
             let share = dot(&row[k + 1..], v);
             add_scaled(v, -share, &mut row[k + 1..]);
-        }
-    }
-    // Its transpose has the vectors as rows once the tridiagonal matrix is diagonal.
-    for i in 0..n {
-        for j in 0..i {
-            q.swap(i * n + j, j * n + i);
         }
     }
     diagonalize(&mut d, &mut e, &mut q);
