@@ -3,32 +3,35 @@
 //! | op | forward | backward |
 //! |---|---|---|
 //! | [`embedding`] | rows of a table | scatter-add (trained table) |
-//! | [`rms_norm`] | `x / rms(x) * w` | dx, dw |
 //! | [`lora_embedding`] | adds `s B A[:, token]` to rows of a table | dA, dB |
 //! | [`token_rows`] | trained rows in the place of a table's | dR; as a part of the head also dX |
+//! | [`rms_norm`] | `x / rms(x) * w`, by rows or heads | dx, dw |
+//! | [`layer_norm`] | `(x - mean) / deviation * w + b`, by rows or heads | dx, dw, db |
 //! | [`linear`] | `X Wt + s (H Bt + c) + b`, `H = X At` for linears that share X | dX, dA, dB, dc, dW, db |
 //! | [`dora`] | `Z m / n + b`, `n` the row lengths of `W + s B A` | dZ, dm |
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
-//! | [`swiglu`] | `silu(gate) * up` | dgate, dup |
+//! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
-//! | [`elementwise`] | add, copy, dropout | the same |
+//! | [`elementwise`] | add, copy, rows, columns, dropout | the same |
 //! | [`adamw`] | the update; no backward | |
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod dora;
 pub mod elementwise;
 pub mod embedding;
+mod groups;
+pub mod layer_norm;
 pub mod linear;
 pub mod lora_embedding;
 pub mod rms_norm;
 pub mod rope;
 pub mod softmax_xent;
-pub mod swiglu;
 pub mod token_rows;
 
 /// Refuses a tensor whose shape is not the contract's.

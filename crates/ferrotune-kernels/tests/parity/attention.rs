@@ -8,13 +8,14 @@ use super::{assert_close, cpus, finite_difference, inner, random};
 #[test]
 fn attention_agrees_for_segments_groups_windows_and_head_widths() {
     let dev = Device::reference();
-    for (dim, window, lens) in [
-        (16, None, vec![5, 1, 30]),
-        (64, None, vec![70, 130]),
-        (80, Some(9), vec![100]),
-        (16, Some(1), vec![3]),
+    for (dim, window, cap, lens) in [
+        (16, None, None, vec![5, 1, 30]),
+        (16, None, Some(1.5), vec![7, 20]),
+        (64, None, None, vec![70, 130]),
+        (80, Some(9), Some(3.0), vec![100]),
+        (16, Some(1), None, vec![3]),
     ] {
-        let heads = Heads { q: 4, kv: 2, dim, scale: 1.0 / (dim as f32).sqrt(), window };
+        let heads = Heads { q: 4, kv: 2, dim, scale: 1.0 / (dim as f32).sqrt(), window, cap };
         let rows: usize = lens.iter().sum();
         let mut start = 0;
         let segments: Vec<Segment> = lens
@@ -63,7 +64,7 @@ fn attention_agrees_for_segments_groups_windows_and_head_widths() {
 
 #[test]
 fn attention_over_a_cache_equals_attention_over_the_whole() {
-    let heads = Heads { q: 2, kv: 1, dim: 16, scale: 0.25, window: None };
+    let heads = Heads { q: 2, kv: 1, dim: 16, scale: 0.25, window: None, cap: None };
     let dev = Device::reference();
     let (q, k, v) = (random(&dev, 80, 32, "q"), random(&dev, 80, 16, "k"), random(&dev, 80, 16, "v"));
     let whole =

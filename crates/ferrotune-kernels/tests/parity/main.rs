@@ -5,11 +5,14 @@
 mod adapters;
 mod attention;
 mod linear;
+mod norms;
 
 use ferrotune_kernels::cpu::{Cpu, Isa};
+use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::Matrix;
-use ferrotune_kernels::ops::{adamw, elementwise, embedding, rms_norm, rope, softmax_xent, swiglu};
+use ferrotune_kernels::ops::softmax_xent::Logits;
+use ferrotune_kernels::ops::{adamw, elementwise, embedding, rope, softmax_xent};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{DType, Device, Tensor};
 
@@ -79,44 +82,29 @@ fn inner(y: &Tensor, weights: &Tensor) -> f64 {
 }
 
 #[test]
-fn rms_norm_agrees() {
-    let dev = Device::reference();
-    let (x, w, dy) = (random(&dev, 7, 50, "x"), random(&dev, 1, 50, "w"), random(&dev, 7, 50, "dy"));
-    let run = |dev: &Device, x: &Tensor, w: &Tensor| {
-        let y = rms_norm::forward(dev, x, w, 1e-5).unwrap();
-        // Both are added to.
-        let (mut dx, mut dw) = (random(dev, 7, 50, "dx"), random(dev, 1, 50, "dw"));
-        rms_norm::backward(dev, x, w, 1e-5, &dy, &mut dx, Some(&mut dw)).unwrap();
-        [y.to_vec(), dx.to_vec(), dw.to_vec()]
-    };
-    let expected = run(&dev, &x, &w);
-    let loss =
-        |x: &Tensor, w: &Tensor| inner(&rms_norm::forward(&Device::reference(), x, w, 1e-5).unwrap(), &dy);
-    let (dx, dw) =
-        (added(&expected[1], &random(&dev, 7, 50, "dx")), added(&expected[2], &random(&dev, 1, 50, "dw")));
-    finite_difference("rms_norm dx", &x, &dx, |x| loss(x, &w));
-    finite_difference("rms_norm dw", &w, &dw, |w| loss(&x, w));
-    for dev in cpus() {
-        for (i, found) in run(&dev, &x, &w).iter().enumerate() {
-            assert_close(&format!("rms_norm {i}"), found, &expected[i], 2e-6);
-        }
-    }
-}
-
-#[test]
-fn swiglu_agrees() {
+fn activations_agree() {
     let dev = Device::reference();
     let (g, u, dy) = (random(&dev, 5, 700, "g"), random(&dev, 5, 700, "u"), random(&dev, 5, 700, "dy"));
-    let (dg, du) = swiglu::backward(&dev, &g, &u, &dy).unwrap();
-    let loss = |g: &Tensor, u: &Tensor| inner(&swiglu::forward(&Device::reference(), g, u).unwrap(), &dy);
-    finite_difference("swiglu dgate", &g, dg.f32(), |g| loss(g, &u));
-    finite_difference("swiglu dup", &u, du.f32(), |u| loss(&g, u));
-    let y = swiglu::forward(&dev, &g, &u).unwrap();
-    for dev in cpus() {
-        assert_close("swiglu", swiglu::forward(&dev, &g, &u).unwrap().f32(), y.f32(), 1e-6);
-        let found = swiglu::backward(&dev, &g, &u, &dy).unwrap();
-        assert_close("swiglu dgate", found.0.f32(), dg.f32(), 1e-6);
-        assert_close("swiglu dup", found.1.f32(), du.f32(), 1e-6);
+    for act in [Activation::Silu, Activation::GeluTanh] {
+        let run = |dev: &Device| {
+            let (dg, du) = activation::gated_backward(dev, act, &g, &u, &dy).unwrap();
+            let plain = activation::forward(dev, act, &g);
+            let dx = activation::backward(dev, act, &g, &dy).unwrap();
+            [activation::gated(dev, act, &g, &u).unwrap(), dg, du, plain, dx].map(|t| t.to_vec())
+        };
+        let expected = run(&dev);
+        let reference = Device::reference;
+        let gated = |g: &Tensor, u: &Tensor| inner(&activation::gated(&reference(), act, g, u).unwrap(), &dy);
+        finite_difference("gated dgate", &g, &expected[1], |g| gated(g, &u));
+        finite_difference("gated dup", &u, &expected[2], |u| gated(&g, u));
+        finite_difference("activation", &g, &expected[4], |x| {
+            inner(&activation::forward(&reference(), act, x), &dy)
+        });
+        for dev in cpus() {
+            for (i, found) in run(&dev).iter().enumerate() {
+                assert_close(&format!("{act:?} {i}"), found, &expected[i], 1e-6);
+            }
+        }
     }
 }
 
@@ -157,28 +145,34 @@ fn rope_agrees_and_its_backward_is_its_inverse() {
 #[test]
 fn softmax_xent_agrees() {
     let dev = Device::reference();
-    let logits = random(&dev, 6, 5000, "logits");
+    let outputs = random(&dev, 6, 5000, "logits");
     let targets = [0, 4999, 17, 2048, 2047, 1];
-    let run = |dev: &Device| {
-        let mut l = elementwise::cast(dev, &logits, DType::F32);
-        let losses = softmax_xent::forward(dev, &mut l, &targets, 0.5, true).unwrap();
-        (losses, l.to_vec())
-    };
-    let (losses, gradient) = run(&dev);
-    finite_difference("softmax_xent", &logits, &gradient, |x| {
-        let dev = Device::reference();
-        let mut l = elementwise::cast(&dev, x, DType::F32);
-        let losses = softmax_xent::forward(&dev, &mut l, &targets, 0.5, false).unwrap();
-        losses.iter().map(|v| 0.5 * *v as f64).sum()
-    });
-    for dev in cpus() {
-        let found = run(&dev);
-        assert_close("token losses", &found.0, &losses, 1e-6);
-        assert_close("dlogits", &found.1, &gradient, 1e-6);
+    for how in [Logits::default(), Logits { scale: 0.25, cap: None }, Logits { scale: 1.5, cap: Some(2.0) }] {
+        let run = |dev: &Device| {
+            let mut l = elementwise::cast(dev, &outputs, DType::F32);
+            let losses = softmax_xent::forward(dev, &mut l, &targets, how, 0.5, true).unwrap();
+            let mut logits = elementwise::cast(dev, &outputs, DType::F32);
+            softmax_xent::logits(dev, &mut logits, how);
+            (losses, l.to_vec(), logits.to_vec())
+        };
+        let (losses, gradient, logits) = run(&dev);
+        assert_eq!(logits == outputs.to_vec(), how == Logits::default());
+        finite_difference("softmax_xent", &outputs, &gradient, |x| {
+            let dev = Device::reference();
+            let mut l = elementwise::cast(&dev, x, DType::F32);
+            let losses = softmax_xent::forward(&dev, &mut l, &targets, how, 0.5, false).unwrap();
+            losses.iter().map(|v| 0.5 * *v as f64).sum()
+        });
+        for dev in cpus() {
+            let found = run(&dev);
+            assert_close("token losses", &found.0, &losses, 1e-6);
+            assert_close("dlogits", &found.1, &gradient, 1e-6);
+            assert_close("logits", &found.2, &logits, 1e-6);
+        }
     }
     let mut l = random(&dev, 1, 10, "l");
     assert!(
-        softmax_xent::forward(&dev, &mut l, &[10], 1.0, true).is_err(),
+        softmax_xent::forward(&dev, &mut l, &[10], Logits::default(), 1.0, true).is_err(),
         "a target outside the vocabulary"
     );
 }
@@ -244,7 +238,8 @@ fn elementwise_agrees() {
     let drop = Dropout { p: 0.25, stream: Stream::new(1, "d", 2) };
     let run = |dev: &Device| {
         let mut sum = elementwise::cast(dev, &y, DType::F32);
-        elementwise::add(dev, &mut sum, &x).unwrap();
+        elementwise::add(dev, &mut sum, &x, 0.5).unwrap();
+        elementwise::scale(dev, &mut sum, 1.5);
         let narrow = elementwise::cast(dev, &x, DType::Bf16);
         let wide = elementwise::cast(dev, &narrow, DType::F32);
         (sum.to_vec(), narrow.to_vec(), wide.to_vec(), elementwise::dropout(dev, &x, drop).to_vec())
@@ -255,4 +250,42 @@ fn elementwise_agrees() {
     for dev in cpus() {
         assert_eq!(run(&dev), expected);
     }
+}
+
+#[test]
+fn columns_and_rows_agree() {
+    let dev = Device::reference();
+    let (x, y) = (random(&dev, 30, 90, "x"), random(&dev, 7, 90, "y"));
+    let rows: Vec<u32> = (0..30).map(|i| i * 5 % 7).collect();
+    let weights: Vec<f32> = (0..30).map(|i| i as f32 / 7.0 - 1.0).collect();
+    let run = |dev: &Device| {
+        let parts = [0..40, 40..41, 41..90].map(|c| elementwise::columns(dev, &x, c).unwrap());
+        assert_eq!(elementwise::join(dev, &parts.each_ref()).unwrap().to_vec(), x.to_vec());
+        let narrow = elementwise::cast(dev, &x, DType::Bf16);
+        let middle = elementwise::columns(dev, &narrow, 40..60).unwrap();
+        assert_eq!(middle.dtype(), DType::Bf16);
+        let mut sum = elementwise::cast(dev, &y, DType::F32);
+        elementwise::add_rows(dev, &x, &rows, &weights, &mut sum).unwrap();
+        let products = elementwise::row_products(dev, &x, &rows, &y).unwrap();
+        [parts[1].to_vec(), middle.to_vec(), sum.to_vec(), products]
+    };
+    let expected = run(&dev);
+    for (row, v) in expected[0].iter().enumerate() {
+        assert_eq!(*v, x.f32()[row * 90 + 40]);
+    }
+    let by_hand: f32 = (0..30).filter(|i| rows[*i] == 3).map(|i| weights[i] * x.f32()[i * 90 + 8]).sum();
+    assert!((expected[2][3 * 90 + 8] - y.f32()[3 * 90 + 8] - by_hand).abs() < 1e-5);
+    // <dy, add_rows(w)> has the products as its gradient in w.
+    let bump: f32 = expected[3].iter().zip(&weights).map(|(p, w)| p * w).sum();
+    let total: f32 = expected[2].iter().zip(y.f32()).map(|(s, y)| (s - y) * y).sum();
+    assert!((bump - total).abs() < 1e-3 * total.abs().max(1.0), "{bump} {total}");
+    for dev in cpus() {
+        for (i, found) in run(&dev).iter().enumerate() {
+            assert_close(&format!("columns and rows {i}"), found, &expected[i], 2e-6);
+        }
+    }
+    assert!(elementwise::columns(&dev, &x, 80..91).is_err());
+    assert!(elementwise::join(&dev, &[&x, &y]).is_err());
+    let mut sum = random(&dev, 2, 90, "s");
+    assert!(elementwise::add_rows(&dev, &x, &rows, &weights, &mut sum).is_err(), "a row outside");
 }

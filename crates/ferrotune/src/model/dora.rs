@@ -105,13 +105,13 @@ impl<'a> Pass<'a> {
                 .and_then(|()| put(Some(&mut dropped), false))
                 .and_then(|()| {
                     // x takes part in x - x' and in x'.
-                    elementwise::subtract(dev, &mut dropped, &rest)?;
+                    elementwise::add(dev, &mut dropped, &rest, -1.0)?;
                     if let Some(drop) = view.branch.and_then(|b| b.dropout) {
                         elementwise::dropout_backward(dev, &mut dropped, drop);
                     }
-                    elementwise::add(dev, &mut dropped, &rest)?;
+                    elementwise::add(dev, &mut dropped, &rest, 1.0)?;
                     if accumulate {
-                        return elementwise::add(dev, dx, &dropped);
+                        return elementwise::add(dev, dx, &dropped, 1.0);
                     }
                     *dx = dropped;
                     Ok(())
@@ -137,7 +137,7 @@ impl<'a> Pass<'a> {
         let Some(drop) = view.branch.and_then(|b| b.dropout) else { return Ok(None) };
         let dropped = elementwise::dropout(self.dev, x, drop);
         let mut rest = elementwise::cast(self.dev, x, ferrotune_kernels::DType::F32);
-        elementwise::subtract(self.dev, &mut rest, &dropped)?;
+        elementwise::add(self.dev, &mut rest, &dropped, -1.0)?;
         Ok(Some(Inputs { dropped, rest }))
     }
 

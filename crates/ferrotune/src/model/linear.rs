@@ -292,7 +292,7 @@ impl<'a> Pass<'a> {
         result?;
         self.plain_backward(x, None, &[(l, &left)], dx.as_deref_mut(), grads)?;
         if let (Some(dx), Some(share)) = (dx, share) {
-            elementwise::add(self.dev, dx, &share)?;
+            elementwise::add(self.dev, dx, &share, 1.0)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use super::{Heads, Segment};
 use crate::cpu::gemm::{Mat, Words, pack_panel, pack_tile, words_of};
-use crate::cpu::math::{dot, exp, max, sum};
+use crate::cpu::math::{dot, exp, max, sum, tanh};
 use crate::cpu::microkernel::{MR, Micro, PANEL, pick, tile};
 use crate::cpu::{Cpu, Isa, SharedMut, per_isa};
 use crate::dtype::{DType, Precision};
@@ -99,6 +99,25 @@ per_isa! {
     fn scale_row(row: &mut [f32], by: f32) {
         for v in row {
             *v *= by;
+        }
+    }
+}
+
+per_isa! {
+    /// `s = cap tanh(s / cap)`.
+    fn cap_row(s: &mut [f32], cap: f32) {
+        for s in s {
+            *s = cap * tanh(*s / cap);
+        }
+    }
+}
+
+per_isa! {
+    /// `ds *= 1 - (s / cap)^2` for capped scores `s`.
+    fn cap_slope_row(s: &[f32], ds: &mut [f32], cap: f32) {
+        for (s, ds) in s.iter().zip(ds) {
+            let t = *s / cap;
+            *ds *= 1.0 - t * t;
         }
     }
 }
@@ -216,7 +235,11 @@ pub(super) fn forward(
                 if part.is_empty() {
                     continue;
                 }
-                let keep = softmax_row(plan.isa, &mut row[part], &mut state[i]);
+                let row = &mut row[part];
+                if let Some(cap) = heads.cap {
+                    cap_row(plan.isa, row, cap);
+                }
+                let keep = softmax_row(plan.isa, row, &mut state[i]);
                 scale_row(plan.isa, &mut acc[i * d..][..d], keep);
             }
             pack_tile(plan.isa, scores, TILE, m, n, false, plan.kind, p_tile.f32_mut());
@@ -268,6 +291,7 @@ pub(super) fn backward(
         dscores: take(TILE * TILE),
         left: take(plan.tile_words(TILE, TILE)),
         output: take(d),
+        capped: [0.0; TILE],
     };
     cpu.run_with(segments.len() * heads.kv, state, |x, task| {
         let (seg, g) = (&segments[task / heads.kv], task % heads.kv);
@@ -334,13 +358,18 @@ pub(super) fn backward(
                             row[..part.start].fill(0.0);
                             row[part.end..].fill(0.0);
                         }
-                        gradient_row(
-                            plan.isa,
-                            &mut s[part.clone()],
-                            &mut ds[part],
-                            lse[h * rows + first + i],
-                            delta[i],
-                        );
+                        let (s, ds) = (&mut s[part.clone()], &mut ds[part]);
+                        let lse = lse[h * rows + first + i];
+                        match heads.cap {
+                            None => gradient_row(plan.isa, s, ds, lse, delta[i]),
+                            Some(cap) => {
+                                cap_row(plan.isa, s, cap);
+                                let capped = &mut x.capped[..s.len()];
+                                capped.copy_from_slice(s);
+                                gradient_row(plan.isa, s, ds, lse, delta[i]);
+                                cap_slope_row(plan.isa, capped, ds, cap);
+                            }
+                        }
                     }
                     let left = x.left.f32_mut();
                     pack_tile(plan.isa, s, TILE, n, m, true, plan.kind, left);
@@ -384,6 +413,8 @@ struct Scratch {
     dscores: Buffer,
     left: Buffer,
     output: Buffer,
+    /// Scores of a row after the cap, whose slope they give.
+    capped: [f32; TILE],
 }
 
 /// A tile of rows (queries or output gradients) in the three forms that the backward multiplies.

@@ -1,6 +1,6 @@
 //! Causal softmax attention within segments, with grouped kv heads and an optional sliding window.
 //!
-//! `O = softmax(scale Q Kt) V` per head, where a query sees the keys of its segment up to its own position. Scores
+//! `O = softmax(scale Q Kt) V` per head (or `softmax(cap tanh(scale Q Kt / cap)) V`), where a query sees the keys of its segment up to its own position. Scores
 //! exist only as tiles; the backward makes them again from the log-sum-exp that the forward kept.
 
 mod cpu;
@@ -54,6 +54,8 @@ pub struct Heads {
     pub scale: f32,
     /// A query sees only this many keys, itself included.
     pub window: Option<usize>,
+    /// Scores become `cap tanh(score / cap)` before the softmax.
+    pub cap: Option<f32>,
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment], heads: Heads) -> Result<()> {

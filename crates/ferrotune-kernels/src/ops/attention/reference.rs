@@ -3,23 +3,28 @@
 use super::{Heads, Segment};
 use crate::tensor::Tensor;
 
-/// Probabilities of one query over the keys it sees, and their log-sum-exp.
+/// Probabilities of one query over the keys it sees, the slopes of their scores (1 without a cap), and the
+/// log-sum-exp.
 fn probabilities(
     q: &[f32],
     k: &[f32],
     (row, width): (usize, usize),
     heads: Heads,
     keys: std::ops::Range<usize>,
-) -> (Vec<f64>, f64) {
-    let scores: Vec<f64> = keys
+) -> (Vec<f64>, Vec<f64>, f64) {
+    let (scores, slopes): (Vec<f64>, Vec<f64>) = keys
         .map(|j| {
             let k = &k[(row + j) * width..][..heads.dim];
-            heads.scale as f64 * q.iter().zip(k).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>()
+            let s = heads.scale as f64 * q.iter().zip(k).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+            match heads.cap.map(f64::from) {
+                Some(cap) => (cap * (s / cap).tanh(), 1.0 - (s / cap).tanh().powi(2)),
+                None => (s, 1.0),
+            }
         })
-        .collect();
+        .unzip();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-    (scores.iter().map(|s| (s - max).exp() / sum).collect(), max + sum.ln())
+    (scores.iter().map(|s| (s - max).exp() / sum).collect(), slopes, max + sum.ln())
 }
 
 pub(super) fn forward(
@@ -40,7 +45,7 @@ pub(super) fn forward(
             for i in 0..s.q_len {
                 let row = s.q_start + i;
                 let keys = s.visible(i, heads.window);
-                let (p, l) = probabilities(
+                let (p, _, l) = probabilities(
                     &q[row * qw + h * d..][..d],
                     &k[at..],
                     (s.k_start, kw),
@@ -76,7 +81,7 @@ pub(super) fn backward(
             for i in 0..s.q_len {
                 let row = s.q_start + i;
                 let keys = s.visible(i, heads.window);
-                let (p, _) = probabilities(
+                let (p, slopes, _) = probabilities(
                     &q[row * qw + h * d..][..d],
                     &k[at..],
                     (s.k_start, kw),
@@ -89,8 +94,8 @@ pub(super) fn backward(
                     .map(|j| (0..d).map(|c| g[c] as f64 * v[(s.k_start + j) * kw + at + c] as f64).sum())
                     .collect();
                 let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
-                for ((j, p), dp) in keys.zip(&p).zip(&dp) {
-                    let ds = p * (dp - mean) * heads.scale as f64;
+                for (((j, p), dp), slope) in keys.zip(&p).zip(&dp).zip(&slopes) {
+                    let ds = p * (dp - mean) * slope * heads.scale as f64;
                     let key = (s.k_start + j) * kw + at;
                     for c in 0..d {
                         let query = row * qw + h * d + c;

@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::Dropout;
 use crate::cpu::gemm::{rounded_bits, widen};
+use crate::cpu::math::dot;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
@@ -12,18 +13,24 @@ use crate::tensor::Tensor;
 const GRAIN: usize = 32 * 1024;
 
 per_isa! {
-    fn add_range(y: &mut [f32], x: &[f32]) {
+    fn add_range(y: &mut [f32], x: &[f32], scale: f32) {
         for (y, x) in y.iter_mut().zip(x) {
-            *y += x;
+            *y += scale * x;
         }
     }
 }
 
 per_isa! {
-    fn subtract_range(y: &mut [f32], x: &[f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y -= x;
+    fn scale_range(y: &mut [f32], scale: f32) {
+        for y in y {
+            *y *= scale;
         }
+    }
+}
+
+per_isa! {
+    fn dot_row(x: &[f32], y: &[f32]) -> f32 {
+        dot(x, y)
     }
 }
 
@@ -43,22 +50,73 @@ per_isa! {
     }
 }
 
-pub(super) fn add(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
+pub(super) fn add(cpu: &Cpu, y: &mut [f32], x: &[f32], scale: f32) {
     let n = y.len();
     let y = SharedMut::new(y);
     cpu.run_ranges(n, GRAIN, |r| {
         // SAFETY: ranges are disjoint.
-        add_range(cpu.isa(), unsafe { y.slice(r.clone()) }, &x[r]);
+        add_range(cpu.isa(), unsafe { y.slice(r.clone()) }, &x[r], scale);
     });
 }
 
-pub(super) fn subtract(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
+pub(super) fn scale(cpu: &Cpu, y: &mut [f32], scale: f32) {
     let n = y.len();
     let y = SharedMut::new(y);
     cpu.run_ranges(n, GRAIN, |r| {
         // SAFETY: ranges are disjoint.
-        subtract_range(cpu.isa(), unsafe { y.slice(r.clone()) }, &x[r]);
+        scale_range(cpu.isa(), unsafe { y.slice(r) }, scale);
     });
+}
+
+/// Rows worth handing to a thread.
+fn row_grain(cols: usize) -> usize {
+    (GRAIN / cols.max(1)).max(1)
+}
+
+pub(super) fn copy_columns(cpu: &Cpu, x: &Tensor, from: usize, y: &mut Tensor, to: usize, n: usize) {
+    fn copy<T: Copy + Send + Sync>(cpu: &Cpu, x: &[T], xc: usize, y: &mut [T], yc: usize, n: usize) {
+        let rows = y.len().div_ceil(yc.max(1));
+        let y = SharedMut::new(y);
+        cpu.run_ranges(rows, row_grain(n), |range| {
+            for t in range {
+                // SAFETY: every row belongs to one task.
+                unsafe { y.slice(t * yc..t * yc + n) }.copy_from_slice(&x[t * xc..][..n]);
+            }
+        });
+    }
+    let (xc, yc) = (x.cols(), y.cols());
+    match x.dtype() {
+        DType::F32 => copy(cpu, &x.f32()[from..], xc, &mut y.f32_mut()[to..], yc, n),
+        _ => copy(cpu, &x.bf16()[from..], xc, &mut y.bf16_mut()[to..], yc, n),
+    }
+}
+
+/// Splits columns, so that rows named twice are summed in their order on any number of threads.
+pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: &mut Tensor) {
+    let (cols, x) = (y.cols(), x.f32());
+    let y = SharedMut::new(y.f32_mut());
+    cpu.run_ranges(cols, (GRAIN / rows.len().max(1)).max(64), |range| {
+        for (i, (row, weight)) in rows.iter().zip(weights).enumerate() {
+            let at = *row as usize * cols;
+            // SAFETY: every column belongs to one task.
+            let y = unsafe { y.slice(at + range.start..at + range.end) };
+            add_range(cpu.isa(), y, &x[i * cols..][range.clone()], *weight);
+        }
+    });
+}
+
+pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> Vec<f32> {
+    let (cols, x, y) = (y.cols(), x.f32(), y.f32());
+    let mut out = vec![0.0; rows.len()];
+    let shared = SharedMut::new(&mut out);
+    cpu.run_ranges(rows.len(), row_grain(cols), |range| {
+        for i in range {
+            let y = &y[rows[i] as usize * cols..][..cols];
+            // SAFETY: every element belongs to one task.
+            unsafe { shared.slice(i..i + 1)[0] = dot_row(cpu.isa(), &x[i * cols..][..cols], y) };
+        }
+    });
+    out
 }
 
 pub(super) fn cast(cpu: &Cpu, x: &Tensor, y: &mut Tensor) {

@@ -30,24 +30,85 @@ impl Dropout {
     }
 }
 
-/// `y += x`, both f32 of one shape. Its own backward.
-pub fn add(dev: &Device, y: &mut Tensor, x: &Tensor) -> Result<()> {
+/// `y += scale x`, both f32 of one shape; the backward of `x` is the same with `x` and `y` exchanged.
+pub fn add(dev: &Device, y: &mut Tensor, x: &Tensor, scale: f32) -> Result<()> {
     expect("add", "x", x, y.shape())?;
     match dev {
-        Device::Reference(_) => reference::add(y.f32_mut(), x.f32()),
-        Device::Cpu(c) => cpu::add(c, y.f32_mut(), x.f32()),
+        Device::Reference(_) => reference::add(y.f32_mut(), x.f32(), scale),
+        Device::Cpu(c) => cpu::add(c, y.f32_mut(), x.f32(), scale),
     }
     Ok(())
 }
 
-/// `y -= x`, both f32 of one shape.
-pub fn subtract(dev: &Device, y: &mut Tensor, x: &Tensor) -> Result<()> {
-    expect("subtract", "x", x, y.shape())?;
+/// `y *= scale` for an f32 `y`.
+pub fn scale(dev: &Device, y: &mut Tensor, scale: f32) {
     match dev {
-        Device::Reference(_) => reference::subtract(y.f32_mut(), x.f32()),
-        Device::Cpu(c) => cpu::subtract(c, y.f32_mut(), x.f32()),
+        Device::Reference(_) => reference::scale(y.f32_mut(), scale),
+        Device::Cpu(c) => cpu::scale(c, y.f32_mut(), scale),
+    }
+}
+
+/// Columns `cols` of `x` as a new tensor of the same type.
+pub fn columns(dev: &Device, x: &Tensor, cols: std::ops::Range<usize>) -> Result<Tensor> {
+    if cols.end > x.cols() || cols.is_empty() {
+        let found = format!("{cols:?} of {}", x.cols());
+        return Err(Error::Unsupported { what: "columns", found, allowed: "columns of the tensor" });
+    }
+    let mut y = dev.uninit(x.rows(), cols.len(), x.dtype());
+    match dev {
+        Device::Reference(_) => reference::copy_columns(x, cols.start, &mut y, 0, cols.len()),
+        Device::Cpu(c) => cpu::copy_columns(c, x, cols.start, &mut y, 0, cols.len()),
+    }
+    Ok(y)
+}
+
+/// The parts side by side, all of one type: the backward of [`columns`].
+pub fn join(dev: &Device, parts: &[&Tensor]) -> Result<Tensor> {
+    let Some(first) = parts.first() else {
+        return Err(Error::Unsupported { what: "parts", found: "none".into(), allowed: "one or more" });
+    };
+    let total = parts.iter().map(|p| p.cols()).sum();
+    let mut y = dev.uninit(first.rows(), total, first.dtype());
+    let mut at = 0;
+    for part in parts {
+        expect("join", "part", part, [first.rows(), part.cols()])?;
+        if part.dtype() != first.dtype() {
+            let found = part.dtype().name().to_string();
+            return Err(Error::Unsupported { what: "type of a part", found, allowed: "that of the first" });
+        }
+        match dev {
+            Device::Reference(_) => reference::copy_columns(part, 0, &mut y, at, part.cols()),
+            Device::Cpu(c) => cpu::copy_columns(c, part, 0, &mut y, at, part.cols()),
+        }
+        at += part.cols();
+    }
+    Ok(y)
+}
+
+/// `y[rows[i]] += weights[i] x[i]`, both f32; a row may be named more than once, and is summed in order.
+pub fn add_rows(dev: &Device, x: &Tensor, rows: &[u32], weights: &[f32], y: &mut Tensor) -> Result<()> {
+    expect("add_rows", "x", x, [rows.len(), y.cols()])?;
+    check_rows("row to add to", y, rows)?;
+    if weights.len() != rows.len() {
+        let found = weights.len().to_string();
+        return Err(Error::Unsupported { what: "weights of rows", found, allowed: "one for each" });
+    }
+    match dev {
+        Device::Reference(_) => reference::add_rows(x, rows, weights, y),
+        Device::Cpu(c) => cpu::add_rows(c, x, rows, weights, y),
     }
     Ok(())
+}
+
+/// The inner product of row `i` of `x` with row `rows[i]` of `y`: the gradient of [`add_rows`] in its weights, for
+/// the gradient `y` of its output.
+pub fn row_products(dev: &Device, x: &Tensor, rows: &[u32], y: &Tensor) -> Result<Vec<f32>> {
+    expect("row_products", "x", x, [rows.len(), y.cols()])?;
+    check_rows("row to multiply", y, rows)?;
+    Ok(match dev {
+        Device::Reference(_) => reference::row_products(x, rows, y),
+        Device::Cpu(c) => cpu::row_products(c, x, rows, y),
+    })
 }
 
 /// `sums += column sums of x`: the gradient of a bias, from that of the rows it was added to.

@@ -6,16 +6,43 @@ use super::Dropout;
 use crate::dtype::DType;
 use crate::tensor::Tensor;
 
-pub(super) fn add(y: &mut [f32], x: &[f32]) {
+pub(super) fn add(y: &mut [f32], x: &[f32], scale: f32) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y += x;
+        *y += scale * x;
     }
 }
 
-pub(super) fn subtract(y: &mut [f32], x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y -= x;
+pub(super) fn scale(y: &mut [f32], scale: f32) {
+    y.iter_mut().for_each(|y| *y *= scale);
+}
+
+pub(super) fn copy_columns(x: &Tensor, from: usize, y: &mut Tensor, to: usize, n: usize) {
+    let (xc, yc) = (x.cols(), y.cols());
+    for t in 0..x.rows() {
+        match x.dtype() {
+            DType::F32 => y.f32_mut()[t * yc + to..][..n].copy_from_slice(&x.f32()[t * xc + from..][..n]),
+            _ => y.bf16_mut()[t * yc + to..][..n].copy_from_slice(&x.bf16()[t * xc + from..][..n]),
+        }
     }
+}
+
+pub(super) fn add_rows(x: &Tensor, rows: &[u32], weights: &[f32], y: &mut Tensor) {
+    let cols = y.cols();
+    for (i, (row, weight)) in rows.iter().zip(weights).enumerate() {
+        let x = &x.f32()[i * cols..][..cols];
+        for (y, x) in y.f32_mut()[*row as usize * cols..][..cols].iter_mut().zip(x) {
+            *y += weight * x;
+        }
+    }
+}
+
+pub(super) fn row_products(x: &Tensor, rows: &[u32], y: &Tensor) -> Vec<f32> {
+    let cols = y.cols();
+    let row = |(i, r): (usize, &u32)| {
+        let (x, y) = (&x.f32()[i * cols..][..cols], &y.f32()[*r as usize * cols..][..cols]);
+        x.iter().zip(y).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>() as f32
+    };
+    rows.iter().enumerate().map(row).collect()
 }
 
 pub(super) fn cast(x: &Tensor, y: &mut Tensor) {

@@ -288,7 +288,7 @@ fn input_gradient(
         let mut own = dev.empty(m, k);
         single(cpu, precision, &pack_g(g), Mat::from(b.a), true, own.f32_mut(), k, false);
         elementwise::dropout_backward(dev, &mut own, drop);
-        elementwise::add(dev, dx, &own).expect("both are [M, K]");
+        elementwise::add(dev, dx, &own, 1.0).expect("both are [M, K]");
     }
 }
 

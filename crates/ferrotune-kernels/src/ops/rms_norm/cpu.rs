@@ -1,26 +1,30 @@
-//! A row at a time, rows split over the threads; `dw` splits columns.
+//! A group at a time, rows split over the threads; `dw` splits columns.
 
+use super::{Groups, RmsNorm};
 use crate::cpu::gemm::Mat;
 use crate::cpu::math::dot;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::Tensor;
 
+/// Columns of `dw` that a task sums.
+const COLUMNS: usize = 64;
+
 per_isa! {
-    fn forward_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
-        let r = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+    fn forward_row(x: &[f32], w: &[f32], norm: RmsNorm, y: &mut [f32]) {
+        let r = 1.0 / (dot(x, x) / x.len() as f32 + norm.eps).sqrt();
         for i in 0..y.len() {
-            y[i] = x[i] * r * w[i];
+            y[i] = x[i] * r * (norm.offset + w[i]);
         }
     }
 }
 
 per_isa! {
     /// Adds to `dx` and gives the inverse RMS; `tmp` takes `dy w`.
-    fn backward_row(x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], tmp: &mut [f32]) -> f32 {
+    fn backward_row(x: &[f32], w: &[f32], norm: RmsNorm, dy: &[f32], dx: &mut [f32], tmp: &mut [f32]) -> f32 {
         let d = x.len();
-        let r = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
+        let r = 1.0 / (dot(x, x) / d as f32 + norm.eps).sqrt();
         for i in 0..d {
-            tmp[i] = dy[i] * w[i];
+            tmp[i] = dy[i] * (norm.offset + w[i]);
         }
         let c = dot(tmp, x) / d as f32 * r * r;
         for i in 0..d {
@@ -30,16 +34,18 @@ per_isa! {
     }
 }
 
-pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], eps: f32, y: &mut [f32]) {
-    let (d, isa, mat) = (w.len(), cpu.isa(), Mat::from(x));
+pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut [f32]) {
+    let (d, isa, mat) = (groups.width, cpu.isa(), Mat::from(x));
     let y = SharedMut::new(y);
-    cpu.run_ranges(x.rows(), 16, |range| {
+    cpu.run_ranges(x.rows() * groups.count, 16, |range| {
         let mut row = cpu.pool().take(d);
         let row = &mut row.f32_mut()[..d];
-        for t in range {
-            mat.read(t, 0, row);
-            // SAFETY: every row belongs to one task.
-            forward_row(isa, row, w, eps, unsafe { y.slice(t * d..(t + 1) * d) });
+        for i in range {
+            let (t, g) = (i / groups.count, i % groups.count);
+            mat.read(t, g * d, row);
+            // SAFETY: every group belongs to one task.
+            let y = unsafe { y.slice(i * d..(i + 1) * d) };
+            forward_row(isa, row, &w[groups.weight(g)..][..d], norm, y);
         }
     });
 }
@@ -48,35 +54,43 @@ pub(super) fn backward(
     cpu: &Cpu,
     x: &Tensor,
     w: &[f32],
-    eps: f32,
+    groups: Groups,
+    norm: RmsNorm,
     dy: &[f32],
     dx: &mut [f32],
     dw: Option<&mut Tensor>,
 ) {
-    let (d, isa, mat) = (w.len(), cpu.isa(), Mat::from(x));
-    let mut inverse = cpu.pool().take(x.rows());
+    let (d, isa, mat) = (groups.width, cpu.isa(), Mat::from(x));
+    let mut inverse = cpu.pool().take(x.rows() * groups.count);
     let (dx, r) = (SharedMut::new(dx), SharedMut::new(inverse.f32_mut()));
-    cpu.run_ranges(x.rows(), 16, |range| {
+    cpu.run_ranges(x.rows() * groups.count, 16, |range| {
         let mut buffer = cpu.pool().take(2 * d);
         let (row, tmp) = buffer.f32_mut()[..2 * d].split_at_mut(d);
-        for t in range {
-            mat.read(t, 0, row);
-            // SAFETY: every row belongs to one task.
-            let (dx, r) = unsafe { (dx.slice(t * d..(t + 1) * d), r.slice(t..t + 1)) };
-            r[0] = backward_row(isa, row, w, eps, &dy[t * d..][..d], dx, tmp);
+        for i in range {
+            let (t, g) = (i / groups.count, i % groups.count);
+            mat.read(t, g * d, row);
+            // SAFETY: every group belongs to one task.
+            let (dx, r) = unsafe { (dx.slice(i * d..(i + 1) * d), r.slice(i..i + 1)) };
+            r[0] = backward_row(isa, row, &w[groups.weight(g)..][..d], norm, &dy[i * d..][..d], dx, tmp);
         }
     });
     let Some(dw) = dw else { return };
     let inverse = inverse.f32();
     let dw = SharedMut::new(dw.f32_mut());
-    cpu.run_ranges(d, 64, |cols| {
+    let chunks = d.div_ceil(COLUMNS);
+    cpu.run(groups.weights * chunks, |task| {
+        let (own, start) = (task / chunks, task % chunks * COLUMNS);
+        let len = (d - start).min(COLUMNS);
         // SAFETY: every column belongs to one task.
-        let dw = unsafe { dw.slice(cols.clone()) };
-        let mut row = vec![0.0; cols.len()];
+        let dw = unsafe { dw.slice(own * d + start..own * d + start + len) };
+        let mut row = [0.0; COLUMNS];
         for t in 0..x.rows() {
-            mat.read(t, cols.start, &mut row);
-            for ((o, x), g) in dw.iter_mut().zip(&row).zip(&dy[t * d + cols.start..]) {
-                *o += g * x * inverse[t];
+            for g in (own..groups.count).step_by(groups.weights) {
+                mat.read(t, g * d + start, &mut row[..len]);
+                let i = t * groups.count + g;
+                for ((o, x), dy) in dw.iter_mut().zip(&row).zip(&dy[i * d + start..]) {
+                    *o += dy * x * inverse[i];
+                }
             }
         }
     });

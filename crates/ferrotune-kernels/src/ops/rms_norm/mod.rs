@@ -1,20 +1,32 @@
-//! Root-mean-square norm over the columns: `y = x / sqrt(mean(x^2) + eps) * w`.
+//! Root-mean-square norm of rows or of the heads in them: `y = x / sqrt(mean(x^2) + eps) * (offset + w)`.
 
 mod cpu;
 mod reference;
 
 use super::expect;
+use super::groups::Groups;
 use crate::device::Device;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// `x` `[T, D]` (f32 or bf16), `w` `[1, D]`; gives `y` `[T, D]` in f32.
-pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
-    expect("rms_norm", "w", w, [1, x.cols()])?;
+/// Constants of an RMS norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RmsNorm {
+    /// Values that are normalised together: the columns, or the width of a head.
+    pub width: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Added to the weight: 1 in the Gemma families, else 0.
+    pub offset: f32,
+}
+
+/// `x` `[T, D]` (f32 or bf16); `w` `[1, width]`, or `[1, D]` if every group has its own; gives `y` `[T, D]` in f32.
+pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, norm: RmsNorm) -> Result<Tensor> {
+    let groups = Groups::new("rms_norm", x, w, norm.width)?;
     let mut y = dev.empty(x.rows(), x.cols());
     match dev {
-        Device::Reference(_) => reference::forward(x, w.f32(), eps, y.f32_mut()),
-        Device::Cpu(c) => cpu::forward(c, x, w.f32(), eps, y.f32_mut()),
+        Device::Reference(_) => reference::forward(x, w.f32(), groups, norm, y.f32_mut()),
+        Device::Cpu(c) => cpu::forward(c, x, w.f32(), groups, norm, y.f32_mut()),
     }
     Ok(y)
 }
@@ -24,20 +36,20 @@ pub fn backward(
     dev: &Device,
     x: &Tensor,
     w: &Tensor,
-    eps: f32,
+    norm: RmsNorm,
     dy: &Tensor,
     dx: &mut Tensor,
     dw: Option<&mut Tensor>,
 ) -> Result<()> {
-    expect("rms_norm", "w", w, [1, x.cols()])?;
+    let groups = Groups::new("rms_norm", x, w, norm.width)?;
     expect("rms_norm", "dy", dy, x.shape())?;
     expect("rms_norm", "dx", dx, x.shape())?;
     if let Some(dw) = &dw {
         expect("rms_norm", "dw", dw, w.shape())?;
     }
     match dev {
-        Device::Reference(_) => reference::backward(x, w.f32(), eps, dy.f32(), dx.f32_mut(), dw),
-        Device::Cpu(c) => cpu::backward(c, x, w.f32(), eps, dy.f32(), dx.f32_mut(), dw),
+        Device::Reference(_) => reference::backward(x, w.f32(), groups, norm, dy.f32(), dx.f32_mut(), dw),
+        Device::Cpu(c) => cpu::backward(c, x, w.f32(), groups, norm, dy.f32(), dx.f32_mut(), dw),
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Plain loops; sums in f64.
 
+use super::{Groups, RmsNorm};
 use crate::tensor::Tensor;
 
 fn inverse_rms(x: &[f32], eps: f32) -> f64 {
@@ -7,12 +8,13 @@ fn inverse_rms(x: &[f32], eps: f32) -> f64 {
     1.0 / (mean + eps as f64).sqrt()
 }
 
-pub(super) fn forward(x: &Tensor, w: &[f32], eps: f32, y: &mut [f32]) {
-    let d = w.len();
-    for (x, y) in x.to_vec().chunks_exact(d).zip(y.chunks_exact_mut(d)) {
-        let r = inverse_rms(x, eps);
+pub(super) fn forward(x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut [f32]) {
+    let d = groups.width;
+    for (g, (x, y)) in x.to_vec().chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
+        let r = inverse_rms(x, norm.eps);
+        let w = &w[groups.weight(g)..][..d];
         for i in 0..d {
-            y[i] = (x[i] as f64 * r) as f32 * w[i];
+            y[i] = (x[i] as f64 * r) as f32 * (norm.offset + w[i]);
         }
     }
 }
@@ -21,23 +23,27 @@ pub(super) fn forward(x: &Tensor, w: &[f32], eps: f32, y: &mut [f32]) {
 pub(super) fn backward(
     x: &Tensor,
     w: &[f32],
-    eps: f32,
+    groups: Groups,
+    norm: RmsNorm,
     dy: &[f32],
     dx: &mut [f32],
     mut dw: Option<&mut Tensor>,
 ) {
-    let d = w.len();
+    let d = groups.width;
     let x = x.to_vec();
-    for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
-        let r = inverse_rms(x, eps);
-        let mean = (0..d).map(|i| dy[i] as f64 * w[i] as f64 * x[i] as f64 * r).sum::<f64>() / d as f64;
+    for (g, ((x, dy), dx)) in
+        x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).enumerate()
+    {
+        let r = inverse_rms(x, norm.eps);
+        let at = groups.weight(g);
+        let dn: Vec<f64> = (0..d).map(|i| dy[i] as f64 * (norm.offset + w[at + i]) as f64).collect();
+        let mean = (0..d).map(|i| dn[i] * x[i] as f64 * r).sum::<f64>() / d as f64;
         for i in 0..d {
-            dx[i] += (r * (dy[i] as f64 * w[i] as f64 - x[i] as f64 * r * mean)) as f32;
+            dx[i] += (r * (dn[i] - x[i] as f64 * r * mean)) as f32;
         }
         if let Some(dw) = dw.as_deref_mut() {
-            let dw = dw.f32_mut();
-            for i in 0..d {
-                dw[i] += (dy[i] as f64 * x[i] as f64 * r) as f32;
+            for (i, dw) in dw.f32_mut()[at..][..d].iter_mut().enumerate() {
+                *dw += (dy[i] as f64 * x[i] as f64 * r) as f32;
             }
         }
     }

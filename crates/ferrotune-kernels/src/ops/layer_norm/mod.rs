@@ -1,0 +1,70 @@
+//! Layer norm of rows or of the heads in them: `y = (x - mean) / sqrt(variance + eps) * w + b`.
+
+mod cpu;
+mod reference;
+
+use super::expect;
+use super::groups::Groups;
+use crate::device::Device;
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// Constants of a layer norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerNorm {
+    /// Values that are normalised together: the columns, or the width of a head.
+    pub width: usize,
+    /// Added to the variance (which divides by the number of values).
+    pub eps: f32,
+}
+
+/// Where the gradients of weight and bias are added; what is `None` is not computed.
+#[derive(Default)]
+pub struct Grads<'a> {
+    /// `dw`, shaped like `w`.
+    pub weight: Option<&'a mut Tensor>,
+    /// `db`, shaped like `b`.
+    pub bias: Option<&'a mut Tensor>,
+}
+
+/// `x` `[T, D]` (f32 or bf16); `w` and `b` `[1, width]`, or `[1, D]` if every group has its own; gives `y` in f32.
+pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, b: Option<&Tensor>, norm: LayerNorm) -> Result<Tensor> {
+    let groups = Groups::new("layer_norm", x, w, norm.width)?;
+    if let Some(b) = b {
+        expect("layer_norm", "b", b, w.shape())?;
+    }
+    let mut y = dev.empty(x.rows(), x.cols());
+    let b = b.map(Tensor::f32);
+    match dev {
+        Device::Reference(_) => reference::forward(x, w.f32(), b, groups, norm.eps, y.f32_mut()),
+        Device::Cpu(c) => cpu::forward(c, x, w.f32(), b, groups, norm.eps, y.f32_mut()),
+    }
+    Ok(y)
+}
+
+/// Adds the gradient of `x` to `dx`, and those that `grads` asks for. The norm is computed again.
+pub fn backward(
+    dev: &Device,
+    x: &Tensor,
+    w: &Tensor,
+    norm: LayerNorm,
+    dy: &Tensor,
+    dx: &mut Tensor,
+    grads: Grads<'_>,
+) -> Result<()> {
+    let groups = Groups::new("layer_norm", x, w, norm.width)?;
+    expect("layer_norm", "dy", dy, x.shape())?;
+    expect("layer_norm", "dx", dx, x.shape())?;
+    for (what, grad) in [("dw", &grads.weight), ("db", &grads.bias)] {
+        if let Some(grad) = grad {
+            expect("layer_norm", what, grad, w.shape())?;
+        }
+    }
+    match dev {
+        Device::Reference(_) => {
+            reference::backward(x, w.f32(), groups, norm.eps, dy.f32(), dx.f32_mut(), grads)
+        }
+        Device::Cpu(c) => cpu::backward(c, x, w.f32(), groups, norm.eps, dy.f32(), dx.f32_mut(), grads),
+    }
+    Ok(())
+}
