@@ -7,7 +7,7 @@ use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::loss::cross_entropy::chunk_rows;
 use crate::model::Activations;
-use crate::model::families::Architecture;
+use crate::model::families::{Architecture, NormPlaces};
 use crate::model::weights::BaseStorage;
 
 /// Predicted bytes of a run, by part.
@@ -66,13 +66,14 @@ pub struct Shape {
 /// Predicts the peak of a training run.
 pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan> {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let layer = 2 * q * a.hidden + 2 * kv * a.hidden + 3 * a.ffn * a.hidden;
+    let layer = a.layer_elements();
     let embedding = a.vocab * a.hidden;
     let outer = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?.nbytes()
         * if a.tied { 1 } else { 2 };
-    let stored = checkpoint.weight("model.layers.0.mlp.up_proj.weight", a.ffn, a.hidden)?;
+    let (probe, rows, cols) = a.probe();
+    let stored = checkpoint.weight(probe, rows, cols)?;
     let per_value = match (s.storage, stored.storage()) {
-        (BaseStorage::AsStored, _) => stored.nbytes() as f64 / (a.ffn * a.hidden) as f64,
+        (BaseStorage::AsStored, _) => stored.nbytes() as f64 / (rows * cols) as f64,
         (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
         (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
         (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
@@ -82,7 +83,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     // Weights that are converted while loading are also read once through the mapped file.
     let mapped = match s.storage {
         BaseStorage::AsStored => 0.0,
-        _ => (layer * a.layers) as f64 * stored.nbytes() as f64 / (a.ffn * a.hidden) as f64,
+        _ => (layer * a.layers) as f64 * stored.nbytes() as f64 / (rows * cols) as f64,
     };
     let mapped = match (s.storage, stored.storage()) {
         (BaseStorage::Dense(dtype), Storage::Dense(own, _)) if own.size() <= dtype.size() => 0.0,
@@ -92,14 +93,17 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
-    let attention = (a.hidden + q + 2 * kv + q) * saved + a.heads * 4 + 4 * s.ranks;
-    let mlp = a.hidden * saved;
+    // A half whose output is normed keeps it.
+    let normed = if matches!(a.norms, NormPlaces::Around | NormPlaces::After) { a.hidden * saved } else { 0 };
+    let attention = (a.hidden + q + 2 * kv + q) * saved + a.heads * 4 + 4 * s.ranks + normed;
+    let mlp = a.hidden * saved + normed;
+    let hidden = a.hidden_parts() * a.ffn * saved;
     let per_token = match s.policy {
-        Activations::Keep => attention + mlp + 2 * a.ffn * saved,
+        Activations::Keep => attention + mlp + hidden,
         Activations::Lean => attention + mlp,
         Activations::Recompute => a.hidden * 4,
     };
-    let recomputed = if s.policy == Activations::Recompute { attention + mlp + 2 * a.ffn * saved } else { 0 };
+    let recomputed = if s.policy == Activations::Recompute { attention + mlp + hidden } else { 0 };
     // The widest moment of a layer: gate, up, their gradients, packed operands; and the residual stream twice.
     let busy = 4 * a.ffn * 4 + 2 * a.ffn * 4 / narrow + 6 * a.hidden * 4 + recomputed;
     let chunk = chunk_rows(a.vocab).min(s.tokens);

@@ -8,7 +8,6 @@ use crate::model::Decoder;
 use crate::model::adapted::Replaced;
 use crate::model::embedding::EMBEDDING;
 use crate::model::linear::{Base, LinearLayer, Vector};
-use crate::model::norm::Norm;
 use crate::{Error, Result};
 
 /// Refuses an adapter that no network of the base's form can hold.
@@ -75,10 +74,19 @@ pub fn merged_bias(linear: &LinearLayer, own: &[f32], adapter: Option<&Adapter>)
     out
 }
 
-/// The values of a norm's weight, a trained copy if there is one.
-pub fn merged_norm(norm: &Norm, own: &[f32], adapter: Option<&Adapter>) -> Vec<f32> {
-    let trained = adapter.and_then(|a| Some(a.params.get(replaced(a, &norm.name).weight?)));
-    trained.map_or_else(|| own.to_vec(), |t| t.to_vec())
+/// The values of a norm's tensor or of a bias under its name in the checkpoint, with the adapter folded in.
+pub fn merged_vector(model: &Decoder, name: &str, own: &[f32], adapter: Option<&Adapter>) -> Vec<f32> {
+    let Some(adapter) = adapter else { return own.to_vec() };
+    let (module, bias) = match name.strip_suffix(".bias") {
+        Some(module) => (module, true),
+        None => (name.trim_end_matches(".weight"), false),
+    };
+    if let Some(linear) = model.linears().into_iter().find(|l| bias && l.name == module) {
+        return merged_bias(linear, own, Some(adapter));
+    }
+    let copy = replaced(adapter, module);
+    let trained = if bias { copy.bias } else { copy.weight };
+    trained.map_or_else(|| own.to_vec(), |id| adapter.params.get(id).to_vec())
 }
 
 /// The values of the embedding with the adapter folded in.
@@ -150,8 +158,12 @@ pub fn merge_in_place(dev: &Device, model: &mut Decoder, adapter: &Adapter) -> R
         }
     }
     for norm in model.norms_mut() {
-        if let Vector::Frozen(own) = &norm.weight {
-            norm.weight = vector(merged_norm(norm, own.f32(), Some(adapter)));
+        let copy = replaced(adapter, &norm.name);
+        if let Some(id) = copy.weight {
+            norm.weight = vector(adapter.params.get(id).to_vec());
+        }
+        if let Some(id) = copy.bias {
+            norm.bias = Some(vector(adapter.params.get(id).to_vec()));
         }
     }
     Ok(())

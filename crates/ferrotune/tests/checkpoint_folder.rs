@@ -33,14 +33,14 @@ fn opens_a_folder() {
     assert_eq!(config.model_type, "llama");
     assert_eq!((config.hidden_size, config.intermediate_size, config.num_hidden_layers), (64, 160, 2));
     assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.head_dim), (4, 2, 16));
-    assert_eq!((config.vocab_size, config.rms_norm_eps, config.rope_theta), (320, 1e-5, 1e4));
+    assert_eq!((config.vocab_size, config.norm_eps, config.rope.theta), (320, 1e-5, Some(1e4)));
     let llama3 = RopeScaling::Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_position_embeddings: 64,
     };
-    assert_eq!(config.rope_scaling, llama3);
+    assert_eq!(config.rope.scaling, llama3);
     assert_eq!(c.names().len(), 21);
     assert!(c.contains("lm_head.weight") && !c.contains("nothing"));
 

@@ -10,9 +10,7 @@ use super::atomic::write_atomic;
 use super::safetensors::{OutTensor, write_model};
 use crate::base::BaseModel;
 use crate::lora::Adapter;
-use crate::merge::{
-    check, merged_bias, merged_embedding, merged_norm, merged_tied_head, merged_weight, unties,
-};
+use crate::merge::{check, merged_embedding, merged_tied_head, merged_vector, merged_weight, unties};
 use crate::model::linear::{Base, LinearLayer, Vector};
 use crate::model::{Decoder, Params};
 use crate::{Error, Result};
@@ -51,9 +49,11 @@ pub fn write(
         let values = move || encode(&merged_tied_head(model, adapter), dtype);
         tensors.push(("lm_head.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], values)));
     }
-    for (name, values) in vectors(model, params, adapter) {
-        let shape = [values.len()];
-        tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&values, dtype))));
+    for (name, vector, part) in model.vectors() {
+        let value = vector_value(vector, params).f32();
+        let value = merged_vector(model, &name, &value[part.start..part.end.min(value.len())], adapter);
+        let shape = [value.len()];
+        tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
@@ -101,21 +101,6 @@ fn linear_values(linear: &LinearLayer, params: &Params, adapter: Option<&Adapter
         Base::Trained(id) => params.get(*id).to_vec(),
         Base::Frozen(_) => merged_weight(linear, adapter),
     }
-}
-
-/// Norms and biases under their names.
-fn vectors(model: &Decoder, params: &Params, adapter: Option<&Adapter>) -> Vec<(String, Vec<f32>)> {
-    let mut all = Vec::new();
-    for norm in model.norms() {
-        let values = merged_norm(norm, vector_value(&norm.weight, params).f32(), adapter);
-        all.push((format!("{}.weight", norm.name), values));
-    }
-    for l in model.linears() {
-        let Some(bias) = &l.bias else { continue };
-        let values = merged_bias(l, vector_value(bias, params).f32(), adapter);
-        all.push((format!("{}.bias", l.name), values));
-    }
-    all
 }
 
 fn vector_value<'a>(v: &'a Vector, params: &'a Params) -> &'a Tensor {

@@ -9,6 +9,7 @@ use super::targets::{select, unmatched};
 use crate::model::adapted::{Adapted, BranchIds, EmbeddingIds, TokenIds};
 use crate::model::embedding::EMBEDDING;
 use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::norm::Norm;
 use crate::model::{Decoder, ParamId, Params};
 use crate::{Error, Result};
 
@@ -201,7 +202,9 @@ impl<'m> Builder<'_, 'm> {
         }
         let mut all: Vec<&str> = vec![EMBEDDING, &model.head().name];
         all.extend(model.linears().iter().map(|l| l.name.as_str()));
-        all.extend(model.norms().iter().map(|n| n.name.as_str()));
+        // Norms of single heads lie in one vector here and are modules of their own there.
+        let norms: Vec<&Norm> = model.norms().into_iter().filter(|n| n.heads.is_none()).collect();
+        all.extend(norms.iter().map(|n| n.name.as_str()));
         if let Some(name) = names.iter().find(|n| !all.iter().any(|m| whole(m, std::slice::from_ref(n)))) {
             return Err(unmatched("method.modules_to_save", name, &all));
         }
@@ -216,10 +219,11 @@ impl<'m> Builder<'_, 'm> {
         for l in linears.into_iter().filter(|l| whole(&l.name, names)) {
             self.copy(&l.name, (l.rows, l.cols), &l.base, l.bias.as_ref())?;
         }
-        for norm in model.norms().into_iter().filter(|n| whole(&n.name, names)) {
-            let len = vector_len(&norm.weight, model.arch.hidden);
-            let id = self.vector(format!("{}.weight", norm.name), len, Part::Vector(&norm.weight))?;
-            self.layout.adapted.replaced.entry(norm.name.clone()).or_default().weight = Some(id);
+        for norm in norms.into_iter().filter(|n| whole(&n.name, names)) {
+            let weight =
+                self.vector(format!("{}.weight", norm.name), norm.width, Part::Vector(&norm.weight))?;
+            self.layout.adapted.replaced.entry(norm.name.clone()).or_default().weight = Some(weight);
+            self.norm_bias(norm)?;
         }
         Ok(())
     }
@@ -238,7 +242,14 @@ impl<'m> Builder<'_, 'm> {
         Ok(())
     }
 
-    /// Trained biases of linears that are not trained whole.
+    fn norm_bias(&mut self, norm: &'m Norm) -> Result<()> {
+        let Some(bias) = &norm.bias else { return Ok(()) };
+        let id = self.vector(format!("{}.bias", norm.name), norm.width, Part::Vector(bias))?;
+        self.layout.adapted.replaced.entry(norm.name.clone()).or_default().bias = Some(id);
+        Ok(())
+    }
+
+    /// Trained biases of modules that are not trained whole.
     fn biases(&mut self, model: &'m Decoder, config: &LoraConfig) -> Result<()> {
         if config.bias == TrainedBiases::None {
             return Ok(());
@@ -252,14 +263,13 @@ impl<'m> Builder<'_, 'm> {
             let id = self.vector(name, l.rows, Part::Vector(bias))?;
             self.layout.adapted.replaced.entry(l.name.clone()).or_default().bias = Some(id);
         }
+        for norm in model.norms() {
+            let replaced = self.layout.adapted.replaced.contains_key(&norm.name);
+            if config.bias == TrainedBiases::All && !replaced {
+                self.norm_bias(norm)?;
+            }
+        }
         Ok(())
-    }
-}
-
-fn vector_len(v: &Vector, otherwise: usize) -> usize {
-    match v {
-        Vector::Frozen(t) => t.cols(),
-        Vector::Trained(_) => otherwise,
     }
 }
 

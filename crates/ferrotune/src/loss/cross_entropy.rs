@@ -1,7 +1,8 @@
 //! Cross-entropy of the supervised rows, in chunks: logits never exist as a whole, and rows without a target never
 //! reach the final norm or the head.
 
-use ferrotune_kernels::ops::{elementwise, softmax_xent};
+use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::ops::softmax_xent::{self, Logits};
 use ferrotune_kernels::{Device, Tensor};
 
 use crate::Result;
@@ -46,7 +47,7 @@ pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32
     let step = chunk_rows(model.arch.vocab);
     for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
         let mut logits = model.logits(pass, x, rows)?;
-        losses.extend(softmax_xent::forward(pass.dev, &mut logits, ids, 0.0, false)?);
+        losses.extend(softmax_xent::forward(pass.dev, &mut logits, ids, Logits::default(), 0.0, false)?);
     }
     Ok(losses)
 }
@@ -69,7 +70,7 @@ pub fn forward_backward(
         let xs = elementwise::gather(dev, x, rows)?;
         let n = model.norm.forward(pass, &xs)?;
         let ([mut logits], h) = pass.linears(&n, [model.head()])?;
-        let losses = softmax_xent::forward(dev, &mut logits, ids, scale, true)?;
+        let losses = softmax_xent::forward(dev, &mut logits, ids, model.arch.logits, scale, true)?;
         sum += losses.iter().map(|l| *l as f64).sum::<f64>();
         let dn = pass.linears_backward(&n, h.as_ref(), [model.head()], [&logits], true, grads)?;
         let mut dxs = dev.zeros(xs.rows(), xs.cols());

@@ -1,14 +1,16 @@
-//! The attention half of a layer: norm, q/k/v, rotation, attention, output projection onto the residual stream.
+//! The attention half of a layer: norm, q/k/v, norms of heads, rotation, attention, output projection onto the
+//! residual stream.
 
+use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::attention::{self, Heads, Segment};
 use ferrotune_kernels::ops::{elementwise, rope};
-use ferrotune_kernels::{DType, Tensor};
 
 use super::kv_cache::LayerCache;
 use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
-use super::rope::RopeTable;
+use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
+use super::rope::Rotation;
 use crate::Result;
 
 /// Tokens of a pass: which, where in their sequences, and who sees whom.
@@ -26,23 +28,85 @@ pub struct Tokens<'a> {
 #[derive(Debug)]
 pub struct Attention {
     /// `input_layernorm`.
-    pub norm: Norm,
-    /// `self_attn.q_proj`.
-    pub q_proj: LinearLayer,
-    /// `self_attn.k_proj`.
-    pub k_proj: LinearLayer,
-    /// `self_attn.v_proj`.
-    pub v_proj: LinearLayer,
+    pub norm: Option<Norm>,
+    /// The projections to q, k and v.
+    pub qkv: Qkv,
+    /// Norms of q and k before the rotation.
+    pub qk_norm: Option<[Norm; 2]>,
     /// `self_attn.o_proj`.
     pub o_proj: LinearLayer,
+    /// How the output joins the stream.
+    pub residual: Residual,
     /// Heads, scale and window.
     pub heads: Heads,
+    /// Which rotation of the pass is used.
+    pub rotation: Option<usize>,
+}
+
+/// Projections to q, k and v.
+#[derive(Debug)]
+pub enum Qkv {
+    /// `q_proj`, `k_proj`, `v_proj`.
+    Separate(Box<[LinearLayer; 3]>),
+    /// `qkv_proj`: the rows of q, then of k, then of v.
+    Fused(Box<LinearLayer>),
+}
+
+impl Qkv {
+    /// The linears.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        match self {
+            Qkv::Separate(three) => three.iter().collect(),
+            Qkv::Fused(one) => vec![one],
+        }
+    }
+
+    /// The same, to change.
+    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        match self {
+            Qkv::Separate(three) => three.iter_mut().collect(),
+            Qkv::Fused(one) => vec![one],
+        }
+    }
+
+    fn forward(&self, pass: &Pass<'_>, n: &Tensor, heads: Heads) -> Result<([Tensor; 3], Option<Tensor>)> {
+        match self {
+            Qkv::Separate(three) => pass.linears(n, three.each_ref()),
+            Qkv::Fused(one) => {
+                let ([all], h) = pass.linears(n, [&**one])?;
+                let (q, kv) = (heads.q * heads.dim, heads.kv * heads.dim);
+                let part = |range| elementwise::columns(pass.dev, &all, range);
+                Ok(([part(0..q)?, part(q..q + kv)?, part(q + kv..q + 2 * kv)?], h))
+            }
+        }
+    }
+
+    fn backward(
+        &self,
+        pass: &Pass<'_>,
+        n: &Tensor,
+        h: Option<&Tensor>,
+        [dq, dk, dv]: [&Tensor; 3],
+        need_dn: bool,
+        grads: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        match self {
+            Qkv::Separate(three) => {
+                pass.linears_backward(n, h, three.each_ref(), [dq, dk, dv], need_dn, grads)
+            }
+            Qkv::Fused(one) => {
+                let all = elementwise::join(pass.dev, &[dq, dk, dv])?;
+                pass.linears_backward(n, h, [&**one], [&all], need_dn, grads)
+            }
+        }
+    }
 }
 
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct AttentionSaved {
     x: Tensor,
+    /// Before norm and rotation if there are norms, after the rotation if not.
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -50,6 +114,7 @@ pub struct AttentionSaved {
     lse: Tensor,
     h_qkv: Option<Tensor>,
     h_o: Option<Tensor>,
+    residual: ResidualSaved,
 }
 
 impl Attention {
@@ -59,74 +124,139 @@ impl Attention {
         pass: &Pass<'_>,
         x: &mut Tensor,
         tokens: Tokens<'_>,
-        table: &RopeTable,
+        rotation: Option<&Rotation<'_>>,
         cache: Option<(&mut LayerCache, &[u32])>,
         keep: bool,
     ) -> Result<Option<AttentionSaved>> {
         let dev = pass.dev;
-        let n = self.norm.forward(pass, x)?;
-        let ([mut q, mut k, v], h_qkv) = pass.linears(&n, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let n = before(&self.norm, pass, x)?;
+        let ([q, k, v], h_qkv) = self.qkv.forward(pass, &n, self.heads)?;
         drop(n);
-        rope::forward(dev, &mut q, self.heads.dim, tokens.positions, &table.cos, &table.sin)?;
-        rope::forward(dev, &mut k, self.heads.dim, tokens.positions, &table.cos, &table.sin)?;
+        // Norms are computed again in the backward, from the values that are kept here.
+        let raw = self
+            .qk_norm
+            .is_some()
+            .then(|| [&q, &k].map(|t| elementwise::cast(dev, t, pass.precision.saved())));
+        let [mut q, mut k] = match (&self.qk_norm, &raw) {
+            (Some([q_norm, k_norm]), Some([q, k])) => [q_norm.forward(pass, q)?, k_norm.forward(pass, k)?],
+            _ => [q, k],
+        };
+        self.rotate(pass, [&mut q, &mut k], rotation)?;
         if let Some((cache, rows)) = cache {
             elementwise::scatter(dev, &k, rows, &mut cache.k)?;
             elementwise::scatter(dev, &v, rows, &mut cache.v)?;
             let (o, _) =
                 attention::forward(dev, pass.precision, &q, &cache.k, &cache.v, tokens.segments, self.heads)?;
-            pass.linear_onto(&o, &self.o_proj, x)?;
+            self.residual.forward(pass, &o, &self.o_proj, x)?;
             return Ok(None);
         }
         // In bf16 the backward must see the very values that the forward multiplied.
-        let saved = pass.precision.saved();
-        let narrow = |t: Tensor| if saved == DType::F32 { t } else { elementwise::cast(dev, &t, saved) };
-        let (q, k, v) = (narrow(q), narrow(k), narrow(v));
+        let (q, k, v) = (narrow(pass, q), narrow(pass, k), narrow(pass, v));
         let (o, lse) = attention::forward(dev, pass.precision, &q, &k, &v, tokens.segments, self.heads)?;
-        let o = narrow(o);
-        let x_in = keep.then(|| elementwise::cast(dev, x, saved));
-        let h_o = pass.linear_onto(&o, &self.o_proj, x)?;
-        Ok(x_in.map(|x| AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o }))
+        let o = narrow(pass, o);
+        let x_in = keep.then(|| elementwise::cast(dev, x, pass.precision.saved()));
+        let (h_o, residual) = self.residual.forward(pass, &o, &self.o_proj, x)?;
+        let [q, k] = raw.unwrap_or([q, k]);
+        Ok(x_in.map(|x| AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }))
     }
 
-    /// Turns the gradient of the output, `dx`, into that of the input (if `need_dx`), and sums the parameters'.
+    fn rotate(&self, pass: &Pass<'_>, both: [&mut Tensor; 2], rotation: Option<&Rotation<'_>>) -> Result<()> {
+        let Some(r) = rotation else { return Ok(()) };
+        for t in both {
+            rope::forward(pass.dev, t, self.heads.dim, r.rows(), r.cos(), r.sin())?;
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of the input to `dx` (if `need_dx`), and sums the parameters'.
+    ///
+    /// `d_out` is the gradient of the output where `dx` is not (attention beside the MLP).
     pub fn backward(
         &self,
         pass: &Pass<'_>,
         s: AttentionSaved,
+        d_out: Option<&Tensor>,
         dx: &mut Tensor,
         tokens: Tokens<'_>,
-        table: &RopeTable,
+        rotation: Option<&Rotation<'_>>,
         need_dx: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let qkv = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let below = need_dx || self.norm.trained(pass) || qkv.iter().any(|l| pass.trains(l));
-        let d_o = pass.linears_backward(&s.o, s.h_o.as_ref(), [&self.o_proj], [&*dx], below, grads)?;
+        let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
+        let normed = self.qk_norm.iter().flatten().any(|n| n.trained(pass));
+        let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
+        let d = self.residual.backward(pass, &s.residual, d_out.unwrap_or(dx), grads)?;
+        let d_o = pass.linears_backward(&s.o, s.h_o.as_ref(), [&self.o_proj], [&*d], below, grads)?;
+        drop(d);
         let Some(d_o) = d_o else { return Ok(()) };
+        let again = match &self.qk_norm {
+            Some([q_norm, k_norm]) => {
+                let (mut q, mut k) = (q_norm.forward(pass, &s.q)?, k_norm.forward(pass, &s.k)?);
+                self.rotate(pass, [&mut q, &mut k], rotation)?;
+                Some([narrow(pass, q), narrow(pass, k)])
+            }
+            None => None,
+        };
+        let [q, k] = again.as_ref().map_or([&s.q, &s.k], |both| both.each_ref());
         let (mut dq, mut dk, dv) = attention::backward(
             pass.dev,
             pass.precision,
-            (&s.q, &s.k, &s.v),
+            (q, k, &s.v),
             (&s.o, &s.lse),
             &d_o,
             tokens.segments,
             self.heads,
         )?;
-        drop((d_o, s.q, s.k, s.v, s.o));
-        rope::backward(pass.dev, &mut dq, self.heads.dim, tokens.positions, &table.cos, &table.sin)?;
-        rope::backward(pass.dev, &mut dk, self.heads.dim, tokens.positions, &table.cos, &table.sin)?;
-        let n = self.norm.forward(pass, &s.x)?;
-        let need_dn = need_dx || self.norm.trained(pass);
-        let dn = pass.linears_backward(&n, s.h_qkv.as_ref(), qkv, [&dq, &dk, &dv], need_dn, grads)?;
+        drop((d_o, again, s.v, s.o));
+        if let Some(r) = rotation {
+            rope::backward(pass.dev, &mut dq, self.heads.dim, r.rows(), r.cos(), r.sin())?;
+            rope::backward(pass.dev, &mut dk, self.heads.dim, r.rows(), r.cos(), r.sin())?;
+        }
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            dq = through(q_norm, pass, &s.q, &dq, grads)?;
+            dk = through(k_norm, pass, &s.k, &dk, grads)?;
+        }
+        drop((s.q, s.k));
+        let n = before(&self.norm, pass, &s.x)?;
+        let dn = self.qkv.backward(pass, &n, s.h_qkv.as_ref(), [&dq, &dk, &dv], need_dn, grads)?;
+        drop(n);
         if let Some(dn) = dn {
-            self.norm.backward(pass, &s.x, &dn, dx, grads)?;
+            before_backward(&self.norm, pass, &s.x, &dn, dx, grads)?;
         }
         Ok(())
     }
 
+    /// The linears, in the order of their numbers.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        self.qkv.linears().into_iter().chain([&self.o_proj]).collect()
+    }
+
+    /// The same, to change.
+    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        self.qkv.linears_mut().into_iter().chain([&mut self.o_proj]).collect()
+    }
+
+    /// The norms.
+    pub fn norms(&self) -> Vec<&Norm> {
+        let heads = self.qk_norm.iter().flatten();
+        self.norm.iter().chain(heads).chain(&self.residual.norm).collect()
+    }
+
+    /// The same, to change.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        let heads = self.qk_norm.iter_mut().flatten();
+        self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm).collect()
+    }
+
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norm.trained(pass)
-            || [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|l| pass.trains(l))
+        self.norms().iter().any(|n| n.trained(pass)) || self.linears().iter().any(|l| pass.trains(l))
     }
+}
+
+/// The gradient of a norm's input.
+fn through(norm: &Norm, pass: &Pass<'_>, x: &Tensor, dy: &Tensor, grads: &mut Gradients) -> Result<Tensor> {
+    let mut dx = pass.dev.zeros(x.rows(), x.cols());
+    norm.backward(pass, x, dy, &mut dx, grads)?;
+    Ok(dx)
 }

@@ -1,16 +1,19 @@
 //! The network: embedding, layers, final norm, head; what is saved per layer is a policy of the caller.
 
-use ferrotune_kernels::ops::elementwise;
+use std::ops::Range;
+
+use ferrotune_kernels::ops::{elementwise, softmax_xent};
 use ferrotune_kernels::{Device, Tensor};
 
-use super::attention::{Attention, AttentionSaved, Tokens};
+use super::attention::Tokens;
 use super::families::Architecture;
 use super::kv_cache::{KvCache, Slots};
-use super::linear::{Base, LinearLayer, Pass};
-use super::mlp::{Keep, Mlp, MlpSaved};
+use super::layer::{Layer, LayerSaved};
+use super::linear::{Base, LinearLayer, Pass, Vector};
+use super::mlp::Keep;
 use super::norm::Norm;
 use super::params::Gradients;
-use super::rope::RopeTable;
+use super::rope::{Rotary, Rotation};
 use crate::Result;
 
 /// What a layer keeps for its backward.
@@ -23,15 +26,6 @@ pub enum Activations {
     Lean,
     /// The layer's input alone; the layer runs forward again.
     Recompute,
-}
-
-/// One decoder layer.
-#[derive(Debug)]
-pub struct Layer {
-    /// Attention with its norm.
-    pub attention: Attention,
-    /// MLP with its norm.
-    pub mlp: Mlp,
 }
 
 /// The network.
@@ -47,58 +41,43 @@ pub struct Decoder {
     pub norm: Norm,
     /// `lm_head`; `None` if it is the embedding.
     pub lm_head: Option<LinearLayer>,
-    /// Cosines and sines of all positions that may occur.
-    pub rope: RopeTable,
+    /// The rotary embeddings that layers use.
+    pub ropes: Vec<Rotary>,
     /// The embedding as a head, when it is tied.
     pub(super) tied_head: Option<LinearLayer>,
 }
 
 /// A layer's saved activations under the policy that made them.
-enum LayerSaved {
-    Kept(Box<(AttentionSaved, MlpSaved)>),
+enum Stored {
+    Kept(LayerSaved),
     Input(Tensor),
 }
 
 /// What a forward pass saved.
 pub struct Saved {
-    layers: Vec<Option<LayerSaved>>,
+    layers: Vec<Option<Stored>>,
     first: usize,
 }
 
 impl Decoder {
     /// All linears that an adapter can target, in the order of their numbers.
     pub fn linears(&self) -> Vec<&LinearLayer> {
-        let mut all = Vec::new();
-        for l in &self.layers {
-            let (a, m) = (&l.attention, &l.mlp);
-            all.extend([&a.q_proj, &a.k_proj, &a.v_proj, &a.o_proj, &m.gate_proj, &m.up_proj, &m.down_proj]);
-        }
-        all.extend(&self.lm_head);
-        all
+        self.layers.iter().flat_map(Layer::linears).chain(&self.lm_head).collect()
     }
 
     /// The same, to change.
     pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
-        let mut all = Vec::new();
-        for l in &mut self.layers {
-            let (a, m) = (&mut l.attention, &mut l.mlp);
-            all.extend([&mut a.q_proj, &mut a.k_proj, &mut a.v_proj, &mut a.o_proj]);
-            all.extend([&mut m.gate_proj, &mut m.up_proj, &mut m.down_proj]);
-        }
-        all.extend(&mut self.lm_head);
-        all
+        self.layers.iter_mut().flat_map(Layer::linears_mut).chain(&mut self.lm_head).collect()
     }
 
     /// All norms.
     pub fn norms(&self) -> Vec<&Norm> {
-        let layers = self.layers.iter().flat_map(|l| [&l.attention.norm, &l.mlp.norm]);
-        layers.chain([&self.norm]).collect()
+        self.layers.iter().flat_map(Layer::norms).chain([&self.norm]).collect()
     }
 
-    /// The same, to change.
+    /// All norms, to change.
     pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
-        let layers = self.layers.iter_mut().flat_map(|l| [&mut l.attention.norm, &mut l.mlp.norm]);
-        layers.chain([&mut self.norm]).collect()
+        self.layers.iter_mut().flat_map(Layer::norms_mut).chain([&mut self.norm]).collect()
     }
 
     /// Gives a head that was the embedding values of its own.
@@ -106,6 +85,15 @@ impl Decoder {
         if let Some(head) = &mut self.tied_head {
             head.base = base;
         }
+    }
+
+    /// Norms and biases as the checkpoint has them: name, vector, and the part of the vector that the tensor is.
+    pub fn vectors(&self) -> Vec<(String, &Vector, Range<usize>)> {
+        let biases = self
+            .linears()
+            .into_iter()
+            .filter_map(|l| l.bias.as_ref().map(|b| (format!("{}.bias", l.name), b, 0..l.rows)));
+        self.norms().into_iter().flat_map(Norm::tensors).chain(biases).collect()
     }
 
     /// The output head.
@@ -116,29 +104,35 @@ impl Decoder {
             .expect("a decoder has a head of its own or a tied one")
     }
 
-    /// Values of the base, and those of them that are parameters of their own (tied ones count once).
+    /// Values of the base; tied ones count once.
     pub fn base_elements(&self) -> usize {
-        let a = &self.arch;
-        let linears: usize =
-            self.linears().iter().map(|l| l.rows * l.cols + l.bias.as_ref().map_or(0, |_| l.rows)).sum();
-        a.vocab * a.hidden + linears + (2 * a.layers + 1) * a.hidden
+        let linears =
+            self.linears().into_iter().map(|l| l.rows * l.cols + l.bias.as_ref().map_or(0, |_| l.rows));
+        let norms = self.norms().into_iter();
+        let norms = norms.map(|n| n.width * n.heads.unwrap_or(1) * (1 + n.bias.is_some() as usize));
+        self.arch.vocab * self.arch.hidden + linears.sum::<usize>() + norms.sum::<usize>()
     }
 
     /// How the linears are stored, for people: `f32`, `nf4`, `gguf blocks`.
     pub fn storage_name(&self) -> &'static str {
-        self.layers.first().map_or("", |l| l.mlp.up_proj.base.storage_name())
+        self.layers.first().map_or("", |l| l.mlp.down_proj.base.storage_name())
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
-        pass.embed(&self.embed, ids, 1.0)
+        pass.embed(&self.embed, ids, self.arch.embed_scale)
+    }
+
+    /// The rotations of a pass, in the order of [`Decoder::ropes`].
+    fn rotations<'a>(&'a self, dev: &Device, tokens: Tokens<'a>) -> Result<Vec<Rotation<'a>>> {
+        self.ropes.iter().map(|r| r.at(dev, tokens)).collect()
     }
 
     /// The residual stream after the last layer (before the final norm), for evaluation.
     pub fn forward(&self, pass: &Pass<'_>, tokens: Tokens<'_>) -> Result<Tensor> {
+        let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
         for layer in &self.layers {
-            layer.attention.forward(pass, &mut x, tokens, &self.rope, None, false)?;
-            layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
+            layer.forward(pass, &mut x, tokens, &rotations, None, Keep::Nothing)?;
         }
         Ok(x)
     }
@@ -152,10 +146,10 @@ impl Decoder {
         cache: &mut KvCache,
     ) -> Result<Tensor> {
         let tokens = Tokens { ids, positions: &slots.positions, segments: &slots.segments };
+        let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, ids)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
-            layer.attention.forward(pass, &mut x, tokens, &self.rope, Some((cache, &slots.rows)), false)?;
-            layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
+            layer.forward(pass, &mut x, tokens, &rotations, Some((cache, &slots.rows)), Keep::Nothing)?;
         }
         Ok(x)
     }
@@ -165,8 +159,7 @@ impl Decoder {
         if pass.trains_embedding(&self.embed) {
             return 0;
         }
-        let trains = |l: &Layer| l.attention.trains(pass) || l.mlp.trains(pass);
-        self.layers.iter().position(trains).unwrap_or(self.layers.len())
+        self.layers.iter().position(|l| l.trains(pass)).unwrap_or(self.layers.len())
     }
 
     /// The residual stream after the last layer, and what the backward needs.
@@ -177,41 +170,23 @@ impl Decoder {
         policy: Activations,
     ) -> Result<(Tensor, Saved)> {
         let first = self.first_trained(pass);
+        let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
-            layers.push(if i < first {
-                layer.attention.forward(pass, &mut x, tokens, &self.rope, None, false)?;
-                layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
-                None
-            } else if policy == Activations::Recompute {
-                // f32: the second forward must start from the same bits as the first.
-                let input = elementwise::cast(pass.dev, &x, x.dtype());
-                layer.attention.forward(pass, &mut x, tokens, &self.rope, None, false)?;
-                layer.mlp.forward(pass, &mut x, Keep::Nothing)?;
-                Some(LayerSaved::Input(input))
-            } else {
-                let keep = if policy == Activations::Keep { Keep::All } else { Keep::Lean };
-                Some(self.layer_forward(pass, layer, &mut x, tokens, keep)?)
-            });
+            let keep = match policy {
+                _ if i < first => Keep::Nothing,
+                Activations::Keep => Keep::All,
+                Activations::Lean => Keep::Lean,
+                Activations::Recompute => Keep::Nothing,
+            };
+            // f32: the second forward must start from the same bits as the first.
+            let input =
+                (i >= first && keep == Keep::Nothing).then(|| elementwise::cast(pass.dev, &x, x.dtype()));
+            let saved = layer.forward(pass, &mut x, tokens, &rotations, None, keep)?;
+            layers.push(input.map(Stored::Input).or(saved.map(Stored::Kept)));
         }
         Ok((x, Saved { layers, first }))
-    }
-
-    fn layer_forward(
-        &self,
-        pass: &Pass<'_>,
-        layer: &Layer,
-        x: &mut Tensor,
-        tokens: Tokens<'_>,
-        keep: Keep,
-    ) -> Result<LayerSaved> {
-        let attention = layer.attention.forward(pass, x, tokens, &self.rope, None, true)?;
-        let mlp = layer.mlp.forward(pass, x, keep)?;
-        match (attention, mlp) {
-            (Some(a), Some(m)) => Ok(LayerSaved::Kept(Box::new((a, m)))),
-            _ => unreachable!("both halves were asked to keep"),
-        }
     }
 
     /// Sums the parameters' gradients for `dx`, the gradient of the residual stream after the last layer.
@@ -224,23 +199,21 @@ impl Decoder {
         grads: &mut Gradients,
     ) -> Result<()> {
         let embedding = pass.trains_embedding(&self.embed);
-        for (i, (layer, saved_layer)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
-            let Some(saved_layer) = saved_layer else { break };
-            let (a, m) = match saved_layer {
-                LayerSaved::Kept(both) => *both,
-                LayerSaved::Input(mut x) => {
-                    match self.layer_forward(pass, layer, &mut x, tokens, Keep::All)? {
-                        LayerSaved::Kept(both) => *both,
-                        LayerSaved::Input(_) => unreachable!("a layer that keeps gives its activations"),
-                    }
+        let rotations = self.rotations(pass.dev, tokens)?;
+        for (i, (layer, stored)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
+            let kept = match stored {
+                None => break,
+                Some(Stored::Kept(kept)) => Some(kept),
+                Some(Stored::Input(mut x)) => {
+                    layer.forward(pass, &mut x, tokens, &rotations, None, Keep::All)?
                 }
             };
+            let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
             let need_dx = i > saved.first || embedding;
-            layer.mlp.backward(pass, m, &mut dx, need_dx || layer.attention.trains(pass), grads)?;
-            layer.attention.backward(pass, a, &mut dx, tokens, &self.rope, need_dx, grads)?;
+            layer.backward(pass, kept, &mut dx, tokens, &rotations, need_dx, grads)?;
         }
         if embedding {
-            pass.embed_backward(&self.embed, tokens.ids, 1.0, &dx, grads)?;
+            pass.embed_backward(&self.embed, tokens.ids, self.arch.embed_scale, &dx, grads)?;
         }
         Ok(())
     }
@@ -249,7 +222,8 @@ impl Decoder {
     pub fn logits(&self, pass: &Pass<'_>, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let x = elementwise::gather(pass.dev, x, rows)?;
         let n = self.norm.forward(pass, &x)?;
-        let ([logits], _) = pass.linears(&n, [self.head()])?;
+        let ([mut logits], _) = pass.linears(&n, [self.head()])?;
+        softmax_xent::logits(pass.dev, &mut logits, self.arch.logits);
         Ok(logits)
     }
 

@@ -1,34 +1,137 @@
-//! The MLP half of a layer: norm, gate and up, gated activation, down projection onto the residual stream.
+//! The MLP half of a layer: norm, projection to the ffn, activation, projection back onto the residual stream.
 
-use ferrotune_kernels::ops::{elementwise, swiglu};
-use ferrotune_kernels::{DType, Tensor};
+use ferrotune_kernels::Tensor;
+use ferrotune_kernels::ops::activation::{self, Activation};
+use ferrotune_kernels::ops::elementwise;
 
 use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
 use crate::Result;
 
-/// Gated MLP of one layer.
+/// MLP of one layer.
 #[derive(Debug)]
 pub struct Mlp {
-    /// `post_attention_layernorm`.
-    pub norm: Norm,
-    /// `mlp.gate_proj`.
-    pub gate_proj: LinearLayer,
-    /// `mlp.up_proj`.
-    pub up_proj: LinearLayer,
+    /// `post_attention_layernorm` or what the family has in its place.
+    pub norm: Option<Norm>,
+    /// The projections to the ffn.
+    pub up: Up,
+    /// The function between.
+    pub activation: Activation,
     /// `mlp.down_proj`.
     pub down_proj: LinearLayer,
+    /// How the output joins the stream.
+    pub residual: Residual,
+}
+
+/// Projections to the ffn.
+#[derive(Debug)]
+pub enum Up {
+    /// `gate_proj` and `up_proj`; their outputs are multiplied.
+    Gated(Box<[LinearLayer; 2]>),
+    /// `gate_up_proj`: the rows of gate, then of up.
+    Fused(Box<LinearLayer>),
+    /// `c_fc` alone.
+    Plain(Box<LinearLayer>),
+}
+
+impl Up {
+    /// The linears.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        match self {
+            Up::Gated(two) => two.iter().collect(),
+            Up::Fused(one) | Up::Plain(one) => vec![one],
+        }
+    }
+
+    /// The same, to change.
+    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        match self {
+            Up::Gated(two) => two.iter_mut().collect(),
+            Up::Fused(one) | Up::Plain(one) => vec![one],
+        }
+    }
+
+    /// What the activation reads, in the type it is saved in, so that both passes see the same values.
+    fn forward(&self, pass: &Pass<'_>, n: &Tensor) -> Result<(Hidden, Option<Tensor>)> {
+        Ok(match self {
+            Up::Gated(two) => {
+                let ([gate, up], h) = pass.linears(n, two.each_ref())?;
+                (Hidden::Gated([narrow(pass, gate), narrow(pass, up)]), h)
+            }
+            Up::Fused(one) => {
+                let ([both], h) = pass.linears(n, [&**one])?;
+                let both = narrow(pass, both);
+                let f = both.cols() / 2;
+                let part = |range| elementwise::columns(pass.dev, &both, range);
+                (Hidden::Gated([part(0..f)?, part(f..2 * f)?]), h)
+            }
+            Up::Plain(one) => {
+                let ([up], h) = pass.linears(n, [&**one])?;
+                (Hidden::Plain(narrow(pass, up)), h)
+            }
+        })
+    }
+
+    fn backward(
+        &self,
+        pass: &Pass<'_>,
+        n: &Tensor,
+        h: Option<&Tensor>,
+        d: &Hidden,
+        need_dn: bool,
+        grads: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        match (self, d) {
+            (Up::Gated(two), Hidden::Gated(d)) => {
+                pass.linears_backward(n, h, two.each_ref(), d.each_ref(), need_dn, grads)
+            }
+            (Up::Fused(one), Hidden::Gated([gate, up])) => {
+                let both = elementwise::join(pass.dev, &[gate, up])?;
+                pass.linears_backward(n, h, [&**one], [&both], need_dn, grads)
+            }
+            (Up::Plain(one), Hidden::Plain(d)) => pass.linears_backward(n, h, [&**one], [d], need_dn, grads),
+            _ => unreachable!("the forward of the same projections made it"),
+        }
+    }
+}
+
+/// What the activation reads (or the gradient of it).
+#[derive(Debug)]
+enum Hidden {
+    Gated([Tensor; 2]),
+    Plain(Tensor),
+}
+
+impl Hidden {
+    fn activate(&self, pass: &Pass<'_>, act: Activation) -> Result<Tensor> {
+        Ok(match self {
+            Hidden::Gated([gate, up]) => activation::gated(pass.dev, act, gate, up)?,
+            Hidden::Plain(x) => activation::forward(pass.dev, act, x),
+        })
+    }
+
+    fn activate_backward(&self, pass: &Pass<'_>, act: Activation, dy: &Tensor) -> Result<Hidden> {
+        Ok(match self {
+            Hidden::Gated([gate, up]) => {
+                let (dgate, dup) = activation::gated_backward(pass.dev, act, gate, up, dy)?;
+                Hidden::Gated([dgate, dup])
+            }
+            Hidden::Plain(x) => Hidden::Plain(activation::backward(pass.dev, act, x, dy)?),
+        })
+    }
 }
 
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct MlpSaved {
     x: Tensor,
-    /// Gate and up; without them the backward computes them again.
-    gate_up: Option<[Tensor; 2]>,
-    h_gate_up: Option<Tensor>,
+    /// What the activation reads; without it the backward computes it again.
+    hidden: Option<Hidden>,
+    h_up: Option<Tensor>,
     h_down: Option<Tensor>,
+    residual: ResidualSaved,
 }
 
 /// What of the MLP is kept.
@@ -43,28 +146,27 @@ pub enum Keep {
 }
 
 impl Mlp {
-    /// Adds the MLP of `x` to `x`.
-    pub fn forward(&self, pass: &Pass<'_>, x: &mut Tensor, keep: Keep) -> Result<Option<MlpSaved>> {
-        let dev = pass.dev;
-        let n = self.norm.forward(pass, x)?;
-        let ([gate, up], h_gate_up) = self.gate_up(pass, &n)?;
+    /// Adds the MLP of `input`, or else of `x`, to `x`.
+    pub fn forward(
+        &self,
+        pass: &Pass<'_>,
+        input: Option<&Tensor>,
+        x: &mut Tensor,
+        keep: Keep,
+    ) -> Result<Option<MlpSaved>> {
+        let from = input.unwrap_or(x);
+        let n = before(&self.norm, pass, from)?;
+        let (hidden, h_up) = self.up.forward(pass, &n)?;
+        let x_in = (keep != Keep::Nothing).then(|| elementwise::cast(pass.dev, from, pass.precision.saved()));
         drop(n);
-        let y = swiglu::forward(dev, &gate, &up)?;
-        let x_in = (keep != Keep::Nothing).then(|| elementwise::cast(dev, x, pass.precision.saved()));
-        let gate_up = (keep == Keep::All).then_some([gate, up]);
-        let h_down = pass.linear_onto(&y, &self.down_proj, x)?;
-        Ok(x_in.map(|x| MlpSaved { x, gate_up, h_gate_up, h_down }))
+        let y = hidden.activate(pass, self.activation)?;
+        let hidden = (keep == Keep::All).then_some(hidden);
+        let (h_down, residual) = self.residual.forward(pass, &y, &self.down_proj, x)?;
+        Ok(x_in.map(|x| MlpSaved { x, hidden, h_up, h_down, residual }))
     }
 
-    /// Gate and up in the type they are saved in, so that both passes see the same values.
-    fn gate_up(&self, pass: &Pass<'_>, n: &Tensor) -> Result<([Tensor; 2], Option<Tensor>)> {
-        let (outs, h) = pass.linears(n, [&self.gate_proj, &self.up_proj])?;
-        let saved = pass.precision.saved();
-        let narrow = |t: Tensor| if saved == DType::F32 { t } else { elementwise::cast(pass.dev, &t, saved) };
-        Ok((outs.map(narrow), h))
-    }
-
-    /// Turns the gradient of the output, `dx`, into that of the input (if `need_dx`), and sums the parameters'.
+    /// Adds the gradient of the input to `dx` (if `need_dx`), which is the gradient of the output, and sums the
+    /// parameters'.
     pub fn backward(
         &self,
         pass: &Pass<'_>,
@@ -73,32 +175,50 @@ impl Mlp {
         need_dx: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let n = self.norm.forward(pass, &s.x)?;
-        let [gate, up] = match s.gate_up {
-            Some(both) => both,
-            None => self.gate_up(pass, &n)?.0,
+        let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
+        let n = before(&self.norm, pass, &s.x)?;
+        let hidden = match s.hidden {
+            Some(hidden) => hidden,
+            None => self.up.forward(pass, &n)?.0,
         };
-        let y = swiglu::forward(pass.dev, &gate, &up)?;
-        let below = need_dx
-            || self.norm.trained(pass)
-            || [&self.gate_proj, &self.up_proj].iter().any(|l| pass.trains(l));
-        let dy = pass.linears_backward(&y, s.h_down.as_ref(), [&self.down_proj], [&*dx], below, grads)?;
-        drop(y);
+        let y = hidden.activate(pass, self.activation)?;
+        let below = need_dn || self.up.linears().iter().any(|l| pass.trains(l));
+        let d = self.residual.backward(pass, &s.residual, dx, grads)?;
+        let dy = pass.linears_backward(&y, s.h_down.as_ref(), [&self.down_proj], [&*d], below, grads)?;
+        drop((y, d));
         let Some(dy) = dy else { return Ok(()) };
-        let (dgate, dup) = swiglu::backward(pass.dev, &gate, &up, &dy)?;
-        drop((dy, gate, up));
-        let need_dn = need_dx || self.norm.trained(pass);
-        let both = [&self.gate_proj, &self.up_proj];
-        let dn = pass.linears_backward(&n, s.h_gate_up.as_ref(), both, [&dgate, &dup], need_dn, grads)?;
+        let d_hidden = hidden.activate_backward(pass, self.activation, &dy)?;
+        drop((dy, hidden));
+        let dn = self.up.backward(pass, &n, s.h_up.as_ref(), &d_hidden, need_dn, grads)?;
+        drop(n);
         if let Some(dn) = dn {
-            self.norm.backward(pass, &s.x, &dn, dx, grads)?;
+            before_backward(&self.norm, pass, &s.x, &dn, dx, grads)?;
         }
         Ok(())
     }
 
+    /// The linears, in the order of their numbers.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        self.up.linears().into_iter().chain([&self.down_proj]).collect()
+    }
+
+    /// The same, to change.
+    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        self.up.linears_mut().into_iter().chain([&mut self.down_proj]).collect()
+    }
+
+    /// The norms.
+    pub fn norms(&self) -> Vec<&Norm> {
+        self.norm.iter().chain(&self.residual.norm).collect()
+    }
+
+    /// The same, to change.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        self.norm.iter_mut().chain(&mut self.residual.norm).collect()
+    }
+
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norm.trained(pass)
-            || [&self.gate_proj, &self.up_proj, &self.down_proj].iter().any(|l| pass.trains(l))
+        self.norms().iter().any(|n| n.trained(pass)) || self.linears().iter().any(|l| pass.trains(l))
     }
 }

@@ -12,15 +12,18 @@ pub mod attention;
 mod dora;
 pub mod embedding;
 pub mod kv_cache;
+pub mod layer;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod params;
+pub mod residual;
 pub mod rope;
 
 pub use adapted::Adapted;
 pub use attention::Tokens;
 pub use config::{ModelConfig, RopeScaling};
 pub use decoder::{Activations, Decoder};
+pub use layer::Layer;
 pub use linear::{DropoutKey, Pass};
 pub use params::{Gradients, ParamId, Params};

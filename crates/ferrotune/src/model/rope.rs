@@ -1,49 +1,137 @@
-//! Rotary frequencies and their tables of cosines and sines.
+//! Rotary frequencies, and the cosines and sines of a pass.
+
+use std::borrow::Cow;
 
 use ferrotune_kernels::{Device, Tensor};
 
+use super::attention::Tokens;
 use super::config::RopeScaling;
+use super::families::Rope;
 use crate::{Error, Result};
 
-/// Cosines and sines `[positions, rotary / 2]`.
+/// Rotary embeddings with the table of all positions that may occur.
 #[derive(Debug)]
-pub struct RopeTable {
-    /// Cosines.
-    pub cos: Tensor,
-    /// Sines.
-    pub sin: Tensor,
+pub struct Rotary {
+    rope: Rope,
+    /// Cosines and sines `[positions, dims / 2]` for sequences of the usual length.
+    table: [Tensor; 2],
 }
 
-impl RopeTable {
-    /// The table for `positions` positions of heads of `head_dim`.
-    pub fn new(
-        dev: &Device,
-        positions: usize,
-        head_dim: usize,
-        theta: f64,
-        scaling: &RopeScaling,
-    ) -> Result<Self> {
-        let frequencies = frequencies(head_dim, theta, scaling)?;
-        let half = frequencies.len();
-        let (mut cos, mut sin) = (dev.empty(positions, half), dev.empty(positions, half));
-        for p in 0..positions {
-            for (i, f) in frequencies.iter().enumerate() {
-                // The reference stack multiplies in f32; the angle's rounding is part of its numbers.
-                let angle = (p as f32 * f) as f64;
-                cos.f32_mut()[p * half + i] = angle.cos() as f32;
-                sin.f32_mut()[p * half + i] = angle.sin() as f32;
-            }
-        }
-        Ok(RopeTable { cos, sin })
+/// Cosines, sines and a row of them for each token of a pass.
+pub struct Rotation<'a> {
+    own: Option<[Tensor; 2]>,
+    table: &'a [Tensor; 2],
+    rows: Cow<'a, [u32]>,
+}
+
+impl Rotation<'_> {
+    /// Cosines.
+    pub fn cos(&self) -> &Tensor {
+        &self.own.as_ref().unwrap_or(self.table)[0]
+    }
+
+    /// Sines.
+    pub fn sin(&self) -> &Tensor {
+        &self.own.as_ref().unwrap_or(self.table)[1]
+    }
+
+    /// Row of cosines and sines for each token.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
     }
 }
 
-/// `theta^(-2i/d)`, changed by the scaling.
-fn frequencies(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Result<Vec<f32>> {
-    let plain = (0..head_dim / 2).map(|i| (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64)) as f32);
-    Ok(match scaling {
-        RopeScaling::None => plain.collect(),
-        RopeScaling::Linear { factor } => plain.map(|f| f / *factor as f32).collect(),
+impl Rotary {
+    /// Tables for `positions` positions.
+    pub fn new(dev: &Device, positions: usize, rope: Rope) -> Result<Self> {
+        let usual = frequencies(&rope, 0)?;
+        // Refused here and not in the middle of a run.
+        if let Some(limit) = rope.scaling.changes_beyond() {
+            frequencies(&rope, limit + 1)?;
+        }
+        let table = table(dev, positions, usual.0.len(), |p| (p as f32, &usual));
+        Ok(Rotary { rope, table })
+    }
+
+    /// The rotation of these tokens.
+    ///
+    /// Where frequencies depend on the length of a sequence (dynamic, longrope), every segment gets those of its own
+    /// length, as if it had been run alone.
+    pub fn at<'a>(&'a self, dev: &Device, tokens: Tokens<'a>) -> Result<Rotation<'a>> {
+        let limit = self.rope.scaling.changes_beyond().unwrap_or(usize::MAX);
+        if tokens.segments.iter().all(|s| s.k_len <= limit) {
+            let rows = Cow::Borrowed(tokens.positions);
+            return Ok(Rotation { own: None, table: &self.table, rows });
+        }
+        let sets = tokens
+            .segments
+            .iter()
+            .flat_map(|s| std::iter::repeat_n(s.k_len, s.q_len))
+            .map(|length| frequencies(&self.rope, length))
+            .collect::<Result<Vec<_>>>()?;
+        let own = table(dev, sets.len(), self.rope.dims / 2, |t| (tokens.positions[t] as f32, &sets[t]));
+        Ok(Rotation { own: Some(own), table: &self.table, rows: (0..sets.len() as u32).collect() })
+    }
+}
+
+/// Frequencies, and the factor of cosines and sines.
+type Frequencies = (Vec<f32>, f32);
+
+/// Cosines and sines of `rows` rows; `at(row)` gives a row's position and its frequencies.
+fn table<'f>(
+    dev: &Device,
+    rows: usize,
+    half: usize,
+    at: impl Fn(usize) -> (f32, &'f Frequencies),
+) -> [Tensor; 2] {
+    let (mut cos, mut sin) = (dev.empty(rows, half), dev.empty(rows, half));
+    for row in 0..rows {
+        let (position, (frequencies, scale)) = at(row);
+        for (i, f) in frequencies.iter().enumerate() {
+            // The reference stack multiplies in f32; the angle's rounding is part of its numbers.
+            let angle = (position * f) as f64;
+            cos.f32_mut()[row * half + i] = angle.cos() as f32 * scale;
+            sin.f32_mut()[row * half + i] = angle.sin() as f32 * scale;
+        }
+    }
+    [cos, sin]
+}
+
+impl RopeScaling {
+    /// The length of a sequence above which the frequencies change.
+    fn changes_beyond(&self) -> Option<usize> {
+        match self {
+            RopeScaling::Dynamic { original_max_position_embeddings, .. }
+            | RopeScaling::LongRope { original_max_position_embeddings, .. } => {
+                Some(*original_max_position_embeddings)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `theta^(-2i/d)`, changed by the scaling, for a sequence of `length` tokens.
+fn frequencies(rope: &Rope, length: usize) -> Result<Frequencies> {
+    let (theta, dims) = (rope.theta, rope.dims);
+    let half = dims / 2;
+    let of = |theta: f64| (0..half).map(move |i| 1.0 / theta.powf(2.0 * i as f64 / dims as f64));
+    let plain = || of(theta).map(|f| f as f32);
+    let divided = |by: &[f32]| {
+        if by.len() == half {
+            return Ok(of(theta).zip(by).map(|(f, by)| (f / *by as f64) as f32).collect());
+        }
+        let problem = format!("{} factors for {half} rotary frequencies", by.len());
+        Err(Error::config("rope_scaling", problem))
+    };
+    Ok(match &rope.scaling {
+        RopeScaling::None => (plain().collect(), 1.0),
+        RopeScaling::Linear { factor } => (plain().map(|f| f / *factor as f32).collect(), 1.0),
+        RopeScaling::Dynamic { factor, original_max_position_embeddings } => {
+            let original = *original_max_position_embeddings as f64;
+            let stretch = factor * (length as f64).max(original) / original - (factor - 1.0);
+            let theta = theta * stretch.powf(dims as f64 / (dims as f64 - 2.0));
+            (of(theta).map(|f| f as f32).collect(), 1.0)
+        }
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,
@@ -51,31 +139,68 @@ fn frequencies(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Result<Vec
             original_max_position_embeddings,
         } => {
             let original = *original_max_position_embeddings as f64;
-            plain
-                .map(|f| {
-                    let wavelength = std::f64::consts::TAU / f as f64;
-                    let smooth =
-                        (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    // 0 below the low factor (divided), 1 above the high one (kept), a ramp between.
-                    let keep = smooth.clamp(0.0, 1.0);
-                    ((1.0 - keep) * f as f64 / factor + keep * f as f64) as f32
-                })
-                .collect()
+            let scaled = plain().map(|f| {
+                let wavelength = std::f64::consts::TAU / f as f64;
+                let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                // 0 below the low factor (divided), 1 above the high one (kept), a ramp between.
+                let keep = smooth.clamp(0.0, 1.0);
+                ((1.0 - keep) * f as f64 / factor + keep * f as f64) as f32
+            });
+            (scaled.collect(), 1.0)
         }
-        RopeScaling::Factors(factors) if factors.len() == head_dim / 2 => {
-            plain.zip(factors).map(|(f, by)| f / by).collect()
+        RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings,
+            attention_factor,
+            beta_fast,
+            beta_slow,
+            mscale,
+            mscale_all_dim,
+            truncate,
+        } => {
+            // The dimension that turns so many times over the context of the pre-training.
+            let dimension = |rotations: f64| {
+                let context = *original_max_position_embeddings as f64 / (rotations * std::f64::consts::TAU);
+                dims as f64 * context.ln() / (2.0 * theta.ln())
+            };
+            let (mut low, mut high) = (dimension(*beta_fast), dimension(*beta_slow));
+            if *truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            let low = low.max(0.0);
+            let mut high = high.min(dims as f64 - 1.0);
+            if low == high {
+                high += 0.001;
+            }
+            let ramp = |i: usize| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            let scaled = of(theta).enumerate().map(|(i, f)| {
+                let divide = ramp(i);
+                (f / factor * divide + f * (1.0 - divide)) as f32
+            });
+            let scale = |by: f64| if *factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+            let attention = attention_factor.unwrap_or(match (mscale, mscale_all_dim) {
+                (Some(a), Some(b)) => scale(*a) / scale(*b),
+                _ => scale(1.0),
+            });
+            (scaled.collect(), attention as f32)
         }
-        other => {
-            let problem = format!("rope scaling {other:?} is not implemented for heads of {head_dim}");
-            return Err(Error::config("rope_scaling", problem)
-                .with_hint("implemented: none, linear, llama3, and the factors of GGUF files"));
+        RopeScaling::LongRope { short, long, attention_factor, original_max_position_embeddings } => {
+            let by = if length > *original_max_position_embeddings { long } else { short };
+            (divided(by)?, *attention_factor as f32)
         }
+        RopeScaling::Factors(factors) => (divided(factors)?, 1.0),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use ferrotune_kernels::ops::attention::Segment;
+
     use super::*;
+
+    fn rope(theta: f64, dims: usize, scaling: RopeScaling) -> Rope {
+        Rope { theta, scaling, dims }
+    }
 
     #[test]
     fn llama3_keeps_high_and_divides_low_frequencies() {
@@ -85,17 +210,41 @@ mod tests {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 8192,
         };
-        let plain = frequencies(128, 500_000.0, &RopeScaling::None).unwrap();
-        let scaled = frequencies(128, 500_000.0, &scaling).unwrap();
+        let plain = frequencies(&rope(500_000.0, 128, RopeScaling::None), 0).unwrap().0;
+        let scaled = frequencies(&rope(500_000.0, 128, scaling), 0).unwrap().0;
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[63] * 8.0 / plain[63] - 1.0).abs() < 1e-6);
         assert!(scaled.windows(2).all(|w| w[0] > w[1]), "still falling");
     }
 
     #[test]
-    fn a_scaling_that_is_not_implemented_is_named() {
-        let dynamic = RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 2048 };
-        let error = RopeTable::new(&Device::reference(), 4, 8, 1e4, &dynamic).unwrap_err();
-        assert!(error.to_string().contains("Dynamic"), "{error}");
+    fn a_long_segment_has_frequencies_of_its_own_and_a_short_one_keeps_its() {
+        let dev = Device::reference();
+        let scaling = RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 8 };
+        let rotary = Rotary::new(&dev, 32, rope(1e4, 8, scaling)).unwrap();
+        let segments = [Segment::own(0, 8), Segment::own(8, 16)];
+        let positions: Vec<u32> = (0..8).chain(0..16).collect();
+        let at = |segments: &[Segment], positions: &[u32], row: usize| {
+            let ids = vec![0; positions.len()];
+            let r = rotary.at(&dev, Tokens { ids: &ids, positions, segments }).unwrap();
+            let row = r.rows()[row] as usize;
+            (r.cos().f32()[row * 4..][..4].to_vec(), r.sin().f32()[row * 4..][..4].to_vec())
+        };
+        let short = at(&segments[..1], &positions[..8], 7);
+        assert_eq!(at(&segments, &positions, 7), short, "as if it were alone");
+        assert_ne!(at(&segments, &positions, 15), short);
+        assert_eq!(at(&[Segment::own(0, 16)], &positions[8..], 15), at(&segments, &positions, 23));
+    }
+
+    #[test]
+    fn factors_must_be_as_many_as_frequencies() {
+        let scaling = RopeScaling::LongRope {
+            short: vec![1.0; 4],
+            long: vec![1.0; 3],
+            attention_factor: 1.0,
+            original_max_position_embeddings: 8,
+        };
+        let error = Rotary::new(&Device::reference(), 4, rope(1e4, 8, scaling)).unwrap_err();
+        assert!(error.to_string().contains("3 factors for 4"), "{error}");
     }
 }

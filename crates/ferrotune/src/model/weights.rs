@@ -5,16 +5,18 @@ use std::collections::BTreeSet;
 use ferrotune_kernels::ops::attention::Heads;
 use ferrotune_kernels::quant::nf4::quantize;
 use ferrotune_kernels::quant::{Bytes, Storage};
-use ferrotune_kernels::{DType, Device, Tensor, Weight};
+use ferrotune_kernels::{DType, Device, Weight};
 
-use super::attention::Attention;
-use super::decoder::{Decoder, Layer};
-use super::families::{Architecture, architecture};
+use super::attention::{Attention, Qkv};
+use super::decoder::Decoder;
+use super::families::{Architecture, MlpKind, NormKind, NormPlaces, QkNorm, architecture};
+use super::layer::Layer;
 use super::linear::{Base, LinearLayer, Vector};
-use super::mlp::Mlp;
+use super::mlp::{Mlp, Up};
 use super::norm::Norm;
 use super::params::Params;
-use super::rope::RopeTable;
+use super::residual::Residual;
+use super::rope::Rotary;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
@@ -79,7 +81,7 @@ impl Loader<'_> {
         let table = self.read("model.embed_tokens.weight", a.vocab, a.hidden)?;
         let embed = self.outer(table, "model.embed_tokens.weight")?;
         let layers = (0..a.layers).map(|i| self.layer(a, i)).collect::<Result<Vec<_>>>()?;
-        let norm = self.norm("model.norm", a.hidden, a.norm_eps)?;
+        let norm = self.norm(a, "model.norm".into())?;
         let head = |id, base| LinearLayer {
             id,
             name: "lm_head".into(),
@@ -102,34 +104,104 @@ impl Loader<'_> {
             let base = self.outer(weight, "lm_head.weight")?;
             lm_head = Some(head(self.linears, base));
         }
-        let rope = RopeTable::new(self.dev, positions, a.head_dim, a.rope_theta, &a.rope_scaling)?;
-        Ok(Decoder { arch, embed, layers, norm, lm_head, rope, tied_head })
+        let rotary = |rope: &super::families::Rope| Rotary::new(self.dev, positions, rope.clone());
+        let ropes = a.ropes.iter().map(rotary).collect::<Result<Vec<_>>>()?;
+        Ok(Decoder { arch, embed, layers, norm, lm_head, ropes, tied_head })
     }
 
     fn layer(&mut self, a: &Architecture, i: usize) -> Result<Layer> {
         let at = |name: &str| format!("model.layers.{i}.{name}");
+        // By the checkpoints' names: before the attention, after it, before the MLP, after it.
+        let [before, after, mlp_before, mlp_after] = match a.norms {
+            NormPlaces::Before => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
+            NormPlaces::Around => [
+                Some("input_layernorm"),
+                Some("post_attention_layernorm"),
+                Some("pre_feedforward_layernorm"),
+                Some("post_feedforward_layernorm"),
+            ],
+            NormPlaces::After => {
+                [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")]
+            }
+            NormPlaces::Parallel => [Some("input_layernorm"), None, Some("input_layernorm"), None],
+        };
+        let mut norm = |name: Option<&str>| name.map(|n| self.norm(a, at(n))).transpose();
+        let (before, after) = (norm(before)?, norm(after)?);
+        let (mlp_before, mlp_after) = (norm(mlp_before)?, norm(mlp_after)?);
+        let attention = self.attention(a, i, before, after)?;
+        let up = match a.mlp {
+            MlpKind::Gated if a.fused => {
+                let rows = 2 * a.ffn;
+                Up::Fused(Box::new(self.linear(at("mlp.gate_up_proj"), rows, a.hidden, a.mlp_bias)?))
+            }
+            MlpKind::Gated => Up::Gated(Box::new([
+                self.linear(at("mlp.gate_proj"), a.ffn, a.hidden, a.mlp_bias)?,
+                self.linear(at("mlp.up_proj"), a.ffn, a.hidden, a.mlp_bias)?,
+            ])),
+            MlpKind::Plain => {
+                Up::Plain(Box::new(self.linear(at("mlp.c_fc"), a.ffn, a.hidden, a.mlp_bias)?))
+            }
+        };
+        let down = if a.mlp == MlpKind::Plain { "mlp.c_proj" } else { "mlp.down_proj" };
+        let mlp = Mlp {
+            norm: mlp_before,
+            up,
+            activation: a.activation,
+            down_proj: self.linear(at(down), a.hidden, a.ffn, a.mlp_bias)?,
+            residual: Residual { norm: mlp_after, scale: a.residual_scale },
+        };
+        Ok(Layer { attention, mlp, parallel: a.norms == NormPlaces::Parallel })
+    }
+
+    fn attention(
+        &mut self,
+        a: &Architecture,
+        i: usize,
+        before: Option<Norm>,
+        after: Option<Norm>,
+    ) -> Result<Attention> {
+        let at = |name: &str| format!("model.layers.{i}.self_attn.{name}");
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        let attention = Attention {
-            norm: self.norm(&at("input_layernorm"), a.hidden, a.norm_eps)?,
-            q_proj: self.linear(at("self_attn.q_proj"), q, a.hidden, a.qkv_bias)?,
-            k_proj: self.linear(at("self_attn.k_proj"), kv, a.hidden, a.qkv_bias)?,
-            v_proj: self.linear(at("self_attn.v_proj"), kv, a.hidden, a.qkv_bias)?,
-            o_proj: self.linear(at("self_attn.o_proj"), a.hidden, q, a.o_bias)?,
+        let qkv = if a.fused {
+            Qkv::Fused(Box::new(self.linear(at("qkv_proj"), q + 2 * kv, a.hidden, a.qkv_bias)?))
+        } else {
+            Qkv::Separate(Box::new([
+                self.linear(at("q_proj"), q, a.hidden, a.qkv_bias)?,
+                self.linear(at("k_proj"), kv, a.hidden, a.qkv_bias)?,
+                self.linear(at("v_proj"), kv, a.hidden, a.qkv_bias)?,
+            ]))
+        };
+        let qk_norm = match a.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Head => {
+                let norm = |l: &mut Self, name| l.norm_of(a.norm, at(name), a.head_dim, a.norm_eps);
+                Some([norm(self, "q_norm")?, norm(self, "k_norm")?])
+            }
+            QkNorm::Whole => Some([
+                self.norm_of(a.norm, at("q_norm"), q, a.norm_eps)?,
+                self.norm_of(a.norm, at("k_norm"), kv, a.norm_eps)?,
+            ]),
+            QkNorm::OwnLayer => Some([
+                self.own_norms(at("q_layernorm"), a.heads, a.head_dim, a.norm_eps)?,
+                self.own_norms(at("k_layernorm"), a.kv_heads, a.head_dim, a.norm_eps)?,
+            ]),
+        };
+        Ok(Attention {
+            norm: before,
+            qkv,
+            qk_norm,
+            o_proj: self.linear(at("o_proj"), a.hidden, q, a.o_bias)?,
+            residual: Residual { norm: after, scale: a.residual_scale },
             heads: Heads {
                 q: a.heads,
                 kv: a.kv_heads,
                 dim: a.head_dim,
-                scale: 1.0 / (a.head_dim as f32).sqrt(),
+                scale: a.score_scale,
                 window: a.windows[i],
+                cap: a.score_cap,
             },
-        };
-        let mlp = Mlp {
-            norm: self.norm(&at("post_attention_layernorm"), a.hidden, a.norm_eps)?,
-            gate_proj: self.linear(at("mlp.gate_proj"), a.ffn, a.hidden, a.mlp_bias)?,
-            up_proj: self.linear(at("mlp.up_proj"), a.ffn, a.hidden, a.mlp_bias)?,
-            down_proj: self.linear(at("mlp.down_proj"), a.hidden, a.ffn, a.mlp_bias)?,
-        };
-        Ok(Layer { attention, mlp })
+            rotation: a.rope_of_layer[i],
+        })
     }
 
     fn read(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
@@ -173,16 +245,44 @@ impl Loader<'_> {
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
         let values = self.checkpoint.vector(name, len)?;
         self.consumed.insert(name.to_string());
-        let value: Tensor = self.dev.tensor(1, len, &values);
-        Ok(match self.storage {
-            BaseStorage::Trained => Vector::Trained(self.params.push(name, value)),
-            _ => Vector::Frozen(value),
-        })
+        Ok(self.keep_vector(name, &values))
     }
 
-    fn norm(&mut self, name: &str, len: usize, eps: f32) -> Result<Norm> {
-        let weight = self.vector(&format!("{name}.weight"), len)?;
-        Ok(Norm { name: name.to_string(), weight, eps })
+    fn keep_vector(&mut self, name: &str, values: &[f32]) -> Vector {
+        if self.storage != BaseStorage::Trained {
+            return Vector::Frozen(self.dev.tensor(1, values.len(), values));
+        }
+        // A norm that two parts of a layer read is one parameter.
+        let id = self.params.find(name);
+        Vector::Trained(
+            id.unwrap_or_else(|| self.params.push(name, self.dev.tensor(1, values.len(), values))),
+        )
+    }
+
+    /// A norm of the residual stream.
+    fn norm(&mut self, a: &Architecture, name: String) -> Result<Norm> {
+        self.norm_of(a.norm, name, a.hidden, a.norm_eps)
+    }
+
+    fn norm_of(&mut self, kind: NormKind, name: String, width: usize, eps: f32) -> Result<Norm> {
+        let weight = self.vector(&format!("{name}.weight"), width)?;
+        let bias = match kind {
+            NormKind::Layer => Some(self.vector(&format!("{name}.bias"), width)?),
+            NormKind::Rms | NormKind::RmsOnePlus => None,
+        };
+        Ok(Norm { name, kind, weight, bias, width, eps, heads: None })
+    }
+
+    /// Layer norms of heads that have a module each.
+    fn own_norms(&mut self, name: String, heads: usize, width: usize, eps: f32) -> Result<Norm> {
+        let mut values = Vec::with_capacity(heads * width);
+        for head in 0..heads {
+            let tensor = format!("{name}.norms.{head}.weight");
+            values.extend(self.checkpoint.vector(&tensor, width)?);
+            self.consumed.insert(tensor);
+        }
+        let weight = self.keep_vector(&format!("{name}.weight"), &values);
+        Ok(Norm { name, kind: NormKind::Layer, weight, bias: None, width, eps, heads: Some(heads) })
     }
 }
 

@@ -69,8 +69,8 @@ pub fn precision(kind: FloatKind, dev: &Device) -> Precision {
 /// Whether the checkpoint's linears are stored in blocks already.
 fn is_quantized(base: &BaseModel) -> Result<bool> {
     let a = architecture(base.checkpoint.config())?;
-    let w = base.checkpoint.weight("model.layers.0.mlp.up_proj.weight", a.ffn, a.hidden)?;
-    Ok(!matches!(w.storage(), Storage::Dense(..)))
+    let (probe, rows, cols) = a.probe();
+    Ok(!matches!(base.checkpoint.weight(probe, rows, cols)?.storage(), Storage::Dense(..)))
 }
 
 /// How the base is held for a method.

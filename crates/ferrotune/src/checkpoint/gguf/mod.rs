@@ -280,7 +280,7 @@ fn config(file: &GgufFile) -> Result<ModelConfig> {
     let mut config = ModelConfig::from_json(file.path(), raw, &["llama"])?;
     config.raw = stated;
     if let Some(factors) = factors {
-        config.rope_scaling = RopeScaling::Factors(factors);
+        config.rope.scaling = RopeScaling::Factors(factors);
     }
     Ok(config)
 }

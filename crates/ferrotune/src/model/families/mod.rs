@@ -1,10 +1,22 @@
 //! The one place where `model_type` is looked at: each family describes its network as an [`Architecture`].
 
+mod gemma2;
+mod gemma3_text;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
+mod qwen3;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
-use super::config::{ModelConfig, RopeScaling};
+use ferrotune_kernels::ops::activation::Activation;
+use ferrotune_kernels::ops::softmax_xent::Logits;
+
+use super::config::{LayerType, ModelConfig, RopeScaling};
 use crate::{Error, Result};
 
 /// A decoder-only network, in flat parameters.
@@ -24,22 +36,195 @@ pub struct Architecture {
     pub head_dim: usize,
     /// MLP width `F`.
     pub ffn: usize,
+    /// What the norms compute.
+    pub norm: NormKind,
     /// Epsilon of the norms.
     pub norm_eps: f32,
+    /// Where a layer has norms.
+    pub norms: NormPlaces,
+    /// Norms of q and k before the rotation.
+    pub qk_norm: QkNorm,
     /// Biases of q, k and v.
     pub qkv_bias: bool,
     /// Bias of o.
     pub o_bias: bool,
-    /// Biases of gate, up and down.
+    /// Biases of the MLP.
     pub mlp_bias: bool,
+    /// q, k, v in one matrix, and gate and up in another.
+    pub fused: bool,
+    /// Shape of the MLP.
+    pub mlp: MlpKind,
+    /// Its activation.
+    pub activation: Activation,
     /// Sliding window of each layer.
     pub windows: Vec<Option<usize>>,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Change of the rotary frequencies.
-    pub rope_scaling: RopeScaling,
+    /// The rotary embeddings that layers use.
+    pub ropes: Vec<Rope>,
+    /// Which of them each layer uses; `None` for none.
+    pub rope_of_layer: Vec<Option<usize>>,
+    /// Factor of the attention scores.
+    pub score_scale: f32,
+    /// Soft cap of the attention scores.
+    pub score_cap: Option<f32>,
+    /// Factor of the embeddings.
+    pub embed_scale: f32,
+    /// Factor of what a layer adds to the residual stream.
+    pub residual_scale: f32,
+    /// Factor and soft cap of the logits.
+    pub logits: Logits,
     /// Whether the head is the embedding.
     pub tied: bool,
+}
+
+/// What a norm computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / rms(x) * w`.
+    Rms,
+    /// `x / rms(x) * (1 + w)`.
+    RmsOnePlus,
+    /// `(x - mean) / deviation * w + b`.
+    Layer,
+}
+
+/// Where a layer has norms, by the checkpoints' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPlaces {
+    /// `input_layernorm` before the attention, `post_attention_layernorm` before the MLP.
+    Before,
+    /// `input_layernorm` and `post_attention_layernorm` around the attention, `pre_feedforward_layernorm` and
+    /// `post_feedforward_layernorm` around the MLP.
+    Around,
+    /// `post_attention_layernorm` after the attention, `post_feedforward_layernorm` after the MLP.
+    After,
+    /// `input_layernorm` before both, which read the same input.
+    Parallel,
+}
+
+/// Norms of q and k.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// `q_norm` and `k_norm` of each head, one weight for all.
+    Head,
+    /// `q_norm` and `k_norm` over all heads together.
+    Whole,
+    /// `q_layernorm.norms.N` and `k_layernorm.norms.N`: a layer norm without bias for each head.
+    OwnLayer,
+}
+
+/// Shape of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpKind {
+    /// `down_proj(act(gate_proj(x)) * up_proj(x))`.
+    Gated,
+    /// `c_proj(act(c_fc(x)))`.
+    Plain,
+}
+
+/// Rotary embeddings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Change of the frequencies.
+    pub scaling: RopeScaling,
+    /// Elements of a head that are rotated, from its start.
+    pub dims: usize,
+}
+
+impl Architecture {
+    /// Name and shape of a linear that every layer has, by whose storage the others are judged.
+    pub fn probe(&self) -> (&'static str, usize, usize) {
+        match self.mlp {
+            MlpKind::Gated if self.fused => {
+                ("model.layers.0.mlp.gate_up_proj.weight", 2 * self.ffn, self.hidden)
+            }
+            MlpKind::Gated => ("model.layers.0.mlp.up_proj.weight", self.ffn, self.hidden),
+            MlpKind::Plain => ("model.layers.0.mlp.c_fc.weight", self.ffn, self.hidden),
+        }
+    }
+
+    /// Values of the linears of a layer.
+    pub fn layer_elements(&self) -> usize {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        2 * q * self.hidden + 2 * kv * self.hidden + (1 + self.hidden_parts()) * self.ffn * self.hidden
+    }
+
+    /// Tensors `[T, F]` that the activation reads.
+    pub fn hidden_parts(&self) -> usize {
+        match self.mlp {
+            MlpKind::Gated => 2,
+            MlpKind::Plain => 1,
+        }
+    }
+
+    /// The network that most families vary: norms before, SwiGLU, one rotation for all layers, no windows.
+    fn common(c: &ModelConfig) -> Self {
+        Architecture {
+            vocab: c.vocab_size,
+            hidden: c.hidden_size,
+            layers: c.num_hidden_layers,
+            heads: c.num_attention_heads,
+            kv_heads: c.num_key_value_heads,
+            head_dim: c.head_dim,
+            ffn: c.intermediate_size,
+            norm: NormKind::Rms,
+            norm_eps: c.norm_eps as f32,
+            norms: NormPlaces::Before,
+            qk_norm: QkNorm::None,
+            qkv_bias: c.attention_bias,
+            o_bias: c.attention_bias,
+            mlp_bias: c.mlp_bias,
+            fused: false,
+            mlp: MlpKind::Gated,
+            activation: c.hidden_act,
+            windows: vec![None; c.num_hidden_layers],
+            ropes: vec![rope(c, 10_000.0, 1.0)],
+            rope_of_layer: vec![Some(0); c.num_hidden_layers],
+            score_scale: 1.0 / (c.head_dim as f32).sqrt(),
+            score_cap: None,
+            embed_scale: 1.0,
+            residual_scale: 1.0,
+            logits: Logits::default(),
+            tied: c.tie_word_embeddings.unwrap_or(false),
+        }
+    }
+}
+
+/// The rotary embeddings of all layers, with the family's defaults for base and rotated share.
+fn rope(c: &ModelConfig, theta: f64, partial: f64) -> Rope {
+    let dims = (c.head_dim as f64 * c.rope.partial.unwrap_or(partial)) as usize;
+    Rope { theta: c.rope.theta.unwrap_or(theta), scaling: c.rope.scaling.clone(), dims }
+}
+
+/// `sliding_window` in the layers that `layer_types` names, or else in those that `sliding` says.
+fn windows(c: &ModelConfig, sliding: impl Fn(usize) -> bool) -> Vec<Option<usize>> {
+    let slides = |i: usize| match &c.layer_types {
+        Some(types) => types[i] == LayerType::Sliding,
+        None => sliding(i),
+    };
+    (0..c.num_hidden_layers).map(|i| c.sliding_window.filter(|_| slides(i))).collect()
+}
+
+/// Refuses a key that is set to anything but `usual`, for a feature that is not computed.
+fn only(c: &ModelConfig, key: &str, usual: &serde_json::Value) -> Result<()> {
+    c.with_keys(|keys| match keys.get(key) {
+        Some(value) if value != usual => {
+            Err(keys.bad(key, format!("{value} is not supported in a {} model ({usual} is)", c.model_type)))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Refuses an activation that the family's code does not apply.
+fn only_activation(c: &ModelConfig, usual: Activation) -> Result<()> {
+    if c.hidden_act == usual {
+        return Ok(());
+    }
+    let problem = format!("{:?} in a {} model; {usual:?} is implemented", c.hidden_act, c.model_type);
+    Err(Error::config("hidden_act", problem))
 }
 
 /// The family's description of a checkpoint's network.
@@ -48,6 +233,15 @@ pub fn architecture(config: &ModelConfig) -> Result<Architecture> {
         "llama" => llama::architecture(config),
         "mistral" => mistral::architecture(config),
         "qwen2" => qwen2::architecture(config),
+        "qwen3" => qwen3::architecture(config),
+        "gemma2" => gemma2::architecture(config),
+        "gemma3_text" => gemma3_text::architecture(config),
+        "phi3" => phi3::architecture(config),
+        "smollm3" => smollm3::architecture(config),
+        "olmo2" => olmo2::architecture(config),
+        "granite" => granite::architecture(config),
+        "stablelm" => stablelm::architecture(config),
+        "starcoder2" => starcoder2::architecture(config),
         other => Err(Error::config("model_type", format!("`{other}` has no family here"))),
     }
 }

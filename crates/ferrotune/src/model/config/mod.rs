@@ -1,0 +1,344 @@
+//! `config.json`: which network this is.
+//!
+//! Both spellings are read, the one of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of
+//! transformers 5 (`rope_parameters`, `dtype`). What we would compute wrongly is refused here, by name, before any
+//! weight is read.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+pub(crate) use keys::{Keys, token_ids};
+pub use rope::{RopeConfig, RopeScaling};
+
+use ferrotune_kernels::ops::activation::Activation;
+
+use crate::{Error, Result};
+
+mod keys;
+mod rope;
+
+/// Values of `model_type` that can be trained.
+pub const SUPPORTED: &[&str] = &[
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "smollm3",
+    "olmo2",
+    "granite",
+    "stablelm",
+    "starcoder2",
+];
+
+/// Sizes and constants of a decoder-only transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// Family, as in `model_type`.
+    pub model_type: String,
+    /// Width of the residual stream, `D`.
+    pub hidden_size: usize,
+    /// Width inside the MLP, `F`.
+    pub intermediate_size: usize,
+    /// Number of decoder layers.
+    pub num_hidden_layers: usize,
+    /// Query heads, `H`.
+    pub num_attention_heads: usize,
+    /// Key and value heads, `G`.
+    pub num_key_value_heads: usize,
+    /// Width of a head; not always `hidden_size / num_attention_heads`.
+    pub head_dim: usize,
+    /// Vocabulary, `V`.
+    pub vocab_size: usize,
+    /// Longest context the base was made for.
+    pub max_position_embeddings: usize,
+    /// Epsilon of the norms (`rms_norm_eps`, `layer_norm_eps` or `norm_epsilon`).
+    pub norm_eps: f64,
+    /// Rotary embeddings.
+    pub rope: RopeConfig,
+    /// Those that are stated for a kind of layers.
+    pub rope_by_layer: BTreeMap<String, RopeConfig>,
+    /// Whether the output head is the embedding matrix, if stated; transformers leaves it out where it is the
+    /// family's default.
+    pub tie_word_embeddings: Option<bool>,
+    /// Activation of the MLP's gate.
+    pub hidden_act: Activation,
+    /// Whether the attention projections have biases.
+    pub attention_bias: bool,
+    /// Whether the MLP projections have biases.
+    pub mlp_bias: bool,
+    /// Tokens that a query sees back in layers with a window, as stated.
+    pub sliding_window: Option<usize>,
+    /// Whether `sliding_window` is in use, if stated.
+    pub use_sliding_window: Option<bool>,
+    /// Whether each layer has a window, if stated (`layer_types`).
+    pub layer_types: Option<Vec<LayerType>>,
+    /// Beginning-of-sequence token.
+    pub bos_token_id: Option<u32>,
+    /// End tokens; `config.json` may list several.
+    pub eos_token_ids: Vec<u32>,
+    /// Padding token.
+    pub pad_token_id: Option<u32>,
+    /// How the weights in the folder are quantized, if they are.
+    pub quantization: Option<Quantization>,
+    /// The file as it was, for writing merged models and for what only one family has.
+    pub raw: Value,
+    /// Where it was read, for messages.
+    pub path: PathBuf,
+}
+
+/// A layer's attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerType {
+    /// Over the whole segment.
+    Full,
+    /// Over the last `sliding_window` tokens.
+    Sliding,
+}
+
+/// Quantized weights that a folder may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantization {
+    /// bitsandbytes 4-bit (NF4 or FP4); each tensor says which.
+    Bitsandbytes4,
+    /// bitsandbytes 8-bit (LLM.int8): a scale per row.
+    Bitsandbytes8,
+}
+
+impl ModelConfig {
+    /// Reads the `config.json` at `path`; families outside `supported` are refused by name.
+    pub fn read(path: &Path, supported: &[&str]) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let raw =
+            serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+        Self::from_json(path, raw, supported)
+    }
+
+    /// Interprets the content of a `config.json`; `path` is for messages.
+    pub fn from_json(path: &Path, raw: Value, supported: &[&str]) -> Result<Self> {
+        let Some(object) = raw.as_object() else {
+            return Err(Error::file(path, "not a JSON object"));
+        };
+        let keys = Keys { path, object };
+        let model_type = keys.text("model_type")?.ok_or_else(|| keys.missing("model_type"))?;
+        if !supported.contains(&model_type) {
+            let names = supported.join(", ");
+            return Err(Error::file(path, format!("model_type `{model_type}` is not supported")).with_hint(format!(
+                "supported architectures: {names}; a similar one is not used in its place, as it would train a wrong model"
+            )));
+        }
+        let quantization = quantization(&keys)?;
+        let hidden_size = keys.size("hidden_size")?;
+        let num_attention_heads = keys.size("num_attention_heads")?;
+        let num_key_value_heads = keys.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
+        let head_dim = match keys.optional_size("head_dim")? {
+            Some(given) => given,
+            // Families whose heads are not a share of the hidden size have a constant default.
+            None if model_type.starts_with("gemma") => 256,
+            None if model_type.starts_with("qwen3") => 128,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None => {
+                let found =
+                    format!("hidden_size {hidden_size} is not a multiple of {num_attention_heads} heads");
+                return Err(keys.bad("head_dim", format!("absent, and {found}")));
+            }
+        };
+        if head_dim % 2 == 1 {
+            return Err(keys.bad("head_dim", format!("{head_dim} is odd, rotary embeddings need pairs")));
+        }
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
+            let problem =
+                format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}");
+            return Err(keys.bad("num_key_value_heads", problem));
+        }
+        let max_position_embeddings = keys.optional_size("max_position_embeddings")?.unwrap_or(2048);
+        let (rope, rope_by_layer) = rope::read(&keys, max_position_embeddings)?;
+        let mut norm_eps = None;
+        for key in ["rms_norm_eps", "layer_norm_eps", "norm_epsilon"] {
+            norm_eps = norm_eps.or(keys.positive(key)?);
+        }
+        let layers = keys.size("num_hidden_layers")?;
+        Ok(ModelConfig {
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size")?,
+            num_hidden_layers: layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size: keys.size("vocab_size")?,
+            max_position_embeddings,
+            norm_eps: norm_eps.unwrap_or(1e-6),
+            rope,
+            rope_by_layer,
+            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
+            hidden_act: activation(&keys, model_type)?,
+            attention_bias: keys.flag("attention_bias")?.unwrap_or(false),
+            mlp_bias: keys.flag("mlp_bias")?.unwrap_or(false),
+            sliding_window: keys.optional_size("sliding_window")?,
+            use_sliding_window: keys.flag("use_sliding_window")?,
+            layer_types: layer_types(&keys, layers)?,
+            bos_token_id: keys.tokens("bos_token_id")?.first().copied(),
+            eos_token_ids: keys.tokens("eos_token_id")?,
+            pad_token_id: keys.tokens("pad_token_id")?.first().copied(),
+            quantization,
+            model_type: model_type.to_string(),
+            path: path.to_path_buf(),
+            raw,
+        })
+    }
+
+    /// Access to keys that only one family has.
+    pub(crate) fn with_keys<T>(&self, read: impl FnOnce(&Keys<'_>) -> Result<T>) -> Result<T> {
+        match self.raw.as_object() {
+            Some(object) => read(&Keys { path: &self.path, object }),
+            None => Err(Error::file(&self.path, "not a JSON object")),
+        }
+    }
+}
+
+fn layer_types(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<LayerType>>> {
+    let Some(value) = keys.get("layer_types") else { return Ok(None) };
+    let one = |v: &Value| match v.as_str() {
+        Some("full_attention") => Ok(LayerType::Full),
+        Some("sliding_attention") => Ok(LayerType::Sliding),
+        _ => {
+            Err(keys.bad("layer_types", format!("{v} is not supported (full_attention, sliding_attention)")))
+        }
+    };
+    let Some(list) = value.as_array() else { return Err(keys.bad("layer_types", "not a list")) };
+    let types = list.iter().map(one).collect::<Result<Vec<_>>>()?;
+    if types.len() < layers {
+        return Err(keys.bad("layer_types", format!("{} entries for {layers} layers", types.len())));
+    }
+    Ok(Some(types))
+}
+
+fn activation(keys: &Keys<'_>, model_type: &str) -> Result<Activation> {
+    // Gemma writes `hidden_activation` and leaves `hidden_act` for old readers.
+    let key = if keys.object.get("hidden_activation").is_some_and(|v| !v.is_null()) {
+        "hidden_activation"
+    } else {
+        "hidden_act"
+    };
+    match keys.text(key)? {
+        None if model_type.starts_with("gemma") || model_type == "starcoder2" => Ok(Activation::GeluTanh),
+        None | Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(Activation::GeluTanh),
+        Some(other) => {
+            Err(keys.bad(key, format!("activation `{other}` is not supported (silu, gelu_pytorch_tanh)")))
+        }
+    }
+}
+
+fn quantization(keys: &Keys<'_>) -> Result<Option<Quantization>> {
+    let Some(given) = keys.object.get("quantization_config").filter(|v| !v.is_null()) else {
+        return Ok(None);
+    };
+    let method = given.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+    let on = |key: &str| given.get(key).and_then(Value::as_bool).unwrap_or(false);
+    match method {
+        "bitsandbytes" if on("load_in_4bit") => {
+            let stored = given.get("bnb_4bit_quant_storage").and_then(Value::as_str).unwrap_or("uint8");
+            if stored != "uint8" {
+                let problem = format!("bnb_4bit_quant_storage `{stored}` is not supported (uint8)");
+                return Err(keys.bad("quantization_config", problem));
+            }
+            Ok(Some(Quantization::Bitsandbytes4))
+        }
+        "bitsandbytes" if on("load_in_8bit") => Ok(Some(Quantization::Bitsandbytes8)),
+        other => {
+            let problem =
+                format!("weights quantized by `{other}` are not read (bitsandbytes 4-bit and 8-bit are)");
+            Err(keys.bad("quantization_config", problem).with_hint(
+                "use the original unquantized model as the base; it is quantized while loading if the run asks for it",
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn base() -> Value {
+        json!({"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
+               "num_attention_heads": 4, "vocab_size": 320})
+    }
+
+    fn with(changes: Value) -> Result<ModelConfig> {
+        let mut raw = base();
+        for (k, v) in changes.as_object().unwrap() {
+            raw[k] = v.clone();
+        }
+        ModelConfig::from_json(Path::new("config.json"), raw, SUPPORTED)
+    }
+
+    fn refusal(changes: Value) -> String {
+        with(changes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_of_old_configs() {
+        let c = with(json!({})).unwrap();
+        assert_eq!((c.num_key_value_heads, c.head_dim, c.max_position_embeddings), (4, 16, 2048));
+        assert_eq!((c.rope.theta, c.rope.scaling), (None, RopeScaling::None));
+        assert!(c.tie_word_embeddings.is_none() && c.eos_token_ids.is_empty() && c.sliding_window.is_none());
+    }
+
+    #[test]
+    fn token_ids_may_be_lists_or_negative() {
+        let c = with(json!({"eos_token_id": [7, 9], "pad_token_id": -1, "bos_token_id": null})).unwrap();
+        assert_eq!((c.eos_token_ids, c.pad_token_id, c.bos_token_id), (vec![7, 9], None, None));
+    }
+
+    #[test]
+    fn rope_types_in_both_spellings() {
+        for changes in [
+            json!({"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 5e5}),
+            json!({"rope_scaling": {"rope_type": "linear", "factor": 4}, "rope_theta": 500000}),
+            json!({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}}),
+        ] {
+            let c = with(changes).unwrap();
+            assert_eq!((c.rope.theta, c.rope.scaling), (Some(5e5), RopeScaling::Linear { factor: 4.0 }));
+        }
+        let c = with(
+            json!({"rope_scaling": {"type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 99}),
+        );
+        assert!(matches!(
+            c.unwrap().rope.scaling,
+            RopeScaling::Yarn { original_max_position_embeddings: 99, beta_fast: 32.0, truncate: true, .. }
+        ));
+    }
+
+    #[test]
+    fn refusals_name_what_was_found() {
+        let error = with(json!({"model_type": "qwen3_5"})).unwrap_err();
+        assert!(error.to_string().contains("`qwen3_5`"), "{error}");
+        assert!(error.hint().unwrap().contains("llama, mistral"));
+        for (changes, name) in [
+            (json!({"hidden_act": "relu"}), "`relu`"),
+            (json!({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}), "`ntk`"),
+            (json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}), "low_freq_factor"),
+            (json!({"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}}), "short_factor"),
+            (json!({"layer_types": ["full_attention"]}), "`layer_types`"),
+            (json!({"layer_types": ["full_attention", "chunked_attention"]}), "chunked_attention"),
+            (json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "`gptq`"),
+            (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "`bitsandbytes`"),
+            (json!({"hidden_size": 0}), "`hidden_size`"),
+            (json!({"hidden_size": -3}), "`hidden_size`"),
+            (json!({"hidden_size": 66}), "`head_dim`"),
+            (json!({"num_key_value_heads": 3}), "`num_key_value_heads`"),
+            (json!({"vocab_size": null}), "`vocab_size`"),
+            (json!({"rms_norm_eps": "small"}), "`rms_norm_eps`"),
+            (json!({"partial_rotary_factor": 1.5}), "`partial_rotary_factor`"),
+        ] {
+            let message = refusal(changes);
+            assert!(message.contains(name), "{message} does not name {name}");
+        }
+    }
+}

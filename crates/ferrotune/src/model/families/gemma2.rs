@@ -1,0 +1,37 @@
+//! Gemma 2: four norms a layer with weights `1 + w`, windows in every other layer, soft caps on scores and logits,
+//! GEGLU, embeddings times the root of the hidden size.
+
+use ferrotune_kernels::ops::activation::Activation;
+use ferrotune_kernels::ops::softmax_xent::Logits;
+use serde_json::json;
+
+use super::{Architecture, NormKind, NormPlaces, only, only_activation, windows};
+use crate::Result;
+use crate::model::config::ModelConfig;
+
+/// What Gemma 2 and 3 share; the caps are as stated.
+pub(super) fn shared(c: &ModelConfig) -> Result<Architecture> {
+    only_activation(c, Activation::GeluTanh)?;
+    only(c, "use_bidirectional_attention", &json!(false))?;
+    let (scalar, score_cap, logit_cap) = c.with_keys(|keys| {
+        let cap = |key: &str| keys.positive(key).map(|v| v.map(|v| v as f32));
+        let scalar = keys.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
+        Ok((scalar, cap("attn_logit_softcapping")?, cap("final_logit_softcapping")?))
+    })?;
+    Ok(Architecture {
+        norm: NormKind::RmsOnePlus,
+        norms: NormPlaces::Around,
+        mlp_bias: false,
+        score_scale: scalar.powf(-0.5) as f32,
+        score_cap,
+        logits: Logits { scale: 1.0, cap: logit_cap },
+        embed_scale: (c.hidden_size as f32).sqrt(),
+        tied: c.tie_word_embeddings.unwrap_or(true),
+        ..Architecture::common(c)
+    })
+}
+
+/// A window in the first, third, ... layer.
+pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+    Ok(Architecture { windows: windows(c, |i| i % 2 == 0), ..shared(c)? })
+}
