@@ -6,7 +6,7 @@ use std::path::Path;
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::data::pack::{PackedBatch, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
-use ferrotune::lora::{Adapter, Init, LoraConfig, Targets};
+use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::loss::cross_entropy::LossSum;
 use ferrotune::model::linear::DropoutKey;
 use ferrotune::model::weights::{BaseStorage, load};

@@ -9,3 +9,4 @@ mod helper;
 mod quickstart;
 mod resume;
 mod train;
+mod variants;

@@ -1,7 +1,7 @@
 //! What stands in a run folder when a run has ended: the adapter or model, tokenizer, receipt and model card.
 
-use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::{DType, Device};
 use serde_json::json;
 
 use super::model_folder;
@@ -13,6 +13,9 @@ use crate::model::Decoder;
 use crate::run_config::RunConfig;
 use crate::train::record::Summary;
 use crate::train::{Outcome, Trainable};
+
+/// Folder of an adapter that was made into a plain LoRA for the original weights.
+const CONVERTED: &str = "adapter_converted";
 
 /// Writes the results of a run beside its metrics and checkpoints.
 pub fn write(
@@ -27,6 +30,10 @@ pub fn write(
     match trainable {
         Trainable::Adapter(adapter) => {
             peft::save(folder.path(), adapter, model, &base.name)?;
+            // Where the start changed the base weights: the same for programs that know the original ones only.
+            if let Some(plain) = adapter.converted(&Device::reference(), model)? {
+                peft::save(&folder.path().join(CONVERTED), &plain, model, &base.name)?;
+            }
             model_folder::write_sidecars(folder.path(), base)?;
         }
         Trainable::Full(params) => {

@@ -152,3 +152,128 @@ impl<'a> Pass<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::linear::{Base, DropoutKey, Vector};
+    use crate::model::{Adapted, Params};
+    use ferrotune_kernels::cpu::{Cpu, Isa};
+    use ferrotune_kernels::ops::elementwise::Dropout;
+    use ferrotune_kernels::rng::Stream;
+    use ferrotune_kernels::{Device, Precision, Weight};
+
+    const SHAPE: (usize, usize, usize, usize) = (7, 24, 18, 3);
+    const SCALE: f32 = 0.5;
+
+    fn random(name: &str, len: usize) -> Vec<f32> {
+        let s = Stream::new(8, name, 0);
+        (0..len as u64).map(|i| s.normal(i)).collect()
+    }
+
+    /// The inputs of the formula: x, A, B, m.
+    type Inputs = [Vec<f32>; 4];
+
+    fn inputs() -> Inputs {
+        let (m, n, k, r) = SHAPE;
+        [random("x", m * k), random("a", r * k), random("b", n * r), random("m", n)]
+    }
+
+    /// Row lengths of `W + s B A`.
+    fn lengths([_, a, b, _]: &Inputs) -> Vec<f64> {
+        let (_, n, k, r) = SHAPE;
+        let w = random("w", n * k);
+        let value = |j: usize, i: usize| {
+            let product: f64 = (0..r).map(|q| b[j * r + q] as f64 * a[q * k + i] as f64).sum();
+            w[j * k + i] as f64 + SCALE as f64 * product
+        };
+        (0..n).map(|j| (0..k).map(|i| value(j, i).powi(2)).sum::<f64>().sqrt()).collect()
+    }
+
+    /// `y = W x + (m / n - 1) W x' + (m / n) s B A x' + b` as PEFT writes it, times `dy`, summed.
+    fn loss([x, a, b, m]: &Inputs, norm: &[f64], drop: Option<Dropout>) -> f64 {
+        let (rows, n, k, r) = SHAPE;
+        let (w, bias, dy) = (random("w", n * k), random("bias", n), random("dy", rows * n));
+        let mut sum = 0.0;
+        for t in 0..rows {
+            let x = |i: usize| x[t * k + i] as f64;
+            let dropped = |i: usize| x(i) * drop.map_or(1.0, |d| d.factor(t * k + i)) as f64;
+            let h: Vec<f64> =
+                (0..r).map(|q| (0..k).map(|i| a[q * k + i] as f64 * dropped(i)).sum()).collect();
+            for j in 0..n {
+                let gain = m[j] as f64 / norm[j];
+                let base: f64 = (0..k).map(|i| w[j * k + i] as f64 * x(i)).sum();
+                let seen: f64 = (0..k).map(|i| w[j * k + i] as f64 * dropped(i)).sum();
+                let branch: f64 = (0..r).map(|q| b[j * r + q] as f64 * h[q]).sum();
+                let y = base + (gain - 1.0) * seen + gain * SCALE as f64 * branch + bias[j] as f64;
+                sum += y * dy[t * n + j] as f64;
+            }
+        }
+        sum
+    }
+
+    /// Our loss and gradients of x, A, B, m and the bias.
+    fn ours(dev: &Device, p: f32) -> (f64, Vec<Vec<f32>>) {
+        let (rows, n, k, r) = SHAPE;
+        let [x, a, b, m] = inputs();
+        let mut params = Params::default();
+        let ids = BranchIds {
+            a: params.push("a", dev.tensor(r, k, &a)),
+            b: params.push("b", dev.tensor(n, r, &b)),
+            bias: None,
+            magnitude: Some(params.push("m", dev.tensor(1, n, &m))),
+            scale: SCALE,
+            dropout: p,
+        };
+        let bias = Vector::Trained(params.push("bias", dev.tensor(1, n, &random("bias", n))));
+        let base = Base::Frozen(Weight::from_f32(n, k, &random("w", n * k)));
+        let l = LinearLayer { id: 0, name: "l".into(), rows: n, cols: k, base, bias: Some(bias) };
+        let adapted = Adapted { branches: vec![Some(ids)], ..Adapted::default() };
+        let dropout = Some(DropoutKey { seed: 1, step: 2 });
+        let pass = Pass { dev, precision: Precision::F32, params: &params, adapted: Some(&adapted), dropout };
+        let x = dev.tensor(rows, k, &x);
+        let ([y], h) = pass.linears(&x, [&l]).unwrap();
+        let dy = dev.tensor(rows, n, &random("dy", rows * n));
+        let loss = y.f32().iter().zip(dy.f32()).map(|(a, b)| *a as f64 * *b as f64).sum();
+        let mut grads = Gradients::zeros(dev, &params);
+        let dx = pass.linears_backward(&x, h.as_ref(), [&l], [&dy], true, &mut grads).unwrap().unwrap();
+        let all = std::iter::once(&dx).chain(grads.all()).map(|t| t.to_vec()).collect();
+        (loss, all)
+    }
+
+    #[test]
+    fn outputs_and_gradients_are_those_of_the_formula_with_and_without_dropout() {
+        for p in [0.0, 0.4] {
+            let drop = (p > 0.0).then(|| Dropout { p, stream: Stream::new(1, "l", 2) });
+            let norm = lengths(&inputs());
+            let expected = loss(&inputs(), &norm, drop);
+            for dev in [Device::reference(), Device::Cpu(Cpu::new(2, Isa::detect()).unwrap())] {
+                let (found, grads) = ours(&dev, p);
+                assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} {expected}");
+                // The lengths stay what they were: they are constants of the backward.
+                for part in 0..4 {
+                    let direction = random("direction", inputs()[part].len());
+                    let shifted = |h: f32| {
+                        let mut all = inputs();
+                        all[part].iter_mut().zip(&direction).for_each(|(v, d)| *v += h * d);
+                        loss(&all, &norm, drop)
+                    };
+                    let numeric = (shifted(1e-2) - shifted(-1e-2)) / 2e-2;
+                    let analytic: f64 =
+                        grads[part].iter().zip(&direction).map(|(g, d)| *g as f64 * *d as f64).sum();
+                    let size: f64 = grads[part].iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
+                    assert!(
+                        (numeric - analytic).abs() < 2e-3 * size.max(1.0),
+                        "dropout {p}, part {part}: {numeric} by differences, {analytic} computed"
+                    );
+                }
+                let (rows, n, ..) = SHAPE;
+                let dy = random("dy", rows * n);
+                for (j, found) in grads[4].iter().enumerate() {
+                    let sum: f32 = (0..rows).map(|t| dy[t * n + j]).sum();
+                    assert!((found - sum).abs() < 1e-5);
+                }
+            }
+        }
+    }
+}
