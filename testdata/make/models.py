@@ -1,0 +1,250 @@
+"""Tiny random models of further families with the reference stack's numbers, in the layout of `golden/models`.
+
+    pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 safetensors==0.8.0
+    python testdata/make/models.py testdata/golden/models [NAME...]
+
+Nothing is downloaded; the tokenizer is that of `golden/models/llama3_rope`. Takes a minute on one core.
+"""
+import json
+import os
+import shutil
+import sys
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCAB, PAD, BOS, EOS = 320, 0, 1, 2
+SIZES = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+             num_key_value_heads=1, max_position_embeddings=256, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS)
+STEPS, LR, DECAY, CLIP = 5, 1e-3, 0.01, 1.0
+
+
+def rope(theta=10000.0, **more):
+    return {"rope_type": "default", "rope_theta": theta, **more}
+
+
+GROWING = dict(rope_type="dynamic", factor=2.0)
+LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.0, 2.0, 4.0, 8.0],
+            original_max_position_embeddings=32, partial_rotary_factor=0.5)
+
+# name: (model_type, configuration, lengths of the two rows, note)
+CASES = {
+    "gemma3_text": ("gemma3_text", dict(
+        head_dim=32, query_pre_attn_scalar=24, sliding_window=8, tie_word_embeddings=True,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={"full_attention": rope(1e6, rope_type="linear", factor=8.0), "sliding_attention": rope(1e4)}),
+        (28, 19), "norms of the heads of q and k, a rotary base for each kind of layer, windows in the first"),
+    "smollm3": ("smollm3", dict(
+        num_hidden_layers=3, no_rope_layers=[1, 0, 1], tie_word_embeddings=True, rope_parameters=rope(2e6)),
+        (28, 19), "no rotation in the middle layer"),
+    "olmo2": ("olmo2", dict(rope_parameters=rope(5e5)), (28, 19), "norms after both halves and over whole q and k"),
+    "granite": ("granite", dict(
+        embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.22, logits_scaling=4.0,
+        tie_word_embeddings=True, rope_parameters=rope()), (28, 19), "four multipliers"),
+    "stablelm": ("stablelm", dict(
+        use_qkv_bias=True, rope_parameters=rope(partial_rotary_factor=0.25)), (28, 19),
+        "layer norms, a quarter of each head rotated, biases on q, k, v"),
+    "stablelm_parallel": ("stablelm", dict(
+        use_parallel_residual=True, qk_layernorm=True, rope_parameters=rope(partial_rotary_factor=0.5)), (28, 19),
+        "attention beside the MLP, a layer norm for each head"),
+    "starcoder2": ("starcoder2", dict(sliding_window=8, use_bias=True, rope_parameters=rope(1e5)), (28, 19),
+                   "biases, layer norms, two-matrix MLP with GELU, tied head, window of 8"),
+    "qwen2_window": ("qwen2", dict(
+        use_sliding_window=True, sliding_window=8, max_window_layers=1, rope_parameters=rope(1e6)), (28, 19),
+        "a window of 8 from layer 1 on"),
+    "llama_linear": ("llama", dict(attention_bias=True, mlp_bias=True, rope_parameters=rope(rope_type="linear", factor=4.0)),
+                     (28, 19), "linear rope scaling, biases everywhere"),
+    "llama_yarn": ("llama", dict(rope_parameters=rope(
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=64)), (28, 19), "yarn"),
+    "llama_dynamic": ("llama", dict(max_position_embeddings=32, rope_parameters=rope(**GROWING)), (40, 40),
+                      "dynamic rope beyond its length"),
+    "phi3_long": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (40, 40),
+                  "long rope beyond its length, half of each head rotated"),
+    "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
+                   "long rope within its length"),
+}
+
+
+def old_spelling(config):
+    """The configuration with the keys of transformers 4."""
+    c = dict(config)
+    if "dtype" in c:
+        c["torch_dtype"] = c.pop("dtype")
+    given = c.pop("rope_parameters", None) or {}
+    if "full_attention" in given:
+        c["rope_local_base_freq"] = given["sliding_attention"]["rope_theta"]
+        given = given["full_attention"]
+    scaling = {k: v for k, v in given.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    c["rope_theta"] = given.get("rope_theta", 10000.0)
+    if "partial_rotary_factor" in given:
+        c["partial_rotary_factor"] = given["partial_rotary_factor"]
+    c["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    return c
+
+
+def randomize(model, seed):
+    """Values that make every part matter."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            noise = torch.randn(p.shape, generator=g)
+            if p.dim() == 1:
+                ones = name.endswith("weight") and "gemma" not in model.config.model_type
+                p.copy_(0.1 * noise + (1.0 if ones else 0.0))
+            else:
+                p.copy_(noise * (0.4 if "embed" in name else 1.4 * p.shape[-1] ** -0.5))
+
+
+def load(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    if hasattr(model.config, "_experts_implementation"):
+        model.config._experts_implementation = "eager"
+    return model.eval()
+
+
+def batch(lengths, seed):
+    g = torch.Generator().manual_seed(seed)
+    width = max(lengths)
+    ids, mask, labels = (torch.full((2, width), v) for v in (PAD, 0, -100))
+    for row, n in enumerate(lengths):
+        ids[row, :n] = torch.randint(5, VOCAB, (n,), generator=g)
+        mask[row, :n] = 1
+        labels[row, n // 3:n] = ids[row, n // 3:n]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def token_loss(logits, labels):
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
+    return torch.nn.functional.pad(losses, (0, 1))
+
+
+def mean(losses, labels):
+    return losses.sum() / (labels[:, 1:] != -100).sum()
+
+
+def forward(model, x):
+    return model(input_ids=x["input_ids"], attention_mask=x["attention_mask"], use_cache=False).logits
+
+
+def real(logits, x):
+    return (logits * x["attention_mask"][..., None]).detach().contiguous()
+
+
+def adapted(folder, seed, targets="all-linear", **more):
+    torch.manual_seed(seed)
+    model = get_peft_model(load(folder), LoraConfig(
+        r=8, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM", **more))
+    g = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            if "lora_" in name:
+                p.copy_(torch.randn(p.shape, generator=g) * (p.shape[1] ** -0.5 if "lora_A" in name else 0.05))
+    return model
+
+
+def trained(model):
+    return {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def snapshot(model, of=lambda p: p):
+    return {n: of(p).detach().clone().contiguous() for n, p in trained(model).items()}
+
+
+def train(model, x):
+    """Mean loss, clipping, AdamW, the same batch each time."""
+    params = list(trained(model).values())
+    optimizer = torch.optim.AdamW(params, lr=LR, weight_decay=DECAY)
+    model.train()
+    losses, norms, states, grads = [], [], [], None
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = mean(token_loss(forward(model, x), x["labels"]), x["labels"])
+        loss.backward()
+        grads = grads or snapshot(model, lambda p: p.grad)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(params, CLIP)))
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        states.append(snapshot(model))
+    with torch.no_grad():
+        after = float(mean(token_loss(forward(model, x), x["labels"]), x["labels"]))
+    return losses, norms, after, states, grads
+
+
+@torch.no_grad()
+def greedy(model, prompt, n):
+    ids = torch.tensor([prompt])
+    for _ in range(n):
+        ids = torch.cat([ids, model(input_ids=ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+    return ids[0, len(prompt):].tolist()
+
+
+def make(root, name, seed):
+    kind, config, lengths, note = CASES[name]
+    out = os.path.join(root, name)
+    shutil.rmtree(out, ignore_errors=True)
+    folder = os.path.join(out, "model")
+    os.makedirs(folder)
+    config = AutoConfig.for_model(kind, **{**SIZES, **config})
+    config._experts_implementation = "eager"
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+    randomize(model, seed)
+    model.generation_config.eos_token_id = EOS
+    model.save_pretrained(folder)
+    tokenizer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../golden/models/llama3_rope/model")
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(os.path.join(tokenizer, file), folder)
+    stated = json.load(open(os.path.join(folder, "config.json")))
+    with open(os.path.join(out, "config_v4.json"), "w") as f:
+        json.dump(old_spelling(stated), f, indent=1)
+
+    x = batch(lengths, seed + 1)
+    save_file({k: v.to(torch.int32) for k, v in x.items()}, os.path.join(out, "inputs.safetensors"))
+    model = load(folder)
+    with torch.no_grad():
+        logits = forward(model, x)
+    losses = token_loss(logits, x["labels"])
+    save_file({"logits": real(logits, x), "token_loss": losses}, os.path.join(out, "base.safetensors"))
+
+    peft = adapted(folder, seed + 2)
+    peft.save_pretrained(os.path.join(out, "adapter"))
+    os.remove(os.path.join(out, "adapter", "README.md"))
+    with torch.no_grad():
+        lora_logits = forward(peft, x)
+    lora_losses = token_loss(lora_logits, x["labels"])
+    save_file({"logits": real(lora_logits, x), "token_loss": lora_losses}, os.path.join(out, "lora.safetensors"))
+    steps, norms, after, states, grads = train(peft, x)
+    save_file(grads, os.path.join(out, "lora_grads.safetensors"))
+    save_file(states[0], os.path.join(out, "adapter_step1.safetensors"))
+    save_file(states[-1], os.path.join(out, "adapter_step5.safetensors"))
+
+    prompt = x["input_ids"][0, :12].tolist()
+    again = PeftModel.from_pretrained(load(folder), os.path.join(out, "adapter")).eval()
+    generation = {"prompt_ids": prompt, "max_new_tokens": 16, "base": greedy(model, prompt, 16),
+                  "lora": greedy(again, prompt, 16)}
+    merged, base = again.merge_and_unload().state_dict(), model.state_dict()
+    changed = {k: v.contiguous() for k, v in merged.items() if ".layers.0." in k and not torch.equal(v, base[k])}
+    save_file(changed, os.path.join(out, "merged_layer0.safetensors"))
+
+    case = {
+        "case": name, "kind": "model", "model_type": kind, "note": note, "seed": seed,
+        "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__,
+                     "peft": __import__("peft").__version__},
+        "loss": {"base": float(mean(losses, x["labels"])), "lora": float(mean(lora_losses, x["labels"]))},
+        "optimizer": {"lr": LR, "weight_decay": DECAY, "max_grad_norm": CLIP, "steps": STEPS},
+        "train": {"losses": steps, "grad_norms": norms, "loss_after": after},
+        "generation": generation,
+    }
+    with open(os.path.join(out, "case.json"), "w") as f:
+        json.dump(case, f, indent=1)
+    print(f"{name:18} loss {case['loss']['base']:.4f} {case['loss']['lora']:.4f} -> {after:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    root, names = sys.argv[1], sys.argv[2:] or list(CASES)
+    for name in names:
+        make(root, name, 9000 + 100 * list(CASES).index(name))
