@@ -27,6 +27,7 @@ fn models_agree_with_peft() {
 #[test]
 fn adapter_variants_agree_with_peft() {
     check("variants", 18);
+    check("variants_more", 10);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub enum Trainable {
     /// Every parameter of the model.
     Full(Params),
     /// An adapter beside the frozen model.
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
 }
 
 impl Trainable {

@@ -89,7 +89,7 @@ impl<'a> Trainer<'a> {
         let (model, own) = load(dev, &base.checkpoint, storage, longest.max(config.data.max_length))?;
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
-            _ => Trainable::Adapter(make_adapter(config, dev, &model)?),
+            _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
         };
         let trained = trainable.params().elements();
         let ranks = match &trainable {
