@@ -32,6 +32,18 @@ impl Slot<'_> {
     pub(super) fn shape(&self) -> Vec<usize> {
         if self.vector { vec![self.cols] } else { vec![self.rows, self.cols] }
     }
+
+    /// The key of `adapter_config.json` that asks for it.
+    pub(super) fn asked_by(&self) -> &'static str {
+        match self.part {
+            Part::A(_) | Part::B(_) | Part::EmbeddingA | Part::EmbeddingB => "target_modules",
+            Part::BranchBias => "lora_bias",
+            Part::Magnitude => "use_dora",
+            Part::Vector(_) if self.name.ends_with(".bias") => "bias (or modules_to_save)",
+            Part::Matrix(_) | Part::Vector(_) => "modules_to_save",
+            Part::Rows(_) => "trainable_token_indices",
+        }
+    }
 }
 
 /// What a tensor of an adapter is.

@@ -103,10 +103,15 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
         // Some versions name the bias of a targeted linear as the base does.
         let plain = slot.name.replace(".base_layer.", ".");
         let Some(tensor) = file.get(&slot.name).or_else(|| file.get(&plain)) else {
-            return Err(Error::tensor(&weights, key(&slot.name), "missing").with_hint(OTHER_BASE));
+            let problem = format!("missing, asked for by {} in {CONFIG_FILE}", slot.asked_by());
+            return Err(Error::tensor(&weights, key(&slot.name), problem).with_hint(OTHER_BASE));
         };
         if tensor.shape != slot.shape() {
-            let problem = format!("shape is {:?}, the base model asks for {:?}", tensor.shape, slot.shape());
+            let problem = format!(
+                "shape is {:?}, the base model and {CONFIG_FILE} ask for {:?}",
+                tensor.shape,
+                slot.shape()
+            );
             return Err(Error::tensor(&weights, key(&tensor.name), problem).with_hint(OTHER_BASE));
         }
         used.insert(tensor.name.clone());

@@ -96,7 +96,15 @@ impl<'a> Trainer<'a> {
             Trainable::Adapter(a) => a.ranks().div_ceil(arch.layers.max(1)),
             Trainable::Full(_) => 0,
         };
-        let changed = if let Trainable::Adapter(a) = &trainable { a.changed_bytes() } else { 0 };
+        let (scaled, start, changed) = match &trainable {
+            Trainable::Adapter(a) => {
+                // Decompositions in f64, one on each thread.
+                let one = 20 * arch.ffn * arch.hidden + 24 * arch.hidden * arch.hidden;
+                let workers = if a.config.init.changes_base() { rayon::current_num_threads() } else { 0 };
+                (a.config.dora, workers * one, a.changed_bytes())
+            }
+            Trainable::Full(_) => (false, 0, 0),
+        };
         let data = data_bytes + changed;
         let threads = if let Device::Cpu(cpu) = dev { cpu.threads() } else { 1 };
         let plan_for = |policy| {
@@ -107,6 +115,8 @@ impl<'a> Trainer<'a> {
                 tokens: largest,
                 trainable: trained,
                 ranks,
+                scaled,
+                start,
                 data,
                 threads,
             };
