@@ -1,7 +1,9 @@
 """Tiny random models of further families with the reference stack's numbers, in the layout of `golden/models`.
 
+Of some of them also every gradient of full fine-tuning, in the layout of `golden/full_ft`.
+
     pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 safetensors==0.8.0
-    python testdata/make/models.py testdata/golden/models [NAME...]
+    python testdata/make/models.py testdata/golden [NAME...]
 
 Nothing is downloaded; the tokenizer is that of `golden/models/llama3_rope`. Takes a minute on one core.
 """
@@ -184,7 +186,7 @@ def greedy(model, prompt, n):
 
 def make(root, name, seed):
     kind, config, lengths, note = CASES[name]
-    out = os.path.join(root, name)
+    out = os.path.join(root, "models", name)
     shutil.rmtree(out, ignore_errors=True)
     folder = os.path.join(out, "model")
     os.makedirs(folder)
@@ -244,7 +246,48 @@ def make(root, name, seed):
     print(f"{name:18} loss {case['loss']['base']:.4f} {case['loss']['lora']:.4f} -> {after:.4f}", flush=True)
 
 
+FULL = ["gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+
+
+def make_full(root, name):
+    """Every parameter trained: gradients, and some parameters after five steps for both groupings of the decay."""
+    out = os.path.join(root, "full_ft", name)
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(out)
+    folder = os.path.join(root, "models", name, "model")
+    x = {k: v.long() for k, v in load_file(os.path.join(root, "models", name, "inputs.safetensors")).items()}
+    case, after = {"case": f"full_ft/{name}", "kind": "full_ft", "model": f"models/{name}/model"}, {}
+    for group in ("uniform_decay", "trainer_groups"):
+        model = load(folder).train()
+        named = dict(model.named_parameters())
+        spared = {n for n in named if n.endswith("bias") or "norm" in n} if group == "trainer_groups" else set()
+        optimizer = torch.optim.AdamW([
+            {"params": [p for n, p in named.items() if n not in spared], "weight_decay": 0.1},
+            {"params": [p for n, p in named.items() if n in spared], "weight_decay": 0.0}], lr=LR)
+        losses, norms = [], []
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss = mean(token_loss(forward(model, x), x["labels"]), x["labels"])
+            loss.backward()
+            if step == 0:
+                save_file({n: p.grad.clone().contiguous() for n, p in named.items()}, os.path.join(out, "grads.safetensors"))
+            norms.append(float(torch.nn.utils.clip_grad_norm_(list(named.values()), CLIP)))
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        with torch.no_grad():
+            last = float(mean(token_loss(forward(model, x), x["labels"]), x["labels"]))
+        case[group] = {"weight_decay": 0.1, "losses": losses, "grad_norms": norms, "loss_after": last}
+        for n in [n for n in named if n.startswith("model.layers.1.") and (".o_proj" in n or "norm" in n)]:
+            after[f"{group}/{n}"] = named[n].detach().clone()
+    save_file(after, os.path.join(out, "params_step5.safetensors"))
+    with open(os.path.join(out, "case.json"), "w") as f:
+        json.dump(case, f, indent=1)
+    print(f"full_ft/{name}: {losses[0]:.4f} -> {last:.4f}", flush=True)
+
+
 if __name__ == "__main__":
     root, names = sys.argv[1], sys.argv[2:] or list(CASES)
     for name in names:
         make(root, name, 9000 + 100 * list(CASES).index(name))
+        if name in FULL:
+            make_full(root, name)
