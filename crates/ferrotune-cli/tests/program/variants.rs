@@ -132,6 +132,31 @@ fn starts_that_change_the_base_are_made_again_when_read() {
 }
 
 #[test]
+fn a_resumed_run_of_many_features_ends_with_the_same_bits() {
+    let place = place("llama3_rope");
+    let set = [
+        "method.dora=true",
+        "method.init=pissa",
+        "method.dropout=0.1",
+        "method.trainable_tokens=[3, 4]",
+        "method.modules_to_save=[lm_head, norm]",
+        "method.loraplus_lr_ratio=4",
+        "output.checkpoint_every=3",
+    ];
+    train(&place, "out", &set);
+    let adapter = "out/adapter_model.safetensors";
+    let (expected, losses) = (place.bytes(adapter), place.losses("out"));
+    std::fs::remove_dir_all(place.path("out/checkpoints/step-6")).expect("the last checkpoint");
+    std::fs::remove_file(place.path(adapter)).expect("the result");
+    let mut args = vec!["train", "run.yaml", "--resume"];
+    args.extend(STEPS);
+    args.extend(set.iter().flat_map(|s| ["--set", s]));
+    place.run(&args).ok();
+    assert_eq!(place.losses("out"), losses);
+    assert_eq!(place.bytes(adapter), expected);
+}
+
+#[test]
 fn what_cannot_stand_together_is_refused_before_training() {
     let place = place("llama3_rope");
     let before = names(&place.path("."));
@@ -151,6 +176,9 @@ fn what_cannot_stand_together_is_refused_before_training() {
         (&["method.exclude='('"], &["method.exclude"]),
         (&["method.layers_to_transform=[7]"], &["method.targets", "layers_to_transform"]),
         (&["method.rank_pattern={q_proj: 0}"], &["method.rank_pattern"]),
+        (&["method.rank_pattern={q_porj: 2}"], &["method.rank_pattern", "q_porj", "nearest `q_proj`"]),
+        (&["method.alpha_pattern={lm_head: 2}"], &["method.alpha_pattern", "lm_head"]),
+        (&["method.exclude=[q_porj]"], &["method.exclude", "q_porj", "nearest `q_proj`"]),
         (&["method.rank_pattern=[1]"], &["method.rank_pattern", "mapping"]),
     ] {
         let mut args = vec!["train", "run.yaml"];

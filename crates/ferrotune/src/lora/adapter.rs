@@ -34,6 +34,7 @@ impl Adapter {
     /// A fresh adapter under `seed`, which begins as the base does: B is zero, or what it adds was taken out of the base.
     pub fn init(dev: &Device, model: &Decoder, config: LoraConfig, seed: u64) -> Result<Self> {
         let chosen = choose(model, &config)?;
+        chosen.check_used(model, &config)?;
         let starts = starts(config.init, &chosen.linears)?;
         let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &starts, seed, slot));
         let layout = lay_out(model, &config, &chosen, &mut make)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ferrotune_kernels::Tensor;
 
 use super::config::{Init, LoraConfig, TrainedBiases};
-use super::targets::{select, unmatched};
+use super::targets::{check_used, select, unmatched};
 use crate::model::adapted::{Adapted, BranchIds, EmbeddingIds, TokenIds};
 use crate::model::embedding::EMBEDDING;
 use crate::model::linear::{Base, LinearLayer, Vector};
@@ -95,6 +95,17 @@ pub(super) fn choose<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Chos
     let linears = linears.into_iter().zip(&chosen).zip(&constants);
     let linears = linears.filter(|((_, c), _)| **c).map(|((l, _), (r, s))| (l, *r, *s)).collect();
     Ok(Chosen { linears, embedding })
+}
+
+impl Chosen<'_> {
+    /// Refuses parts of the configuration that stand for nothing in this model.
+    pub(super) fn check_used(&self, model: &Decoder, config: &LoraConfig) -> Result<()> {
+        let mut modules: Vec<&str> = model.linears().iter().map(|l| l.name.as_str()).collect();
+        modules.push(EMBEDDING);
+        let mut targeted: Vec<&str> = self.linears.iter().map(|(l, ..)| l.name.as_str()).collect();
+        targeted.extend(self.embedding.map(|_| EMBEDDING));
+        check_used(config, &modules, &targeted)
+    }
 }
 
 fn check(model: &Decoder, config: &LoraConfig, embedding: bool) -> Result<()> {

@@ -105,6 +105,30 @@ pub fn select(config: &LoraConfig, modules: &[&str]) -> Result<Vec<bool>> {
     Ok(chosen)
 }
 
+/// Refuses an excluded name or a pattern that no module has: in a run file it is a mistake. An adapter that was made
+/// elsewhere may carry some of another part of its model.
+pub(super) fn check_used(config: &LoraConfig, modules: &[&str], targeted: &[&str]) -> Result<()> {
+    if let Some(Targets::Names(names)) = &config.exclude
+        && let Some(unused) = names.iter().find(|t| !modules.iter().any(|m| matches(m, t)))
+    {
+        return Err(unmatched("method.exclude", unused, modules));
+    }
+    let patterns = [
+        ("method.rank_pattern", config.rank_pattern.iter().map(|(k, _)| k).collect::<Vec<_>>()),
+        ("method.alpha_pattern", config.alpha_pattern.iter().map(|(k, _)| k).collect()),
+    ];
+    for (key, patterns) in patterns {
+        for pattern in patterns {
+            let matcher = Matcher::suffixes(key, std::iter::once(pattern))?;
+            let found = targeted.iter().map(|m| matcher.first(m)).collect::<Result<Vec<_>>>()?;
+            if found.iter().all(Option::is_none) {
+                return Err(unmatched(key, pattern, targeted));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether each module is in one of the layers, by the first number of its path (after a name of `layers_pattern`). A
 /// module that is named by its whole path needs no layer.
 fn layer_filter(config: &LoraConfig, layers: &[usize], modules: &[&str]) -> Result<Vec<bool>> {
