@@ -78,6 +78,7 @@ fn branches_of_every_kind_are_trained_read_and_merged() {
     assert_eq!(config["exclude_modules"][0], "v_proj");
     assert_eq!(config["rank_pattern"]["q_proj"], 2);
     assert_eq!(config["layers_to_transform"][0], 1);
+    round_trip(&place, "quantized", &["method.kind=qlora", "method.dora=true"]);
     round_trip(&place, "faster", &["method.loraplus_lr_ratio=8"]);
 }
 
