@@ -118,6 +118,7 @@ fn starts_that_change_the_base_are_made_again_when_read() {
         round_trip(&place, start, &[&init]);
         // The same as a plain LoRA of twice the rank.
         let plain = format!("{start}/adapter_converted");
+        assert!(place.read(&format!("{start}/README.md")).contains("`adapter_converted/`"));
         assert_eq!(place.json(&format!("{plain}/adapter_config.json"))["r"], 8);
         let base = model("llama3_rope").display().to_string();
         let (found, expected) = (eval(&place, &base, &["--adapter", &plain]), eval(&place, start, &[]));

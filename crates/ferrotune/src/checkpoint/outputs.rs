@@ -8,7 +8,7 @@ use super::model_folder;
 use super::run_folder::RunFolder;
 use crate::Result;
 use crate::base::BaseModel;
-use crate::lora::peft;
+use crate::lora::{Init, peft};
 use crate::model::Decoder;
 use crate::run_config::RunConfig;
 use crate::train::record::Summary;
@@ -60,7 +60,7 @@ pub fn write(
         "planned_bytes": summary.plan.total(),
     });
     folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
-    folder.write("README.md", card(config, base, summary, outcome).as_bytes())
+    folder.write("README.md", card(config, base, trainable, summary, outcome).as_bytes())
 }
 
 /// f32 models stay f32; all others are written as bf16, as models are published.
@@ -70,7 +70,22 @@ pub fn output_dtype(base: &BaseModel, model: &Decoder) -> Result<DType> {
     Ok(if matches!(embedding.storage(), Storage::Dense(DType::F32, _)) { DType::F32 } else { DType::Bf16 })
 }
 
-fn card(config: &RunConfig, base: &BaseModel, s: &Summary, o: &Outcome) -> String {
+/// What a reader of the adapter must know of its base.
+fn start(trainable: &Trainable) -> String {
+    let Trainable::Adapter(adapter) = trainable else { return String::new() };
+    match adapter.config.init {
+        Init::Kaiming | Init::Gaussian => String::new(),
+        Init::Pissa | Init::Olora => format!(
+            "The adapter fits base weights that its start changed; ferrotune and PEFT repeat the start when they read \
+             it. `{CONVERTED}/` holds the same as a plain LoRA for the original weights.\n\n"
+        ),
+        Init::Loftq { .. } => {
+            "The adapter fits base weights that LoftQ quantized to NF4; readers repeat that.\n\n".into()
+        }
+    }
+}
+
+fn card(config: &RunConfig, base: &BaseModel, trainable: &Trainable, s: &Summary, o: &Outcome) -> String {
     let kind = if s.method == "full" { "model" } else { "LoRA adapter (PEFT)" };
     let library = if s.method == "full" { "transformers" } else { "peft" };
     let held = o.eval_loss.map_or(String::new(), |l| format!("| held-out loss | {l:.4} |\n"));
@@ -83,7 +98,7 @@ fn card(config: &RunConfig, base: &BaseModel, s: &Summary, o: &Outcome) -> Strin
          | data | {data} |\n\
          | steps | {steps} |\n\
          | loss of the last step | {loss:.4} |\n{held}\
-         | seed | {seed} |\n\n\
+         | seed | {seed} |\n\n{start}\
          `run.yaml` holds the whole configuration, `receipt.json` versions and hashes, `metrics.jsonl` every step.\n",
         base = base.name,
         dir = config.output.dir,
@@ -96,5 +111,6 @@ fn card(config: &RunConfig, base: &BaseModel, s: &Summary, o: &Outcome) -> Strin
         steps = o.steps,
         loss = o.loss,
         seed = config.train.seed,
+        start = start(trainable),
     )
 }
