@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 VOCAB, PAD, BOS, EOS = 320, 0, 1, 2
 SIZES = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
              num_key_value_heads=1, max_position_embeddings=256, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS)
+SEEDS = 9000
 STEPS, LR, DECAY, CLIP = 5, 1e-3, 0.01, 1.0
 
 
@@ -65,6 +66,17 @@ CASES = {
                       "dynamic rope beyond its length"),
     "phi3_long": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (40, 40),
                   "long rope beyond its length, half of each head rotated"),
+    "mixtral": ("mixtral", dict(
+        num_local_experts=4, num_experts_per_tok=2, sliding_window=None, rope_parameters=rope(1e6)), (28, 19),
+        "four experts, two a token; LoRA on attention and on the stacked weights of the experts"),
+    "qwen3_moe": ("qwen3_moe", dict(
+        head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=16, norm_topk_prob=True,
+        mlp_only_layers=[1], rope_parameters=rope(1e6)), (28, 19),
+        "six experts, three a token, the second layer without; LoRA on linears"),
+    "qwen3_moe_down": ("qwen3_moe", dict(
+        head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=False,
+        rope_parameters=rope(1e6)), (28, 19),
+        "weights of the chosen experts not normalised; LoRA on one of the two stacked weights"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -212,7 +224,8 @@ def make(root, name, seed):
     losses = token_loss(logits, x["labels"])
     save_file({"logits": real(logits, x), "token_loss": losses}, os.path.join(out, "base.safetensors"))
 
-    peft = adapted(folder, seed + 2)
+    experts = TARGET_PARAMETERS.get(name)
+    peft = adapted(folder, seed + 2, **({"target_parameters": experts} if experts else {}))
     peft.save_pretrained(os.path.join(out, "adapter"))
     os.remove(os.path.join(out, "adapter", "README.md"))
     with torch.no_grad():
@@ -246,6 +259,10 @@ def make(root, name, seed):
     print(f"{name:18} loss {case['loss']['base']:.4f} {case['loss']['lora']:.4f} -> {after:.4f}", flush=True)
 
 
+TARGET_PARAMETERS = {
+    "mixtral": ["experts.gate_up_proj", "experts.down_proj"],
+    "qwen3_moe_down": ["experts.down_proj"],
+}
 FULL = ["gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
@@ -288,6 +305,6 @@ def make_full(root, name):
 if __name__ == "__main__":
     root, names = sys.argv[1], sys.argv[2:] or list(CASES)
     for name in names:
-        make(root, name, 9000 + 100 * list(CASES).index(name))
+        make(root, name, SEEDS + sum(map(ord, name)))
         if name in FULL:
             make_full(root, name)

@@ -12,6 +12,7 @@
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
+//! | [`route`] | experts of each token and their weights | dlogits |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
 //! | [`elementwise`] | add, copy, rows, columns, dropout | the same |
 //! | [`adamw`] | the update; no backward | |
@@ -31,6 +32,7 @@ pub mod linear;
 pub mod lora_embedding;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
 pub mod softmax_xent;
 pub mod token_rows;
 

@@ -12,7 +12,7 @@ use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::ops::softmax_xent::Logits;
-use ferrotune_kernels::ops::{adamw, elementwise, embedding, rope, softmax_xent};
+use ferrotune_kernels::ops::{adamw, elementwise, embedding, rope, route, softmax_xent};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{DType, Device, Tensor};
 
@@ -290,4 +290,36 @@ fn columns_and_rows_agree() {
     assert!(elementwise::join(&dev, &[&x, &y]).is_err());
     let mut sum = random(&dev, 2, 90, "s");
     assert!(elementwise::add_rows(&dev, &x, &rows, &weights, &mut sum).is_err(), "a row outside");
+}
+
+#[test]
+fn routes_choose_the_largest_and_their_gradient_is_that_of_differences() {
+    let dev = Device::reference();
+    let logits = random(&dev, 6, 5, "logits");
+    let dw = random(&dev, 6, 5, "dw");
+    for normalise in [true, false] {
+        let routes = route::forward(&logits, 2, normalise).unwrap();
+        assert_eq!(routes.rows.iter().map(Vec::len).sum::<usize>(), 12);
+        let total = |t: u32| -> f32 {
+            let all = routes.rows.iter().zip(&routes.weights);
+            all.flat_map(|(r, w)| r.iter().zip(w)).filter(|(r, _)| **r == t).map(|(_, w)| w).sum()
+        };
+        assert!((0..6).all(|t| (total(t) - 1.0).abs() < 1e-6) == normalise);
+        // The loss reads each chosen weight times a number of its own.
+        let loss = |logits: &Tensor| -> f64 {
+            let r = route::forward(logits, 2, normalise).unwrap();
+            let terms = r.rows.iter().zip(&r.weights).enumerate();
+            terms
+                .flat_map(|(e, (rows, w))| rows.iter().zip(w).map(move |(t, w)| (*t as usize, e, *w)))
+                .map(|(t, e, w)| w as f64 * dw.f32()[t * 5 + e] as f64)
+                .sum()
+        };
+        let d: Vec<Vec<f32>> =
+            (0..5).map(|e| routes.rows[e].iter().map(|t| dw.f32()[*t as usize * 5 + e]).collect()).collect();
+        let gradient = route::backward(&dev, &logits, normalise, &routes, &d).unwrap();
+        finite_difference("route", &logits, gradient.f32(), loss);
+    }
+    let ties = route::forward(&dev.tensor(1, 3, &[1.0, 1.0, 1.0]), 1, true).unwrap();
+    assert_eq!(ties.rows, [vec![0], vec![], vec![]]);
+    assert!(route::forward(&logits, 6, true).is_err());
 }
