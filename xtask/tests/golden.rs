@@ -25,6 +25,12 @@ fn every_family_agrees_with_peft() {
 }
 
 #[test]
+fn adapter_variants_agree_with_peft() {
+    check("variants", 18);
+    check("variants_more", 10);
+}
+
+#[test]
 fn full_fine_tuning_agrees_with_transformers() {
     check("full_ft", 7);
 }

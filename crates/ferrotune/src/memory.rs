@@ -59,7 +59,11 @@ pub struct Shape {
     pub optimizer: usize,
     /// Sum of the ranks of a layer's branches.
     pub ranks: usize,
-    /// Bytes of the tokenized rows.
+    /// Whether outputs are scaled after their sum (DoRA).
+    pub scaled: bool,
+    /// Bytes that the start of the adapter takes for a while.
+    pub start: usize,
+    /// Bytes of the tokenized rows, and of frozen weights that an adapter brings.
     pub data: usize,
     /// Worker threads.
     pub threads: usize,
@@ -109,6 +113,8 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     let recomputed = if s.policy == Activations::Recompute { attention + mlp + hidden } else { 0 };
     // The widest moment of a layer: gate, up, their gradients, packed operands; and the residual stream twice.
     let busy = 4 * a.ffn * 4 + 2 * a.ffn * 4 / narrow + 6 * a.hidden * 4 + recomputed;
+    // The sum before scaling, its gradient, and with dropout both parts of the input.
+    let busy = busy + if s.scaled { 4 * a.ffn * 4 } else { 0 };
     let chunk = chunk_rows(a.vocab).min(s.tokens);
     let head = chunk * (a.vocab * 4 + a.vocab * 4 / narrow + 4 * a.hidden * 4);
     let private = s.threads * (64 * 1024 * 4 + 16 * 2066 * 4);
@@ -119,7 +125,8 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         gradients: s.trainable * 4,
         optimizer: s.optimizer,
         activations: per_token * a.layers * s.tokens,
-        workspace: (busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding,
+        workspace: ((busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding)
+            .max(s.start),
         program: 40 * 1024 * 1024 + a.vocab * 400 + s.data,
     })
 }

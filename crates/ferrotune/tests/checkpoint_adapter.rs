@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::checkpoint::adapter::{AdapterConfig, AdapterFile, CONFIG_FILE, Modules, WEIGHTS_FILE};
 use ferrotune::checkpoint::safetensors::{Dtype, OutTensor, write};
+use ferrotune::lora::{Init, peft};
 use serde_json::{Value, json};
 
 fn golden(path: &str) -> PathBuf {
@@ -59,7 +60,7 @@ fn variants_are_read_and_written_with_what_they_need() {
         [("layers.1.mlp.down_proj".to_string(), 12), ("q_proj".to_string(), 4)]
     );
     assert_eq!(patterns.alpha_pattern[1], ("q_proj".to_string(), 32.0));
-    assert!(read("pissa").config.init_lora_weights == true && !read("pissa").config.changes_base());
+    assert_eq!(read("pissa").config.init_lora_weights, true);
     for entry in fs::read_dir(golden("variants")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let (adapter, dir) = (read(&name), tempfile::tempdir().unwrap());
@@ -117,7 +118,28 @@ fn unknown_keys_are_refused_unless_they_change_nothing() {
         let message = read(changes).unwrap_err().to_string();
         assert!(message.contains(name), "{message} does not name {name}");
     }
-    assert!(read(json!({"init_lora_weights": "pissa_niter_4"})).unwrap().changes_base());
+
+    // How it began is read as it is; only with a model it is seen whether that can be done again.
+    let constants = |start: Value| {
+        let config = read(json!({"init_lora_weights": start})).unwrap();
+        peft::constants(&config, Path::new(CONFIG_FILE)).map(|c| c.init)
+    };
+    for (start, init) in [
+        (json!(true), Init::Kaiming),
+        (json!(false), Init::Kaiming),
+        (json!("gaussian"), Init::Gaussian),
+        (json!("eva"), Init::Kaiming),
+        (json!("pissa"), Init::Pissa),
+        (json!("olora"), Init::Olora),
+        (json!("loftq"), Init::Loftq { iterations: 1 }),
+    ] {
+        assert_eq!(constants(start.clone()).unwrap(), init, "{start}");
+    }
+    for start in ["pissa_niter_4", "corda", "lora_ga", "next_years_start"] {
+        let error = constants(json!(start)).unwrap_err();
+        assert!(error.to_string().contains(start), "{error}");
+        assert!(error.hint().unwrap().contains("path_initial_model_for_weight_conversion"));
+    }
 }
 
 #[test]

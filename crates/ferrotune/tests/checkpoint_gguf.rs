@@ -56,12 +56,12 @@ fn configuration_is_that_of_the_source_model() {
             ModelConfig::read(&golden(&format!("models/{name}/model/config.json")), supported).unwrap();
         let mut found = open(name).config().clone();
         if name == "llama3_rope" {
-            let RopeScaling::Factors(factors) = &found.rope_scaling else {
-                panic!("{:?}", found.rope_scaling)
+            let RopeScaling::Factors(factors) = &found.rope.scaling else {
+                panic!("{:?}", found.rope.scaling)
             };
             assert_eq!(factors.len(), 8);
             assert!(factors[0] == 1.0 && factors[7] > 7.9 && factors[7] < 8.1, "{factors:?}");
-            found.rope_scaling = source.rope_scaling.clone();
+            found.rope.scaling = source.rope.scaling.clone();
         }
         found.raw = source.raw.clone();
         assert_eq!(found, source);

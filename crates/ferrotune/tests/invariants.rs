@@ -6,7 +6,7 @@ use std::path::Path;
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::data::pack::{PackedBatch, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
-use ferrotune::lora::{Adapter, Init, LoraConfig, Targets};
+use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::loss::cross_entropy::LossSum;
 use ferrotune::model::linear::DropoutKey;
 use ferrotune::model::weights::{BaseStorage, load};
@@ -56,7 +56,7 @@ impl Case {
     fn new(dev: Device, precision: Precision, targets: Targets, dropout: f32) -> Self {
         let checkpoint = Checkpoint::open(&folder()).unwrap();
         let (model, _) = load(&dev, &checkpoint, BaseStorage::AsStored, 128).unwrap();
-        let config = LoraConfig { rank: 4, alpha: 8.0, dropout, rslora: false, init: Init::Kaiming, targets };
+        let config = LoraConfig { rank: 4, alpha: 8.0, dropout, targets, ..LoraConfig::default() };
         let mut adapter = Adapter::init(&dev, &model, config, 3).unwrap();
         for name in adapter.params.names().to_vec() {
             let id = adapter.params.find(&name).unwrap();
@@ -78,7 +78,7 @@ impl Case {
             dev: &self.dev,
             precision: self.precision,
             params: &self.adapter.params,
-            branches: &self.adapter.branches,
+            adapted: Some(&self.adapter.adapted),
             dropout: Some(DropoutKey { seed: self.seed, step: 1 }),
         }
     }
@@ -179,7 +179,7 @@ fn grouping_of_rows_does_not_change_a_full_step() {
     let dev = cpu(2);
     let checkpoint = Checkpoint::open(&folder()).unwrap();
     let (model, params) = load(&dev, &checkpoint, BaseStorage::Trained, 128).unwrap();
-    let pass = Pass { dev: &dev, precision: Precision::F32, params: &params, branches: &[], dropout: None };
+    let pass = Pass { dev: &dev, precision: Precision::F32, params: &params, adapted: None, dropout: None };
     let run = |batches: &[PackedBatch], policy| {
         let (loss, grads) = gradients(&model, &pass, batches, policy);
         (loss, grads.all().iter().map(|t| t.to_vec()).collect::<Vec<_>>())
@@ -314,7 +314,7 @@ fn training_an_adapter_leaves_the_base_as_it_is() {
     let batches = batches(&rows(), 1000, true);
     let none = Params::default();
     let base = |case: &Case| {
-        let pass = Pass { params: &none, branches: &[], dropout: None, ..case.pass() };
+        let pass = Pass { params: &none, adapted: None, dropout: None, ..case.pass() };
         eval::loss(&case.model, &pass, &batches).unwrap()
     };
     let weights = |case: &Case| {

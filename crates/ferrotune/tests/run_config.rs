@@ -95,10 +95,43 @@ fn names_of_the_field_are_aliases() {
     .unwrap();
     assert_eq!((config.method.rank, config.method.alpha), (8, 4.0));
     assert_eq!(config.method.targets, Targets::Regex(".*q_proj".to_string()));
-    assert!((ferrotune::train::setup::lora_config(&config.method).scale() - 4.0 / 8f32.sqrt()).abs() < 1e-6);
+    let lora = ferrotune::train::setup::lora_config(&config.method);
+    let (rank, scale) = lora.branches(&["model.layers.0.self_attn.q_proj"]).unwrap()[0];
+    assert!(rank == 8 && (scale - 4.0 / 8f32.sqrt()).abs() < 1e-6);
     assert_eq!((config.train.lr, config.train.epochs, config.train.warmup), (Some(1e-3), 3, 0.1));
     assert_eq!(config.train.max_grad_norm, 0.0);
     assert_eq!(config.data.max_length, 77);
+}
+
+#[test]
+fn every_setting_of_an_adapter_is_read_and_written_back() {
+    let config = yaml(
+        "model: { base: m }\n\
+         method:\n\
+        \x20 use_dora: true\n\
+        \x20 bias: lora_only\n\
+        \x20 exclude_modules: [o_proj]\n\
+        \x20 layers_to_transform: 3\n\
+        \x20 layers_pattern: layers\n\
+        \x20 rank_pattern: { zeta: 4, alpha: 2 }\n\
+        \x20 alpha_pattern: { zeta: 1.5 }\n\
+        \x20 modules_to_save: lm_head\n\
+        \x20 trainable_token_indices: [7, 5]\n\
+        \x20 init_lora_weights: loftq\n\
+        \x20 loftq_iter: 3\n\
+        \x20 loraplus_lr_ratio: 16\n",
+    )
+    .unwrap();
+    let m = &config.method;
+    assert!(m.dora && !m.lora_bias);
+    assert_eq!(m.exclude, Some(Targets::Names(vec!["o_proj".to_string()])));
+    assert_eq!((m.layers_to_transform.clone(), m.layers_pattern.len()), (Some(vec![3]), 1));
+    // The first that matches counts, so the order stays.
+    assert_eq!(m.rank_pattern, [("zeta".to_string(), 4), ("alpha".to_string(), 2)]);
+    assert_eq!(m.alpha_pattern, [("zeta".to_string(), 1.5)]);
+    assert_eq!((m.modules_to_save.len(), m.trainable_tokens.as_slice()), (1, &[7, 5][..]));
+    assert_eq!((m.loftq_iterations, m.loraplus_lr_ratio), (3, Some(16.0)));
+    assert_eq!(yaml(&config.to_yaml()).unwrap(), config);
 }
 
 #[test]

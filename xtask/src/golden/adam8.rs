@@ -23,6 +23,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
         eps: case.number("/eps")?,
         weight_decay: case.number("/weight_decay")?,
         decay_norms_and_biases: true,
+        ..AdamWConfig::default()
     };
     let adamw = cases.iter().filter(|(name, _)| name.starts_with("adamw8bit"));
     let mut checked = 0;

@@ -132,7 +132,7 @@ fn loss(case: &Case, found: &Combined) -> Result<f64, Failure> {
     let dev = Device::reference();
     let (decoder, _) = load(&dev, &Checkpoint::open(&model)?, BaseStorage::AsStored, 64)?;
     let adapter = adapter(&dev, &decoder, &folder.0)?;
-    let pass = pass(&dev, &adapter.params, &adapter.branches);
+    let pass = pass(&dev, &adapter.params, Some(&adapter.adapted));
     let x = decoder.forward(&pass, batch.tokens())?;
     let losses = cross_entropy::token_losses(&decoder, &pass, &x, &batch.targets)?;
     Ok(losses.iter().map(|l| *l as f64).sum::<f64>() / losses.len() as f64)

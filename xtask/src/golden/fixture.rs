@@ -40,6 +40,8 @@ impl Case {
         let key = |name: &str| self.json.get(name).is_some();
         if has("lora_grads.safetensors") && has("base.safetensors") {
             "model"
+        } else if has("adapter_step3") {
+            "variant"
         } else if has("params_step5.safetensors") {
             "full_ft"
         } else if has("model.gguf") {

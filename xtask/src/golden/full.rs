@@ -53,7 +53,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
             let norms = case.numbers(&format!("/{group}/grad_norms"))?;
             for (i, want) in losses.iter().enumerate() {
                 grads.clear();
-                let pass = pass(&dev, &params, &[]);
+                let pass = pass(&dev, &params, None);
                 let (loss, norm) = batch.step(&model, &pass, Activations::Keep, &mut grads)?;
                 report.error("losses", (loss - want).abs(), 1e-4);
                 report.error("grad_norm", (norm / norms[i] - 1.0).abs(), 1e-4);
@@ -77,7 +77,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
                     report.error("params_all", max_abs(found, &want), 1e-2);
                 }
             }
-            let pass = pass(&dev, &params, &[]);
+            let pass = pass(&dev, &params, None);
             let x = model.forward(&pass, batch.tokens())?;
             let token = cross_entropy::token_losses(&model, &pass, &x, &batch.targets)?;
             let mean = token.iter().map(|l| *l as f64).sum::<f64>() / token.len() as f64;

@@ -23,7 +23,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
             let (_, expected) = weights.f32(&format!("{}.weight", linear.name))?;
             report.error("weights", max_abs(&merged_weight(linear, None), &expected), 0.0);
         }
-        let pass = pass(&dev, &none, &[]);
+        let pass = pass(&dev, &none, None);
         let found = padded_logits(&model, &pass, &batch, shape[0] * shape[1])?;
         report.error("logits", max_abs(&found, &logits), logits_limit(&logits));
         let x = model.forward(&pass, batch.tokens())?;

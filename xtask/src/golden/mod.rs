@@ -13,6 +13,7 @@ mod model;
 mod optim;
 mod quant;
 mod trainer;
+mod variants;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -85,6 +86,7 @@ pub fn run(dir: &Path) -> Report {
     let mut report = Report::new(name.into_iter().rev().collect::<Vec<_>>().join("/"));
     let outcome = Case::open(dir).and_then(|case| match case.kind() {
         "model" => model::check(&case, &mut report),
+        "variant" => variants::check(&case, &mut report),
         "full_ft" => full::check(&case, &mut report),
         "optim" => optim::check(&case, &mut report),
         "algebra" => algebra::check(&case, &mut report),

@@ -8,9 +8,8 @@ use ferrotune::generate::{Engine, Sampling, Stop};
 use ferrotune::lora::{Adapter, peft};
 use ferrotune::loss::cross_entropy;
 use ferrotune::merge::merged_weight;
-use ferrotune::model::linear::BranchIds;
 use ferrotune::model::weights::{BaseStorage, load};
-use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass};
+use ferrotune::model::{Activations, Adapted, Decoder, Gradients, Params, Pass};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
 use ferrotune_kernels::Device;
@@ -21,8 +20,8 @@ use super::fixture::{Batch, Case, F32, Failure, devices, max_abs, relative_l2};
 const PREFIX: &str = "base_model.model.";
 
 /// A pass without dropout.
-pub(super) fn pass<'a>(dev: &'a Device, params: &'a Params, branches: &'a [Option<BranchIds>]) -> Pass<'a> {
-    Pass { dev, precision: F32, params, branches, dropout: None }
+pub(super) fn pass<'a>(dev: &'a Device, params: &'a Params, adapted: Option<&'a Adapted>) -> Pass<'a> {
+    Pass { dev, precision: F32, params, adapted, dropout: None }
 }
 
 /// The adapter of a PEFT folder.
@@ -76,7 +75,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
     let checkpoint = Checkpoint::open(&case.path("model"))?;
     for (device, dev) in devices() {
         let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64)?;
-        check_base(case, &model, &pass(&dev, &none, &[]), &batch, report)?;
+        check_base(case, &model, &pass(&dev, &none, None), &batch, report)?;
         check_adapter(case, &dev, &model, &batch, report)?;
         // Greedy tokens and both activation policies are slow on the plain loops and prove nothing more there.
         if device != "reference" {
@@ -111,7 +110,7 @@ fn check_adapter(
     let (shape, logits) = lora.f32("logits")?;
     let adapter = adapter(dev, model, &case.path("adapter"))?;
     {
-        let pass = pass(dev, &adapter.params, &adapter.branches);
+        let pass = pass(dev, &adapter.params, Some(&adapter.adapted));
         let found = padded_logits(model, &pass, batch, shape[0] * shape[1])?;
         report.error("lora_logits", max_abs(&found, &logits), logits_limit(&logits));
         check_losses(model, &pass, batch, &lora.f32("token_loss")?.1, case.number("/loss/lora")?, report)?;
@@ -191,7 +190,7 @@ fn train(
     let mut found = Vec::new();
     for step in 0..losses.len() {
         grads.clear();
-        let pass = pass(dev, &adapter.params, &adapter.branches);
+        let pass = pass(dev, &adapter.params, Some(&adapter.adapted));
         let (loss, norm) = batch.step(model, &pass, policy, &mut grads)?;
         report.error("losses", (loss - losses[step]).abs(), 1e-4);
         report.error("grad_norm", (norm / norms[step] - 1.0).abs(), 1e-4);
@@ -199,7 +198,7 @@ fn train(
         optimizer.step(dev, &mut adapter.params, &grads, lr, clip::factor(norm, max_norm))?;
         after(step, &adapter.params, &grads, report)?;
     }
-    let pass = pass(dev, &adapter.params, &adapter.branches);
+    let pass = pass(dev, &adapter.params, Some(&adapter.adapted));
     let x = model.forward(&pass, batch.tokens())?;
     let losses = cross_entropy::token_losses(model, &pass, &x, &batch.targets)?;
     let mean = losses.iter().map(|l| *l as f64).sum::<f64>() / losses.len() as f64;
@@ -221,7 +220,7 @@ fn check_generation(
     let stop = Stop { max_new: case.number("/generation/max_new_tokens")? as usize, ids: vec![] };
     let adapter = adapter(dev, model, &case.path("adapter"))?;
     for (name, pass) in
-        [("base", pass(dev, none, &[])), ("lora", pass(dev, &adapter.params, &adapter.branches))]
+        [("base", pass(dev, none, None)), ("lora", pass(dev, &adapter.params, Some(&adapter.adapted)))]
     {
         let mut engine = Engine::new(model, &pass, 1, 64);
         let logits = engine.prefill(&pass, 0, &prompt)?;

@@ -29,6 +29,7 @@ fn check_adamw(case: &Case, report: &mut Report) -> Result<(), Failure> {
                 eps: number("eps"),
                 weight_decay: number("weight_decay"),
                 decay_norms_and_biases: true,
+                loraplus: None,
             };
             let mut params = Params::default();
             let mut lengths = Vec::new();

@@ -96,7 +96,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
     let limit = |want: &[f32]| if bf16 { 0.2 } else { logits_limit(want).max(1e-4) };
     for (_, dev) in devices() {
         let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64)?;
-        let found = first_positions(&model, &pass(&dev, &none, &[]), &batch, &logits.f32("base_logits")?.0)?;
+        let found = first_positions(&model, &pass(&dev, &none, None), &batch, &logits.f32("base_logits")?.0)?;
         let want = logits.f32("base_logits")?.1;
         if case.json["quantization_config"]["load_in_8bit"] == true {
             // In inference the reference rounds activations to 8 bits too; its training, as we do, decodes the weights.
@@ -119,8 +119,12 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
         let mut adapter = adapter(&dev, &model, &folder)?;
         if logits.get("lora_logits").is_some() {
             let (shape, want) = logits.f32("lora_logits")?;
-            let found =
-                first_positions(&model, &pass(&dev, &adapter.params, &adapter.branches), &batch, &shape)?;
+            let found = first_positions(
+                &model,
+                &pass(&dev, &adapter.params, Some(&adapter.adapted)),
+                &batch,
+                &shape,
+            )?;
             report.error("lora_logits", max_abs(&found, &want), limit(&want));
         }
         let Ok(losses) = case.numbers("/losses") else { continue };
@@ -131,7 +135,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
         let mut grads = Gradients::zeros(&dev, &adapter.params);
         for (i, want) in losses.iter().enumerate() {
             grads.clear();
-            let pass = pass(&dev, &adapter.params, &adapter.branches);
+            let pass = pass(&dev, &adapter.params, Some(&adapter.adapted));
             let (loss, norm) = batch.step(&model, &pass, Activations::Keep, &mut grads)?;
             report.error("losses", (loss - want).abs(), loose);
             if let Some(expected) = expected.as_ref().filter(|_| i == 0) {

@@ -34,7 +34,7 @@ pub fn run(args: &Args, a: &GenerateArgs, report: &Report) -> Result<ExitCode> {
         let adapter = loaded.adapter.take().ok_or_else(|| {
             Error::config("--merged", "there is no adapter to merge").with_hint("give an adapter folder")
         })?;
-        merge_in_place(&mut loaded.model, &adapter);
+        merge_in_place(&loaded.dev, &mut loaded.model, &adapter)?;
     }
     let ids = if a.raw || loaded.base.template.is_none() {
         let mut ids = loaded.base.tokenizer.prefix().to_vec();

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::adapter::{AdapterFile, CONFIG_FILE};
 use ferrotune::lora::{Adapter, peft};
-use ferrotune::model::linear::BranchIds;
 use ferrotune::model::weights::{BaseStorage, FourBitOptions, load};
 use ferrotune::model::{Decoder, Params, Pass};
 use ferrotune::run_config::RunConfig;
@@ -31,9 +30,9 @@ pub struct Loaded {
 impl Loaded {
     /// A pass with the given adapter, or with the base alone.
     pub fn pass<'a>(&'a self, adapter: Option<&'a Adapter>) -> Pass<'a> {
-        let branches: &[Option<BranchIds>] = adapter.map_or(&[], |a| &a.branches);
         let params = adapter.map_or(&self.none, |a| &a.params);
-        Pass { dev: &self.dev, precision: self.precision, params, branches, dropout: None }
+        let adapted = adapter.map(|a| &a.adapted);
+        Pass { dev: &self.dev, precision: self.precision, params, adapted, dropout: None }
     }
 
     /// A pass with the adapter that was opened.

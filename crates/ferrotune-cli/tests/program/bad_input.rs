@@ -78,7 +78,7 @@ fn keys_and_values_of_the_run_file() {
         ("method.targets=q_proj", &["q_proj"], "regular expression"),
         ("method.targets=[]", &["method.targets"], ""),
         ("method.targets='('", &["method.targets", "("], "names linears"),
-        ("method.targets='.*\\.9\\..*'", &["matches no linear"], ""),
+        ("method.targets='.*\\.9\\..*'", &["matches no module"], ""),
     ] {
         let out = refused(&place, &[change], words);
         hints(&out, hint);
@@ -260,9 +260,9 @@ fn adapters() {
     };
     for (key, value) in [
         ("use_dora", json!(true)),
-        ("bias", json!("all")),
+        ("lora_bias", json!(true)),
         ("modules_to_save", json!(["lm_head"])),
-        ("rank_pattern", json!({"q_proj": 2})),
+        ("trainable_token_indices", json!([3])),
         ("use_qalora", json!(true)),
         ("peft_type", json!("IA3")),
         ("r", json!("four")),
@@ -271,6 +271,10 @@ fn adapters() {
         adapter(&|f| edit(f, key, value.clone()));
         try_all(&["adapter_config.json", key]);
     }
+    adapter(&|f| edit(f, "rank_pattern", json!({"q_proj": 2})));
+    try_all(&[weights, "q_proj.lora_A.weight", "[4, 64]", "[2, 64]"]);
+    adapter(&|f| edit(f, "init_lora_weights", json!("pissa_niter_4")));
+    try_all(&["adapter_config.json", "init_lora_weights", "pissa_niter_4"]);
     // Of another base of the same shapes: it can be meant, so it is said.
     let other = model("mistral").display().to_string();
     let says = |args: &[&str], input: &str| {

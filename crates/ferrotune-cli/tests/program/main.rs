@@ -11,3 +11,4 @@ mod quantize;
 mod quickstart;
 mod resume;
 mod train;
+mod variants;

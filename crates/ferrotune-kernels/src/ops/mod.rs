@@ -3,9 +3,12 @@
 //! | op | forward | backward |
 //! |---|---|---|
 //! | [`embedding`] | rows of a table | scatter-add (trained table) |
+//! | [`lora_embedding`] | adds `s B A[:, token]` to rows of a table | dA, dB |
+//! | [`token_rows`] | trained rows in the place of a table's | dR; as a part of the head also dX |
 //! | [`rms_norm`] | `x / rms(x) * w`, by rows or heads | dx, dw |
 //! | [`layer_norm`] | `(x - mean) / deviation * w + b`, by rows or heads | dx, dw, db |
-//! | [`linear`] | `X Wt + s H Bt + b`, `H = X At` for linears that share X | dX, dA, dB, dW, db |
+//! | [`linear`] | `X Wt + s (H Bt + c) + b`, `H = X At` for linears that share X | dX, dA, dB, dc, dW, db |
+//! | [`dora`] | `Z m / n + b`, `n` the row lengths of `W + s B A` | dZ, dm |
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
@@ -20,15 +23,18 @@ use crate::tensor::Tensor;
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod dora;
 pub mod elementwise;
 pub mod embedding;
 mod groups;
 pub mod layer_norm;
 pub mod linear;
+pub mod lora_embedding;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
 pub mod softmax_xent;
+pub mod token_rows;
 
 /// Refuses a tensor whose shape is not the contract's.
 fn expect(op: &'static str, what: &'static str, t: &Tensor, expected: [usize; 2]) -> Result<()> {

@@ -46,6 +46,7 @@ impl LinearCase {
                 branch: self.branches.get(i).map(|(a, b)| Branch {
                     a: if i == 0 { a0 } else { a },
                     b: if i == 0 { b0 } else { b },
+                    bias: None,
                     scale: 0.5,
                     dropout: self.drop,
                 }),

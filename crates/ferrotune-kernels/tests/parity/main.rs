@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout)]
 
+mod adapters;
 mod attention;
 mod linear;
 mod norms;
@@ -210,19 +211,22 @@ fn adamw_and_the_norm_agree() {
         step: 3,
         grad_scale: 0.5,
     };
-    let run = |dev: &Device| {
+    let run = |dev: &Device, lr: f64, lr_factor: f64| {
         let mut p: Vec<Tensor> = ["p", "m", "v"].iter().map(|n| random(dev, 100, 300, n)).collect();
         p[2].f32_mut().iter_mut().for_each(|v| *v = v.abs());
         let grad = random(dev, 100, 300, "g");
         let norm = adamw::norm(dev, &[&grad, &p[0]]);
         let [value, m, v] = p.get_disjoint_mut([0, 1, 2]).unwrap();
-        adamw::update(dev, constants, &mut [adamw::Param { value, grad: &grad, m, v, decay: true }]).unwrap();
+        let param = adamw::Param { value, grad: &grad, m, v, decay: true, lr_factor };
+        adamw::update(dev, adamw::AdamW { lr, ..constants }, &mut [param]).unwrap();
         (p.iter().map(Tensor::to_vec).collect::<Vec<_>>(), norm)
     };
-    let (expected, norm) = run(&dev);
+    let (expected, norm) = run(&dev, 1e-2, 1.0);
+    assert_eq!(run(&dev, 2e-2, 0.5).0, expected, "a share of the step's learning rate");
+    assert_ne!(run(&dev, 1e-2, 0.5).0, expected);
     assert!((norm - (60_000f64).sqrt()).abs() < 3.0);
     for dev in cpus() {
-        let (found, n) = run(&dev);
+        let (found, n) = run(&dev, 2e-2, 0.5);
         assert!((n / norm - 1.0).abs() < 1e-12);
         for (f, e) in found.iter().zip(&expected) {
             assert_close("adamw", f, e, 1e-6);

@@ -69,6 +69,8 @@ pub struct AdapterConfig {
     pub trainable_token_indices: Option<Vec<u32>>,
     /// How A and B began: `true`, `false` or the name of a method.
     pub init_lora_weights: Value,
+    /// Iterations of LoftQ, if that is how they began.
+    pub loftq_iterations: Option<usize>,
     /// The base, as the user named it.
     pub base_model_name_or_path: Option<String>,
     /// Version of the base.
@@ -96,6 +98,7 @@ impl Default for AdapterConfig {
             modules_to_save: None,
             trainable_token_indices: None,
             init_lora_weights: Value::Bool(true),
+            loftq_iterations: None,
             base_model_name_or_path: None,
             revision: None,
             task_type: Some("CAUSAL_LM".into()),
@@ -109,7 +112,6 @@ const IRRELEVANT: &[&str] = &[
     "inference_mode",
     "peft_version",
     "runtime_config",
-    "loftq_config",
     "eva_config",
     "corda_config",
     "lora_ga_config",
@@ -118,12 +120,6 @@ const IRRELEVANT: &[&str] = &[
 ];
 
 impl AdapterConfig {
-    /// Whether the base weights were changed when the adapter began, so that it does not fit the original base.
-    pub fn changes_base(&self) -> bool {
-        let name = self.init_lora_weights.as_str().unwrap_or_default();
-        ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|method| name.starts_with(method))
-    }
-
     /// Interprets the content of an `adapter_config.json`; `path` is for messages.
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
         let object = value.as_object().ok_or_else(|| Error::file(path, "not a JSON object"))?;
@@ -183,9 +179,17 @@ impl AdapterConfig {
                         pattern(value, Value::as_f64).ok_or_else(|| bad("is not an object of numbers"))?;
                 }
                 "trainable_token_indices" => {
-                    let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
-                    let rows = one_or_many(value, id).ok_or_else(|| bad("is not a list of token ids"))?;
+                    let rows =
+                        token_ids(value).ok_or_else(|| bad("is not a list of ids of `embed_tokens`"))?;
                     config.trainable_token_indices = Some(rows);
+                }
+                // Without LoftQ it is an empty object.
+                "loftq_config" => {
+                    let part = |key: &str| value.get(key).and_then(Value::as_u64);
+                    if part("loftq_bits").is_some_and(|bits| bits != 4) {
+                        return Err(bad("is not supported (4 bits)"));
+                    }
+                    config.loftq_iterations = part("loftq_iter").and_then(|n| usize::try_from(n).ok());
                 }
                 "init_lora_weights" => config.init_lora_weights = value.clone(),
                 "base_model_name_or_path" => config.base_model_name_or_path = Some(text()?),
@@ -250,6 +254,12 @@ impl AdapterConfig {
         if self.lora_bias {
             keys.push(("lora_bias", true.into()));
         }
+        if let Some(iterations) = self.loftq_iterations {
+            let config = [("loftq_bits", 4), ("loftq_iter", iterations)];
+            let config: Map<_, _> =
+                config.map(|(k, v)| (k.to_string(), Value::from(v))).into_iter().collect();
+            keys.push(("loftq_config", config.into()));
+        }
         if let Some(modules) = &self.exclude_modules {
             keys.push(("exclude_modules", list(modules)));
         }
@@ -278,6 +288,18 @@ fn one_or_many<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<V
     match value {
         Value::Array(list) => list.iter().map(read).collect(),
         one => Some(vec![read(one)?]),
+    }
+}
+
+/// Ids of tokens: a list, or one under the embedding's name.
+fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    match value {
+        Value::Object(map) => match map.iter().collect::<Vec<_>>().as_slice() {
+            [(name, list)] if name.ends_with("embed_tokens") => one_or_many(list, id),
+            _ => None,
+        },
+        list => one_or_many(list, id),
     }
 }
 

@@ -10,7 +10,7 @@ use super::atomic::write_atomic;
 use super::safetensors::{OutTensor, write_model};
 use crate::base::BaseModel;
 use crate::lora::Adapter;
-use crate::merge::merged_weight;
+use crate::merge::{check, merged_embedding, merged_tied_head, merged_vector, merged_weight, unties};
 use crate::model::linear::{Base, LinearLayer, Vector};
 use crate::model::{Decoder, Params};
 use crate::{Error, Result};
@@ -29,11 +29,14 @@ pub fn write(
     adapter: Option<&Adapter>,
     dtype: DType,
 ) -> Result<()> {
+    if let Some(adapter) = adapter {
+        check(model, adapter)?;
+    }
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let mut tensors = Vec::new();
     let kind = safetensors_dtype(dtype);
     let a = &model.arch;
-    let embedding = move || encode(&table(&model.embed, params, a.vocab, a.hidden), dtype);
+    let embedding = move || encode(&embedding(model, params, adapter), dtype);
     tensors
         .push(("model.embed_tokens.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
     for linear in model.linears() {
@@ -41,15 +44,20 @@ pub fn write(
         let name = format!("{}.weight", linear.name);
         tensors.push((name, OutTensor::lazy(kind, &[linear.rows, linear.cols], values)));
     }
+    let untied = unties(model, adapter);
+    if untied {
+        let values = move || encode(&merged_tied_head(model, adapter), dtype);
+        tensors.push(("lm_head.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], values)));
+    }
     for (name, vector, part) in model.vectors() {
         let value = vector_value(vector, params).f32();
-        let value = &value[part.start..part.end.min(value.len())];
-        let values = move || encode(value, dtype);
-        tensors.push((name, OutTensor::lazy(kind, &[value.len()], values)));
+        let value = merged_vector(model, &name, &value[part.start..part.end.min(value.len())], adapter);
+        let shape = [value.len()];
+        tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
-    write_config(folder, base, dtype)?;
+    write_config(folder, base, dtype, untied)?;
     write_sidecars(folder, base)
 }
 
@@ -61,7 +69,7 @@ pub fn write_sidecars(folder: &Path, base: &BaseModel) -> Result<()> {
     Ok(())
 }
 
-fn write_config(folder: &Path, base: &BaseModel, dtype: DType) -> Result<()> {
+fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool) -> Result<()> {
     let mut raw = base.checkpoint.config().raw.clone();
     if let Some(config) = raw.as_object_mut() {
         // The folder holds plain floats, whatever the base was.
@@ -73,19 +81,18 @@ fn write_config(folder: &Path, base: &BaseModel, dtype: DType) -> Result<()> {
         };
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         config.insert(key.into(), json!(name));
+        if untied {
+            config.insert("tie_word_embeddings".into(), json!(false));
+        }
         config.entry("architectures").or_insert_with(|| Value::Null);
     }
     write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
 }
 
-fn table(base: &Base, params: &Params, rows: usize, cols: usize) -> Vec<f32> {
-    match base {
+fn embedding(model: &Decoder, params: &Params, adapter: Option<&Adapter>) -> Vec<f32> {
+    match &model.embed {
         Base::Trained(id) => params.get(*id).to_vec(),
-        Base::Frozen(w) => {
-            let mut out = vec![0.0; rows * cols];
-            out.chunks_exact_mut(cols).enumerate().for_each(|(r, out)| w.decode(r, 0, out));
-            out
-        }
+        Base::Frozen(_) => merged_embedding(model, adapter),
     }
 }
 

@@ -1,18 +1,21 @@
 //! What stands in a run folder when a run has ended: the adapter or model, tokenizer, receipt and model card.
 
-use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::{DType, Device};
 use serde_json::json;
 
 use super::model_folder;
 use super::run_folder::RunFolder;
 use crate::Result;
 use crate::base::BaseModel;
-use crate::lora::peft;
+use crate::lora::{Init, peft};
 use crate::model::Decoder;
 use crate::run_config::RunConfig;
 use crate::train::record::Summary;
 use crate::train::{Outcome, Trainable};
+
+/// Folder of an adapter that was made into a plain LoRA for the original weights.
+const CONVERTED: &str = "adapter_converted";
 
 /// Writes the results of a run beside its metrics and checkpoints.
 pub fn write(
@@ -27,6 +30,10 @@ pub fn write(
     match trainable {
         Trainable::Adapter(adapter) => {
             peft::save(folder.path(), adapter, model, &base.name)?;
+            // Where the start changed the base weights: the same for programs that know the original ones only.
+            if let Some(plain) = adapter.converted(&Device::reference(), model)? {
+                peft::save(&folder.path().join(CONVERTED), &plain, model, &base.name)?;
+            }
             model_folder::write_sidecars(folder.path(), base)?;
         }
         Trainable::Full(params) => {
@@ -53,7 +60,7 @@ pub fn write(
         "planned_bytes": summary.plan.total(),
     });
     folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
-    folder.write("README.md", card(config, base, summary, outcome).as_bytes())
+    folder.write("README.md", card(config, base, trainable, summary, outcome).as_bytes())
 }
 
 /// f32 models stay f32; all others are written as bf16, as models are published.
@@ -63,7 +70,22 @@ pub fn output_dtype(base: &BaseModel, model: &Decoder) -> Result<DType> {
     Ok(if matches!(embedding.storage(), Storage::Dense(DType::F32, _)) { DType::F32 } else { DType::Bf16 })
 }
 
-fn card(config: &RunConfig, base: &BaseModel, s: &Summary, o: &Outcome) -> String {
+/// What a reader of the adapter must know of its base.
+fn start(trainable: &Trainable) -> String {
+    let Trainable::Adapter(adapter) = trainable else { return String::new() };
+    match adapter.config.init {
+        Init::Kaiming | Init::Gaussian => String::new(),
+        Init::Pissa | Init::Olora => format!(
+            "The adapter fits base weights that its start changed; ferrotune and PEFT repeat the start when they read \
+             it. `{CONVERTED}/` holds the same as a plain LoRA for the original weights.\n\n"
+        ),
+        Init::Loftq { .. } => {
+            "The adapter fits base weights that LoftQ quantized to NF4; readers repeat that.\n\n".into()
+        }
+    }
+}
+
+fn card(config: &RunConfig, base: &BaseModel, trainable: &Trainable, s: &Summary, o: &Outcome) -> String {
     let kind = if s.method == "full" { "model" } else { "LoRA adapter (PEFT)" };
     let library = if s.method == "full" { "transformers" } else { "peft" };
     let held = o.eval_loss.map_or(String::new(), |l| format!("| held-out loss | {l:.4} |\n"));
@@ -76,7 +98,7 @@ fn card(config: &RunConfig, base: &BaseModel, s: &Summary, o: &Outcome) -> Strin
          | data | {data} |\n\
          | steps | {steps} |\n\
          | loss of the last step | {loss:.4} |\n{held}\
-         | seed | {seed} |\n\n\
+         | seed | {seed} |\n\n{start}\
          `run.yaml` holds the whole configuration, `receipt.json` versions and hashes, `metrics.jsonl` every step.\n",
         base = base.name,
         dir = config.output.dir,
@@ -89,5 +111,6 @@ fn card(config: &RunConfig, base: &BaseModel, s: &Summary, o: &Outcome) -> Strin
         steps = o.steps,
         loss = o.loss,
         seed = config.train.seed,
+        start = start(trainable),
     )
 }

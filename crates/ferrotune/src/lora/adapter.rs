@@ -1,79 +1,219 @@
-//! An adapter: the A and B of every targeted linear.
+//! An adapter: what is trained beside a frozen model.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ferrotune_kernels::ops::dora;
+use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::rng::Stream;
-use ferrotune_kernels::{Device, Tensor};
+use ferrotune_kernels::{Device, Tensor, Weight};
 
 use super::config::{Init, LoraConfig};
+use super::layout::{Chosen, Layout, Part, Slot, choose, lay_out};
+use super::start::{Start, starts};
+use super::targets::Targets;
 use crate::Result;
-use crate::model::linear::BranchIds;
-use crate::model::{Decoder, Params};
+use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::{Adapted, Decoder, Params};
 
-/// LoRA branches for a model. Many can stand beside one base; a [`Pass`](crate::model::Pass) takes one of them.
+/// The trained part of a model. Many can stand beside one base; a [`Pass`](crate::model::Pass) takes one of them.
 #[derive(Debug)]
 pub struct Adapter {
     /// Its constants.
     pub config: LoraConfig,
-    /// A and B of each branch, named `<module path>.lora_A.weight` and `<module path>.lora_B.weight`.
+    /// Every trained tensor, under PEFT's name without its prefix.
     pub params: Params,
-    /// The branch of each linear of the model.
-    pub branches: Vec<Option<BranchIds>>,
+    /// Where they belong.
+    pub adapted: Adapted,
+    /// Names of the parameters that are vectors in files.
+    vectors: BTreeSet<String>,
+    /// A and B that were moved out of the frozen weights, by the linear's number.
+    moved: BTreeMap<usize, (Vec<f32>, Vec<f32>)>,
 }
 
 impl Adapter {
-    /// Fresh branches: A random under `seed`, B zero.
+    /// A fresh adapter under `seed`, which begins as the base does: B is zero, or what it adds was taken out of the base.
     pub fn init(dev: &Device, model: &Decoder, config: LoraConfig, seed: u64) -> Result<Self> {
-        Self::build(model, config, |name, part, rows, cols, config| {
-            let mut t = dev.zeros(rows, cols);
-            if part == "lora_A" {
-                let stream = Stream::new(seed, &format!("{name}.lora_A"), 0);
-                let bound = 1.0 / (cols as f32).sqrt();
-                for (i, v) in t.f32_mut().iter_mut().enumerate() {
+        let chosen = choose(model, &config)?;
+        chosen.check_used(model, &config)?;
+        let starts = starts(config.init, &chosen.linears)?;
+        let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &starts, seed, slot));
+        let layout = lay_out(model, &config, &chosen, &mut make)?;
+        let mut adapter = Self::assemble(config, layout, starts);
+        adapter.set_magnitudes(dev, &chosen)?;
+        Ok(adapter)
+    }
+
+    /// An adapter whose tensors `make` gives; the frozen weights that its initialisation changed are made again.
+    pub(super) fn build<'m>(
+        model: &'m Decoder,
+        config: LoraConfig,
+        make: &mut dyn FnMut(&Slot<'m>) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let chosen = choose(model, &config)?;
+        let layout = lay_out(model, &config, &chosen, make)?;
+        let starts = starts(config.init, &chosen.linears)?;
+        Ok(Self::assemble(config, layout, starts))
+    }
+
+    fn assemble(config: LoraConfig, layout: Layout, starts: BTreeMap<usize, Start>) -> Self {
+        let Layout { params, mut adapted, vectors } = layout;
+        let mut moved = BTreeMap::new();
+        for (id, start) in starts {
+            adapted.bases.insert(id, start.base);
+            if !matches!(config.init, Init::Loftq { .. }) {
+                moved.insert(id, (start.a, start.b));
+            }
+        }
+        Adapter { config, params, adapted, vectors, moved }
+    }
+
+    /// DoRA begins with the lengths that the rows have.
+    fn set_magnitudes(&mut self, dev: &Device, chosen: &Chosen<'_>) -> Result<()> {
+        for (l, _, scale) in &chosen.linears {
+            let Some(ids) = self.adapted.branch(l.id) else { continue };
+            let Some(magnitude) = ids.magnitude else { continue };
+            let weight = match (&l.base, self.adapted.bases.get(&l.id)) {
+                (_, Some(changed)) | (Base::Frozen(changed), None) => Matrix::Frozen(changed),
+                (Base::Trained(id), None) => Matrix::Trained(self.params.get(*id)),
+            };
+            let branch = (self.params.get(ids.a), self.params.get(ids.b), *scale);
+            *self.params.get_mut(magnitude) = dora::row_norms(dev, weight, Some(branch))?;
+        }
+        Ok(())
+    }
+
+    /// The frozen weight that a linear's branch stands beside, if it is not the model's own.
+    pub fn changed_base(&self, linear: &LinearLayer) -> Option<&Weight> {
+        self.adapted.bases.get(&linear.id)
+    }
+
+    /// The shape of a parameter in files.
+    pub fn shape(&self, name: &str, value: &Tensor) -> Vec<usize> {
+        if self.vectors.contains(name) { vec![value.len()] } else { value.shape().to_vec() }
+    }
+
+    /// Sum of the ranks of all branches.
+    pub fn ranks(&self) -> usize {
+        self.adapted.branches.iter().flatten().map(|b| self.params.get(b.a).rows()).sum()
+    }
+
+    /// Bytes of the frozen weights that are not the model's own.
+    pub fn changed_bytes(&self) -> usize {
+        self.adapted.bases.values().map(Weight::nbytes).sum()
+    }
+
+    /// What PEFT saves as `target_modules`: the choice itself, or the last parts of the linears' names, sorted.
+    pub fn target_modules(&self, model: &Decoder) -> Targets {
+        if self.config.targets != Targets::AllLinear {
+            return self.config.targets.clone();
+        }
+        let names: BTreeSet<String> = model
+            .linears()
+            .iter()
+            .filter(|l| self.adapted.branch(l.id).is_some())
+            .map(|l| l.name.rsplit('.').next().unwrap_or(&l.name).to_string())
+            .collect();
+        Targets::Names(names.into_iter().collect())
+    }
+
+    /// The same adapter for the original weights, where PiSSA or OLoRA changed them: a plain LoRA of twice the rank,
+    /// `B A - B0 A0 = [B, -B0] [A; A0]`. `None` for adapters that fit the original weights already, and for LoftQ, whose
+    /// quantized weights no branch makes up for.
+    pub fn converted(&self, dev: &Device, model: &Decoder) -> Result<Option<Adapter>> {
+        if self.moved.is_empty() {
+            return Ok(None);
+        }
+        let old = &self.config;
+        let config = LoraConfig {
+            rank: 2 * old.rank,
+            alpha: old.alpha * if old.rslora { std::f64::consts::SQRT_2 } else { 2.0 },
+            rank_pattern: old.rank_pattern.iter().map(|(k, r)| (k.clone(), 2 * r)).collect(),
+            alpha_pattern: old
+                .alpha_pattern
+                .iter()
+                .map(|(k, a)| (k.clone(), a * if old.rslora { std::f64::consts::SQRT_2 } else { 2.0 }))
+                .collect(),
+            init: Init::Kaiming,
+            ..old.clone()
+        };
+        let mut make = |slot: &Slot<'_>| {
+            let own = self.params.find(&slot.name).map(|id| self.params.get(id));
+            let own = own.map_or(&[][..], Tensor::f32);
+            let moved = |l: &LinearLayer| self.moved.get(&l.id);
+            Ok(match slot.part {
+                Part::A(l) => {
+                    let first = moved(l).map_or(&[][..], |m| &m.0);
+                    dev.tensor(slot.rows, slot.cols, &[own, first].concat())
+                }
+                Part::B(l) => {
+                    let (r, first) = (slot.cols / 2, moved(l).map_or(&[][..], |m| &m.1));
+                    let rows = own.chunks_exact(r).zip(first.chunks_exact(r));
+                    let rows = rows.flat_map(|(b, b0)| b.iter().copied().chain(b0.iter().map(|v| -v)));
+                    dev.tensor(slot.rows, slot.cols, &rows.collect::<Vec<f32>>())
+                }
+                // The embedding's branch has its rank doubled with the others: the second half adds nothing.
+                Part::EmbeddingA => dev.tensor(slot.rows, slot.cols, &[own, &vec![0.0; own.len()]].concat()),
+                Part::EmbeddingB => {
+                    let r = slot.cols / 2;
+                    let rows = own.chunks_exact(r).flat_map(|b| [b, &vec![0.0; r]].concat());
+                    dev.tensor(slot.rows, slot.cols, &rows.collect::<Vec<f32>>())
+                }
+                _ => dev.tensor(slot.rows, slot.cols, own),
+            })
+        };
+        Ok(Some(Adapter::build(model, config, &mut make)?))
+    }
+}
+
+fn first_value(
+    dev: &Device,
+    config: &LoraConfig,
+    starts: &BTreeMap<usize, Start>,
+    seed: u64,
+    slot: &Slot<'_>,
+) -> Tensor {
+    let mut t = dev.zeros(slot.rows, slot.cols);
+    let out = t.f32_mut();
+    match &slot.part {
+        Part::A(l) => match starts.get(&l.id) {
+            Some(start) => out.copy_from_slice(&start.a),
+            None => {
+                let stream = Stream::new(seed, &format!("{}.lora_A", l.name), 0);
+                let bound = 1.0 / (slot.cols as f32).sqrt();
+                for (i, v) in out.iter_mut().enumerate() {
                     *v = match config.init {
-                        Init::Kaiming => (2.0 * stream.uniform(i as u64) - 1.0) * bound,
-                        Init::Gaussian => stream.normal(i as u64) / config.rank as f32,
+                        Init::Gaussian => stream.normal(i as u64) / slot.rows as f32,
+                        _ => (2.0 * stream.uniform(i as u64) - 1.0) * bound,
                     };
                 }
             }
-            Ok(t)
-        })
-    }
-
-    /// Branches whose tensors `make(module path, "lora_A" | "lora_B", rows, cols, config)` gives.
-    pub fn build(
-        model: &Decoder,
-        config: LoraConfig,
-        mut make: impl FnMut(&str, &str, usize, usize, &LoraConfig) -> Result<Tensor>,
-    ) -> Result<Self> {
-        let linears = model.linears();
-        let names: Vec<&str> = linears.iter().map(|l| l.name.as_str()).collect();
-        let chosen = config.targets.select(&names)?;
-        let mut params = Params::default();
-        let mut branches = Vec::with_capacity(linears.len());
-        for (l, chosen) in linears.iter().zip(chosen) {
-            branches.push(if chosen {
-                let a = make(&l.name, "lora_A", config.rank, l.cols, &config)?;
-                let b = make(&l.name, "lora_B", l.rows, config.rank, &config)?;
-                let a = params.push(format!("{}.lora_A.weight", l.name), a);
-                let b = params.push(format!("{}.lora_B.weight", l.name), b);
-                Some(BranchIds { a, b, scale: config.scale(), dropout: config.dropout })
-            } else {
-                None
-            });
+        },
+        Part::B(l) => {
+            if let Some(start) = starts.get(&l.id) {
+                out.copy_from_slice(&start.b);
+            }
         }
-        Ok(Adapter { config, params, branches })
+        // The other way round than in a linear: A is zero, B normal.
+        Part::EmbeddingB => {
+            let stream = Stream::new(seed, &slot.name, 0);
+            out.iter_mut().enumerate().for_each(|(i, v)| *v = stream.normal(i as u64));
+        }
+        Part::Matrix(base) => read_rows(base, 0..slot.rows, out),
+        Part::Vector(vector) => {
+            if let Vector::Frozen(values) = vector {
+                out.copy_from_slice(values.f32());
+            }
+        }
+        Part::Rows(table) => read_rows(table, config.trainable_tokens.iter().map(|id| *id as usize), out),
+        Part::BranchBias | Part::Magnitude | Part::EmbeddingA => {}
     }
+    t
+}
 
-    /// The last parts of the targeted linears' names, sorted: what PEFT saves as `target_modules`.
-    pub fn target_modules(&self, model: &Decoder) -> Vec<String> {
-        let linears = model.linears();
-        let mut names: Vec<String> = linears
-            .iter()
-            .zip(&self.branches)
-            .filter(|(_, b)| b.is_some())
-            .map(|(l, _)| l.name.rsplit('.').next().unwrap_or(&l.name).to_string())
-            .collect();
-        names.sort();
-        names.dedup();
-        names
+/// Rows of a frozen matrix.
+fn read_rows(base: &Base, rows: impl IntoIterator<Item = usize>, out: &mut [f32]) {
+    let Base::Frozen(weight) = base else { return };
+    for (row, out) in rows.into_iter().zip(out.chunks_exact_mut(weight.cols())) {
+        weight.decode(row, 0, out);
     }
 }

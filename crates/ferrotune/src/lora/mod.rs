@@ -1,11 +1,14 @@
-//! The trainable part: which linears get a low-rank branch, and the branches' parameters.
+//! The trainable part: which modules get a low-rank branch, what else is trained, and the parameters of it all.
 
 pub mod adapter;
 pub mod algebra;
 pub mod config;
+mod decompose;
+mod layout;
 pub mod peft;
+mod start;
 pub mod targets;
 
 pub use adapter::Adapter;
-pub use config::{Init, LoraConfig};
+pub use config::{Init, LoraConfig, TrainedBiases};
 pub use targets::Targets;

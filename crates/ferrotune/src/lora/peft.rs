@@ -7,12 +7,18 @@ use std::path::Path;
 use ferrotune_kernels::Device;
 use serde_json::Value;
 
-use super::{Adapter, Init, LoraConfig, Targets};
+use super::layout::Slot;
+use super::{Adapter, Init, LoraConfig, Targets, TrainedBiases};
 use crate::checkpoint::adapter::{
     AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, Modules, weights_path,
 };
 use crate::model::Decoder;
+use crate::model::embedding::EMBEDDING;
+use crate::model::linear::Base;
 use crate::{Error, Result};
+
+/// What PEFT calls every linear but the head.
+const ALL_LINEAR: &str = "all-linear";
 
 const OTHER_BASE: &str =
     "the adapter was trained on another base model; give the base that its adapter_config.json names";
@@ -24,27 +30,10 @@ pub fn is_adapter(folder: &Path) -> bool {
 
 /// Writes the adapter so that PEFT loads it; `base` is what the user called the base model.
 pub fn save(folder: &Path, adapter: &Adapter, model: &Decoder, base: &str) -> Result<()> {
-    let c = &adapter.config;
-    let config = AdapterConfig {
-        r: c.rank,
-        lora_alpha: c.alpha,
-        // f32 to f64 without the digits that f32 never had.
-        lora_dropout: c.dropout.to_string().parse().unwrap_or(0.0),
-        use_rslora: c.rslora,
-        target_modules: Some(match &c.targets {
-            Targets::Regex(pattern) => Modules::Pattern(pattern.clone()),
-            Targets::AllLinear | Targets::Names(_) => Modules::Names(adapter.target_modules(model)),
-        }),
-        init_lora_weights: match c.init {
-            Init::Kaiming => Value::Bool(true),
-            Init::Gaussian => "gaussian".into(),
-        },
-        base_model_name_or_path: Some(base.to_string()),
-        ..AdapterConfig::default()
-    };
+    let config = stored(adapter, model, base);
     let tensor = |(name, t): (&str, &ferrotune_kernels::Tensor)| AdapterTensor {
         name: name.to_string(),
-        shape: t.shape().to_vec(),
+        shape: adapter.shape(name, t),
         values: t.f32().to_vec(),
     };
     let mut tensors: Vec<AdapterTensor> = adapter.params.iter().map(tensor).collect();
@@ -52,7 +41,53 @@ pub fn save(folder: &Path, adapter: &Adapter, model: &Decoder, base: &str) -> Re
     AdapterFile { config, tensors }.write(folder)
 }
 
-/// Reads an adapter for `model`; every tensor must fit one of its linears.
+/// The constants as PEFT stores them.
+fn stored(adapter: &Adapter, model: &Decoder, base: &str) -> AdapterConfig {
+    let c = &adapter.config;
+    let modules = |targets: Targets| match targets {
+        Targets::Regex(pattern) => Modules::Pattern(pattern),
+        Targets::AllLinear => Modules::Pattern(ALL_LINEAR.into()),
+        Targets::Names(names) => Modules::Names(names),
+    };
+    AdapterConfig {
+        r: c.rank,
+        lora_alpha: c.alpha,
+        // f32 to f64 without the digits that f32 never had.
+        lora_dropout: c.dropout.to_string().parse().unwrap_or(0.0),
+        bias: match c.bias {
+            TrainedBiases::None => "none",
+            TrainedBiases::All => "all",
+            TrainedBiases::LoraOnly => "lora_only",
+        }
+        .into(),
+        use_rslora: c.rslora,
+        use_dora: c.dora,
+        lora_bias: c.lora_bias,
+        target_modules: Some(modules(adapter.target_modules(model))),
+        exclude_modules: c.exclude.clone().map(modules),
+        layers_to_transform: c.layers.clone(),
+        layers_pattern: (!c.layers_pattern.is_empty()).then(|| c.layers_pattern.clone()),
+        rank_pattern: c.rank_pattern.clone(),
+        alpha_pattern: c.alpha_pattern.clone(),
+        modules_to_save: (!c.modules_to_save.is_empty()).then(|| c.modules_to_save.clone()),
+        trainable_token_indices: (!c.trainable_tokens.is_empty()).then(|| c.trainable_tokens.clone()),
+        init_lora_weights: match c.init {
+            Init::Kaiming => Value::Bool(true),
+            Init::Gaussian => "gaussian".into(),
+            Init::Pissa => "pissa".into(),
+            Init::Olora => "olora".into(),
+            Init::Loftq { .. } => "loftq".into(),
+        },
+        loftq_iterations: match c.init {
+            Init::Loftq { iterations } => Some(iterations),
+            _ => None,
+        },
+        base_model_name_or_path: Some(base.to_string()),
+        ..AdapterConfig::default()
+    }
+}
+
+/// Reads an adapter for `model`; every tensor must belong to it.
 pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
     if !is_adapter(folder) {
         return Err(Error::file(folder, format!("no {CONFIG_FILE} in it"))
@@ -60,66 +95,133 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
     }
     let file = AdapterFile::read(folder)?;
     let config_path = folder.join(CONFIG_FILE);
-    let config = computed(&file.config, &config_path)?;
+    let config = constants(&file.config, &config_path)?;
     let weights = weights_path(folder);
     let key = |name: &str| format!("{}{name}", crate::checkpoint::adapter::PREFIX);
     let mut used = BTreeSet::new();
-    let adapter = Adapter::build(model, config, |module, part, rows, cols, _| {
-        let name = format!("{module}.{part}.weight");
-        let Some(tensor) = file.get(&name) else {
-            return Err(Error::tensor(&weights, key(&name), "missing").with_hint(OTHER_BASE));
+    let mut make = |slot: &Slot<'_>| {
+        // Some versions name the bias of a targeted linear as the base does.
+        let plain = slot.name.replace(".base_layer.", ".");
+        let Some(tensor) = file.get(&slot.name).or_else(|| file.get(&plain)) else {
+            let problem = format!("missing, asked for by {} in {CONFIG_FILE}", slot.asked_by());
+            return Err(Error::tensor(&weights, key(&slot.name), problem).with_hint(OTHER_BASE));
         };
-        if tensor.shape != [rows, cols] {
-            let problem = format!("shape is {:?}, the base model asks for {:?}", tensor.shape, [rows, cols]);
-            return Err(Error::tensor(&weights, key(&name), problem).with_hint(OTHER_BASE));
+        if tensor.shape != slot.shape() {
+            let problem = format!(
+                "shape is {:?}, the base model and {CONFIG_FILE} ask for {:?}",
+                tensor.shape,
+                slot.shape()
+            );
+            return Err(Error::tensor(&weights, key(&tensor.name), problem).with_hint(OTHER_BASE));
         }
-        used.insert(name);
-        Ok(dev.tensor(rows, cols, &tensor.values))
-    })
-    .map_err(|e| match e {
-        Error::Config { problem, hint, .. } => {
-            Error::file(&config_path, format!("`target_modules`: {problem}"))
+        used.insert(tensor.name.clone());
+        Ok(dev.tensor(slot.rows, slot.cols, &tensor.values))
+    };
+    let adapter = Adapter::build(model, config, &mut make).map_err(|e| match e {
+        // The constants are keys of the file here, not of a run file.
+        Error::Config { key, problem, hint } => {
+            let key = file_key(key.trim_start_matches("method."));
+            Error::file(&config_path, format!("`{key}`: {problem}"))
                 .with_hint(hint.unwrap_or_else(|| OTHER_BASE.into()))
         }
         other => other,
     })?;
-    if let Some(left) = file.tensors.iter().find(|t| !used.contains(&t.name)) {
-        let problem = "belongs to no targeted linear of the base model";
+    for left in file.tensors.iter().filter(|t| !used.contains(&t.name)) {
+        let problem = match frozen_copy(model, left) {
+            Some(true) => continue,
+            Some(false) => "is a frozen weight, and not the base model's",
+            None => "belongs to no targeted module of the base model",
+        };
         return Err(Error::tensor(&weights, key(&left.name), problem).with_hint(OTHER_BASE));
     }
     Ok(adapter)
 }
 
-/// The constants of an adapter whose features we compute; the others are refused by the name of their key.
-fn computed(c: &AdapterConfig, path: &Path) -> Result<LoraConfig> {
-    let features = [
-        ("use_dora", c.use_dora),
-        ("lora_bias", c.lora_bias),
-        ("bias", c.bias != "none"),
-        ("exclude_modules", c.exclude_modules.is_some()),
-        ("layers_to_transform", c.layers_to_transform.is_some()),
-        ("rank_pattern", !c.rank_pattern.is_empty()),
-        ("alpha_pattern", !c.alpha_pattern.is_empty()),
-        ("modules_to_save", c.modules_to_save.as_ref().is_some_and(|m| !m.is_empty())),
-        ("trainable_token_indices", c.trainable_token_indices.is_some()),
-        ("init_lora_weights", c.changes_base()),
-    ];
-    if let Some((key, _)) = features.into_iter().find(|(_, used)| *used) {
-        return Err(Error::file(path, format!("`{key}` is set, and this feature is not supported yet"))
-            .with_hint("without it the adapter would compute something else, so it is not ignored"));
+/// PEFT stores the frozen weight of a targeted embedding or head too. Whether it is one, and then whether it is the
+/// model's own, up to the rounding of 16-bit floats.
+fn frozen_copy(model: &Decoder, tensor: &AdapterTensor) -> Option<bool> {
+    let module = tensor.name.strip_suffix(".base_layer.weight")?;
+    let base = if module == EMBEDDING { &model.embed } else { &model.head().base };
+    if module != EMBEDDING && module != model.head().name {
+        return None;
     }
-    let targets = match &c.target_modules {
-        Some(Modules::Pattern(word)) if word == "all-linear" => Targets::AllLinear,
-        Some(Modules::Pattern(pattern)) => Targets::Regex(pattern.clone()),
-        Some(Modules::Names(names)) => Targets::Names(names.clone()),
-        None => return Err(Error::file(path, "`target_modules` is missing")),
+    let Base::Frozen(weight) = base else { return Some(false) };
+    if tensor.shape != [weight.rows(), weight.cols()] {
+        return Some(false);
+    }
+    let mut own = vec![0.0; tensor.values.len()];
+    weight.decode_flat(0, &mut own);
+    let same = |(a, b): (&f32, &f32)| (a - b).abs() <= 0.01 * a.abs().max(b.abs());
+    Some(own.iter().zip(&tensor.values).all(same))
+}
+
+/// What `adapter_config.json` calls a key of the run file.
+fn file_key(key: &str) -> &str {
+    match key {
+        "targets" => "target_modules",
+        "exclude" => "exclude_modules",
+        "rank" => "r",
+        "init" => "init_lora_weights",
+        "trainable_tokens" => "trainable_token_indices",
+        other => other,
+    }
+}
+
+/// The constants of an adapter; what we do not compute is refused by the name of its key.
+pub fn constants(c: &AdapterConfig, path: &Path) -> Result<LoraConfig> {
+    let targets = |modules: &Modules| match modules {
+        Modules::Pattern(word) if word == ALL_LINEAR => Targets::AllLinear,
+        Modules::Pattern(pattern) => Targets::Regex(pattern.clone()),
+        Modules::Names(names) => Targets::Names(names.clone()),
+    };
+    let Some(target_modules) = &c.target_modules else {
+        return Err(Error::file(path, "`target_modules` is missing"));
     };
     Ok(LoraConfig {
         rank: c.r,
         alpha: c.lora_alpha,
         dropout: c.lora_dropout as f32,
         rslora: c.use_rslora,
-        init: if c.init_lora_weights == "gaussian" { Init::Gaussian } else { Init::Kaiming },
-        targets,
+        dora: c.use_dora,
+        lora_bias: c.lora_bias,
+        bias: match c.bias.as_str() {
+            "all" => TrainedBiases::All,
+            "lora_only" => TrainedBiases::LoraOnly,
+            _ => TrainedBiases::None,
+        },
+        init: init(c, path)?,
+        targets: targets(target_modules),
+        exclude: c.exclude_modules.as_ref().map(targets),
+        layers: c.layers_to_transform.clone().filter(|layers| !layers.is_empty()),
+        layers_pattern: c.layers_pattern.clone().unwrap_or_default(),
+        rank_pattern: c.rank_pattern.clone(),
+        alpha_pattern: c.alpha_pattern.clone(),
+        modules_to_save: c.modules_to_save.clone().unwrap_or_default(),
+        trainable_tokens: c.trainable_token_indices.clone().unwrap_or_default(),
     })
+}
+
+/// How the adapter began. That matters for what it computes only if the frozen weights were changed, and then the change
+/// must be one that can be made again from the weights alone.
+fn init(c: &AdapterConfig, path: &Path) -> Result<Init> {
+    let word = match &c.init_lora_weights {
+        Value::Bool(_) => return Ok(Init::Kaiming),
+        Value::String(word) => word.to_ascii_lowercase(),
+        other => return Err(Error::file(path, format!("`init_lora_weights`: {other} is not supported"))),
+    };
+    match word.as_str() {
+        "true" | "false" | "eva" | "orthogonal" | "mica" => Ok(Init::Kaiming),
+        "gaussian" => Ok(Init::Gaussian),
+        "pissa" => Ok(Init::Pissa),
+        "olora" => Ok(Init::Olora),
+        "loftq" => Ok(Init::Loftq { iterations: c.loftq_iterations.unwrap_or(1) }),
+        other => {
+            let problem = format!(
+                "`init_lora_weights`: \"{other}\" changed the base weights in a way that cannot be repeated"
+            );
+            Err(Error::file(path, problem).with_hint(
+                "save it with PEFT's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA",
+            ))
+        }
+    }
 }

@@ -182,8 +182,8 @@ impl Attention {
         need_dx: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let need_dn = need_dx || self.norm.as_ref().is_some_and(Norm::trained);
-        let normed = self.qk_norm.iter().flatten().any(Norm::trained);
+        let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
+        let normed = self.qk_norm.iter().flatten().any(|n| n.trained(pass));
         let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
         let d = self.residual.backward(pass, &s.residual, d_out.unwrap_or(dx), grads)?;
         let d_o = pass.linears_backward(&s.o, s.h_o.as_ref(), [&self.o_proj], [&*d], below, grads)?;
@@ -242,9 +242,15 @@ impl Attention {
         self.norm.iter().chain(heads).chain(&self.residual.norm).collect()
     }
 
+    /// The same, to change.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        let heads = self.qk_norm.iter_mut().flatten();
+        self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm).collect()
+    }
+
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norms().iter().any(|n| n.trained()) || self.linears().iter().any(|l| pass.trains(l))
+        self.norms().iter().any(|n| n.trained(pass)) || self.linears().iter().any(|l| pass.trains(l))
     }
 }
 

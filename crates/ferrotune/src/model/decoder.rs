@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ferrotune_kernels::ops::{elementwise, embedding, softmax_xent};
+use ferrotune_kernels::ops::{elementwise, softmax_xent};
 use ferrotune_kernels::{Device, Tensor};
 
 use super::attention::Tokens;
@@ -75,6 +75,18 @@ impl Decoder {
         self.layers.iter().flat_map(Layer::norms).chain([&self.norm]).collect()
     }
 
+    /// All norms, to change.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        self.layers.iter_mut().flat_map(Layer::norms_mut).chain([&mut self.norm]).collect()
+    }
+
+    /// Gives a head that was the embedding values of its own.
+    pub fn set_tied_head(&mut self, base: Base) {
+        if let Some(head) = &mut self.tied_head {
+            head.base = base;
+        }
+    }
+
     /// Norms and biases as the checkpoint has them: name, vector, and the part of the vector that the tensor is.
     pub fn vectors(&self) -> Vec<(String, &Vector, Range<usize>)> {
         let biases = self
@@ -107,7 +119,7 @@ impl Decoder {
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
-        Ok(embedding::forward(pass.dev, pass.matrix(&self.embed), ids, self.arch.embed_scale)?)
+        pass.embed(&self.embed, ids, self.arch.embed_scale)
     }
 
     /// The rotations of a pass, in the order of [`Decoder::ropes`].
@@ -144,7 +156,7 @@ impl Decoder {
 
     /// The lowest layer with something trained; layers below it save nothing and get no gradient.
     fn first_trained(&self, pass: &Pass<'_>) -> usize {
-        if matches!(self.embed, Base::Trained(_)) {
+        if pass.trains_embedding(&self.embed) {
             return 0;
         }
         self.layers.iter().position(|l| l.trains(pass)).unwrap_or(self.layers.len())
@@ -186,10 +198,7 @@ impl Decoder {
         mut dx: Tensor,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let trained_embedding = match self.embed {
-            Base::Trained(id) => Some(id),
-            Base::Frozen(_) => None,
-        };
+        let embedding = pass.trains_embedding(&self.embed);
         let rotations = self.rotations(pass.dev, tokens)?;
         for (i, (layer, stored)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
             let kept = match stored {
@@ -200,15 +209,11 @@ impl Decoder {
                 }
             };
             let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
-            let need_dx = i > saved.first || trained_embedding.is_some();
+            let need_dx = i > saved.first || embedding;
             layer.backward(pass, kept, &mut dx, tokens, &rotations, need_dx, grads)?;
         }
-        if let Some(id) = trained_embedding
-            && let Some(mut table) = grads.take(id)
-        {
-            let result = embedding::backward(pass.dev, &dx, tokens.ids, self.arch.embed_scale, &mut table);
-            grads.put(id, table);
-            result?;
+        if embedding {
+            pass.embed_backward(&self.embed, tokens.ids, self.arch.embed_scale, &dx, grads)?;
         }
         Ok(())
     }
@@ -233,7 +238,7 @@ impl Decoder {
 mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::lora::{Adapter, Init, LoraConfig, Targets};
+    use crate::lora::{Adapter, LoraConfig, Targets};
     use crate::model::weights::{BaseStorage, load};
     use ferrotune_kernels::Precision;
     use ferrotune_kernels::ops::attention::Segment;
@@ -245,17 +250,11 @@ mod tests {
         let dev = Device::reference();
         let (model, _) = load(&dev, &Checkpoint::open(&folder).unwrap(), BaseStorage::AsStored, 8).unwrap();
         let saved = |pattern: &str| {
-            let config = LoraConfig {
-                rank: 2,
-                alpha: 2.0,
-                dropout: 0.0,
-                rslora: false,
-                init: Init::Kaiming,
-                targets: Targets::Regex(pattern.into()),
-            };
+            let targets = Targets::Regex(pattern.into());
+            let config = LoraConfig { rank: 2, alpha: 2.0, targets, ..LoraConfig::default() };
             let adapter = Adapter::init(&dev, &model, config, 0).unwrap();
-            let (params, branches) = (&adapter.params, adapter.branches.as_slice());
-            let pass = Pass { dev: &dev, precision: Precision::F32, params, branches, dropout: None };
+            let (params, adapted) = (&adapter.params, Some(&adapter.adapted));
+            let pass = Pass { dev: &dev, precision: Precision::F32, params, adapted, dropout: None };
             let tokens = Tokens { ids: &[5, 6, 7], positions: &[0, 1, 2], segments: &[Segment::own(0, 3)] };
             let (_, saved) = model.forward_train(&pass, tokens, Activations::Keep).unwrap();
             saved.layers.iter().map(Option::is_some).collect::<Vec<_>>()

@@ -78,6 +78,11 @@ impl Layer {
         self.attention.norms().into_iter().chain(mlp)
     }
 
+    /// All norms, to change: one that both halves read is there twice.
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        self.attention.norms_mut().into_iter().chain(self.mlp.norms_mut())
+    }
+
     fn input_norm(&self) -> &str {
         self.attention.norm.as_ref().map_or("", |n| &n.name)
     }

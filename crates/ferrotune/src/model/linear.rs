@@ -1,16 +1,23 @@
 //! `h = Wx + s BAx + b`: one linear, frozen or trained, with room for a LoRA branch.
 //!
-//! A [`LinearLayer`] holds the base only. Which branch stands beside it is looked up in the [`Pass`], by the linear's
-//! number, so that adapters can be switched without touching the model.
+//! A [`LinearLayer`] holds the base only. What an adapter adds or puts in its place is looked up in the [`Pass`], so that
+//! adapters can be switched without touching the model.
 
-use ferrotune_kernels::ops::elementwise::Dropout;
+use ferrotune_kernels::ops::elementwise::{self, Dropout};
 use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
+use ferrotune_kernels::ops::token_rows;
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{DType, Device, Precision, Tensor, Weight};
 
+use super::adapted::{Adapted, Replaced};
 use super::params::{Gradients, ParamId, Params};
 use crate::Result;
+
+pub use super::adapted::BranchIds;
+
+/// Number of a head that is the embedding; no adapter targets it.
+pub(super) const TIED_HEAD: usize = usize::MAX;
 
 /// A weight matrix of the model.
 #[derive(Debug)]
@@ -64,19 +71,6 @@ pub struct LinearLayer {
     pub bias: Option<Vector>,
 }
 
-/// The parameters of a branch, and its constants.
-#[derive(Debug, Clone, Copy)]
-pub struct BranchIds {
-    /// `A [R, K]`.
-    pub a: ParamId,
-    /// `B [N, R]`.
-    pub b: ParamId,
-    /// `s`.
-    pub scale: f32,
-    /// Dropout on the input of A while training.
-    pub dropout: f32,
-}
-
 /// Makes dropout differ between steps and micro-batches.
 #[derive(Debug, Clone, Copy)]
 pub struct DropoutKey {
@@ -93,10 +87,10 @@ pub struct Pass<'a> {
     pub dev: &'a Device,
     /// Column of the precision table.
     pub precision: Precision,
-    /// Parameters of the branches, or of the model itself.
+    /// Parameters of the adapter, or of the model itself.
     pub params: &'a Params,
-    /// The branch of each linear, by its number; empty without an adapter.
-    pub branches: &'a [Option<BranchIds>],
+    /// What an adapter adds to the model, if there is one.
+    pub adapted: Option<&'a Adapted>,
     /// Set in training passes.
     pub dropout: Option<DropoutKey>,
 }
@@ -118,26 +112,63 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn branch(&self, id: usize) -> Option<BranchIds> {
-        self.branches.get(id).copied().flatten()
+    /// The branch of a linear.
+    pub(super) fn branch(&self, id: usize) -> Option<BranchIds> {
+        self.adapted?.branch(id)
+    }
+
+    /// Trained copies of the tensors of the module with this path.
+    pub fn replaced(&self, module: &str) -> Replaced {
+        self.adapted.and_then(|a| a.replaced.get(module).copied()).unwrap_or_default()
     }
 
     /// Whether anything of the linear is trained.
     pub fn trains(&self, l: &LinearLayer) -> bool {
-        self.branch(l.id).is_some() || matches!(l.base, Base::Trained(_))
+        self.branch(l.id).is_some() || self.weight_id(l).is_some() || self.bias_id(l).is_some()
     }
 
-    fn view(&self, l: &'a LinearLayer) -> Linear<'a> {
+    fn weight_id(&self, l: &LinearLayer) -> Option<ParamId> {
+        match l.base {
+            Base::Trained(id) => Some(id),
+            Base::Frozen(_) => self.replaced(&l.name).weight,
+        }
+    }
+
+    fn bias_id(&self, l: &LinearLayer) -> Option<ParamId> {
+        match l.bias {
+            Some(Vector::Trained(id)) => Some(id),
+            _ => self.replaced(&l.name).bias,
+        }
+    }
+
+    /// The weight that the linear multiplies by, without its branch.
+    pub(super) fn weight(&self, l: &'a LinearLayer) -> Matrix<'a> {
+        if let Some(id) = self.replaced(&l.name).weight {
+            return Matrix::Trained(self.params.get(id));
+        }
+        match self.adapted.and_then(|a| a.bases.get(&l.id)) {
+            Some(changed) => Matrix::Frozen(changed),
+            None => self.matrix(&l.base),
+        }
+    }
+
+    /// A linear as the op takes it.
+    pub(super) fn view(&self, l: &'a LinearLayer) -> Linear<'a> {
         let branch = self.branch(l.id).map(|ids| Branch {
             a: self.params.get(ids.a),
             b: self.params.get(ids.b),
+            bias: ids.bias.map(|id| self.params.get(id)),
             scale: ids.scale,
             dropout: self
                 .dropout
                 .filter(|_| ids.dropout > 0.0)
                 .map(|key| Dropout { p: ids.dropout, stream: Stream::new(key.seed, &l.name, key.step) }),
         });
-        Linear { weight: self.matrix(&l.base), bias: l.bias.as_ref().map(|b| self.vector(b)), branch }
+        let bias = match self.replaced(&l.name).bias {
+            Some(id) => Some(self.params.get(id)),
+            None => l.bias.as_ref().map(|b| self.vector(b)),
+        };
+        Linear { weight: self.weight(l), bias, branch }
     }
 
     /// Outputs of linears that read the same `x`, and `H` of their branches for the backward.
@@ -147,20 +178,49 @@ impl<'a> Pass<'a> {
         layers: [&'a LinearLayer; N],
     ) -> Result<([Tensor; N], Option<Tensor>)> {
         let mut outs = layers.map(|l| self.dev.empty(x.rows(), l.rows));
-        let h = linear::forward(
-            self.dev,
-            self.precision,
-            x,
-            &layers.map(|l| self.view(l)),
-            &mut outs.each_mut(),
-            false,
-        )?;
+        let h = self.forward_into(x, &layers, outs.each_mut().into_iter().collect(), false)?;
         Ok((outs, h))
     }
 
     /// Adds the output of a linear to `y` (the residual stream); gives `H`.
     pub fn linear_onto(&self, x: &Tensor, layer: &'a LinearLayer, y: &mut Tensor) -> Result<Option<Tensor>> {
-        Ok(linear::forward(self.dev, self.precision, x, &[self.view(layer)], &mut [y], true)?)
+        self.forward_into(x, &[layer], vec![y], true)
+    }
+
+    fn forward_into(
+        &self,
+        x: &Tensor,
+        layers: &[&'a LinearLayer],
+        outs: Vec<&mut Tensor>,
+        accumulate: bool,
+    ) -> Result<Option<Tensor>> {
+        // Linears with magnitudes are scaled after their sum, and make their H again in the backward.
+        let (mut views, mut plain) = (Vec::with_capacity(layers.len()), Vec::with_capacity(layers.len()));
+        for (l, y) in layers.iter().copied().zip(outs) {
+            match self.magnitude(l) {
+                Some(ids) => self.dora_forward(x, l, ids, y, accumulate)?,
+                None => {
+                    views.push(self.view(l));
+                    plain.push(y);
+                }
+            }
+        }
+        if views.is_empty() {
+            return Ok(None);
+        }
+        let h = linear::forward(self.dev, self.precision, x, &views, &mut plain, accumulate)?;
+        if let ([l], [y]) = (layers, plain.as_mut_slice())
+            && let Some((_, rows)) = self.head_rows(l)
+        {
+            token_rows::head_forward(self.dev, rows, x, y)?;
+        }
+        Ok(h)
+    }
+
+    /// Trained rows of an embedding that is the head too.
+    fn head_rows(&self, l: &LinearLayer) -> Option<(ParamId, token_rows::Rows<'a>)> {
+        let tokens = self.adapted.filter(|_| l.id == TIED_HEAD)?.tokens.as_ref()?;
+        Some((tokens.rows, token_rows::Rows { ids: &tokens.ids, rows: self.params.get(tokens.rows) }))
     }
 
     /// Adds the parameters' gradients to `grads` and gives `dX`, unless nothing below needs it.
@@ -174,38 +234,117 @@ impl<'a> Pass<'a> {
         grads: &mut Gradients,
     ) -> Result<Option<Tensor>> {
         let mut dx = need_dx.then(|| self.dev.empty(x.rows(), x.cols()));
-        // (weight, bias, A, B) of each linear leave the store while the op adds to them.
-        let ids = layers.map(|l| {
-            let trained = |v: &Option<Vector>| match v {
-                Some(Vector::Trained(id)) => Some(*id),
-                _ => None,
-            };
-            let weight = if let Base::Trained(id) = l.base { Some(id) } else { None };
-            let branch = self.branch(l.id);
-            [weight, trained(&l.bias), branch.map(|b| b.a), branch.map(|b| b.b)]
-        });
-        let mut taken = ids.map(|four| four.map(|id| id.and_then(|id| grads.take(id))));
-        let mut sinks: Vec<Grads<'_>> = taken
-            .iter_mut()
-            .map(|[weight, bias, a, b]| Grads {
-                weight: weight.as_mut(),
-                bias: bias.as_mut(),
-                a: a.as_mut(),
-                b: b.as_mut(),
-            })
-            .collect();
-        let views = layers.map(|l| self.view(l));
-        let result =
-            linear::backward(self.dev, self.precision, x, h, &views, &dys, dx.as_mut(), false, &mut sinks);
-        drop(sinks);
-        for (ids, tensors) in ids.into_iter().zip(taken) {
-            for (id, tensor) in ids.into_iter().zip(tensors) {
-                if let (Some(id), Some(tensor)) = (id, tensor) {
-                    grads.put(id, tensor);
-                }
+        if let ([l], [dy]) = (layers.as_slice(), dys.as_slice())
+            && let Some(rows) = self.head_rows(l)
+        {
+            self.tied_backward(x, l, rows, dy, dx.as_mut(), grads)?;
+            return Ok(dx);
+        }
+        let plain: Vec<(&'a LinearLayer, &Tensor)> =
+            layers.into_iter().zip(dys).filter(|(l, _)| self.magnitude(l).is_none()).collect();
+        if !plain.is_empty() {
+            self.plain_backward(x, h, &plain, dx.as_mut(), grads)?;
+        }
+        let mut accumulate = !plain.is_empty();
+        for (l, dy) in layers.into_iter().zip(dys) {
+            if let Some(ids) = self.magnitude(l) {
+                self.dora_backward(x, l, ids, dy, dx.as_mut(), accumulate, grads)?;
+                accumulate = true;
             }
         }
-        result?;
         Ok(dx)
+    }
+
+    fn plain_backward(
+        &self,
+        x: &Tensor,
+        h: Option<&Tensor>,
+        layers: &[(&'a LinearLayer, &Tensor)],
+        dx: Option<&mut Tensor>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let mut taken: Vec<Sinks> = layers.iter().map(|(l, _)| Sinks::take(self, l, grads)).collect();
+        let views: Vec<Linear<'_>> = layers.iter().map(|(l, _)| self.view(l)).collect();
+        let dys: Vec<&Tensor> = layers.iter().map(|(_, dy)| *dy).collect();
+        let mut sinks: Vec<Grads<'_>> = taken.iter_mut().map(Sinks::grads).collect();
+        let result = linear::backward(self.dev, self.precision, x, h, &views, &dys, dx, false, &mut sinks);
+        drop(sinks);
+        taken.into_iter().for_each(|sinks| sinks.put(grads));
+        Ok(result?)
+    }
+
+    /// The head shares its table with the embedding, some of whose rows are trained.
+    fn tied_backward(
+        &self,
+        x: &Tensor,
+        l: &'a LinearLayer,
+        (id, rows): (ParamId, token_rows::Rows<'_>),
+        dy: &Tensor,
+        mut dx: Option<&mut Tensor>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let mut left = elementwise::cast(self.dev, dy, DType::F32);
+        let mut share = dx.is_some().then(|| self.dev.zeros(x.rows(), x.cols()));
+        let mut sum = grads.take(id);
+        let result = token_rows::head_backward(self.dev, rows, x, &mut left, share.as_mut(), sum.as_mut());
+        if let Some(sum) = sum {
+            grads.put(id, sum);
+        }
+        result?;
+        self.plain_backward(x, None, &[(l, &left)], dx.as_deref_mut(), grads)?;
+        if let (Some(dx), Some(share)) = (dx, share) {
+            elementwise::add(self.dev, dx, &share, 1.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// The gradients of a linear: they leave the store while an op adds to them.
+pub(super) struct Sinks {
+    ids: [Option<ParamId>; 5],
+    tensors: [Option<Tensor>; 5],
+}
+
+impl Sinks {
+    /// Weight, bias, A, B and B's bias, those that are trained.
+    pub(super) fn take(pass: &Pass<'_>, l: &LinearLayer, grads: &mut Gradients) -> Self {
+        let branch = pass.branch(l.id);
+        let ids = [
+            pass.weight_id(l),
+            pass.bias_id(l),
+            branch.map(|b| b.a),
+            branch.map(|b| b.b),
+            branch.and_then(|b| b.bias),
+        ];
+        Sinks { ids, tensors: ids.map(|id| id.and_then(|id| grads.take(id))) }
+    }
+
+    /// As the op takes them.
+    pub(super) fn grads(&mut self) -> Grads<'_> {
+        let [weight, bias, a, b, branch_bias] = &mut self.tensors;
+        Grads {
+            weight: weight.as_mut(),
+            bias: bias.as_mut(),
+            a: a.as_mut(),
+            b: b.as_mut(),
+            branch_bias: branch_bias.as_mut(),
+        }
+    }
+
+    /// Adds the column sums of `dy` to the gradient of the bias.
+    pub(super) fn add_bias(&mut self, dev: &Device, dy: &Tensor) -> ferrotune_kernels::Result<()> {
+        match &mut self.tensors[1] {
+            Some(db) => elementwise::add_columns(dev, db, dy),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts them back.
+    pub(super) fn put(self, grads: &mut Gradients) {
+        for (id, tensor) in self.ids.into_iter().zip(self.tensors) {
+            if let (Some(id), Some(tensor)) = (id, tensor) {
+                grads.put(id, tensor);
+            }
+        }
     }
 }

@@ -175,7 +175,7 @@ impl Mlp {
         need_dx: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let need_dn = need_dx || self.norm.as_ref().is_some_and(Norm::trained);
+        let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
         let n = before(&self.norm, pass, &s.x)?;
         let hidden = match s.hidden {
             Some(hidden) => hidden,
@@ -212,8 +212,13 @@ impl Mlp {
         self.norm.iter().chain(&self.residual.norm).collect()
     }
 
+    /// The same, to change.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        self.norm.iter_mut().chain(&mut self.residual.norm).collect()
+    }
+
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norms().iter().any(|n| n.trained()) || self.linears().iter().any(|l| pass.trains(l))
+        self.norms().iter().any(|n| n.trained(pass)) || self.linears().iter().any(|l| pass.trains(l))
     }
 }

@@ -7,7 +7,10 @@ pub mod weights;
 
 pub mod decoder;
 
+pub mod adapted;
 pub mod attention;
+mod dora;
+pub mod embedding;
 pub mod kv_cache;
 pub mod layer;
 pub mod linear;
@@ -17,6 +20,7 @@ pub mod params;
 pub mod residual;
 pub mod rope;
 
+pub use adapted::Adapted;
 pub use attention::Tokens;
 pub use config::{ModelConfig, RopeScaling};
 pub use decoder::{Activations, Decoder};

@@ -8,7 +8,7 @@ use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
 
 use super::families::NormKind;
 use super::linear::{Pass, Vector};
-use super::params::Gradients;
+use super::params::{Gradients, ParamId};
 use crate::Result;
 
 /// A norm under its checkpoint name.
@@ -32,11 +32,22 @@ pub struct Norm {
 
 impl Norm {
     /// Whether anything is trained.
-    pub fn trained(&self) -> bool {
-        [Some(&self.weight), self.bias.as_ref()]
-            .into_iter()
-            .flatten()
-            .any(|v| matches!(v, Vector::Trained(_)))
+    pub fn trained(&self, pass: &Pass<'_>) -> bool {
+        self.ids(pass).iter().any(Option::is_some)
+    }
+
+    /// The parameters that weight and bias are.
+    fn ids(&self, pass: &Pass<'_>) -> [Option<ParamId>; 2] {
+        let copy = pass.replaced(&self.name);
+        let trained = |v: Option<&Vector>, copy| match v {
+            Some(Vector::Trained(id)) => Some(*id),
+            _ => copy,
+        };
+        [trained(Some(&self.weight), copy.weight), trained(self.bias.as_ref(), copy.bias)]
+    }
+
+    fn values<'a>(pass: &Pass<'a>, own: &'a Vector, id: Option<ParamId>) -> &'a Tensor {
+        id.map_or_else(|| pass.vector(own), |id| pass.params.get(id))
     }
 
     /// The checkpoint's tensors: name, vector, and the part of the vector that the tensor is.
@@ -67,11 +78,12 @@ impl Norm {
 
     /// The normalised rows in f32.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor> {
-        let weight = pass.vector(&self.weight);
+        let [weight, bias] = self.ids(pass);
+        let weight = Self::values(pass, &self.weight, weight);
         Ok(match self.kind {
             NormKind::Rms | NormKind::RmsOnePlus => rms_norm::forward(pass.dev, x, weight, self.rms())?,
             NormKind::Layer => {
-                let bias = self.bias.as_ref().map(|b| pass.vector(b));
+                let bias = self.bias.as_ref().map(|b| Self::values(pass, b, bias));
                 layer_norm::forward(pass.dev, x, weight, bias, self.layer())?
             }
         })
@@ -86,13 +98,9 @@ impl Norm {
         dx: &mut Tensor,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let trained = |v: Option<&Vector>| match v {
-            Some(Vector::Trained(id)) => Some(*id),
-            _ => None,
-        };
-        let ids = [trained(Some(&self.weight)), trained(self.bias.as_ref())];
+        let ids = self.ids(pass);
         let [mut dw, mut db] = ids.map(|id| id.and_then(|id| grads.take(id)));
-        let weight = pass.vector(&self.weight);
+        let weight = Self::values(pass, &self.weight, ids[0]);
         let result = match self.kind {
             NormKind::Rms | NormKind::RmsOnePlus => {
                 rms_norm::backward(pass.dev, x, weight, self.rms(), dy, dx, dw.as_mut())

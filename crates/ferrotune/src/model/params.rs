@@ -14,6 +14,7 @@ pub struct Params {
     names: Vec<String>,
     values: Vec<Tensor>,
     index: HashMap<String, usize>,
+    version: u64,
 }
 
 impl Params {
@@ -34,6 +35,7 @@ impl Params {
 
     /// The value, to write.
     pub fn get_mut(&mut self, id: ParamId) -> &mut Tensor {
+        self.version += 1;
         &mut self.values[id.0]
     }
 
@@ -54,7 +56,13 @@ impl Params {
 
     /// Values in order, to write.
     pub fn values_mut(&mut self) -> &mut [Tensor] {
+        self.version += 1;
         &mut self.values
+    }
+
+    /// A number that changes whenever values may have: what was derived from them holds for one version.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Number of tensors.

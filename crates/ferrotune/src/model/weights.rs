@@ -290,7 +290,7 @@ impl Loader<'_> {
 }
 
 /// The weight as dense floats of at most `dtype`'s width; dense weights are never widened.
-fn dense(weight: Weight, dtype: DType) -> Result<Weight> {
+pub(crate) fn dense(weight: Weight, dtype: DType) -> Result<Weight> {
     if let Storage::Dense(stored, _) = weight.storage()
         && stored.size() <= dtype.size()
     {

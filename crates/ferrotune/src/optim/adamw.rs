@@ -18,11 +18,44 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Decay everything, or spare norms and biases as `transformers.Trainer` does.
     pub decay_norms_and_biases: bool,
+    /// Other learning rates for parts of an adapter.
+    pub loraplus: Option<LoraPlus>,
+}
+
+/// LoRA+ (Hayou et al. 2024), grouped as PEFT does: B and all vectors learn faster than A.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoraPlus {
+    /// Learning rate of B and of vectors, as a share of A's.
+    pub ratio: f64,
+    /// That of the embedding's branch, as a share of A's.
+    pub embedding: f64,
+}
+
+impl LoraPlus {
+    /// The learning rate of a parameter as a share of A's.
+    fn factor(self, name: &str) -> f64 {
+        let vector = name.ends_with(".bias")
+            || name.ends_with(".lora_magnitude_vector")
+            || (name.contains("norm") && name.ends_with(".weight"));
+        if name.contains("lora_embedding_") {
+            self.embedding
+        } else if name.contains("lora_B") || vector {
+            self.ratio
+        } else {
+            1.0
+        }
+    }
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decay_norms_and_biases: false }
+        AdamWConfig {
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decay_norms_and_biases: false,
+            loraplus: None,
+        }
     }
 }
 
@@ -30,6 +63,11 @@ impl AdamWConfig {
     /// Whether a parameter decays.
     pub(super) fn decays(&self, name: &str) -> bool {
         self.decay_norms_and_biases || !(name.ends_with(".bias") || name.contains("norm"))
+    }
+
+    /// A parameter's learning rate as a share of the step's.
+    pub(super) fn lr_factor(&self, name: &str) -> f64 {
+        self.loraplus.map_or(1.0, |l| l.factor(name))
     }
 
     /// The constants of one update.
@@ -68,14 +106,22 @@ impl Optimizer for AdamW {
         self.steps += 1;
         let constants = self.config.constants(lr, self.steps, grad_scale);
         let decays: Vec<bool> = params.names().iter().map(|n| self.config.decays(n)).collect();
+        let factors: Vec<f64> = params.names().iter().map(|n| self.config.lr_factor(n)).collect();
         let grads = grads.all();
         let mut list: Vec<adamw::Param<'_>> = params
             .values_mut()
             .iter_mut()
             .zip(grads)
             .zip(self.m.iter_mut().zip(&mut self.v))
-            .zip(decays)
-            .map(|(((value, grad), (m, v)), decay)| adamw::Param { value, grad, m, v, decay })
+            .zip(decays.into_iter().zip(factors))
+            .map(|(((value, grad), (m, v)), (decay, lr_factor))| adamw::Param {
+                value,
+                grad,
+                m,
+                v,
+                decay,
+                lr_factor,
+            })
             .collect();
         Ok(adamw::update(dev, constants, &mut list)?)
     }

@@ -61,16 +61,17 @@ impl Optimizer for AdamW8 {
     ) -> Result<()> {
         self.steps += 1;
         let constants = self.config.constants(lr, self.steps, grad_scale);
-        let decays: Vec<bool> = params.names().iter().map(|n| self.config.decays(n)).collect();
+        let rates = |n: &String| (self.config.decays(n), self.config.lr_factor(n));
+        let rates: Vec<(bool, f64)> = params.names().iter().map(rates).collect();
         let (mut whole, mut blocks) = (Vec::new(), Vec::new());
-        let values = params.values_mut().iter_mut().zip(grads.all()).zip(decays);
-        for (((value, grad), decay), moments) in values.zip(&mut self.moments) {
+        let values = params.values_mut().iter_mut().zip(grads.all()).zip(rates);
+        for (((value, grad), (decay, lr_factor)), moments) in values.zip(&mut self.moments) {
             match moments {
                 Moments::Whole(mv) => {
                     let [m, v] = &mut **mv;
-                    whole.push(adamw::Param { value, grad, m, v, decay });
+                    whole.push(adamw::Param { value, grad, m, v, decay, lr_factor });
                 }
-                Moments::Blocks([m, v]) => blocks.push(adamw::Param8 { value, grad, m, v, decay }),
+                Moments::Blocks([m, v]) => blocks.push(adamw::Param8 { value, grad, m, v, decay, lr_factor }),
             }
         }
         adamw::update(dev, constants, &mut whole)?;

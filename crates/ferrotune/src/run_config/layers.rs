@@ -288,7 +288,8 @@ pub(super) fn number(value: &Value) -> Option<f64> {
     .filter(|n: &f64| n.is_finite())
 }
 
-fn whole(value: &Value) -> Option<u64> {
+/// A whole number, also as `1e3` or `1_000`.
+pub(super) fn whole(value: &Value) -> Option<u64> {
     if let Some(n) = value.as_u64() {
         return Some(n);
     }

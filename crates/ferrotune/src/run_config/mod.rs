@@ -5,14 +5,15 @@
 //! [`RunConfig::to_yaml`] writes the tree with all defaults filled in; reading that gives the same tree.
 
 mod layers;
+mod method;
 mod options;
 mod read;
 
 pub use layers::Notation;
+pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
 pub use options::{
-    ActivationPolicy, DataFormat, DataOptions, EvalSource, FloatKind, LoraInit, LossNormalization,
-    MethodKind, MethodOptions, ModelOptions, OptimizerKind, OutputOptions, Overlong, QuantKind, QuantOptions,
-    Schedule, Supervise, Targets, TrainOptions, Truncation,
+    ActivationPolicy, DataFormat, DataOptions, EvalSource, FloatKind, LossNormalization, ModelOptions,
+    OptimizerKind, OutputOptions, Overlong, Schedule, Supervise, TrainOptions, Truncation,
 };
 
 use crate::error::{Error, Result};

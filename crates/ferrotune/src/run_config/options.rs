@@ -1,7 +1,6 @@
 //! The sections of a run file with their defaults.
 
 use super::layers::Choice;
-pub use crate::lora::Targets;
 use serde::{Serialize, Serializer};
 
 /// An enum of words: the words for reading, the first of a variant for writing.
@@ -37,6 +36,8 @@ macro_rules! choices {
     };
 }
 
+pub(super) use choices;
+
 choices! {
     /// A floating-point type, or a choice left to the program.
     FloatKind {
@@ -47,57 +48,6 @@ choices! {
         F32 = "f32" | "float32" | "fp32",
         /// bfloat16.
         Bf16 = "bf16" | "bfloat16",
-    }
-}
-
-choices! {
-    /// What is trained.
-    MethodKind {
-        /// Every parameter.
-        Full = "full",
-        /// Low-rank matrices beside dense frozen weights.
-        #[default]
-        Lora = "lora",
-        /// Low-rank matrices beside quantized frozen weights.
-        Qlora = "qlora",
-    }
-}
-
-impl MethodKind {
-    /// The learning rate if the run file gives none.
-    pub fn default_lr(self) -> f64 {
-        match self {
-            MethodKind::Full => 1e-5,
-            MethodKind::Lora | MethodKind::Qlora => 2e-4,
-        }
-    }
-}
-
-choices! {
-    /// How the matrix A of a branch starts; B starts at zero.
-    LoraInit {
-        /// Uniform, as a linear layer starts.
-        #[default]
-        Kaiming = "kaiming" | "true" | "default",
-        /// Normal with deviation 1/rank.
-        Gaussian = "gaussian",
-    }
-}
-
-choices! {
-    /// The form of a quantized frozen weight.
-    QuantKind {
-        /// `keep` for a base that is quantized already, else `nf4`.
-        #[default]
-        Auto = "auto",
-        /// As the base file has it.
-        Keep = "keep",
-        /// 4-bit normal float.
-        Nf4 = "nf4",
-        /// 4-bit float.
-        Fp4 = "fp4",
-        /// 8-bit integers with a scale per row.
-        Int8 = "int8",
     }
 }
 
@@ -215,60 +165,6 @@ pub struct ModelOptions {
     pub revision: Option<String>,
     /// Storage of a dense base.
     pub dtype: FloatKind,
-}
-
-/// The section `method`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct MethodOptions {
-    /// What is trained.
-    pub kind: MethodKind,
-    /// Rank of a branch.
-    pub rank: usize,
-    /// The branch is scaled by alpha / rank.
-    pub alpha: f64,
-    /// Share of a branch's inputs that is dropped in training.
-    pub dropout: f64,
-    /// Which linear layers get a branch.
-    pub targets: Targets,
-    /// Scale by alpha / sqrt(rank) instead.
-    pub rslora: bool,
-    /// How A starts.
-    pub init: LoraInit,
-    /// Form of the frozen weights of `qlora`.
-    pub quant: QuantOptions,
-}
-
-impl Default for MethodOptions {
-    fn default() -> Self {
-        MethodOptions {
-            kind: MethodKind::default(),
-            rank: 16,
-            alpha: 32.0,
-            dropout: 0.0,
-            targets: Targets::AllLinear,
-            rslora: false,
-            init: LoraInit::default(),
-            quant: QuantOptions::default(),
-        }
-    }
-}
-
-/// The section `method.quant`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct QuantOptions {
-    /// The format.
-    #[serde(rename = "type")]
-    pub kind: QuantKind,
-    /// Quantize the scales too.
-    pub double: bool,
-    /// Values that share a scale.
-    pub block: usize,
-}
-
-impl Default for QuantOptions {
-    fn default() -> Self {
-        QuantOptions { kind: QuantKind::default(), double: true, block: 64 }
-    }
 }
 
 /// The section `data`.

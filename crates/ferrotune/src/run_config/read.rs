@@ -1,9 +1,9 @@
 //! From layers to the typed tree, and the checks that types alone do not make.
 
-use super::layers::{Layers, Section, number};
+use super::layers::{Layers, Section, number, whole};
 use super::{
-    DataOptions, EvalSource, MethodOptions, ModelOptions, OutputOptions, QuantOptions, RunConfig, Targets,
-    TrainOptions,
+    DataOptions, EvalSource, LoraInit, MethodKind, MethodOptions, ModelOptions, OutputOptions, QuantOptions,
+    RunConfig, Targets, TrainOptions,
 };
 use crate::error::{Error, Result};
 use ferrotune_kernels::quant::nf4::BLOCKS;
@@ -49,10 +49,57 @@ fn method(mut s: Section) -> Result<MethodOptions> {
             .unwrap_or(default.targets),
         rslora: s.flag(&["rslora", "use_rslora"])?.unwrap_or(default.rslora),
         init: s.choice(&["init", "init_lora_weights"])?.unwrap_or(default.init),
+        loftq_iterations: s.count(&["loftq_iterations", "loftq_iter"])?.unwrap_or(default.loftq_iterations),
+        dora: s.flag(&["dora", "use_dora"])?.unwrap_or(default.dora),
+        lora_bias: s.flag(&["lora_bias"])?.unwrap_or(default.lora_bias),
+        bias: s.choice(&["bias"])?.unwrap_or(default.bias),
+        exclude: s.read(
+            &["exclude", "exclude_modules"],
+            "a list of names or a regular expression",
+            targets,
+        )?,
+        layers_to_transform: s.read(
+            &["layers_to_transform", "layers"],
+            "a layer or a list of layers",
+            |v| one_or_many(v, |v| whole(v).and_then(|n| usize::try_from(n).ok())),
+        )?,
+        layers_pattern: s
+            .read(&["layers_pattern"], "a name or a list of names", texts)?
+            .unwrap_or(default.layers_pattern),
+        rank_pattern: s
+            .read(&["rank_pattern"], "a mapping from patterns to ranks", |v| {
+                mapping(v, |v| whole(v).and_then(|n| usize::try_from(n).ok()))
+            })?
+            .unwrap_or(default.rank_pattern),
+        alpha_pattern: s
+            .read(&["alpha_pattern"], "a mapping from patterns to numbers", |v| mapping(v, number))?
+            .unwrap_or(default.alpha_pattern),
+        modules_to_save: s
+            .read(&["modules_to_save"], "a name or a list of names", texts)?
+            .unwrap_or(default.modules_to_save),
+        trainable_tokens: s
+            .read(&["trainable_tokens", "trainable_token_indices"], "a list of token ids", |v| {
+                one_or_many(v, |v| whole(v).and_then(|n| u32::try_from(n).ok()))
+            })?
+            .unwrap_or(default.trainable_tokens),
+        loraplus_lr_ratio: s.number(&["loraplus_lr_ratio"])?,
+        loraplus_lr_embedding: s.number(&["loraplus_lr_embedding"])?.unwrap_or(default.loraplus_lr_embedding),
         quant: quant(s.child("quant")?)?,
     };
     s.finish()?;
     Ok(options)
+}
+
+fn one_or_many<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    match value {
+        Value::Array(items) => items.iter().map(read).collect(),
+        one => Some(vec![read(one)?]),
+    }
+}
+
+/// A mapping in the order it is written.
+fn mapping<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
+    value.as_object()?.iter().map(|(key, v)| Some((key.clone(), read(v)?))).collect()
 }
 
 fn targets(value: &Value) -> Option<Targets> {
@@ -211,7 +258,27 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     check(method.rank > 0, "method.rank", &method.rank, positive)?;
     check(method.alpha > 0.0, "method.alpha", &method.alpha, "a number above 0")?;
     check(share(method.dropout), "method.dropout", &method.dropout, "a share from 0 up to, but not, 1")?;
-    method.targets.check()?;
+    method.targets.check("method.targets")?;
+    if let Some(exclude) = &method.exclude {
+        exclude.check("method.exclude")?;
+    }
+    let iterations = method.loftq_iterations;
+    check(iterations > 0, "method.loftq_iterations", &iterations, positive)?;
+    for (pattern, rank) in &method.rank_pattern {
+        check(*rank > 0, &format!("method.rank_pattern.{pattern}"), rank, positive)?;
+    }
+    for (pattern, alpha) in &method.alpha_pattern {
+        check(*alpha > 0.0, &format!("method.alpha_pattern.{pattern}"), alpha, "a number above 0")?;
+    }
+    if let Some(ratio) = method.loraplus_lr_ratio {
+        check(ratio > 0.0, "method.loraplus_lr_ratio", &ratio, "a number above 0")?;
+    }
+    let embedding = method.loraplus_lr_embedding;
+    check(embedding >= 0.0, "method.loraplus_lr_embedding", &embedding, "a number that is not negative")?;
+    if method.kind == MethodKind::Qlora && matches!(method.init, LoraInit::Pissa | LoraInit::Olora) {
+        return Err(Error::config("method.init", format!("`{}` needs weights in floats", method.init))
+            .with_hint("use method.kind: lora, or method.init: loftq, which quantizes by itself"));
+    }
     let block = method.quant.block;
     check(BLOCKS.contains(&block), "method.quant.block", &block, "a power of two from 64 to 4096")?;
 

@@ -9,16 +9,16 @@ use super::record::Event;
 use crate::Result;
 use crate::base::BaseModel;
 use crate::data::PreparedData;
-use crate::lora::{Adapter, Init, LoraConfig};
-use crate::model::Params;
+use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases};
 use crate::model::families::architecture;
-use crate::model::linear::BranchIds;
 use crate::model::weights::{BaseStorage, FourBitOptions};
+use crate::model::{Adapted, Params};
 use crate::optim::Optimizer;
-use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::optim::adamw::{AdamW, AdamWConfig, LoraPlus};
 use crate::optim::adamw8::{self, AdamW8};
 use crate::run_config::{
-    FloatKind, LoraInit, MethodKind, MethodOptions, OptimizerKind, QuantKind, RunConfig, TrainOptions,
+    BiasKind, FloatKind, LoraInit, MethodKind, MethodOptions, OptimizerKind, QuantKind, RunConfig,
+    TrainOptions,
 };
 
 /// What is trained.
@@ -27,7 +27,7 @@ pub enum Trainable {
     /// Every parameter of the model.
     Full(Params),
     /// An adapter beside the frozen model.
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
 }
 
 impl Trainable {
@@ -47,11 +47,11 @@ impl Trainable {
         }
     }
 
-    /// The branches of an adapter.
-    pub fn branches(&self) -> &[Option<BranchIds>] {
+    /// What an adapter adds to the model.
+    pub fn adapted(&self) -> Option<&Adapted> {
         match self {
-            Trainable::Full(_) => &[],
-            Trainable::Adapter(adapter) => &adapter.branches,
+            Trainable::Full(_) => None,
+            Trainable::Adapter(adapter) => Some(&adapter.adapted),
         }
     }
 }
@@ -86,6 +86,8 @@ pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Re
         |kind| BaseStorage::FourBit(FourBitOptions { kind, block: quant.block, double: quant.double });
     Ok(match config.method.kind {
         MethodKind::Full => BaseStorage::Trained,
+        // It quantizes the original weights itself.
+        MethodKind::Qlora if config.method.init == LoraInit::Loftq => BaseStorage::AsStored,
         MethodKind::Lora => match config.model.dtype {
             FloatKind::F32 => BaseStorage::Dense(DType::F32),
             FloatKind::Bf16 => BaseStorage::Dense(DType::Bf16),
@@ -113,18 +115,40 @@ pub fn lora_config(method: &MethodOptions) -> LoraConfig {
         init: match method.init {
             LoraInit::Kaiming => Init::Kaiming,
             LoraInit::Gaussian => Init::Gaussian,
+            LoraInit::Pissa => Init::Pissa,
+            LoraInit::Olora => Init::Olora,
+            LoraInit::Loftq => Init::Loftq { iterations: method.loftq_iterations },
+        },
+        dora: method.dora,
+        lora_bias: method.lora_bias,
+        bias: match method.bias {
+            BiasKind::None => TrainedBiases::None,
+            BiasKind::All => TrainedBiases::All,
+            BiasKind::LoraOnly => TrainedBiases::LoraOnly,
         },
         targets: method.targets.clone(),
+        exclude: method.exclude.clone(),
+        layers: method.layers_to_transform.clone(),
+        layers_pattern: method.layers_pattern.clone(),
+        rank_pattern: method.rank_pattern.clone(),
+        alpha_pattern: method.alpha_pattern.clone(),
+        modules_to_save: method.modules_to_save.clone(),
+        trainable_tokens: method.trainable_tokens.clone(),
     }
 }
 
 /// The optimizer that a run file names, at its first step.
-pub fn optimizer(train: &TrainOptions, dev: &Device, params: &Params) -> Box<dyn Optimizer> {
+pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Box<dyn Optimizer> {
+    let train = &run.train;
     let config = AdamWConfig {
         betas: (train.betas[0], train.betas[1]),
         eps: train.eps,
         weight_decay: train.weight_decay,
         decay_norms_and_biases: false,
+        loraplus: run.method.loraplus_lr_ratio.map(|ratio| LoraPlus {
+            ratio,
+            embedding: run.method.loraplus_lr_embedding / run.lr().max(f64::MIN_POSITIVE),
+        }),
     };
     match train.optimizer {
         OptimizerKind::Adamw => Box::new(AdamW::new(dev, params, config)),

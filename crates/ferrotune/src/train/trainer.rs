@@ -79,7 +79,7 @@ impl<'a> Trainer<'a> {
         let options = LoaderOptions::from(config);
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
-        let data_bytes = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
+        let data_bytes: usize = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
         let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, config.data.packing);
         let loader = Loader::new(prepared.train, options)?;
         let largest = largest_micro_batch(&loader, &held_out);
@@ -88,14 +88,23 @@ impl<'a> Trainer<'a> {
         let (model, own) = load(dev, &base.checkpoint, storage, longest.max(config.data.max_length))?;
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
-            _ => Trainable::Adapter(make_adapter(config, dev, &model)?),
+            _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
         };
         let trained = trainable.params().elements();
         let ranks = match &trainable {
-            Trainable::Adapter(a) => a.branches.iter().flatten().count() * a.config.rank / arch.layers.max(1),
+            Trainable::Adapter(a) => a.ranks().div_ceil(arch.layers.max(1)),
             Trainable::Full(_) => 0,
         };
-        let data = data_bytes;
+        let (scaled, start, changed) = match &trainable {
+            Trainable::Adapter(a) => {
+                // Decompositions in f64, one on each thread.
+                let one = 20 * arch.ffn * arch.hidden + 24 * arch.hidden * arch.hidden;
+                let workers = if a.config.init.changes_base() { rayon::current_num_threads() } else { 0 };
+                (a.config.dora, workers * one, a.changed_bytes())
+            }
+            Trainable::Full(_) => (false, 0, 0),
+        };
+        let data = data_bytes + changed;
         let threads = if let Device::Cpu(cpu) = dev { cpu.threads() } else { 1 };
         let plan_for = |policy| {
             let shape = memory::Shape {
@@ -106,6 +115,8 @@ impl<'a> Trainer<'a> {
                 trainable: trained,
                 optimizer: setup::optimizer_bytes(&config.train, trainable.params()),
                 ranks,
+                scaled,
+                start,
                 data,
                 threads,
             };
@@ -128,7 +139,7 @@ impl<'a> Trainer<'a> {
         };
         on_event(&Event::Start(summary.clone()));
         let t = &config.train;
-        let optimizer = setup::optimizer(t, dev, trainable.params());
+        let optimizer = setup::optimizer(config, dev, trainable.params());
         let schedule = Schedule {
             lr: config.lr(),
             shape: match t.schedule {
@@ -174,7 +185,7 @@ impl<'a> Trainer<'a> {
             dev: self.dev,
             precision: self.precision,
             params: self.trainable.params(),
-            branches: self.trainable.branches(),
+            adapted: self.trainable.adapted(),
             dropout: None,
         }
     }

@@ -52,7 +52,7 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
             grad: p.grad.f32(),
             m: SharedMut::new(p.m.f32_mut()),
             v: SharedMut::new(p.v.f32_mut()),
-            factors: Factors::new(constants, p.decay),
+            factors: Factors::new(constants, p.decay, p.lr_factor),
         })
         .collect();
     cpu.run(list.len(), |i| {

@@ -21,6 +21,8 @@ pub struct Param8<'a> {
     pub v: &'a mut Blocks8,
     /// Whether weight decay applies to it.
     pub decay: bool,
+    /// Its learning rate as a share of the step's.
+    pub lr_factor: f64,
 }
 
 /// One update of every parameter; blocks are independent, so threads change no bit.
@@ -63,7 +65,7 @@ impl Piece<'_> {
 
 fn on_one(constants: AdamW, params: &mut [Param8<'_>]) {
     for p in params {
-        let f = Factors::new(constants, p.decay);
+        let f = Factors::new(constants, p.decay, p.lr_factor);
         let maps = [p.m.map, p.v.map];
         let values = p.value.f32_mut().chunks_mut(BLOCK).zip(p.grad.f32().chunks(BLOCK));
         let m = p.m.codes.chunks_mut(BLOCK).zip(&mut p.m.scales);
@@ -97,7 +99,7 @@ fn on_cpu(cpu: &Cpu, constants: AdamW, params: &mut [Param8<'_>]) {
             maps: [p.m.map, p.v.map],
             codes: [SharedMut::new(&mut p.m.codes), SharedMut::new(&mut p.v.codes)],
             scales: [SharedMut::new(&mut p.m.scales), SharedMut::new(&mut p.v.scales)],
-            factors: Factors::new(constants, p.decay),
+            factors: Factors::new(constants, p.decay, p.lr_factor),
         })
         .collect();
     cpu.run_ranges(blocks.len(), 32, |range| {

@@ -40,6 +40,8 @@ pub struct Param<'a> {
     pub v: &'a mut Tensor,
     /// Whether weight decay applies to it.
     pub decay: bool,
+    /// Its learning rate as a share of the step's.
+    pub lr_factor: f64,
 }
 
 /// The constants that a kernel needs, computed in f64 and rounded once.
@@ -59,16 +61,17 @@ struct Factors {
 }
 
 impl Factors {
-    fn new(c: AdamW, decay: bool) -> Self {
+    fn new(c: AdamW, decay: bool, lr_factor: f64) -> Self {
+        let lr = c.lr * lr_factor;
         let (b1, b2) = c.betas;
         let step = c.step.min(i32::MAX as u64) as i32;
         Factors {
-            decay: if decay { (1.0 - c.lr * c.weight_decay) as f32 } else { 1.0 },
+            decay: if decay { (1.0 - lr * c.weight_decay) as f32 } else { 1.0 },
             beta1: b1 as f32,
             beta2: b2 as f32,
             one_minus_beta1: (1.0 - b1) as f32,
             one_minus_beta2: (1.0 - b2) as f32,
-            step_size: (c.lr / (1.0 - b1.powi(step))) as f32,
+            step_size: (lr / (1.0 - b1.powi(step))) as f32,
             inverse_root: (1.0 / (1.0 - b2.powi(step)).sqrt()) as f32,
             eps: c.eps as f32,
             grad_scale: c.grad_scale,

@@ -5,7 +5,7 @@ use crate::tensor::Tensor;
 
 pub(super) fn update(constants: AdamW, params: &mut [Param<'_>]) {
     for p in params {
-        let f = Factors::new(constants, p.decay);
+        let f = Factors::new(constants, p.decay, p.lr_factor);
         piece(p.value.f32_mut(), p.grad.f32(), p.m.f32_mut(), p.v.f32_mut(), &f);
     }
 }

@@ -111,6 +111,16 @@ pub fn row_products(dev: &Device, x: &Tensor, rows: &[u32], y: &Tensor) -> Resul
     })
 }
 
+/// `sums += column sums of x`: the gradient of a bias, from that of the rows it was added to.
+pub fn add_columns(dev: &Device, sums: &mut Tensor, x: &Tensor) -> Result<()> {
+    expect("add_columns", "sums", sums, [1, x.cols()])?;
+    let _ = dev; // one pass over memory on either device
+    for row in x.f32().chunks_exact(x.cols().max(1)) {
+        sums.f32_mut().iter_mut().zip(row).for_each(|(o, v)| *o += v);
+    }
+    Ok(())
+}
+
 /// A copy of `x` stored as `dtype` (bf16 rounds to nearest even).
 pub fn cast(dev: &Device, x: &Tensor, dtype: DType) -> Tensor {
     let mut y = dev.uninit(x.rows(), x.cols(), dtype);

@@ -1,10 +1,11 @@
-//! Linears that read the same X: `Y_i = X W_it + s_i drop_i(X) A_it B_it + b_i`.
+//! Linears that read the same X: `Y_i = X W_it + s_i (drop_i(X) A_it B_it + c_i) + b_i`.
 //!
 //! Shapes: X `[M, K]`, W `[N, K]`, A `[R, K]`, B `[N, R]`, Y `[M, N]`. q, k and v (or gate and up) are given together,
 //! so that X is packed once for all of them. W may be frozen in any storage format, or trained f32.
 //!
 //! Backward, with `G = s dY B`: `dX = dY W + G A`, `dA = Gt X`, `dB = s dYt H` where `H = X At` was kept from the
-//! forward, and for a trained weight `dW = dYt X`, `db = column sums of dY`. A frozen weight costs only `dY W`.
+//! forward, and for a trained weight `dW = dYt X`, `db = column sums of dY`, `dc = s db`. A frozen weight costs only
+//! `dY W`.
 
 mod cpu;
 mod reference;
@@ -60,6 +61,8 @@ pub struct Branch<'a> {
     pub a: &'a Tensor,
     /// `B [N, R]`.
     pub b: &'a Tensor,
+    /// `c [1, N]`, a bias of the branch's own (PEFT's `lora_bias`).
+    pub bias: Option<&'a Tensor>,
     /// The factor `s`: `alpha / r`, or `alpha / sqrt(r)`.
     pub scale: f32,
     /// Dropout on the branch's input.
@@ -88,6 +91,8 @@ pub struct Grads<'a> {
     pub a: Option<&'a mut Tensor>,
     /// `dB [N, R]`.
     pub b: Option<&'a mut Tensor>,
+    /// `dc [1, N]`.
+    pub branch_bias: Option<&'a mut Tensor>,
 }
 
 /// The sum of the ranks, and where the columns of each branch begin in `H`.
@@ -115,6 +120,9 @@ fn check(x: &Tensor, linears: &[Linear<'_>]) -> Result<()> {
             let r = branch.a.rows();
             expect("linear", "lora_A", branch.a, [r, k])?;
             expect("linear", "lora_B", branch.b, [n, r])?;
+            if let Some(bias) = branch.bias {
+                expect("linear", "lora_B.bias", bias, [1, n])?;
+            }
         }
     }
     Ok(())
@@ -137,6 +145,11 @@ pub fn forward(
     for (l, y) in linears.iter().zip(outs.iter()) {
         expect("linear", "y", y, [x.rows(), l.weight.rows()])?;
     }
+    // A branch's bias is a part of the linear's.
+    let sums: Vec<Option<Tensor>> = linears.iter().map(|l| whole_bias(dev, l)).collect();
+    let linears: Vec<Linear<'_>> =
+        linears.iter().zip(&sums).map(|(l, sum)| Linear { bias: sum.as_ref().or(l.bias), ..*l }).collect();
+    let linears = linears.as_slice();
     let total = ranks(linears).0;
     let mut h = (total > 0).then(|| dev.empty(x.rows(), total));
     match dev {
@@ -144,6 +157,15 @@ pub fn forward(
         Device::Cpu(c) => cpu::forward(dev, c, precision, x, linears, outs, accumulate, h.as_mut()),
     }
     Ok(h)
+}
+
+/// `b + s c` of a linear whose branch has a bias.
+fn whole_bias(dev: &Device, l: &Linear<'_>) -> Option<Tensor> {
+    let branch = l.branch?;
+    let own = branch.bias?;
+    let mut sum = l.bias.map_or_else(|| dev.zeros(1, own.cols()), |b| dev.tensor(1, b.cols(), b.f32()));
+    sum.f32_mut().iter_mut().zip(own.f32()).for_each(|(o, c)| *o += branch.scale * c);
+    Some(sum)
 }
 
 /// Adds every gradient that `grads` asks for, and writes (or with `accumulate` adds) `dx`.
@@ -188,8 +210,16 @@ pub fn backward(
                 expect("linear", what, grad, expected)?;
             }
         }
-        if let Some(bias) = &g.bias {
-            expect("linear", "db", bias, [1, l.weight.rows()])?;
+        for (what, bias) in [("db", &g.bias), ("dc", &g.branch_bias)] {
+            if let Some(bias) = bias {
+                expect("linear", what, bias, [1, l.weight.rows()])?;
+            }
+        }
+    }
+    for ((l, dy), g) in linears.iter().zip(dys).zip(grads.iter_mut()) {
+        let (Some(branch), Some(dc)) = (l.branch, g.branch_bias.as_deref_mut()) else { continue };
+        for row in dy.f32().chunks_exact(dy.cols()) {
+            dc.f32_mut().iter_mut().zip(row).for_each(|(o, v)| *o += branch.scale * v);
         }
     }
     match dev {

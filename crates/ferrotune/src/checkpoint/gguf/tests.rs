@@ -119,7 +119,7 @@ fn small_file_opens() {
         let config = c.config();
         assert_eq!((config.hidden_size, config.head_dim, config.vocab_size), (32, 8, 8));
         assert_eq!((config.num_attention_heads, config.num_key_value_heads), (4, 2));
-        assert!(config.tie_word_embeddings && config.eos_token_ids.is_empty());
+        assert!(config.tie_word_embeddings == Some(true) && config.eos_token_ids.is_empty());
         assert_eq!(c.names(), ["model.embed_tokens.weight"]);
     }
 }
@@ -214,7 +214,7 @@ fn floats_are_the_decimals_that_were_meant() {
     file.key("llama.attention.layer_norm_rms_epsilon", 6, 1e-5f32.to_le_bytes().to_vec());
     file.key("llama.rope.freq_base", 6, 500_000f32.to_le_bytes().to_vec());
     let c = file.open().unwrap();
-    assert_eq!((c.config().rms_norm_eps, c.config().rope_theta), (1e-5, 500_000.0));
+    assert_eq!((c.config().norm_eps, c.config().rope.theta), (1e-5, Some(500_000.0)));
 }
 
 /// Each way of splitting words, on a text that tells them apart.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Input;
-use crate::checkpoint::adapter::{AdapterFile, AdapterTensor};
+use crate::checkpoint::adapter::{AdapterConfig, AdapterFile, AdapterTensor};
 use crate::{Error, Result};
 
 /// A factor of a branch.
@@ -73,6 +73,12 @@ pub(super) fn rank(file: &AdapterFile) -> usize {
     file.config.rank_pattern.iter().map(|(_, r)| *r).fold(file.config.r, usize::max)
 }
 
+/// Whether the base weights were changed when the adapter began, so that it does not fit the original base.
+fn changes_base(c: &AdapterConfig) -> bool {
+    let name = c.init_lora_weights.as_str().unwrap_or_default();
+    ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|method| name.starts_with(method))
+}
+
 /// Refuses what is more, or something else, than a product added to the base's weights.
 pub(super) fn supported(input: &Input) -> Result<()> {
     let c = &input.file.config;
@@ -82,7 +88,7 @@ pub(super) fn supported(input: &Input) -> Result<()> {
         ("bias", c.bias != "none"),
         ("modules_to_save", c.modules_to_save.as_ref().is_some_and(|m| !m.is_empty())),
         ("trainable_token_indices", c.trainable_token_indices.is_some()),
-        ("init_lora_weights", c.changes_base()),
+        ("init_lora_weights", changes_base(c)),
     ];
     match features.into_iter().find(|(_, used)| *used) {
         Some((key, _)) => {

@@ -1,0 +1,312 @@
+//! Which tensors an adapter has: from its constants and the model to parameters under PEFT's names.
+
+use std::collections::BTreeSet;
+
+use ferrotune_kernels::Tensor;
+
+use super::config::{Init, LoraConfig, TrainedBiases};
+use super::targets::{check_used, select, unmatched};
+use crate::model::adapted::{Adapted, BranchIds, EmbeddingIds, TokenIds};
+use crate::model::embedding::EMBEDDING;
+use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::norm::Norm;
+use crate::model::{Decoder, ParamId, Params};
+use crate::{Error, Result};
+
+/// A tensor of an adapter that is to be made.
+pub(super) struct Slot<'m> {
+    /// Its name, without PEFT's prefix.
+    pub(super) name: String,
+    /// Rows; 1 for a vector.
+    pub(super) rows: usize,
+    /// Columns.
+    pub(super) cols: usize,
+    /// Whether it is a vector in files.
+    pub(super) vector: bool,
+    /// What it is.
+    pub(super) part: Part<'m>,
+}
+
+impl Slot<'_> {
+    /// The shape in files.
+    pub(super) fn shape(&self) -> Vec<usize> {
+        if self.vector { vec![self.cols] } else { vec![self.rows, self.cols] }
+    }
+
+    /// The key of `adapter_config.json` that asks for it.
+    pub(super) fn asked_by(&self) -> &'static str {
+        match self.part {
+            Part::A(_) | Part::B(_) | Part::EmbeddingA | Part::EmbeddingB => "target_modules",
+            Part::BranchBias => "lora_bias",
+            Part::Magnitude => "use_dora",
+            Part::Vector(_) if self.name.ends_with(".bias") => "bias (or modules_to_save)",
+            Part::Matrix(_) | Part::Vector(_) => "modules_to_save",
+            Part::Rows(_) => "trainable_token_indices",
+        }
+    }
+}
+
+/// What a tensor of an adapter is.
+pub(super) enum Part<'m> {
+    /// A of a linear.
+    A(&'m LinearLayer),
+    /// B of a linear.
+    B(&'m LinearLayer),
+    /// The bias of a B.
+    BranchBias,
+    /// DoRA's magnitudes; set from the weight after A and B are there.
+    Magnitude,
+    /// A of the embedding.
+    EmbeddingA,
+    /// B of the embedding.
+    EmbeddingB,
+    /// A trained copy of a matrix.
+    Matrix(&'m Base),
+    /// A trained copy of a vector.
+    Vector(&'m Vector),
+    /// Trained rows of the embedding.
+    Rows(&'m Base),
+}
+
+/// The parameters of an adapter and where they belong.
+pub(super) struct Layout {
+    pub(super) params: Params,
+    pub(super) adapted: Adapted,
+    /// Names of the parameters that are vectors in files.
+    pub(super) vectors: BTreeSet<String>,
+}
+
+/// The targeted linears with rank and scale, and those of the embedding if it is targeted.
+pub(super) struct Chosen<'m> {
+    pub(super) linears: Vec<(&'m LinearLayer, usize, f32)>,
+    embedding: Option<(usize, f32)>,
+}
+
+/// Chooses the modules that get a branch; refuses what cannot stand together.
+pub(super) fn choose<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Chosen<'m>> {
+    let linears = model.linears();
+    let mut names: Vec<&str> = linears.iter().map(|l| l.name.as_str()).collect();
+    names.push(EMBEDDING);
+    let chosen = select(config, &names)?;
+    let constants = config.branches(&names)?;
+    let last = names.len() - 1;
+    let embedding = chosen[last].then_some(constants[last]);
+    check(model, config, embedding.is_some())?;
+    let linears = linears.into_iter().zip(&chosen).zip(&constants);
+    let linears = linears.filter(|((_, c), _)| **c).map(|((l, _), (r, s))| (l, *r, *s)).collect();
+    Ok(Chosen { linears, embedding })
+}
+
+impl Chosen<'_> {
+    /// Refuses parts of the configuration that stand for nothing in this model.
+    pub(super) fn check_used(&self, model: &Decoder, config: &LoraConfig) -> Result<()> {
+        let mut modules: Vec<&str> = model.linears().iter().map(|l| l.name.as_str()).collect();
+        modules.push(EMBEDDING);
+        let mut targeted: Vec<&str> = self.linears.iter().map(|(l, ..)| l.name.as_str()).collect();
+        targeted.extend(self.embedding.map(|_| EMBEDDING));
+        check_used(config, &modules, &targeted)
+    }
+}
+
+fn check(model: &Decoder, config: &LoraConfig, embedding: bool) -> Result<()> {
+    let refuse = |key: &str, problem: &str, hint: &str| Err(Error::config(key, problem).with_hint(hint));
+    if config.lora_bias && config.dora {
+        return refuse("method.lora_bias", "cannot stand beside dora", "PEFT refuses it too; leave one out");
+    }
+    if config.lora_bias && config.init != Init::Kaiming {
+        return refuse("method.lora_bias", "needs the default init", "PEFT refuses others too");
+    }
+    let special = config.dora || config.lora_bias || matches!(config.init, Init::Loftq { .. });
+    if embedding && special {
+        let problem = "`embed_tokens` takes a plain branch only";
+        return refuse("method.targets", problem, "leave out dora, lora_bias and init loftq, or this target");
+    }
+    let tokens = &config.trainable_tokens;
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    if embedding || whole(EMBEDDING, &config.modules_to_save) {
+        let problem = "the embedding is trained in another way already";
+        return refuse(
+            "method.trainable_tokens",
+            problem,
+            "take embed_tokens out of targets and modules_to_save",
+        );
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(id) = tokens.iter().find(|id| !seen.insert(**id) || **id as usize >= model.arch.vocab) {
+        let problem = format!("{id} stands twice or is not below the vocabulary of {}", model.arch.vocab);
+        return refuse("method.trainable_tokens", &problem, "ids of the tokenizer, each once");
+    }
+    Ok(())
+}
+
+/// Whether a module is trained whole: it, or a module around it, ends with one of the names.
+fn whole(path: &str, names: &[String]) -> bool {
+    let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
+    ends.into_iter().any(|end| names.iter().any(|name| path[..end].ends_with(name.as_str())))
+}
+
+/// Makes every parameter with `make` and says where it belongs.
+pub(super) fn lay_out<'m>(
+    model: &'m Decoder,
+    config: &LoraConfig,
+    chosen: &Chosen<'m>,
+    make: &mut dyn FnMut(&Slot<'m>) -> Result<Tensor>,
+) -> Result<Layout> {
+    let layout = Layout { params: Params::default(), adapted: Adapted::default(), vectors: BTreeSet::new() };
+    let mut b = Builder { layout, make };
+    b.layout.adapted.branches = vec![None; model.linears().len()];
+    for (l, rank, scale) in &chosen.linears {
+        let ids = b.branch(l, *rank, *scale, config)?;
+        b.layout.adapted.branches[l.id] = Some(ids);
+    }
+    if let Some((rank, scale)) = chosen.embedding {
+        let (v, d) = (model.arch.vocab, model.arch.hidden);
+        let a = b.matrix(format!("{EMBEDDING}.lora_embedding_A"), rank, v, Part::EmbeddingA)?;
+        let ids = b.matrix(format!("{EMBEDDING}.lora_embedding_B"), d, rank, Part::EmbeddingB)?;
+        b.layout.adapted.embedding = Some(EmbeddingIds { a, b: ids, scale });
+    }
+    b.whole_modules(model, config)?;
+    b.biases(model, config)?;
+    if !config.trainable_tokens.is_empty() {
+        let ids = config.trainable_tokens.clone();
+        let name = format!("{EMBEDDING}.token_adapter.trainable_tokens_delta");
+        let rows = b.matrix(name, ids.len(), model.arch.hidden, Part::Rows(&model.embed))?;
+        b.layout.adapted.tokens = Some(TokenIds { ids, rows });
+    }
+    Ok(b.layout)
+}
+
+struct Builder<'a, 'm> {
+    layout: Layout,
+    make: &'a mut dyn FnMut(&Slot<'m>) -> Result<Tensor>,
+}
+
+impl<'m> Builder<'_, 'm> {
+    fn push(&mut self, slot: Slot<'m>) -> Result<ParamId> {
+        let value = (self.make)(&slot)?;
+        if slot.vector {
+            self.layout.vectors.insert(slot.name.clone());
+        }
+        Ok(self.layout.params.push(slot.name, value))
+    }
+
+    fn matrix(&mut self, name: String, rows: usize, cols: usize, part: Part<'m>) -> Result<ParamId> {
+        self.push(Slot { name, rows, cols, vector: false, part })
+    }
+
+    fn vector(&mut self, name: String, cols: usize, part: Part<'m>) -> Result<ParamId> {
+        self.push(Slot { name, rows: 1, cols, vector: true, part })
+    }
+
+    fn branch(
+        &mut self,
+        l: &'m LinearLayer,
+        rank: usize,
+        scale: f32,
+        config: &LoraConfig,
+    ) -> Result<BranchIds> {
+        let at = |part: &str| format!("{}.{part}", l.name);
+        let a = self.matrix(at("lora_A.weight"), rank, l.cols, Part::A(l))?;
+        let b = self.matrix(at("lora_B.weight"), l.rows, rank, Part::B(l))?;
+        let mut optional =
+            |on: bool, part: &str, what| on.then(|| self.vector(at(part), l.rows, what)).transpose();
+        let bias = optional(config.lora_bias, "lora_B.bias", Part::BranchBias)?;
+        let magnitude = optional(config.dora, "lora_magnitude_vector", Part::Magnitude)?;
+        Ok(BranchIds { a, b, bias, magnitude, scale, dropout: config.dropout })
+    }
+
+    /// Trained copies of whole modules; refuses a name that no module has.
+    fn whole_modules(&mut self, model: &'m Decoder, config: &LoraConfig) -> Result<()> {
+        let names = &config.modules_to_save;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut all: Vec<&str> = vec![EMBEDDING, &model.head().name];
+        all.extend(model.linears().iter().map(|l| l.name.as_str()));
+        // Norms of single heads lie in one vector here and are modules of their own there.
+        let norms: Vec<&Norm> = model.norms().into_iter().filter(|n| n.heads.is_none()).collect();
+        all.extend(norms.iter().map(|n| n.name.as_str()));
+        if let Some(name) = names.iter().find(|n| !all.iter().any(|m| whole(m, std::slice::from_ref(n)))) {
+            return Err(unmatched("method.modules_to_save", name, &all));
+        }
+        if whole(EMBEDDING, names) {
+            let (v, d) = (model.arch.vocab, model.arch.hidden);
+            self.copy(EMBEDDING, (v, d), &model.embed, None)?;
+        }
+        let mut linears = model.linears();
+        if model.lm_head.is_none() {
+            linears.push(model.head());
+        }
+        for l in linears.into_iter().filter(|l| whole(&l.name, names)) {
+            self.copy(&l.name, (l.rows, l.cols), &l.base, l.bias.as_ref())?;
+        }
+        for norm in norms.into_iter().filter(|n| whole(&n.name, names)) {
+            let weight =
+                self.vector(format!("{}.weight", norm.name), norm.width, Part::Vector(&norm.weight))?;
+            self.layout.adapted.replaced.entry(norm.name.clone()).or_default().weight = Some(weight);
+            self.norm_bias(norm)?;
+        }
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        module: &str,
+        (rows, cols): (usize, usize),
+        base: &'m Base,
+        bias: Option<&'m Vector>,
+    ) -> Result<()> {
+        let weight = self.matrix(format!("{module}.weight"), rows, cols, Part::Matrix(base))?;
+        let bias = bias.map(|b| self.vector(format!("{module}.bias"), rows, Part::Vector(b))).transpose()?;
+        let replaced = self.layout.adapted.replaced.entry(module.to_string()).or_default();
+        (replaced.weight, replaced.bias) = (Some(weight), bias);
+        Ok(())
+    }
+
+    fn norm_bias(&mut self, norm: &'m Norm) -> Result<()> {
+        let Some(bias) = &norm.bias else { return Ok(()) };
+        let id = self.vector(format!("{}.bias", norm.name), norm.width, Part::Vector(bias))?;
+        self.layout.adapted.replaced.entry(norm.name.clone()).or_default().bias = Some(id);
+        Ok(())
+    }
+
+    /// Trained biases of modules that are not trained whole.
+    fn biases(&mut self, model: &'m Decoder, config: &LoraConfig) -> Result<()> {
+        if config.bias == TrainedBiases::None {
+            return Ok(());
+        }
+        for l in model.linears() {
+            let targeted = self.layout.adapted.branch(l.id).is_some();
+            let wanted = targeted || config.bias == TrainedBiases::All;
+            let replaced = self.layout.adapted.replaced.contains_key(&l.name);
+            let Some(bias) = l.bias.as_ref().filter(|_| wanted && !replaced) else { continue };
+            let name = format!("{}.{}bias", l.name, if targeted { "base_layer." } else { "" });
+            let id = self.vector(name, l.rows, Part::Vector(bias))?;
+            self.layout.adapted.replaced.entry(l.name.clone()).or_default().bias = Some(id);
+        }
+        for norm in model.norms() {
+            let replaced = self.layout.adapted.replaced.contains_key(&norm.name);
+            if config.bias == TrainedBiases::All && !replaced {
+                self.norm_bias(norm)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_trained_whole_with_the_module_around_it() {
+        let names = |n: &str| vec![n.to_string()];
+        assert!(whole("model.layers.0.mlp.up_proj", &names("mlp")));
+        assert!(whole("model.layers.0.mlp.up_proj", &names("layers.0")));
+        assert!(whole("lm_head", &names("lm_head")));
+        assert!(!whole("model.layers.0.mlp.up_proj", &names("self_attn")));
+        assert!(!whole("lm_head", &names("embed_tokens")));
+    }
+}
