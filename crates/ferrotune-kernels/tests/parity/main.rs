@@ -253,7 +253,14 @@ fn eight_bit_adamw_agrees_on_any_device() {
         for step in 1..4 {
             let grad = random(dev, rows, cols, ["a", "b", "c"][step - 1]);
             let constants = adamw::AdamW { step: step as u64, ..constants };
-            let p = adamw::Param8 { value: &mut value, grad: &grad, m: &mut m, v: &mut v, decay: true };
+            let p = adamw::Param8 {
+                value: &mut value,
+                grad: &grad,
+                m: &mut m,
+                v: &mut v,
+                decay: true,
+                lr_factor: 1.0,
+            };
             adamw::update_8bit(dev, constants, &mut [p]).unwrap();
         }
         (value.to_vec(), m, v)
@@ -271,7 +278,8 @@ fn eight_bit_adamw_agrees_on_any_device() {
     let dev = Device::reference();
     let (mut value, grad) = (random(&dev, 2, 3, "p"), random(&dev, 2, 3, "g"));
     let (mut m, mut v) = (Blocks8::zeros(DynamicMap::Signed, 5), Blocks8::zeros(DynamicMap::Unsigned, 6));
-    let p = adamw::Param8 { value: &mut value, grad: &grad, m: &mut m, v: &mut v, decay: true };
+    let p =
+        adamw::Param8 { value: &mut value, grad: &grad, m: &mut m, v: &mut v, decay: true, lr_factor: 1.0 };
     assert!(adamw::update_8bit(&dev, constants, &mut [p]).is_err(), "a moment of another length");
 }
 
