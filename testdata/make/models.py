@@ -68,15 +68,15 @@ CASES = {
                   "long rope beyond its length, half of each head rotated"),
     "mixtral": ("mixtral", dict(
         num_local_experts=4, num_experts_per_tok=2, sliding_window=None, rope_parameters=rope(1e6)), (28, 19),
-        "four experts, two a token; LoRA on attention and on the stacked weights of the experts"),
+        "four experts, two a token; LoRA on attention, router and the stacked weights of the experts"),
     "qwen3_moe": ("qwen3_moe", dict(
         head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=16, norm_topk_prob=True,
         mlp_only_layers=[1], rope_parameters=rope(1e6)), (28, 19),
-        "six experts, three a token, the second layer without; LoRA on linears"),
+        "six experts, three a token, the second layer without"),
     "qwen3_moe_down": ("qwen3_moe", dict(
         head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=False,
         rope_parameters=rope(1e6)), (28, 19),
-        "weights of the chosen experts not normalised; LoRA on one of the two stacked weights"),
+        "weights of the chosen experts not normalised; LoRA on q, v and one of the two stacked weights"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -225,7 +225,8 @@ def make(root, name, seed):
     save_file({"logits": real(logits, x), "token_loss": losses}, os.path.join(out, "base.safetensors"))
 
     experts = TARGET_PARAMETERS.get(name)
-    peft = adapted(folder, seed + 2, **({"target_parameters": experts} if experts else {}))
+    targets = ["q_proj", "v_proj"] if name == "qwen3_moe_down" else "all-linear"
+    peft = adapted(folder, seed + 2, targets, **({"target_parameters": experts} if experts else {}))
     peft.save_pretrained(os.path.join(out, "adapter"))
     os.remove(os.path.join(out, "adapter", "README.md"))
     with torch.no_grad():

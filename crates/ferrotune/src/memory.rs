@@ -72,7 +72,6 @@ pub struct Shape {
 /// Predicts the peak of a training run.
 pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan> {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let layer = a.layer_elements();
     let embedding = a.vocab * a.hidden;
     let outer = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?.nbytes()
         * if a.tied { 1 } else { 2 };
@@ -86,11 +85,11 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         (BaseStorage::Int8, _) => 1.0 + 4.0 / a.hidden as f64,
         (BaseStorage::Trained, _) => 0.0,
     };
-    let linears = (layer * a.layers) as f64 * per_value;
+    let linears = a.linear_elements() as f64 * per_value;
     // Weights that are converted while loading are also read once through the mapped file.
     let mapped = match s.storage {
         BaseStorage::AsStored => 0.0,
-        _ => (layer * a.layers) as f64 * stored.nbytes() as f64 / (rows * cols) as f64,
+        _ => a.linear_elements() as f64 * stored.nbytes() as f64 / (rows * cols) as f64,
     };
     let mapped = match (s.storage, stored.storage()) {
         (BaseStorage::Dense(dtype), Storage::Dense(own, _)) if own.size() <= dtype.size() => 0.0,
@@ -104,7 +103,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     let normed = if matches!(a.norms, NormPlaces::Around | NormPlaces::After) { a.hidden * saved } else { 0 };
     let attention = (a.hidden + q + 2 * kv + q) * saved + a.heads * 4 + 4 * s.ranks + normed;
     let mlp = a.hidden * saved + normed;
-    let hidden = a.hidden_parts() * a.ffn * saved;
+    let hidden = a.hidden_width() * saved;
     let per_token = match s.policy {
         Activations::Keep => attention + mlp + hidden,
         Activations::Lean => attention + mlp,

@@ -42,6 +42,13 @@ impl Bytes {
         Bytes { owner, range }
     }
 
+    /// A part of these bytes; panics if `range` is outside them.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.range.len());
+        let start = self.range.start;
+        Bytes { owner: Arc::clone(&self.owner), range: start + range.start..start + range.end }
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.range.clone()]

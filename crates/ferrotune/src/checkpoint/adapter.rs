@@ -63,6 +63,8 @@ pub struct AdapterConfig {
     pub rank_pattern: Vec<(String, usize)>,
     /// Alphas of modules by pattern; the first that matches counts.
     pub alpha_pattern: Vec<(String, f64)>,
+    /// Stacked weights of experts with branches.
+    pub target_parameters: Option<Vec<String>>,
     /// Modules trained and stored whole.
     pub modules_to_save: Option<Vec<String>>,
     /// Rows of the embedding that were trained.
@@ -95,6 +97,7 @@ impl Default for AdapterConfig {
             layers_pattern: None,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            target_parameters: None,
             modules_to_save: None,
             trainable_token_indices: None,
             init_lora_weights: Value::Bool(true),
@@ -167,6 +170,9 @@ impl AdapterConfig {
                     config.layers_to_transform = Some(layers);
                 }
                 "layers_pattern" => config.layers_pattern = Some(texts(value).ok_or_else(|| bad(NOT_TEXTS))?),
+                "target_parameters" => {
+                    config.target_parameters = Some(texts(value).ok_or_else(|| bad(NOT_TEXTS))?);
+                }
                 "modules_to_save" => {
                     config.modules_to_save = Some(texts(value).ok_or_else(|| bad(NOT_TEXTS))?)
                 }
@@ -262,6 +268,9 @@ impl AdapterConfig {
         }
         if let Some(modules) = &self.exclude_modules {
             keys.push(("exclude_modules", list(modules)));
+        }
+        if let Some(names) = &self.target_parameters {
+            keys.push(("target_parameters", names.clone().into()));
         }
         if let Some(rows) = &self.trainable_token_indices {
             keys.push(("trainable_token_indices", rows.clone().into()));

@@ -1,6 +1,7 @@
 //! A Hugging Face model folder: weights in safetensors, and the small JSON files around them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ferrotune_kernels::dtype::DType;
@@ -60,13 +61,26 @@ impl Folder {
             }
         }
         check_shape(file, name, tensor, &[rows, cols])?;
-        let dtype = match tensor.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::Bf16,
-            other => return Err(not_float(file, name, other)),
-        };
+        let dtype = float(file, name, tensor.dtype)?;
         Ok(Weight::dense(rows, cols, dtype, tensor.bytes.clone())?)
+    }
+
+    /// Rows of one matrix of a stacked tensor.
+    pub(super) fn stacked(
+        &self,
+        name: &str,
+        shape: [usize; 3],
+        index: usize,
+        rows: Range<usize>,
+    ) -> Result<Weight> {
+        let (file, tensor) = self.find(name)?;
+        check_shape(file, name, tensor, &shape)?;
+        let dtype = float(file, name, tensor.dtype)?;
+        let [_, each, cols] = shape;
+        let row = cols * dtype.size();
+        let start = index * each;
+        let bytes = tensor.bytes.part((start + rows.start) * row..(start + rows.end) * row);
+        Ok(Weight::dense(rows.len(), cols, dtype, bytes)?)
     }
 
     pub(super) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -186,6 +200,15 @@ fn template_of(value: &Value) -> Option<String> {
             Some(named("default").or(list.first())?.get("template")?.as_str()?.to_string())
         }
         _ => None,
+    }
+}
+
+fn float(file: &SafeFile, name: &str, dtype: Dtype) -> Result<DType> {
+    match dtype {
+        Dtype::F32 => Ok(DType::F32),
+        Dtype::F16 => Ok(DType::F16),
+        Dtype::BF16 => Ok(DType::Bf16),
+        other => Err(not_float(file, name, other)),
     }
 }
 

@@ -5,6 +5,7 @@
 //! of the files, so a shortened download fails at once and not in the middle of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ferrotune_kernels::quant::Weight;
@@ -122,6 +123,14 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.weight(name, rows, cols),
             Source::Gguf(model) => model.weight(name, rows, cols),
+        }
+    }
+
+    /// Rows of matrix `index` in the stacked tensor `name` of `shape` `[matrices, rows, cols]`.
+    pub fn stacked(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Weight> {
+        match &self.source {
+            Source::Folder(folder) => folder.stacked(name, shape, index, rows),
+            Source::Gguf(_) => Err(Error::tensor(self.path(), name, "stacked weights are not read")),
         }
     }
 

@@ -8,12 +8,13 @@ use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{Device, Tensor, Weight};
 
 use super::config::{Init, LoraConfig};
+use super::experts::{StackIds, expand, join};
 use super::layout::{Chosen, Layout, Part, Slot, choose, lay_out};
 use super::start::{Start, starts};
 use super::targets::Targets;
 use crate::Result;
 use crate::model::linear::{Base, LinearLayer, Vector};
-use crate::model::{Adapted, Decoder, Params};
+use crate::model::{Adapted, Decoder, ParamId, Params};
 
 /// The trained part of a model. Many can stand beside one base; a [`Pass`](crate::model::Pass) takes one of them.
 #[derive(Debug)]
@@ -28,16 +29,19 @@ pub struct Adapter {
     vectors: BTreeSet<String>,
     /// A and B that were moved out of the frozen weights, by the linear's number.
     moved: BTreeMap<usize, (Vec<f32>, Vec<f32>)>,
+    /// Parameters that are parts of stacked tensors in files.
+    stacks: Vec<StackIds>,
 }
 
 impl Adapter {
     /// A fresh adapter under `seed`, which begins as the base does: B is zero, or what it adds was taken out of the base.
     pub fn init(dev: &Device, model: &Decoder, config: LoraConfig, seed: u64) -> Result<Self> {
+        let config = expand(model, config);
         let chosen = choose(model, &config)?;
         chosen.check_used(model, &config)?;
         let starts = starts(config.init, &chosen.linears)?;
         let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &starts, seed, slot));
-        let layout = lay_out(model, &config, &chosen, &mut make)?;
+        let layout = lay_out(dev, model, &config, &chosen, &mut make)?;
         let mut adapter = Self::assemble(config, layout, starts);
         adapter.set_magnitudes(dev, &chosen)?;
         Ok(adapter)
@@ -45,18 +49,19 @@ impl Adapter {
 
     /// An adapter whose tensors `make` gives; the frozen weights that its initialisation changed are made again.
     pub(super) fn build<'m>(
+        dev: &Device,
         model: &'m Decoder,
         config: LoraConfig,
         make: &mut dyn FnMut(&Slot<'m>) -> Result<Tensor>,
     ) -> Result<Self> {
         let chosen = choose(model, &config)?;
-        let layout = lay_out(model, &config, &chosen, make)?;
+        let layout = lay_out(dev, model, &config, &chosen, make)?;
         let starts = starts(config.init, &chosen.linears)?;
         Ok(Self::assemble(config, layout, starts))
     }
 
     fn assemble(config: LoraConfig, layout: Layout, starts: BTreeMap<usize, Start>) -> Self {
-        let Layout { params, mut adapted, vectors } = layout;
+        let Layout { params, mut adapted, vectors, stacks } = layout;
         let mut moved = BTreeMap::new();
         for (id, start) in starts {
             adapted.bases.insert(id, start.base);
@@ -64,7 +69,7 @@ impl Adapter {
                 moved.insert(id, (start.a, start.b));
             }
         }
-        Adapter { config, params, adapted, vectors, moved }
+        Adapter { config, params, adapted, vectors, moved, stacks }
     }
 
     /// DoRA begins with the lengths that the rows have.
@@ -87,9 +92,19 @@ impl Adapter {
         self.adapted.bases.get(&linear.id)
     }
 
-    /// The shape of a parameter in files.
-    pub fn shape(&self, name: &str, value: &Tensor) -> Vec<usize> {
-        if self.vectors.contains(name) { vec![value.len()] } else { value.shape().to_vec() }
+    /// What files hold of the parameters (or of their gradients, or whatever `of` gives): names, shapes, values.
+    pub fn tensors<'t>(&self, of: &dyn Fn(ParamId) -> &'t Tensor) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let stacked =
+            self.stacks.iter().flat_map(|s| s.experts.iter().flat_map(|(a, b)| [a].into_iter().chain(b)));
+        let stacked: BTreeSet<ParamId> = stacked.copied().collect();
+        let one = |name: &String| {
+            let id = self.params.find(name).filter(|id| !stacked.contains(id))?;
+            let value = of(id);
+            let shape = if self.vectors.contains(name) { vec![value.len()] } else { value.shape().to_vec() };
+            Some((name.clone(), shape, value.f32().to_vec()))
+        };
+        let plain = self.params.names().iter().filter_map(one);
+        plain.chain(self.stacks.iter().flat_map(|s| join(s, of))).collect()
     }
 
     /// Sum of the ranks of all branches.
@@ -161,7 +176,7 @@ impl Adapter {
                 _ => dev.tensor(slot.rows, slot.cols, own),
             })
         };
-        Ok(Some(Adapter::build(model, config, &mut make)?))
+        Ok(Some(Adapter::build(dev, model, config, &mut make)?))
     }
 }
 
@@ -205,7 +220,17 @@ fn first_value(
             }
         }
         Part::Rows(table) => read_rows(table, config.trainable_tokens.iter().map(|id| *id as usize), out),
-        Part::BranchBias | Part::Magnitude | Part::EmbeddingA => {}
+        Part::StackA => {
+            let stream = Stream::new(seed, &slot.name, 0);
+            let (bound, rank) = (1.0 / (slot.cols as f32).sqrt(), config.rank as f32);
+            for (i, v) in out.iter_mut().enumerate() {
+                *v = match config.init {
+                    Init::Gaussian => stream.normal(i as u64) / rank,
+                    _ => (2.0 * stream.uniform(i as u64) - 1.0) * bound,
+                };
+            }
+        }
+        Part::StackB | Part::BranchBias | Part::Magnitude | Part::EmbeddingA => {}
     }
     t
 }

@@ -71,6 +71,8 @@ pub struct LoraConfig {
     pub rank_pattern: Vec<(String, usize)>,
     /// Alphas by pattern of the module path; the first that matches counts.
     pub alpha_pattern: Vec<(String, f64)>,
+    /// Stacked weights of experts that get a branch for each expert, by the ends of their names.
+    pub target_parameters: Vec<String>,
     /// Modules that are trained whole.
     pub modules_to_save: Vec<String>,
     /// Tokens whose rows of the embedding are trained.
@@ -95,6 +97,7 @@ impl Default for LoraConfig {
             layers_pattern: Vec::new(),
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            target_parameters: Vec::new(),
             modules_to_save: Vec::new(),
             trainable_tokens: Vec::new(),
         }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use ferrotune_kernels::Tensor;
+use ferrotune_kernels::{Device, Tensor};
 
 use super::config::{Init, LoraConfig, TrainedBiases};
+use super::experts::{Stack, StackIds, chosen as chosen_stacks, split};
 use super::targets::{check_used, select, unmatched};
 use crate::model::adapted::{Adapted, BranchIds, EmbeddingIds, TokenIds};
 use crate::model::embedding::EMBEDDING;
@@ -37,6 +38,7 @@ impl Slot<'_> {
     pub(super) fn asked_by(&self) -> &'static str {
         match self.part {
             Part::A(_) | Part::B(_) | Part::EmbeddingA | Part::EmbeddingB => "target_modules",
+            Part::StackA | Part::StackB => "target_parameters",
             Part::BranchBias => "lora_bias",
             Part::Magnitude => "use_dora",
             Part::Vector(_) if self.name.ends_with(".bias") => "bias (or modules_to_save)",
@@ -52,6 +54,10 @@ pub(super) enum Part<'m> {
     A(&'m LinearLayer),
     /// B of a linear.
     B(&'m LinearLayer),
+    /// A of all experts.
+    StackA,
+    /// B of all experts.
+    StackB,
     /// The bias of a B.
     BranchBias,
     /// DoRA's magnitudes; set from the weight after A and B are there.
@@ -74,12 +80,15 @@ pub(super) struct Layout {
     pub(super) adapted: Adapted,
     /// Names of the parameters that are vectors in files.
     pub(super) vectors: BTreeSet<String>,
+    /// What stacked tensors were split into.
+    pub(super) stacks: Vec<StackIds>,
 }
 
 /// The targeted linears with rank and scale, and those of the embedding if it is targeted.
 pub(super) struct Chosen<'m> {
     pub(super) linears: Vec<(&'m LinearLayer, usize, f32)>,
     embedding: Option<(usize, f32)>,
+    stacks: Vec<Stack<'m>>,
 }
 
 /// Chooses the modules that get a branch; refuses what cannot stand together.
@@ -94,7 +103,7 @@ pub(super) fn choose<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Chos
     check(model, config, embedding.is_some())?;
     let linears = linears.into_iter().zip(&chosen).zip(&constants);
     let linears = linears.filter(|((_, c), _)| **c).map(|((l, _), (r, s))| (l, *r, *s)).collect();
-    Ok(Chosen { linears, embedding })
+    Ok(Chosen { linears, embedding, stacks: chosen_stacks(model, config)? })
 }
 
 impl Chosen<'_> {
@@ -104,6 +113,9 @@ impl Chosen<'_> {
         modules.push(EMBEDDING);
         let mut targeted: Vec<&str> = self.linears.iter().map(|(l, ..)| l.name.as_str()).collect();
         targeted.extend(self.embedding.map(|_| EMBEDDING));
+        let stacked: Vec<String> =
+            self.stacks.iter().map(|s| format!("{}.{}", s.module, s.parameter)).collect();
+        targeted.extend(stacked.iter().map(String::as_str));
         check_used(config, &modules, &targeted)
     }
 }
@@ -149,17 +161,26 @@ fn whole(path: &str, names: &[String]) -> bool {
 
 /// Makes every parameter with `make` and says where it belongs.
 pub(super) fn lay_out<'m>(
+    dev: &Device,
     model: &'m Decoder,
     config: &LoraConfig,
     chosen: &Chosen<'m>,
     make: &mut dyn FnMut(&Slot<'m>) -> Result<Tensor>,
 ) -> Result<Layout> {
-    let layout = Layout { params: Params::default(), adapted: Adapted::default(), vectors: BTreeSet::new() };
+    let layout = Layout {
+        params: Params::default(),
+        adapted: Adapted::default(),
+        vectors: BTreeSet::new(),
+        stacks: Vec::new(),
+    };
     let mut b = Builder { layout, make };
     b.layout.adapted.branches = vec![None; model.linears().len()];
     for (l, rank, scale) in &chosen.linears {
         let ids = b.branch(l, *rank, *scale, config)?;
         b.layout.adapted.branches[l.id] = Some(ids);
+    }
+    for stack in &chosen.stacks {
+        b.stack(dev, stack)?;
     }
     if let Some((rank, scale)) = chosen.embedding {
         let (v, d) = (model.arch.vocab, model.arch.hidden);
@@ -215,6 +236,37 @@ impl<'m> Builder<'_, 'm> {
         let bias = optional(config.lora_bias, "lora_B.bias", Part::BranchBias)?;
         let magnitude = optional(config.dora, "lora_magnitude_vector", Part::Magnitude)?;
         Ok(BranchIds { a, b, bias, magnitude, scale, dropout: config.dropout })
+    }
+
+    /// A stacked A and B, split into those of every expert.
+    fn stack(&mut self, dev: &Device, stack: &Stack<'m>) -> Result<()> {
+        let taken = |l: &&&LinearLayer| self.layout.adapted.branch(l.id).is_some();
+        if let Some(l) = stack.experts.iter().flatten().find(taken) {
+            let problem = format!("`{}` is targeted as a linear too", l.name);
+            return Err(Error::config("method.target_parameters", problem));
+        }
+        let [[ar, ac], [br, bc]] = stack.shapes();
+        let mut whole = |part: &str, rows, cols, what| {
+            let name = format!("{}.{part}.weight", stack.prefix);
+            (self.make)(&Slot { name, rows, cols, vector: false, part: what })
+        };
+        let (a, b) = (whole("lora_A", ar, ac, Part::StackA)?, whole("lora_B", br, bc, Part::StackB)?);
+        let mut experts = Vec::with_capacity(stack.experts.len());
+        for (e, ((a, bs), linears)) in split(dev, stack, &a, &b).into_iter().zip(&stack.experts).enumerate() {
+            let name = format!("{}.{e}.{}.lora_A.weight", stack.module, stack.parameter);
+            let a = self.layout.params.push(name, a);
+            let mut ids = Vec::with_capacity(linears.len());
+            for (l, b) in linears.iter().zip(bs) {
+                let b = self.layout.params.push(format!("{}.lora_B.weight", l.name), b);
+                let branch =
+                    BranchIds { a, b, bias: None, magnitude: None, scale: stack.branch.1, dropout: 0.0 };
+                self.layout.adapted.branches[l.id] = Some(branch);
+                ids.push(b);
+            }
+            experts.push((a, ids));
+        }
+        self.layout.stacks.push(StackIds { prefix: stack.prefix.clone(), experts });
+        Ok(())
     }
 
     /// Trained copies of whole modules; refuses a name that no module has.

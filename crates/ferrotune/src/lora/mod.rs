@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod algebra;
 pub mod config;
 mod decompose;
+mod experts;
 mod layout;
 pub mod peft;
 mod start;

@@ -31,12 +31,9 @@ pub fn is_adapter(folder: &Path) -> bool {
 /// Writes the adapter so that PEFT loads it; `base` is what the user called the base model.
 pub fn save(folder: &Path, adapter: &Adapter, model: &Decoder, base: &str) -> Result<()> {
     let config = stored(adapter, model, base);
-    let tensor = |(name, t): (&str, &ferrotune_kernels::Tensor)| AdapterTensor {
-        name: name.to_string(),
-        shape: adapter.shape(name, t),
-        values: t.f32().to_vec(),
-    };
-    let mut tensors: Vec<AdapterTensor> = adapter.params.iter().map(tensor).collect();
+    let tensors = adapter.tensors(&|id| adapter.params.get(id)).into_iter();
+    let mut tensors: Vec<AdapterTensor> =
+        tensors.map(|(name, shape, values)| AdapterTensor { name, shape, values }).collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     AdapterFile { config, tensors }.write(folder)
 }
@@ -69,6 +66,7 @@ fn stored(adapter: &Adapter, model: &Decoder, base: &str) -> AdapterConfig {
         layers_pattern: (!c.layers_pattern.is_empty()).then(|| c.layers_pattern.clone()),
         rank_pattern: c.rank_pattern.clone(),
         alpha_pattern: c.alpha_pattern.clone(),
+        target_parameters: (!c.target_parameters.is_empty()).then(|| c.target_parameters.clone()),
         modules_to_save: (!c.modules_to_save.is_empty()).then(|| c.modules_to_save.clone()),
         trainable_token_indices: (!c.trainable_tokens.is_empty()).then(|| c.trainable_tokens.clone()),
         init_lora_weights: match c.init {
@@ -117,7 +115,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
         used.insert(tensor.name.clone());
         Ok(dev.tensor(slot.rows, slot.cols, &tensor.values))
     };
-    let adapter = Adapter::build(model, config, &mut make).map_err(|e| match e {
+    let adapter = Adapter::build(dev, model, config, &mut make).map_err(|e| match e {
         // The constants are keys of the file here, not of a run file.
         Error::Config { key, problem, hint } => {
             let key = file_key(key.trim_start_matches("method."));
@@ -174,8 +172,11 @@ pub fn constants(c: &AdapterConfig, path: &Path) -> Result<LoraConfig> {
         Modules::Pattern(pattern) => Targets::Regex(pattern.clone()),
         Modules::Names(names) => Targets::Names(names.clone()),
     };
-    let Some(target_modules) = &c.target_modules else {
-        return Err(Error::file(path, "`target_modules` is missing"));
+    let none = Modules::Names(Vec::new());
+    let target_modules = match &c.target_modules {
+        Some(modules) => modules,
+        None if c.target_parameters.is_some() => &none,
+        None => return Err(Error::file(path, "`target_modules` is missing")),
     };
     Ok(LoraConfig {
         rank: c.r,
@@ -196,6 +197,7 @@ pub fn constants(c: &AdapterConfig, path: &Path) -> Result<LoraConfig> {
         layers_pattern: c.layers_pattern.clone().unwrap_or_default(),
         rank_pattern: c.rank_pattern.clone(),
         alpha_pattern: c.alpha_pattern.clone(),
+        target_parameters: c.target_parameters.clone().unwrap_or_default(),
         modules_to_save: c.modules_to_save.clone().unwrap_or_default(),
         trainable_tokens: c.trainable_token_indices.clone().unwrap_or_default(),
     })

@@ -81,6 +81,10 @@ impl Serialize for Targets {
 /// For each of the modules (by path) whether it gets a branch: targeted, not excluded, not trained whole, and in one of
 /// the layers asked for. Refuses a choice of nothing.
 pub fn select(config: &LoraConfig, modules: &[&str]) -> Result<Vec<bool>> {
+    // Experts' stacked weights may be all that is targeted.
+    if config.targets == Targets::Names(Vec::new()) && !config.target_parameters.is_empty() {
+        return Ok(vec![false; modules.len()]);
+    }
     let mut chosen = config.targets.select(modules)?;
     if let Some(exclude) = &config.exclude {
         let excluded = exclude.matching("method.exclude", modules)?;
@@ -198,7 +202,7 @@ fn compile(key: &str, pattern: &str, expanded: &str) -> Result<Regex> {
     })
 }
 
-fn matches(path: &str, target: &str) -> bool {
+pub(super) fn matches(path: &str, target: &str) -> bool {
     path == target || path.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
 }
 

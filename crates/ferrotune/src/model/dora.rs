@@ -120,7 +120,7 @@ impl<'a> Pass<'a> {
         };
         // The bias stands outside the scaling.
         let bias = result.and_then(|()| sinks.add_bias(dev, dy));
-        sinks.put(grads);
+        sinks.put(self.dev, grads)?;
         Ok(bias?)
     }
 

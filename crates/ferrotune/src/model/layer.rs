@@ -7,6 +7,7 @@ use super::attention::{Attention, AttentionSaved, Tokens};
 use super::kv_cache::LayerCache;
 use super::linear::{LinearLayer, Pass};
 use super::mlp::{Keep, Mlp, MlpSaved};
+use super::moe::{Moe, MoeSaved};
 use super::norm::Norm;
 use super::params::Gradients;
 use super::rope::Rotation;
@@ -17,14 +18,98 @@ use crate::Result;
 pub struct Layer {
     /// Attention with its norms.
     pub attention: Attention,
-    /// MLP with its norms.
-    pub mlp: Mlp,
+    /// MLP or experts, with their norms.
+    pub mlp: Ffn,
     /// Both read the layer's input, and their outputs are added to it together.
     pub parallel: bool,
 }
 
+/// The half of a layer after (or beside) the attention.
+#[derive(Debug)]
+pub enum Ffn {
+    /// One MLP for all tokens.
+    Dense(Mlp),
+    /// A choice of experts for each token.
+    Experts(Moe),
+}
+
+/// What its backward needs.
+#[derive(Debug)]
+pub enum FfnSaved {
+    /// Of an MLP.
+    Dense(MlpSaved),
+    /// Of experts.
+    Experts(MoeSaved),
+}
+
+impl Ffn {
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        input: Option<&Tensor>,
+        x: &mut Tensor,
+        keep: Keep,
+    ) -> Result<Option<FfnSaved>> {
+        Ok(match self {
+            Ffn::Dense(mlp) => mlp.forward(pass, input, x, keep)?.map(FfnSaved::Dense),
+            Ffn::Experts(moe) => moe.forward(pass, x, keep)?.map(FfnSaved::Experts),
+        })
+    }
+
+    fn backward(
+        &self,
+        pass: &Pass<'_>,
+        saved: FfnSaved,
+        dx: &mut Tensor,
+        need_dx: bool,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        match (self, saved) {
+            (Ffn::Dense(mlp), FfnSaved::Dense(saved)) => mlp.backward(pass, saved, dx, need_dx, grads),
+            (Ffn::Experts(moe), FfnSaved::Experts(saved)) => moe.backward(pass, saved, dx, need_dx, grads),
+            _ => unreachable!("the forward of the same half made it"),
+        }
+    }
+
+    /// The linears, in the order of their numbers.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        match self {
+            Ffn::Dense(mlp) => mlp.linears(),
+            Ffn::Experts(moe) => moe.linears(),
+        }
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        match self {
+            Ffn::Dense(mlp) => mlp.linears_mut(),
+            Ffn::Experts(moe) => moe.linears_mut(),
+        }
+    }
+
+    fn norms(&self) -> Vec<&Norm> {
+        match self {
+            Ffn::Dense(mlp) => mlp.norms(),
+            Ffn::Experts(moe) => moe.norms(),
+        }
+    }
+
+    fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        match self {
+            Ffn::Dense(mlp) => mlp.norms_mut(),
+            Ffn::Experts(moe) => moe.norms_mut(),
+        }
+    }
+
+    fn trains(&self, pass: &Pass<'_>) -> bool {
+        match self {
+            Ffn::Dense(mlp) => mlp.trains(pass),
+            Ffn::Experts(moe) => moe.trains(pass),
+        }
+    }
+}
+
 /// What the backward of a layer needs.
-pub type LayerSaved = Box<(AttentionSaved, MlpSaved)>;
+pub type LayerSaved = Box<(AttentionSaved, FfnSaved)>;
 
 impl Layer {
     /// Turns the residual stream before the layer into that after it.

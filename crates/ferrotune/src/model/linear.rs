@@ -269,7 +269,9 @@ impl<'a> Pass<'a> {
         let mut sinks: Vec<Grads<'_>> = taken.iter_mut().map(Sinks::grads).collect();
         let result = linear::backward(self.dev, self.precision, x, h, &views, &dys, dx, false, &mut sinks);
         drop(sinks);
-        taken.into_iter().for_each(|sinks| sinks.put(grads));
+        for sinks in taken {
+            sinks.put(self.dev, grads)?;
+        }
         Ok(result?)
     }
 
@@ -316,7 +318,12 @@ impl Sinks {
             branch.map(|b| b.b),
             branch.and_then(|b| b.bias),
         ];
-        Sinks { ids, tensors: ids.map(|id| id.and_then(|id| grads.take(id))) }
+        let zeros = |id| {
+            let value = pass.params.get(id);
+            pass.dev.zeros(value.rows(), value.cols())
+        };
+        // Gate and up of an expert share their A, which may be out already.
+        Sinks { ids, tensors: ids.map(|id| id.map(|id| grads.take(id).unwrap_or_else(|| zeros(id)))) }
     }
 
     /// As the op takes them.
@@ -339,12 +346,13 @@ impl Sinks {
         }
     }
 
-    /// Puts them back.
-    pub(super) fn put(self, grads: &mut Gradients) {
+    /// Puts them back; what was shared is added.
+    pub(super) fn put(self, dev: &Device, grads: &mut Gradients) -> ferrotune_kernels::Result<()> {
         for (id, tensor) in self.ids.into_iter().zip(self.tensors) {
             if let (Some(id), Some(tensor)) = (id, tensor) {
-                grads.put(id, tensor);
+                grads.give(dev, id, tensor)?;
             }
         }
+        Ok(())
     }
 }

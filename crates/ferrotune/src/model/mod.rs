@@ -15,6 +15,7 @@ pub mod kv_cache;
 pub mod layer;
 pub mod linear;
 pub mod mlp;
+pub mod moe;
 pub mod norm;
 pub mod params;
 pub mod residual;

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{Device, Tensor};
 
 /// Index of a parameter in [`Params`] and [`Gradients`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(usize);
 
 /// Named f32 parameters in a fixed order.
@@ -110,6 +111,22 @@ impl Gradients {
     /// Puts it back.
     pub(crate) fn put(&mut self, id: ParamId, tensor: Tensor) {
         self.tensors[id.0] = Some(tensor);
+    }
+
+    /// Puts it back, or adds it to what another part put back meanwhile.
+    pub(crate) fn give(
+        &mut self,
+        dev: &Device,
+        id: ParamId,
+        tensor: Tensor,
+    ) -> ferrotune_kernels::Result<()> {
+        match &mut self.tensors[id.0] {
+            Some(sum) => elementwise::add(dev, sum, &tensor, 1.0),
+            empty => {
+                *empty = Some(tensor);
+                Ok(())
+            }
+        }
     }
 
     /// Replaces a gradient.

@@ -9,10 +9,11 @@ use ferrotune_kernels::{DType, Device, Weight};
 
 use super::attention::{Attention, Qkv};
 use super::decoder::Decoder;
-use super::families::{Architecture, MlpKind, NormKind, NormPlaces, QkNorm, architecture};
-use super::layer::Layer;
+use super::families::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm, architecture};
+use super::layer::{Ffn, Layer};
 use super::linear::{Base, LinearLayer, Vector};
 use super::mlp::{Mlp, Up};
+use super::moe::{Expert, Moe};
 use super::norm::Norm;
 use super::params::Params;
 use super::residual::Residual;
@@ -131,6 +132,16 @@ impl Loader<'_> {
         let (before, after) = (norm(before)?, norm(after)?);
         let (mlp_before, mlp_after) = (norm(mlp_before)?, norm(mlp_after)?);
         let attention = self.attention(a, i, before, after)?;
+        let residual = Residual { norm: mlp_after, scale: a.residual_scale };
+        let mlp = match a.experts_of(i) {
+            Some(experts) => Ffn::Experts(self.experts(a, experts, i, mlp_before, residual)?),
+            None => Ffn::Dense(self.mlp(a, i, mlp_before, residual)?),
+        };
+        Ok(Layer { attention, mlp, parallel: a.norms == NormPlaces::Parallel })
+    }
+
+    fn mlp(&mut self, a: &Architecture, i: usize, norm: Option<Norm>, residual: Residual) -> Result<Mlp> {
+        let at = |name: &str| format!("model.layers.{i}.{name}");
         let up = match a.mlp {
             MlpKind::Gated if a.fused => {
                 let rows = 2 * a.ffn;
@@ -145,14 +156,56 @@ impl Loader<'_> {
             }
         };
         let down = if a.mlp == MlpKind::Plain { "mlp.c_proj" } else { "mlp.down_proj" };
-        let mlp = Mlp {
-            norm: mlp_before,
-            up,
-            activation: a.activation,
-            down_proj: self.linear(at(down), a.hidden, a.ffn, a.mlp_bias)?,
-            residual: Residual { norm: mlp_after, scale: a.residual_scale },
+        let down_proj = self.linear(at(down), a.hidden, a.ffn, a.mlp_bias)?;
+        Ok(Mlp { norm, up, activation: a.activation, down_proj, residual })
+    }
+
+    /// Router and experts; a file has each expert's matrices or, as transformers 5 holds them, all in one tensor.
+    fn experts(
+        &mut self,
+        a: &Architecture,
+        e: &Experts,
+        i: usize,
+        norm: Option<Norm>,
+        residual: Residual,
+    ) -> Result<Moe> {
+        let module = format!("model.layers.{i}.{}", e.module);
+        let stacked = format!("model.layers.{i}.mlp.experts");
+        let router = format!("{module}.gate");
+        let file = format!("model.layers.{i}.mlp.gate.weight");
+        let weight = match self.checkpoint.contains(&file) {
+            true => self.read(&file, e.count, a.hidden)?,
+            false => self.read(&format!("{router}.weight"), e.count, a.hidden)?,
         };
-        Ok(Layer { attention, mlp, parallel: a.norms == NormPlaces::Parallel })
+        // The router is never quantized: a choice of experts has no small errors.
+        let base = self.outer(weight, &format!("{router}.weight"))?;
+        let router = self.numbered(router, e.count, a.hidden, base, None);
+        let whole = self.checkpoint.contains(&format!("{stacked}.gate_up_proj"));
+        let experts = (0..e.count).map(|n| {
+            let at = |part: usize| format!("{module}.experts.{n}.{}", e.names[part]);
+            if !whole {
+                let gate_up = [
+                    self.linear(at(0), e.ffn, a.hidden, false)?,
+                    self.linear(at(1), e.ffn, a.hidden, false)?,
+                ];
+                return Ok(Expert { gate_up, down: self.linear(at(2), a.hidden, e.ffn, false)? });
+            }
+            let mut part = |name: &str, of: [usize; 2], rows: std::ops::Range<usize>, own: String| {
+                let tensor = format!("{stacked}.{name}");
+                let weight = self.checkpoint.stacked(&tensor, [e.count, of[0], of[1]], n, rows)?;
+                self.consumed.insert(tensor);
+                self.linear_of(own, weight, None)
+            };
+            let both = [2 * e.ffn, a.hidden];
+            let gate_up = [
+                part("gate_up_proj", both, 0..e.ffn, at(0))?,
+                part("gate_up_proj", both, e.ffn..2 * e.ffn, at(1))?,
+            ];
+            Ok(Expert { gate_up, down: part("down_proj", [a.hidden, e.ffn], 0..a.hidden, at(2))? })
+        });
+        let experts = experts.collect::<Result<Vec<_>>>()?;
+        let (top_k, normalise, activation) = (e.per_token, e.normalise, a.activation);
+        Ok(Moe { norm, router, experts, top_k, normalise, activation, residual })
     }
 
     fn attention(
@@ -213,19 +266,35 @@ impl Loader<'_> {
     }
 
     fn linear(&mut self, name: String, rows: usize, cols: usize, bias: bool) -> Result<LinearLayer> {
-        let weight_name = format!("{name}.weight");
-        let weight = self.read(&weight_name, rows, cols)?;
+        let weight = self.read(&format!("{name}.weight"), rows, cols)?;
+        let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };
+        self.linear_of(name, weight, bias)
+    }
+
+    /// A linear in the storage that is asked for.
+    fn linear_of(&mut self, name: String, weight: Weight, bias: Option<Vector>) -> Result<LinearLayer> {
+        let (rows, cols) = (weight.rows(), weight.cols());
         let base = match self.storage {
             BaseStorage::AsStored => Base::Frozen(weight),
             BaseStorage::Dense(dtype) => Base::Frozen(dense(weight, dtype)?),
             BaseStorage::FourBit(o) => Base::Frozen(quantize(&weight, o.kind, o.block, o.double)?),
             BaseStorage::Int8 => Base::Frozen(int8::quantize(&weight, true)?),
-            BaseStorage::Trained => Base::Trained(self.parameter(&weight_name, &weight)),
+            BaseStorage::Trained => Base::Trained(self.parameter(&format!("{name}.weight"), &weight)),
         };
-        let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };
+        Ok(self.numbered(name, rows, cols, base, bias))
+    }
+
+    fn numbered(
+        &mut self,
+        name: String,
+        rows: usize,
+        cols: usize,
+        base: Base,
+        bias: Option<Vector>,
+    ) -> LinearLayer {
         let id = self.linears;
         self.linears += 1;
-        Ok(LinearLayer { id, name, rows, cols, base, bias })
+        LinearLayer { id, name, rows, cols, base, bias }
     }
 
     /// Embedding and head: not quantized, as the field does.

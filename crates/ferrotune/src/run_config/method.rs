@@ -121,6 +121,8 @@ pub struct MethodOptions {
     /// Modules that are trained whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules_to_save: Vec<String>,
+    /// Stacked weights of experts that get branches, such as `experts.down_proj`; `all-linear` takes all of them.
+    pub target_parameters: Vec<String>,
     /// Tokens whose rows of the embedding are trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trainable_tokens: Vec<u32>,
@@ -177,6 +179,7 @@ impl Default for MethodOptions {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             modules_to_save: Vec::new(),
+            target_parameters: Vec::new(),
             trainable_tokens: Vec::new(),
             loraplus_lr_ratio: None,
             loraplus_lr_embedding: EMBEDDING_LR,

@@ -74,6 +74,9 @@ fn method(mut s: Section) -> Result<MethodOptions> {
         alpha_pattern: s
             .read(&["alpha_pattern"], "a mapping from patterns to numbers", |v| mapping(v, number))?
             .unwrap_or(default.alpha_pattern),
+        target_parameters: s
+            .read(&["target_parameters"], "a name or a list of names", texts)?
+            .unwrap_or(default.target_parameters),
         modules_to_save: s
             .read(&["modules_to_save"], "a name or a list of names", texts)?
             .unwrap_or(default.modules_to_save),

@@ -132,6 +132,7 @@ pub fn lora_config(method: &MethodOptions) -> LoraConfig {
         layers_pattern: method.layers_pattern.clone(),
         rank_pattern: method.rank_pattern.clone(),
         alpha_pattern: method.alpha_pattern.clone(),
+        target_parameters: method.target_parameters.clone(),
         modules_to_save: method.modules_to_save.clone(),
         trainable_tokens: method.trainable_tokens.clone(),
     }

@@ -85,6 +85,7 @@ pub(super) fn supported(input: &Input) -> Result<()> {
     let features = [
         ("use_dora", c.use_dora),
         ("lora_bias", c.lora_bias),
+        ("target_parameters", c.target_parameters.is_some()),
         ("bias", c.bias != "none"),
         ("modules_to_save", c.modules_to_save.as_ref().is_some_and(|m| !m.is_empty())),
         ("trainable_token_indices", c.trainable_token_indices.is_some()),

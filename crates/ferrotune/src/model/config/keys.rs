@@ -37,6 +37,13 @@ impl<'a> Keys<'a> {
             .transpose()
     }
 
+    /// A finite number.
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key)
+            .map(|v| v.as_f64().ok_or_else(|| self.bad(key, format!("{v} is not a number"))))
+            .transpose()
+    }
+
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>> {
         self.get(key)
             .map(|v| {

@@ -33,6 +33,8 @@ pub const SUPPORTED: &[&str] = &[
     "granite",
     "stablelm",
     "starcoder2",
+    "mixtral",
+    "qwen3_moe",
 ];
 
 /// Sizes and constants of a decoder-only transformer.

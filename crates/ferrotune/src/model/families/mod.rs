@@ -5,10 +5,12 @@ mod gemma3_text;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -54,7 +56,9 @@ pub struct Architecture {
     pub fused: bool,
     /// Shape of the MLP.
     pub mlp: MlpKind,
-    /// Its activation.
+    /// Experts in the place of the MLP.
+    pub experts: Option<Experts>,
+    /// Activation of MLP or experts.
     pub activation: Activation,
     /// Sliding window of each layer.
     pub windows: Vec<Option<usize>>,
@@ -123,6 +127,25 @@ pub enum MlpKind {
     Plain,
 }
 
+/// Experts of the layers that have some.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// Experts `E` of a layer.
+    pub count: usize,
+    /// Experts of a token.
+    pub per_token: usize,
+    /// Width of an expert.
+    pub ffn: usize,
+    /// Whether the weights of a token's experts are made to sum to 1.
+    pub normalise: bool,
+    /// Whether each layer has experts; an MLP if not.
+    pub layers: Vec<bool>,
+    /// The module around router and experts in files, such as `mlp`.
+    pub module: &'static str,
+    /// Names of gate, up and down of an expert in files.
+    pub names: [&'static str; 3],
+}
+
 /// Rotary embeddings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
@@ -134,10 +157,24 @@ pub struct Rope {
     pub dims: usize,
 }
 
+impl Experts {
+    /// Refuses more experts for a token than there are.
+    fn check(&self, c: &ModelConfig) -> Result<()> {
+        if self.per_token <= self.count {
+            return Ok(());
+        }
+        let problem = format!("`num_experts_per_tok`: {} of {} experts", self.per_token, self.count);
+        Err(Error::file(&c.path, problem))
+    }
+}
+
 impl Architecture {
     /// Name and shape of a linear that every layer has, by whose storage the others are judged.
     pub fn probe(&self) -> (&'static str, usize, usize) {
         match self.mlp {
+            _ if self.experts.is_some() => {
+                ("model.layers.0.self_attn.o_proj.weight", self.hidden, self.heads * self.head_dim)
+            }
             MlpKind::Gated if self.fused => {
                 ("model.layers.0.mlp.gate_up_proj.weight", 2 * self.ffn, self.hidden)
             }
@@ -146,17 +183,30 @@ impl Architecture {
         }
     }
 
-    /// Values of the linears of a layer.
-    pub fn layer_elements(&self) -> usize {
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        2 * q * self.hidden + 2 * kv * self.hidden + (1 + self.hidden_parts()) * self.ffn * self.hidden
+    /// The experts of a layer, if it has some.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|e| e.layers[layer])
     }
 
-    /// Tensors `[T, F]` that the activation reads.
-    pub fn hidden_parts(&self) -> usize {
-        match self.mlp {
-            MlpKind::Gated => 2,
-            MlpKind::Plain => 1,
+    /// Values of the linears of all layers.
+    pub fn linear_elements(&self) -> usize {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let attention = 2 * (q + kv) * self.hidden;
+        let parts = if self.mlp == MlpKind::Plain { 2 } else { 3 };
+        let mlp = |i| match self.experts_of(i) {
+            Some(e) => e.count * self.hidden * (1 + 3 * e.ffn),
+            None => parts * self.ffn * self.hidden,
+        };
+        (0..self.layers).map(|i| attention + mlp(i)).sum()
+    }
+
+    /// Values that the activation reads for a token, in the widest layer.
+    pub fn hidden_width(&self) -> usize {
+        let parts = if self.mlp == MlpKind::Plain { 1 } else { 2 };
+        match &self.experts {
+            Some(e) if e.layers.iter().all(|l| *l) => 2 * e.per_token * e.ffn,
+            Some(e) => (2 * e.per_token * e.ffn).max(parts * self.ffn),
+            None => parts * self.ffn,
         }
     }
 
@@ -179,6 +229,7 @@ impl Architecture {
             mlp_bias: c.mlp_bias,
             fused: false,
             mlp: MlpKind::Gated,
+            experts: None,
             activation: c.hidden_act,
             windows: vec![None; c.num_hidden_layers],
             ropes: vec![rope(c, 10_000.0, 1.0)],
@@ -241,6 +292,8 @@ pub fn architecture(config: &ModelConfig) -> Result<Architecture> {
         "olmo2" => olmo2::architecture(config),
         "granite" => granite::architecture(config),
         "stablelm" => stablelm::architecture(config),
+        "mixtral" => mixtral::architecture(config),
+        "qwen3_moe" => qwen3_moe::architecture(config),
         "starcoder2" => starcoder2::architecture(config),
         other => Err(Error::config("model_type", format!("`{other}` has no family here"))),
     }

@@ -1,0 +1,184 @@
+//! A mixture of experts in the place of the MLP: a router sends each token to a few of many small MLPs.
+
+use ferrotune_kernels::Tensor;
+use ferrotune_kernels::ops::activation::{self, Activation};
+use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::ops::route::{self, Routes};
+
+use super::linear::{LinearLayer, Pass};
+use super::mlp::Keep;
+use super::norm::Norm;
+use super::params::Gradients;
+use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
+use crate::Result;
+
+/// Experts of one layer.
+#[derive(Debug)]
+pub struct Moe {
+    /// Norm of the input.
+    pub norm: Option<Norm>,
+    /// Logits of the experts, `[E, D]`.
+    pub router: LinearLayer,
+    /// The experts.
+    pub experts: Vec<Expert>,
+    /// Experts of a token.
+    pub top_k: usize,
+    /// Whether the weights of a token's experts sum to 1.
+    pub normalise: bool,
+    /// The function of the gate.
+    pub activation: Activation,
+    /// How the output joins the stream.
+    pub residual: Residual,
+}
+
+/// One expert.
+#[derive(Debug)]
+pub struct Expert {
+    /// Gate and up.
+    pub gate_up: [LinearLayer; 2],
+    /// Down.
+    pub down: LinearLayer,
+}
+
+/// What the backward needs of the forward.
+#[derive(Debug)]
+pub struct MoeSaved {
+    x: Tensor,
+    /// Where tokens went: a choice that the rounding of a second forward must not change.
+    routes: Routes,
+    logits: Tensor,
+    h_router: Option<Tensor>,
+    /// Of each expert that got tokens: gate and up; without them the backward computes them again.
+    hidden: Option<Vec<Option<Hidden>>>,
+    residual: ResidualSaved,
+}
+
+/// Gate and up of an expert's tokens, and `H` of their branches.
+#[derive(Debug)]
+struct Hidden {
+    gate_up: [Tensor; 2],
+    h_up: Option<Tensor>,
+}
+
+impl Expert {
+    fn hidden(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Hidden> {
+        let (gate_up, h_up) = pass.linears(x, self.gate_up.each_ref())?;
+        Ok(Hidden { gate_up: gate_up.map(|t| narrow(pass, t)), h_up })
+    }
+}
+
+impl Moe {
+    /// Adds the experts' outputs for `x` to `x`.
+    pub fn forward(&self, pass: &Pass<'_>, x: &mut Tensor, keep: Keep) -> Result<Option<MoeSaved>> {
+        let dev = pass.dev;
+        let n = before(&self.norm, pass, x)?;
+        let ([logits], h_router) = pass.linears(&n, [&self.router])?;
+        let routes = route::forward(&logits, self.top_k, self.normalise)?;
+        let mut out = dev.zeros(n.rows(), n.cols());
+        let mut kept = Vec::with_capacity(self.experts.len());
+        for (expert, (rows, weights)) in self.experts.iter().zip(routes.rows.iter().zip(&routes.weights)) {
+            if rows.is_empty() {
+                kept.push(None);
+                continue;
+            }
+            let hidden = expert.hidden(pass, &elementwise::gather(dev, &n, rows)?)?;
+            let [gate, up] = &hidden.gate_up;
+            let y = activation::gated(dev, self.activation, gate, up)?;
+            let ([y], _) = pass.linears(&y, [&expert.down])?;
+            elementwise::add_rows(dev, &y, rows, weights, &mut out)?;
+            kept.push((keep == Keep::All).then_some(hidden));
+        }
+        drop(n);
+        let x_in = (keep != Keep::Nothing).then(|| elementwise::cast(dev, x, pass.precision.saved()));
+        let residual = self.residual.add(pass, out, x)?;
+        let hidden = (keep == Keep::All).then_some(kept);
+        Ok(x_in.map(|x| MoeSaved { x, routes, logits, h_router, hidden, residual }))
+    }
+
+    /// Adds the gradient of the input to `dx` (if `need_dx`), which is the gradient of the output, and sums the
+    /// parameters'.
+    pub fn backward(
+        &self,
+        pass: &Pass<'_>,
+        s: MoeSaved,
+        dx: &mut Tensor,
+        need_dx: bool,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let dev = pass.dev;
+        let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
+        let n = before(&self.norm, pass, &s.x)?;
+        let d = self.residual.backward(pass, &s.residual, dx, grads)?;
+        let mut dn = dev.zeros(n.rows(), n.cols());
+        let mut dweights: Vec<Vec<f32>> = Vec::with_capacity(self.experts.len());
+        let mut kept = s.hidden.into_iter().flatten();
+        for (expert, (rows, weights)) in self.experts.iter().zip(s.routes.rows.iter().zip(&s.routes.weights))
+        {
+            let hidden = kept.next().flatten();
+            if rows.is_empty() {
+                dweights.push(Vec::new());
+                continue;
+            }
+            let x = elementwise::gather(dev, &n, rows)?;
+            let hidden = match hidden {
+                Some(hidden) => hidden,
+                None => expert.hidden(pass, &x)?,
+            };
+            let [gate, up] = &hidden.gate_up;
+            let y = activation::gated(dev, self.activation, gate, up)?;
+            let ([out], h_down) = pass.linears(&y, [&expert.down])?;
+            dweights.push(elementwise::row_products(dev, &out, rows, &d)?);
+            drop(out);
+            // The gradient of the expert's output is that of the sum, times the token's weight.
+            let mut d_out = dev.zeros(rows.len(), d.cols());
+            let own: Vec<u32> = (0..rows.len() as u32).collect();
+            elementwise::add_rows(dev, &elementwise::gather(dev, &d, rows)?, &own, weights, &mut d_out)?;
+            let dy = pass.linears_backward(&y, h_down.as_ref(), [&expert.down], [&d_out], true, grads)?;
+            let Some(dy) = dy else { unreachable!("it was asked for") };
+            let (dgate, dup) = activation::gated_backward(dev, self.activation, gate, up, &dy)?;
+            let both = expert.gate_up.each_ref();
+            let below =
+                pass.linears_backward(&x, hidden.h_up.as_ref(), both, [&dgate, &dup], need_dn, grads)?;
+            if let Some(below) = below {
+                elementwise::add_rows(dev, &below, rows, &vec![1.0; rows.len()], &mut dn)?;
+            }
+        }
+        drop(d);
+        let dlogits = route::backward(dev, &s.logits, self.normalise, &s.routes, &dweights)?;
+        let router =
+            pass.linears_backward(&n, s.h_router.as_ref(), [&self.router], [&dlogits], need_dn, grads)?;
+        drop(n);
+        if let Some(router) = router {
+            elementwise::add(dev, &mut dn, &router, 1.0)?;
+            before_backward(&self.norm, pass, &s.x, &dn, dx, grads)?;
+        }
+        Ok(())
+    }
+
+    /// The linears, in the order of their numbers.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        let experts = self.experts.iter().flat_map(|e| e.gate_up.iter().chain([&e.down]));
+        [&self.router].into_iter().chain(experts).collect()
+    }
+
+    /// The same, to change.
+    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        let experts = self.experts.iter_mut().flat_map(|e| e.gate_up.iter_mut().chain([&mut e.down]));
+        [&mut self.router].into_iter().chain(experts).collect()
+    }
+
+    /// The norms.
+    pub fn norms(&self) -> Vec<&Norm> {
+        self.norm.iter().chain(&self.residual.norm).collect()
+    }
+
+    /// The same, to change.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        self.norm.iter_mut().chain(&mut self.residual.norm).collect()
+    }
+
+    /// Whether anything in here is trained.
+    pub fn trains(&self, pass: &Pass<'_>) -> bool {
+        self.norms().iter().any(|n| n.trained(pass)) || self.linears().iter().any(|l| pass.trains(l))
+    }
+}
