@@ -37,7 +37,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
             let mut g = Gradients::zeros(&dev, &params);
             for step in 1..=10 {
                 let values = &grads[(step - 1) * all..][..rows * cols];
-                g.set(id, dev.tensor(rows, cols, values));
+                g.put(id, dev.tensor(rows, cols, values));
                 optimizer.step(&dev, &mut params, &g, case.number("/lr")?, 1.0)?;
                 if file.get(&format!("{name}/param_step{step}")).is_none() {
                     continue;

@@ -44,7 +44,7 @@ fn check_adamw(case: &Case, report: &mut Report) -> Result<(), Failure> {
                 for (n, len) in names.iter().zip(&lengths) {
                     let (_, all) = file.f32(&format!("grads/{n}"))?;
                     let id = params.find(n).ok_or_else(|| Failure(n.clone()))?;
-                    grads.set(id, dev.tensor(1, *len, &all[step * len..(step + 1) * len]));
+                    grads.put(id, dev.tensor(1, *len, &all[step * len..(step + 1) * len]));
                 }
                 let norm = adamw::norm(&dev, &grads.all());
                 let factor = clip::factor(norm, number("max_grad_norm"));

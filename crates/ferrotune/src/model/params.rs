@@ -108,8 +108,8 @@ impl Gradients {
         self.tensors[id.0].take()
     }
 
-    /// Puts it back.
-    pub(crate) fn put(&mut self, id: ParamId, tensor: Tensor) {
+    /// Puts a gradient in its place.
+    pub fn put(&mut self, id: ParamId, tensor: Tensor) {
         self.tensors[id.0] = Some(tensor);
     }
 
@@ -127,11 +127,6 @@ impl Gradients {
                 Ok(())
             }
         }
-    }
-
-    /// Replaces a gradient.
-    pub fn set(&mut self, id: ParamId, tensor: Tensor) {
-        self.put(id, tensor);
     }
 
     /// The gradient of a parameter.

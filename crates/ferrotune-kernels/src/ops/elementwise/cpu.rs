@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::Dropout;
-use crate::cpu::gemm::{rounded_bits, widen};
+use crate::cpu::gemm::{Mat, rounded_bits, widen};
 use crate::cpu::math::dot;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::dtype::DType;
@@ -154,6 +154,17 @@ pub(super) fn dropout(cpu: &Cpu, y: &mut [f32], drop: Dropout) {
         // SAFETY: ranges are disjoint.
         for (i, y) in unsafe { y.slice(r.clone()) }.iter_mut().enumerate() {
             *y *= drop.factor(r.start + i);
+        }
+    });
+}
+
+pub(super) fn gather(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &mut Tensor) {
+    let (cols, mat) = (x.cols(), Mat::from(x));
+    let y = SharedMut::new(y.f32_mut());
+    cpu.run_ranges(rows.len(), row_grain(cols), |range| {
+        for i in range {
+            // SAFETY: every row belongs to one task.
+            mat.read(rows[i] as usize, 0, unsafe { y.slice(i * cols..(i + 1) * cols) });
         }
     });
 }

@@ -4,7 +4,6 @@ mod cpu;
 mod reference;
 
 use super::expect;
-use crate::cpu::gemm::Mat;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -135,8 +134,9 @@ pub fn cast(dev: &Device, x: &Tensor, dtype: DType) -> Tensor {
 pub fn gather(dev: &Device, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     check_rows("row to gather", x, rows)?;
     let mut y = dev.empty(rows.len(), x.cols());
-    for (row, y) in rows.iter().zip(y.f32_mut().chunks_exact_mut(x.cols().max(1))) {
-        Mat::from(x).read(*row as usize, 0, y);
+    match dev {
+        Device::Reference(_) => reference::gather(x, rows, &mut y),
+        Device::Cpu(c) => cpu::gather(c, x, rows, &mut y),
     }
     Ok(y)
 }
@@ -146,7 +146,7 @@ pub fn gather(dev: &Device, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
 pub fn scatter(dev: &Device, x: &Tensor, rows: &[u32], y: &mut Tensor) -> Result<()> {
     expect("scatter", "x", x, [rows.len(), y.cols()])?;
     check_rows("row to scatter to", y, rows)?;
-    let _ = dev; // both devices hold host memory, and copying rows has one way to be done
+    let _ = dev; // a row may be named twice, and a cache gets few rows: one thread on every device
     let cols = y.cols();
     for (row, x) in rows.iter().zip(x.f32().chunks_exact(cols.max(1))) {
         let at = *row as usize * cols;

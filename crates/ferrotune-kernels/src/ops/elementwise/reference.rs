@@ -58,3 +58,10 @@ pub(super) fn dropout(y: &mut [f32], drop: Dropout) {
         *y *= drop.factor(i);
     }
 }
+
+pub(super) fn gather(x: &Tensor, rows: &[u32], y: &mut Tensor) {
+    let (cols, x) = (x.cols(), x.to_vec());
+    for (row, y) in rows.iter().zip(y.f32_mut().chunks_exact_mut(cols.max(1))) {
+        y.copy_from_slice(&x[*row as usize * cols..][..cols]);
+    }
+}
