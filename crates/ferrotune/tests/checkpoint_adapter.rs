@@ -105,7 +105,7 @@ fn unknown_keys_are_refused_unless_they_change_nothing() {
         (json!({"next_years_method": {"a": 1}}), "next_years_method"),
         (json!({"use_qalora": true}), "use_qalora"),
         (json!({"fan_in_fan_out": true}), "fan_in_fan_out"),
-        (json!({"target_parameters": ["experts"]}), "target_parameters"),
+        (json!({"target_parameters": {"experts": 1}}), "target_parameters"),
         (json!({"layer_replication": [[0, 1]]}), "layer_replication"),
         (json!({"peft_type": "IA3"}), "IA3"),
         (json!({"task_type": "SEQ_CLS"}), "SEQ_CLS"),

@@ -115,7 +115,7 @@ impl Decoder {
 
     /// How the linears are stored, for people: `f32`, `nf4`, `gguf blocks`.
     pub fn storage_name(&self) -> &'static str {
-        self.layers.first().map_or("", |l| l.attention.o_proj.base.storage_name())
+        self.layers.first().and_then(|l| l.mlp.linears().pop()).map_or("", |l| l.base.storage_name())
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
