@@ -42,6 +42,7 @@ fn main() -> ExitCode {
 #[allow(clippy::print_stdout)]
 fn golden(dirs: &[PathBuf]) -> bool {
     let (mut passed, mut failed) = (0, 0);
+    let mut reports = Vec::new();
     for dir in dirs {
         let cases = xtask::golden::find(dir);
         if cases.is_empty() {
@@ -51,8 +52,16 @@ fn golden(dirs: &[PathBuf]) -> bool {
         for case in cases {
             let report = xtask::golden::run(&case);
             println!("{report}");
-            if report.passed() { passed += 1 } else { failed += 1 }
+            if report.passed() {
+                passed += 1
+            } else {
+                failed += 1
+            }
+            reports.push(report);
         }
+    }
+    if reports.len() > 1 {
+        print!("\n{}", xtask::golden::Table(&reports));
     }
     println!("{passed} passed, {failed} failed");
     failed == 0

@@ -64,6 +64,31 @@ impl fmt::Display for Report {
     }
 }
 
+/// The largest error of each kind and the case that has it, for all cases of a folder: what to look at first.
+pub struct Table<'a>(pub &'a [Report]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut worst: Vec<(&str, &str, f64, f64, &str)> = Vec::new();
+        for report in self.0 {
+            let group = report.name.split('/').next().unwrap_or_default();
+            for (kind, error, limit) in &report.errors {
+                let row = (group, kind.as_str(), *error, *limit, report.name.as_str());
+                match worst.iter_mut().find(|r| (r.0, r.1) == (group, kind.as_str())) {
+                    // How near its limit an error is counts: limits of a kind differ between cases.
+                    Some(known) if known.2 / known.3.max(1e-30) < error / limit.max(1e-30) => *known = row,
+                    Some(_) => {}
+                    None => worst.push(row),
+                }
+            }
+        }
+        for (group, kind, error, limit, case) in worst {
+            writeln!(f, "{group:14} {kind:22} {error:>9.2e} of {limit:>7.0e}  {case}")?;
+        }
+        Ok(())
+    }
+}
+
 /// The cases at or below `dir`, in order of their paths.
 pub fn find(dir: &Path) -> Vec<PathBuf> {
     let mut cases = Vec::new();
