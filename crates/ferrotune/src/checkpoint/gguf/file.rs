@@ -155,11 +155,28 @@ impl GgufFile {
             None => Ok(None),
             Some(Meta::Unsigned(n)) => Ok(Some(*n)),
             Some(Meta::Signed(n)) if *n >= 0 => Ok(Some(*n as u64)),
-            Some(Meta::Array { .. }) => {
-                Err(self.bad(key, "an array (a value for each layer) is not supported"))
-            }
+            Some(Meta::Array { .. }) => self.uniform(key),
             Some(_) => Err(self.bad(key, "not a count")),
         }
+    }
+
+    /// The value of an array that has one for each layer, where all are the same.
+    fn uniform(&self, key: &str) -> Result<Option<u64>> {
+        let values: Vec<i64> = match self.meta.get(key) {
+            Some(Meta::Array { kind: 4, .. }) => {
+                self.array(key, 4, "counts", |r| r.u32("a count").map(i64::from))?.unwrap_or_default()
+            }
+            _ => self.integers(key)?.unwrap_or_default().into_iter().map(i64::from).collect(),
+        };
+        match values.first().and_then(|&first| u64::try_from(first).ok()) {
+            Some(first) if values.iter().all(|v| *v == values[0]) => Ok(Some(first)),
+            _ => Err(self.bad(key, "an array with another value for each layer is not supported")),
+        }
+    }
+
+    /// An array of booleans.
+    pub(super) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        self.array(key, 7, "booleans", |reader| Ok(reader.take::<1>("a boolean")?[0] != 0))
     }
 
     /// A float as the decimal number that was meant: 1e-5, not the f32 next to it.

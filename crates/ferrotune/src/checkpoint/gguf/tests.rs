@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::Checkpoint;
+use super::rope::scaling_of;
 use super::*;
 
 /// Writes small GGUF files, well formed or not.
@@ -136,7 +137,7 @@ fn refusals_name_what_was_found() {
         (|f| f.key("llama.expert_count", 4, 8u32.to_le_bytes().to_vec()), "experts"),
         (|f| f.keys.retain(|k| k.0 != "llama.block_count"), "`llama.block_count`: missing"),
         (|f| f.text("llama.block_count", "two"), "`llama.block_count`: not a count"),
-        (|f| f.array("llama.attention.head_count_kv", 4, vec![vec![0; 4]]), "each layer"),
+        (|f| f.array("llama.attention.head_count_kv", 4, vec![vec![0; 4], vec![1, 0, 0, 0]]), "each layer"),
         (|f| f.key("llama.rope.dimension_count", 4, 4u32.to_le_bytes().to_vec()), "dimension_count"),
         (|f| f.text("llama.rope.scaling.type", "longrope"), "`longrope`"),
         (|f| f.keys.push(f.keys[0].clone()), "stands twice"),
