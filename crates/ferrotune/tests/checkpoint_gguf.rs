@@ -73,7 +73,7 @@ fn configuration_is_that_of_the_source_model() {
             assert!(factors[0] == 1.0 && factors[7] > 7.9 && factors[7] < 8.1, "{factors:?}");
             found.rope.scaling = source.rope.scaling.clone();
         }
-        found.raw = source.raw.clone();
+        (found.raw, found.path) = (source.raw.clone(), source.path.clone());
         assert_eq!(found, source);
     }
 }

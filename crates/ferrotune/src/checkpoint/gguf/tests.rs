@@ -249,6 +249,11 @@ fn words_are_split_as_the_file_names_it() {
         ["I", "'M", " it", "'s", " ", "1", "2", "3", "4", "5", " $", "9", ".x", "  \n"]
     );
     assert_eq!(split(Some("tekken"))[..6], ["I", "'M", " it", "'s", " ", "1"]);
+    assert_eq!(
+        split(Some("gpt-4o")),
+        ["I'M", " it's", " ", "123", "45", " $", "9", ".x", "  \n"],
+        "a contraction stays with its word"
+    );
     assert_eq!(split(None), split(Some("default")));
     assert_eq!(split(None)[..7], ["I", "'", "M", " it", "'", "s", " "]);
 }

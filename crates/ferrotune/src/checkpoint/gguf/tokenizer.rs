@@ -30,6 +30,7 @@ const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}
 const LLAMA3_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN_WORDS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O_WORDS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The id of a token by role (`bos`, `eos`, `eot`, ...), if it is in the vocabulary.
 pub(super) fn token_id(file: &GgufFile, role: &str) -> Result<Option<u32>> {
@@ -71,7 +72,9 @@ pub(super) fn build(file: &GgufFile) -> Result<Value> {
         // Of two entries with one text only the first can be reached by encoding.
         vocab.entry(*token).or_insert(id.into());
     }
-    let mut tokenizer = match file.text("tokenizer.ggml.model")? {
+    let model = file.text("tokenizer.ggml.model")?;
+    let pieces = model == Some("llama");
+    let mut tokenizer = match model {
         Some("gpt2") => byte_level(file, vocab)?,
         Some("llama") => sentence_piece(file, &tokens, vocab)?,
         Some(other) => {
@@ -79,11 +82,17 @@ pub(super) fn build(file: &GgufFile) -> Result<Value> {
         }
         None => return Err(file.bad("tokenizer.ggml.model", "missing")),
     };
+    // SentencePiece looks for its user-defined pieces (runs of spaces, in Gemma's) where spaces are `▁` already. A
+    // normalizer that puts one in front would change them too; such vocabularies have none that could be missed.
+    let normalized = pieces && !space_prefix(file)?;
+    // Phi 3's own tokenizer takes the line break behind `<|end|>` and its like; no key says so.
+    let strips = pieces && file.text("general.architecture")? == Some("phi3");
     let added = |(id, (token, kind)): (usize, (&&str, &i32))| {
         let special = matches!(*kind, kind::CONTROL | kind::UNKNOWN);
         (special || *kind == kind::USER_DEFINED).then(|| {
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": special})
+            let rstrip = strips && !["<unk>", "<s>", "<|endoftext|>"].contains(token);
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": rstrip,
+                   "normalized": normalized && !special, "special": special})
         })
     };
     tokenizer["version"] = "1.0".into();
@@ -149,6 +158,7 @@ fn byte_level(file: &GgufFile, vocab: Map<String, Value>) -> Result<Value> {
             whole_words = true;
             chain(vec![split(TEKKEN_WORDS), bytes(false)])
         }
+        "gpt-4o" => chain(vec![split(GPT4O_WORDS), bytes(false)]),
         // What readers of such files do when the converter did not know the tokenizer.
         "default" => chain(vec![
             split(r"[\p{P}\$\+<=>\^~\|]+"),
@@ -158,7 +168,8 @@ fn byte_level(file: &GgufFile, vocab: Map<String, Value>) -> Result<Value> {
             bytes(false),
         ]),
         other => {
-            let known = "gpt-2, smollm, starcoder, command-r, llama-bpe, qwen2, stablelm2, tekken, default";
+            let known =
+                "gpt-2, smollm, starcoder, command-r, llama-bpe, qwen2, stablelm2, tekken, gpt-4o, default";
             let problem = format!("splitting `{other}` is not supported ({known} and their like are)");
             return Err(file
                 .bad("tokenizer.ggml.pre", problem)
@@ -190,6 +201,11 @@ fn byte_level(file: &GgufFile, vocab: Map<String, Value>) -> Result<Value> {
     }))
 }
 
+/// Whether a text gets a space in front.
+fn space_prefix(file: &GgufFile) -> Result<bool> {
+    Ok(file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true))
+}
+
 fn sentence_piece(file: &GgufFile, tokens: &[&str], vocab: Map<String, Value>) -> Result<Value> {
     let key = "tokenizer.ggml.scores";
     let scores =
@@ -215,7 +231,7 @@ fn sentence_piece(file: &GgufFile, tokens: &[&str], vocab: Map<String, Value>) -
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
     let merges: Vec<Value> = merges.into_iter().map(|(_, _, _, l, r)| json!([l, r])).collect();
 
-    let prefix = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let prefix = space_prefix(file)?;
     let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let mut normalizers = vec![spaces];
     let mut decoders = vec![
