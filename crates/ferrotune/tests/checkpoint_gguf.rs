@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::model::config::SUPPORTED;
 use ferrotune::model::families::architecture;
 use ferrotune::model::{ModelConfig, RopeScaling};
 use ferrotune_kernels::quant::Storage;
@@ -61,9 +62,8 @@ fn weights_are_exact() {
 #[test]
 fn configuration_is_that_of_the_source_model() {
     for name in ["llama_tied", "llama3_rope"] {
-        let supported = ferrotune::model::config::SUPPORTED;
         let source =
-            ModelConfig::read(&golden(&format!("models/{name}/model/config.json")), supported).unwrap();
+            ModelConfig::read(&golden(&format!("models/{name}/model/config.json")), SUPPORTED).unwrap();
         let mut found = open(name).config().clone();
         if name == "llama3_rope" {
             let RopeScaling::Factors(factors) = &found.rope.scaling else {
@@ -93,6 +93,18 @@ fn networks_are_those_of_the_source_models() {
         let folder = Checkpoint::open(&golden(&format!("models/{source}/model"))).unwrap();
         let found = architecture(open(name).config()).unwrap();
         assert_eq!(found, architecture(folder.config()).unwrap(), "{name}");
+    }
+    for name in
+        ["qwen2", "qwen3", "gemma2", "gemma3", "phi3_long", "smollm3", "granite", "stablelm", "starcoder2"]
+    {
+        let c = open(name);
+        let config = c.config();
+        // What is written into the folder of a merged model.
+        let again = ModelConfig::from_json(&config.path, config.raw.clone(), SUPPORTED).unwrap();
+        assert_eq!(architecture(&again).unwrap(), architecture(config).unwrap(), "{name}");
+        for key in ["rope_theta", "num_key_value_heads", "head_dim"] {
+            assert!(config.raw[key].is_number(), "{name}: {key}");
+        }
     }
     // These were made from changed configurations; what a file says in its own way is looked at.
     let gemma3 = architecture(open("gemma3").config()).unwrap();

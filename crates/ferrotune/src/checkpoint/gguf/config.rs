@@ -57,6 +57,9 @@ impl Metadata<'_> {
 }
 
 /// What can be trained, or why not.
+///
+/// Values that converters leave out are stated all the same where families have other defaults: a merged model's
+/// `config.json` goes to other readers too, some of which take `null` for a value.
 pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
     let key = "general.architecture";
     let name = file.text(key)?.ok_or_else(|| file.bad(key, "missing"))?;
@@ -100,12 +103,12 @@ pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
         "intermediate_size": meta.need("feed_forward_length")?,
         "num_hidden_layers": meta.need("block_count")?,
         "num_attention_heads": heads,
-        "num_key_value_heads": meta.unsigned("attention.head_count_kv")?,
+        "num_key_value_heads": meta.unsigned("attention.head_count_kv")?.unwrap_or(heads),
         "head_dim": head_dim,
         "vocab_size": vocab,
         "max_position_embeddings": meta.need("context_length")?,
         arch.eps: meta.float(&format!("attention.{eps}"))?,
-        "rope_theta": meta.float("rope.freq_base")?,
+        "rope_theta": meta.float("rope.freq_base")?.unwrap_or(10_000.0),
         "hidden_act": "silu",
         "tie_word_embeddings": !meta.has("output.weight"),
         "sliding_window": meta.window()?,
@@ -198,7 +201,9 @@ pub(super) fn gemma3(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
 }
 
 pub(super) fn phi3(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
-    raw["original_max_position_embeddings"] = meta.unsigned("rope.scaling.original_context_length")?.into();
+    if let Some(original) = meta.unsigned("rope.scaling.original_context_length")? {
+        raw["original_max_position_embeddings"] = original.into();
+    }
     Ok(())
 }
 

@@ -124,7 +124,7 @@ impl GgufModel {
     }
 
     pub(super) fn tokenizer_json(&self) -> Result<Vec<u8>> {
-        Ok(tokenizer::build(&self.file)?.to_string().into_bytes())
+        tokenizer::build(&self.file)
     }
 
     pub(super) fn chat_template(&self) -> Result<Option<String>> {
