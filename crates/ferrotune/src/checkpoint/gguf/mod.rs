@@ -19,6 +19,7 @@ mod config;
 mod file;
 mod rope;
 mod tokenizer;
+mod values;
 
 use arch::{Arch, Heads};
 use file::{GgufFile, TensorInfo, TensorType};
