@@ -21,6 +21,8 @@ pub(super) struct Arch {
     pub(super) eps: &'static str,
     /// Whether a part of each head may be left unrotated.
     pub(super) partial: bool,
+    /// The token that ends an answer of its chat models, where files name only the one that ends a text.
+    pub(super) end_of_turn: Option<&'static str>,
     /// Modules of a layer, in the file and in the folder.
     modules: &'static [&'static [(&'static str, &'static str)]],
     /// What only this architecture's configuration has.
@@ -62,6 +64,7 @@ const LLAMA: Arch = Arch {
     plus_one: false,
     eps: "rms_norm_eps",
     partial: false,
+    end_of_turn: None,
     modules: &[ATTENTION, GATED, NORMS_BEFORE],
     extras: config::llama,
 };
@@ -91,6 +94,7 @@ const ALL: &[Arch] = &[
         class: "Gemma2ForCausalLM",
         interleaved: false,
         plus_one: true,
+        end_of_turn: Some("<end_of_turn>"),
         modules: &[ATTENTION, GATED, NORMS_AROUND],
         extras: config::gemma2,
         ..LLAMA
@@ -101,6 +105,7 @@ const ALL: &[Arch] = &[
         class: "Gemma3ForCausalLM",
         interleaved: false,
         plus_one: true,
+        end_of_turn: Some("<end_of_turn>"),
         modules: &[ATTENTION, QK_NORMS, GATED, NORMS_AROUND],
         extras: config::gemma3,
         ..LLAMA
@@ -111,6 +116,7 @@ const ALL: &[Arch] = &[
         class: "Phi3ForCausalLM",
         interleaved: false,
         partial: true,
+        end_of_turn: Some("<|end|>"),
         modules: &[FUSED_ATTENTION, FUSED_GATED, NORMS_BEFORE],
         extras: config::phi3,
         ..LLAMA

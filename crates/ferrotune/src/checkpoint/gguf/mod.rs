@@ -145,6 +145,12 @@ impl GgufModel {
         for role in ["eos", "eot", "eom"] {
             ends.extend(tokenizer::token_id(&self.file, role)?);
         }
+        // A base model has the token too, but no template that writes it.
+        if let (Some(end), Some(template)) = (self.arch.end_of_turn, self.chat_template()?)
+            && template.contains(end)
+        {
+            ends.extend(tokenizer::id_of(&self.file, end)?);
+        }
         Ok(GenerationConfig { eos_token_ids: ends.into_iter().collect(), ..Default::default() })
     }
 

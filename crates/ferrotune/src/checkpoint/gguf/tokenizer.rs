@@ -40,6 +40,12 @@ pub(super) fn token_id(file: &GgufFile, role: &str) -> Result<Option<u32>> {
     Ok(file.unsigned(&key)?.and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX))
 }
 
+/// The id of a token by its text.
+pub(super) fn id_of(file: &GgufFile, text: &str) -> Result<Option<u32>> {
+    let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    Ok(tokens.iter().position(|token| *token == text).and_then(|id| u32::try_from(id).ok()))
+}
+
 /// The special tokens by role.
 pub(super) fn special_tokens(file: &GgufFile) -> Result<BTreeMap<String, String>> {
     let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
