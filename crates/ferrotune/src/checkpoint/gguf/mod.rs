@@ -49,17 +49,20 @@ impl GgufModel {
     pub(super) fn open(path: &Path) -> Result<(Self, ModelConfig)> {
         let file = GgufFile::open(path)?;
         let (arch, config) = config::read(&file)?;
+        let heads = (config.num_attention_heads, config.num_key_value_heads);
         let mut names = BTreeMap::new();
         for (own, info) in file.tensors().iter().filter(|(own, _)| !rope::is_table(own)) {
             let name = arch.hf_name(own).unwrap_or_else(|| own.clone());
             match name.split_once('*') {
-                Some((before, after)) => names.extend((0..info.shape[0]).map(|row| {
-                    (format!("{before}{row}{after}"), Place { own: own.clone(), row: Some(row) })
-                })),
-                None => drop(names.insert(name, Place { own: own.clone(), row: None })),
+                // More rows than heads are left as the one tensor, which no part of the network asks for.
+                Some((before, after)) if info.shape[0] <= heads.0 => {
+                    names.extend((0..info.shape[0]).map(|row| {
+                        (format!("{before}{row}{after}"), Place { own: own.clone(), row: Some(row) })
+                    }))
+                }
+                _ => drop(names.insert(name, Place { own: own.clone(), row: None })),
             }
         }
-        let heads = (config.num_attention_heads, config.num_key_value_heads);
         Ok((GgufModel { file, arch, names, heads }, config))
     }
 
