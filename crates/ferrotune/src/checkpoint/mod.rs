@@ -20,7 +20,7 @@ pub mod bnb4;
 mod bnb8;
 mod download;
 mod folder;
-pub mod gguf;
+mod gguf;
 pub mod hub;
 pub mod index;
 pub mod mlx;

@@ -99,9 +99,9 @@ type Tensors = BTreeMap<String, TensorInfo>;
 
 /// A mapped GGUF file whose structure has been checked.
 pub(super) struct GgufFile {
-    path: PathBuf,
-    file: MappedFile,
-    meta: Metadata,
+    pub(super) path: PathBuf,
+    pub(super) file: MappedFile,
+    pub(super) meta: Metadata,
     tensors: Tensors,
     data_start: usize,
 }
@@ -141,84 +141,13 @@ impl GgufFile {
     pub(super) fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
         Error::file(&self.path, format!("`{key}`: {problem}"))
     }
-
-    pub(super) fn text(&self, key: &str) -> Result<Option<&str>> {
-        match self.meta.get(key) {
-            None => Ok(None),
-            Some(Meta::Text(text)) => Ok(Some(text)),
-            Some(_) => Err(self.bad(key, "not a string")),
-        }
-    }
-
-    pub(super) fn unsigned(&self, key: &str) -> Result<Option<u64>> {
-        match self.meta.get(key) {
-            None => Ok(None),
-            Some(Meta::Unsigned(n)) => Ok(Some(*n)),
-            Some(Meta::Signed(n)) if *n >= 0 => Ok(Some(*n as u64)),
-            Some(Meta::Array { .. }) => {
-                Err(self.bad(key, "an array (a value for each layer) is not supported"))
-            }
-            Some(_) => Err(self.bad(key, "not a count")),
-        }
-    }
-
-    /// A float as the decimal number that was meant: 1e-5, not the f32 next to it.
-    pub(super) fn float(&self, key: &str) -> Result<Option<f64>> {
-        match self.meta.get(key) {
-            None => Ok(None),
-            Some(Meta::F32(v)) => Ok(Some(v.to_string().parse().unwrap_or(*v as f64))),
-            Some(Meta::F64(v)) => Ok(Some(*v)),
-            Some(_) => Err(self.bad(key, "not a float")),
-        }
-    }
-
-    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.meta.get(key) {
-            None => Ok(None),
-            Some(Meta::Bool(v)) => Ok(Some(*v)),
-            Some(_) => Err(self.bad(key, "not a boolean")),
-        }
-    }
-
-    /// An array of strings.
-    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
-        self.array(key, 8, "strings", |reader| reader.text("a string of an array"))
-    }
-
-    /// An array of 32-bit floats.
-    pub(super) fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
-        self.array(key, 6, "32-bit floats", |reader| Ok(f32::from_le_bytes(reader.take("a float")?)))
-    }
-
-    /// An array of 32-bit integers.
-    pub(super) fn integers(&self, key: &str) -> Result<Option<Vec<i32>>> {
-        self.array(key, 5, "32-bit integers", |reader| Ok(i32::from_le_bytes(reader.take("an integer")?)))
-    }
-
-    fn array<'a, T>(
-        &'a self,
-        key: &str,
-        expected: u32,
-        what: &str,
-        mut read: impl FnMut(&mut Reader<'a>) -> Result<T>,
-    ) -> Result<Option<Vec<T>>> {
-        match self.meta.get(key) {
-            None => Ok(None),
-            Some(Meta::Array { kind, count, range }) if *kind == expected => {
-                let mut reader =
-                    Reader { path: &self.path, bytes: &self.file.as_slice()[..range.end], at: range.start };
-                (0..*count).map(|_| read(&mut reader)).collect::<Result<Vec<T>>>().map(Some)
-            }
-            Some(_) => Err(self.bad(key, format!("not an array of {what}"))),
-        }
-    }
 }
 
 /// A position in the file; every read is checked against its end.
-struct Reader<'a> {
-    path: &'a Path,
-    bytes: &'a [u8],
-    at: usize,
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -243,13 +172,13 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    fn take<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
+    pub(super) fn take<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.slice(N, what)?);
         Ok(bytes)
     }
 
-    fn u32(&mut self, what: &str) -> Result<u32> {
+    pub(super) fn u32(&mut self, what: &str) -> Result<u32> {
         self.take(what).map(u32::from_le_bytes)
     }
 
@@ -268,7 +197,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn text(&mut self, what: &str) -> Result<&'a str> {
+    pub(super) fn text(&mut self, what: &str) -> Result<&'a str> {
         let len = self.count(&format!("length of {what}"), 1)?;
         let bytes = self.slice(len, what)?;
         std::str::from_utf8(bytes).map_err(|_| self.refuse(format!("{what} is not valid UTF-8")))

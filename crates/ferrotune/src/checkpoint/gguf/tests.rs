@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::super::Checkpoint;
+use super::rope::scaling_of;
 use super::*;
+
+mod vocabulary;
 
 /// Writes small GGUF files, well formed or not.
 #[derive(Clone)]
@@ -35,6 +38,24 @@ impl Builder {
         }
         file.tensors.push(("token_embd.weight".into(), vec![32, 8], 8, 0));
         file
+    }
+
+    /// The same sizes as a model of another architecture.
+    fn of(architecture: &str) -> Self {
+        let mut file = Builder::new();
+        for (key, ..) in &mut file.keys {
+            *key = key.replace("llama.", &format!("{architecture}."));
+        }
+        file.text("general.architecture", architecture);
+        file
+    }
+
+    fn count(&mut self, key: &str, value: u32) {
+        self.key(key, 4, value.to_le_bytes().to_vec());
+    }
+
+    fn counts(&mut self, key: &str, values: &[u32]) {
+        self.array(key, 4, values.iter().map(|v| v.to_le_bytes().to_vec()).collect());
     }
 
     fn key(&mut self, key: &str, kind: u32, value: Vec<u8>) {
@@ -136,7 +157,7 @@ fn refusals_name_what_was_found() {
         (|f| f.key("llama.expert_count", 4, 8u32.to_le_bytes().to_vec()), "experts"),
         (|f| f.keys.retain(|k| k.0 != "llama.block_count"), "`llama.block_count`: missing"),
         (|f| f.text("llama.block_count", "two"), "`llama.block_count`: not a count"),
-        (|f| f.array("llama.attention.head_count_kv", 4, vec![vec![0; 4]]), "each layer"),
+        (|f| f.counts("llama.attention.head_count_kv", &[2, 1]), "each layer"),
         (|f| f.key("llama.rope.dimension_count", 4, 4u32.to_le_bytes().to_vec()), "dimension_count"),
         (|f| f.text("llama.rope.scaling.type", "longrope"), "`longrope`"),
         (|f| f.keys.push(f.keys[0].clone()), "stands twice"),
@@ -209,76 +230,73 @@ fn rope_scaling_is_recognised_for_merged_models() {
 }
 
 #[test]
+fn a_value_for_each_layer_may_be_the_same_in_all() {
+    let mut file = Builder::new();
+    file.counts("llama.attention.head_count_kv", &[1, 1]);
+    assert_eq!(file.open().unwrap().config().num_key_value_heads, 1);
+}
+
+#[test]
+fn windows_are_those_of_the_file_or_of_the_architecture() {
+    use crate::model::families::architecture;
+    let windows = |file: &Builder| architecture(file.open().unwrap().config()).unwrap().windows;
+    let mut file = Builder::of("gemma3");
+    file.count("gemma3.block_count", 7);
+    assert_eq!(windows(&file), [None; 7]);
+    file.count("gemma3.attention.sliding_window", 16);
+    let slides = Some(16);
+    assert_eq!(windows(&file), [slides, slides, slides, slides, slides, None, slides]);
+    file.count("gemma3.attention.sliding_window_pattern", 2);
+    assert_eq!(windows(&file), [slides, None, slides, None, slides, None, slides]);
+    let flags = [1, 1, 0, 0, 1, 1, 1].map(|flag| vec![flag]).to_vec();
+    file.array("gemma3.attention.sliding_window_pattern", 7, flags);
+    assert_eq!(windows(&file), [slides, slides, None, None, slides, slides, slides]);
+
+    assert_eq!(windows(&Builder::of("gemma2")), [Some(4096)]);
+    assert_eq!(windows(&Builder::of("starcoder2")), [Some(4096)]);
+    let mut file = Builder::of("phi3");
+    file.count("phi3.attention.sliding_window", 0);
+    assert_eq!(windows(&file), [None]);
+    let mut file = Builder::of("olmo2");
+    file.count("olmo2.attention.sliding_window", 16);
+    let error = file.open().err().unwrap().to_string();
+    assert!(error.contains("`olmo2.attention.sliding_window`") && error.contains("Olmo 3"), "{error}");
+}
+
+#[test]
+fn scale_of_the_scores_follows_from_the_size_of_gemma() {
+    for (name, large) in [("gemma2", 46), ("gemma3", 62)] {
+        let mut file = Builder::of(name);
+        file.count(&format!("{name}.attention.key_length"), 16);
+        assert_eq!(file.open().unwrap().config().raw["query_pre_attn_scalar"], 16);
+        file.count(&format!("{name}.block_count"), large);
+        assert_eq!(file.open().unwrap().config().raw["query_pre_attn_scalar"], 8);
+    }
+}
+
+#[test]
+fn long_rope_needs_both_tables_and_granite_its_factors() {
+    let mut file = Builder::of("phi3");
+    file.count("phi3.rope.scaling.original_context_length", 64);
+    file.tensors.push(("rope_factors_long.weight".into(), vec![4], 0, 512));
+    file.data[512..528].copy_from_slice(&[[0, 0, 0, 0x40]; 4].concat());
+    let error = file.open().err().unwrap().to_string();
+    assert!(error.contains("`rope_factors_short.weight`") && error.contains("missing"), "{error}");
+    file.tensors.push(("rope_factors_short.weight".into(), vec![4], 0, 544));
+    assert!(file.open().err().unwrap().to_string().contains("factor 0"));
+    file.data[544..560].copy_from_slice(&[[0, 0, 0x80, 0x3f]; 4].concat());
+    assert_eq!(file.open().unwrap().config().raw["rope_scaling"]["long_factor"][0], 2.0);
+    let error = Builder::of("granite").open().err().unwrap().to_string();
+    assert!(error.contains("`granite.embedding_scale`: missing"), "{error}");
+}
+
+#[test]
 fn floats_are_the_decimals_that_were_meant() {
     let mut file = Builder::new();
     file.key("llama.attention.layer_norm_rms_epsilon", 6, 1e-5f32.to_le_bytes().to_vec());
     file.key("llama.rope.freq_base", 6, 500_000f32.to_le_bytes().to_vec());
     let c = file.open().unwrap();
     assert_eq!((c.config().norm_eps, c.config().rope.theta), (1e-5, Some(500_000.0)));
-}
-
-/// Each way of splitting words, on a text that tells them apart.
-#[test]
-fn words_are_split_as_the_file_names_it() {
-    let split = |pre: Option<&str>| -> Vec<String> {
-        let mut file = Builder::new();
-        file.text("tokenizer.ggml.model", "gpt2");
-        if let Some(pre) = pre {
-            file.text("tokenizer.ggml.pre", pre);
-        }
-        file.texts("tokenizer.ggml.tokens", &["a", "b", "ab", "<s>"]);
-        file.texts("tokenizer.ggml.merges", &["a b", "a x"]);
-        let json = file.open().unwrap().tokenizer_json().unwrap();
-        let tokenizer = tokenizers::Tokenizer::from_bytes(json).unwrap();
-        let text = "I'M it's 12345 $9.x  \n";
-        let mut words = tokenizers::PreTokenizedString::from(text);
-        let splitter = tokenizer.get_pre_tokenizer().unwrap();
-        tokenizers::PreTokenizer::pre_tokenize(splitter, &mut words).unwrap();
-        let parts = words.get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::Byte);
-        parts.into_iter().map(|(_, (from, to), _)| text[from..to].to_string()).collect()
-    };
-    assert_eq!(split(Some("gpt-2")), ["I", "'", "M", " it", "'s", " 12345", " $", "9", ".", "x", "  \n"]);
-    assert_eq!(
-        split(Some("smollm")),
-        ["I", "'", "M", " it", "'s", " ", "1", "2", "3", "4", "5", " $", "9", ".", "x", "  \n"]
-    );
-    assert_eq!(split(Some("llama-bpe")), ["I", "'M", " it", "'s", " ", "123", "45", " $", "9", ".x", "  \n"]);
-    assert_eq!(
-        split(Some("qwen2")),
-        ["I", "'M", " it", "'s", " ", "1", "2", "3", "4", "5", " $", "9", ".x", "  \n"]
-    );
-    assert_eq!(split(Some("tekken"))[..6], ["I", "'M", " it", "'s", " ", "1"]);
-    assert_eq!(split(None), split(Some("default")));
-    assert_eq!(split(None)[..7], ["I", "'", "M", " it", "'", "s", " "]);
-}
-
-#[test]
-fn vocabularies_that_cannot_be_are_refused() {
-    let refusal = |change: fn(&mut Builder)| {
-        let mut file = Builder::new();
-        file.text("tokenizer.ggml.model", "gpt2");
-        file.text("tokenizer.ggml.pre", "gpt-2");
-        file.texts("tokenizer.ggml.tokens", &["a", "b", "ab"]);
-        file.texts("tokenizer.ggml.merges", &["a b"]);
-        assert!(file.open().unwrap().tokenizer_json().is_ok());
-        change(&mut file);
-        file.open().unwrap().tokenizer_json().unwrap_err().to_string()
-    };
-    type Change = fn(&mut Builder);
-    let cases: [(Change, &str); 8] = [
-        (|f| f.text("tokenizer.ggml.model", "bert"), "`bert`"),
-        (|f| f.text("tokenizer.ggml.pre", "viking"), "`viking`"),
-        (|f| f.keys.retain(|k| k.0 != "tokenizer.ggml.merges"), "merges"),
-        (|f| f.texts("tokenizer.ggml.merges", &["ab"]), "`ab`"),
-        (|f| f.keys.retain(|k| k.0 != "tokenizer.ggml.tokens"), "tokens"),
-        (|f| f.array("tokenizer.ggml.tokens", 5, vec![vec![0; 4]]), "array of strings"),
-        (|f| f.array("tokenizer.ggml.token_type", 5, vec![vec![0; 4]]), "expected 3"),
-        (|f| f.text("tokenizer.ggml.model", "llama"), "scores"),
-    ];
-    for (change, word) in cases {
-        let message = refusal(change);
-        assert!(message.contains(word), "{message} does not say {word}");
-    }
 }
 
 proptest! {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::file::GgufFile;
@@ -30,12 +31,19 @@ const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}
 const LLAMA3_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN_WORDS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O_WORDS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The id of a token by role (`bos`, `eos`, `eot`, ...), if it is in the vocabulary.
 pub(super) fn token_id(file: &GgufFile, role: &str) -> Result<Option<u32>> {
     let key = format!("tokenizer.ggml.{role}_token_id");
     // 2^32 - 1 and the like stand for none.
     Ok(file.unsigned(&key)?.and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX))
+}
+
+/// The id of a token by its text.
+pub(super) fn id_of(file: &GgufFile, text: &str) -> Result<Option<u32>> {
+    let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    Ok(tokens.iter().position(|token| *token == text).and_then(|id| u32::try_from(id).ok()))
 }
 
 /// The special tokens by role.
@@ -57,8 +65,58 @@ pub(super) fn add_bos(file: &GgufFile) -> Result<bool> {
     Ok(file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(spm || llama3))
 }
 
+/// A `tokenizer.json`. Large vocabularies have half a million merges; they are written from here and never become
+/// values of JSON, which would take some hundred megabytes.
+#[derive(Serialize)]
+struct Document<'a> {
+    version: &'static str,
+    truncation: Option<()>,
+    padding: Option<()>,
+    added_tokens: Vec<Value>,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: Value,
+    decoder: Value,
+    model: Bpe<'a>,
+}
+
+#[derive(Serialize)]
+struct Bpe<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    dropout: Option<f32>,
+    unk_token: Option<&'a str>,
+    continuing_subword_prefix: Option<&'a str>,
+    end_of_word_suffix: Option<&'a str>,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    vocab: Vocabulary<'a>,
+    merges: Vec<(&'a str, &'a str)>,
+}
+
+/// Tokens with their ids. Of two entries with one text only the first can be reached by encoding.
+struct Vocabulary<'a> {
+    ids: HashMap<&'a str, usize>,
+    tokens: &'a [&'a str],
+}
+
+impl<'a> Vocabulary<'a> {
+    fn new(tokens: &'a [&'a str]) -> Self {
+        let ids = tokens.iter().enumerate().rev().map(|(id, token)| (*token, id)).collect();
+        Vocabulary { ids, tokens }
+    }
+}
+
+impl Serialize for Vocabulary<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let entries = self.tokens.iter().enumerate().map(|(id, token)| (token, id));
+        to.collect_map(entries.filter(|(token, id)| self.ids.get(**token) == Some(id)))
+    }
+}
+
 /// The `tokenizer.json`.
-pub(super) fn build(file: &GgufFile) -> Result<Value> {
+pub(super) fn build(file: &GgufFile) -> Result<Vec<u8>> {
     let key = "tokenizer.ggml.tokens";
     let tokens = file.texts(key)?.ok_or_else(|| file.bad(key, "missing, the file has no vocabulary"))?;
     let key = "tokenizer.ggml.token_type";
@@ -66,32 +124,59 @@ pub(super) fn build(file: &GgufFile) -> Result<Value> {
     if kinds.len() != tokens.len() {
         return Err(file.bad(key, format!("{} entries found, expected {}", kinds.len(), tokens.len())));
     }
-    let mut vocab = Map::new();
-    for (id, token) in tokens.iter().enumerate() {
-        // Of two entries with one text only the first can be reached by encoding.
-        vocab.entry(*token).or_insert(id.into());
-    }
-    let mut tokenizer = match file.text("tokenizer.ggml.model")? {
-        Some("gpt2") => byte_level(file, vocab)?,
-        Some("llama") => sentence_piece(file, &tokens, vocab)?,
+    let model = file.text("tokenizer.ggml.model")?;
+    let pieces = model == Some("llama");
+    let mut document = match model {
+        Some("gpt2") => byte_level(file, &tokens)?,
+        Some("llama") => sentence_piece(file, &tokens)?,
         Some(other) => {
             return Err(file.bad("tokenizer.ggml.model", format!("`{other}` is not supported (gpt2, llama)")));
         }
         None => return Err(file.bad("tokenizer.ggml.model", "missing")),
     };
+    // SentencePiece looks for its user-defined pieces (runs of spaces, in Gemma's) where spaces are `▁` already. A
+    // normalizer that puts one in front would change them too; such vocabularies have none that could be missed.
+    let normalized = pieces && !space_prefix(file)?;
+    // Phi 3's own tokenizer takes the line break behind `<|end|>` and its like; no key says so.
+    let strips = pieces && file.text("general.architecture")? == Some("phi3");
     let added = |(id, (token, kind)): (usize, (&&str, &i32))| {
         let special = matches!(*kind, kind::CONTROL | kind::UNKNOWN);
         (special || *kind == kind::USER_DEFINED).then(|| {
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": special})
+            let rstrip = strips && !["<unk>", "<s>", "<|endoftext|>"].contains(token);
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": rstrip,
+                   "normalized": normalized && !special, "special": special})
         })
     };
-    tokenizer["version"] = "1.0".into();
-    tokenizer["truncation"] = Value::Null;
-    tokenizer["padding"] = Value::Null;
-    tokenizer["added_tokens"] = tokens.iter().zip(&kinds).enumerate().filter_map(added).collect();
-    tokenizer["post_processor"] = post_processor(file, &tokens)?;
-    Ok(tokenizer)
+    document.added_tokens = tokens.iter().zip(&kinds).enumerate().filter_map(added).collect();
+    document.post_processor = post_processor(file, &tokens)?;
+    serde_json::to_vec(&document).map_err(|e| file.bad("tokenizer.ggml.tokens", e))
+}
+
+/// The parts that both kinds of vocabularies share.
+fn document<'a>(parts: [Value; 3], vocab: Vocabulary<'a>, merges: Vec<(&'a str, &'a str)>) -> Document<'a> {
+    let [normalizer, pre_tokenizer, decoder] = parts;
+    Document {
+        version: "1.0",
+        truncation: None,
+        padding: None,
+        added_tokens: Vec::new(),
+        normalizer,
+        pre_tokenizer,
+        post_processor: Value::Null,
+        decoder,
+        model: Bpe {
+            kind: "BPE",
+            dropout: None,
+            unk_token: None,
+            continuing_subword_prefix: None,
+            end_of_word_suffix: None,
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: false,
+            vocab,
+            merges,
+        },
+    }
 }
 
 /// Puts the beginning and end tokens around a text, where the file asks for it.
@@ -125,7 +210,8 @@ fn post_processor(file: &GgufFile, tokens: &[&str]) -> Result<Value> {
               "pair": sequence(&[("A", 0), ("B", 1)]), "special_tokens": special}))
 }
 
-fn byte_level(file: &GgufFile, vocab: Map<String, Value>) -> Result<Value> {
+fn byte_level<'a>(file: &'a GgufFile, tokens: &'a [&'a str]) -> Result<Document<'a>> {
+    let vocab = Vocabulary::new(tokens);
     let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let bytes = |words: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": words});
     let chain = |parts: Vec<Value>| json!({"type": "Sequence", "pretokenizers": parts});
@@ -149,6 +235,7 @@ fn byte_level(file: &GgufFile, vocab: Map<String, Value>) -> Result<Value> {
             whole_words = true;
             chain(vec![split(TEKKEN_WORDS), bytes(false)])
         }
+        "gpt-4o" => chain(vec![split(GPT4O_WORDS), bytes(false)]),
         // What readers of such files do when the converter did not know the tokenizer.
         "default" => chain(vec![
             split(r"[\p{P}\$\+<=>\^~\|]+"),
@@ -158,7 +245,8 @@ fn byte_level(file: &GgufFile, vocab: Map<String, Value>) -> Result<Value> {
             bytes(false),
         ]),
         other => {
-            let known = "gpt-2, smollm, starcoder, command-r, llama-bpe, qwen2, stablelm2, tekken, default";
+            let known =
+                "gpt-2, smollm, starcoder, command-r, llama-bpe, qwen2, stablelm2, tekken, gpt-4o, default";
             let problem = format!("splitting `{other}` is not supported ({known} and their like are)");
             return Err(file
                 .bad("tokenizer.ggml.pre", problem)
@@ -173,31 +261,32 @@ fn byte_level(file: &GgufFile, vocab: Map<String, Value>) -> Result<Value> {
             return Err(file.bad(key, format!("`{merge}` is not two tokens")));
         };
         // A merge of or into something that is no token can never be used.
-        if vocab.contains_key(left)
-            && vocab.contains_key(right)
-            && vocab.contains_key(&format!("{left}{right}"))
-        {
-            pairs.push(json!([left, right]));
+        let known = |token: &str| vocab.ids.contains_key(token);
+        if known(left) && known(right) && known(&format!("{left}{right}")) {
+            pairs.push((left, right));
         }
     }
-    Ok(json!({
-        "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                  "ignore_merges": whole_words, "vocab": vocab, "merges": pairs},
-    }))
+    let decoder =
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let mut found = document([normalizer, pre_tokenizer, decoder], vocab, pairs);
+    found.model.ignore_merges = whole_words;
+    Ok(found)
 }
 
-fn sentence_piece(file: &GgufFile, tokens: &[&str], vocab: Map<String, Value>) -> Result<Value> {
+/// Whether a text gets a space in front.
+fn space_prefix(file: &GgufFile) -> Result<bool> {
+    Ok(file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true))
+}
+
+fn sentence_piece<'a>(file: &GgufFile, tokens: &'a [&'a str]) -> Result<Document<'a>> {
     let key = "tokenizer.ggml.scores";
     let scores =
         file.floats(key)?.ok_or_else(|| file.bad(key, "missing, a SentencePiece vocabulary needs scores"))?;
     if scores.len() != tokens.len() {
         return Err(file.bad(key, format!("{} entries found, expected {}", scores.len(), tokens.len())));
     }
-    let ids: HashMap<&str, usize> = tokens.iter().enumerate().rev().map(|(id, token)| (*token, id)).collect();
+    let vocab = Vocabulary::new(tokens);
+    let ids = &vocab.ids;
     // The better a piece's score, the earlier it is merged. Among ways to the same piece, as the reference sorts.
     let mut merges = Vec::new();
     for (token, score) in tokens.iter().zip(&scores) {
@@ -213,9 +302,9 @@ fn sentence_piece(file: &GgufFile, tokens: &[&str], vocab: Map<String, Value>) -
         );
     }
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
-    let merges: Vec<Value> = merges.into_iter().map(|(_, _, _, l, r)| json!([l, r])).collect();
+    let merges = merges.into_iter().map(|(_, _, _, l, r)| (l, r)).collect();
 
-    let prefix = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let prefix = space_prefix(file)?;
     let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let mut normalizers = vec![spaces];
     let mut decoders = vec![
@@ -229,12 +318,10 @@ fn sentence_piece(file: &GgufFile, tokens: &[&str], vocab: Map<String, Value>) -
     }
     let unknown = token_id(file, "unknown")?.and_then(|id| tokens.get(id as usize)).copied();
     let unknown = unknown.or(ids.contains_key("<unk>").then_some("<unk>"));
-    Ok(json!({
-        "normalizer": {"type": "Sequence", "normalizers": normalizers},
-        "pre_tokenizer": null,
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
-                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-                  "vocab": vocab, "merges": merges},
-    }))
+    let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
+    let decoder = json!({"type": "Sequence", "decoders": decoders});
+    let mut found = document([normalizer, Value::Null, decoder], vocab, merges);
+    found.model.unk_token = unknown;
+    (found.model.fuse_unk, found.model.byte_fallback) = (true, true);
+    Ok(found)
 }

@@ -1,0 +1,238 @@
+"""GGUF files of small random models of each architecture, in the layout of `golden/gguf`.
+
+    pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 safetensors==0.8.0 gguf==0.19.0
+    python testdata/make/gguf_files.py testdata/golden [NAME...]
+
+Keys, names and changed values are those that llama.cpp's converter writes (architectures, tied heads, interleaved rows
+of q and k, norms of Gemma plus one, stacked norms of heads, tables of long rope). Expected are the weights as the file
+has them, under Hugging Face's names, and the logits that transformers computes with those weights. Nothing is
+downloaded; configurations come from `golden/models`, made smaller where they are not small yet.
+"""
+import json
+import math
+import os
+import shutil
+import sys
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from gguf import GGMLQuantizationType as Type
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from models import forward, mean, randomize, real, token_loss
+
+SMALL = dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1)
+# Files do not state the scale of Gemma's scores: readers take the heads' width.
+WIDTH = dict(query_pre_attn_scalar=32)
+
+# name: (folder in golden/models, changes of its configuration)
+CASES = {
+    "qwen3": ("qwen3", SMALL),
+    "gemma2": ("gemma2", {**SMALL, **WIDTH}),
+    "gemma3": ("gemma3_text", WIDTH),
+    "phi3_short": ("phi3_short", {}),
+    "phi3_long": ("phi3_long", {}),
+    # The readers' rule is one layer of four without a rotation.
+    "smollm3": ("smollm3", dict(num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0], layer_types=4 * ["full_attention"])),
+    "olmo2": ("olmo2", {}),
+    "granite": ("granite", {}),
+    "stablelm": ("stablelm", {}),
+    "stablelm_parallel": ("stablelm_parallel", {}),
+    "starcoder2": ("starcoder2", {}),
+}
+ARCHITECTURES = {"gemma3_text": "gemma3"}
+INTERLEAVED = ("llama", "smollm3", "granite")
+
+MODULES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_layernorm": "attn_q_norm", "self_attn.k_layernorm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "input_layernorm": "attn_norm",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def own_name(name, arch):
+    """The file's name of a tensor."""
+    module, kind = name.rsplit(".", 1)
+    outer = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    if module in outer:
+        return f"{outer[module]}.{kind}"
+    layer, module = module.removeprefix("model.layers.").split(".", 1)
+    # After the attention in some, before the MLP in others.
+    after = {"post_attention_layernorm": "post_attention_norm" if arch in ("gemma2", "gemma3", "olmo2") else "ffn_norm"}
+    return f"blk.{layer}.{ {**MODULES, **after}[module] }.{kind}"
+
+
+def interleave(rows, heads):
+    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def apart(rows, heads):
+    return rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def storage(own, values):
+    if values.ndim == 1 or "norm" in own:
+        return Type.F32
+    if values.shape[-1] % 32 or "attn_v" in own:
+        return Type.F16
+    return Type.Q8_0
+
+
+def keys(w, arch, c):
+    heads, width = c.num_attention_heads, getattr(c, "head_dim", None)
+    rope = c.rope_parameters.get("full_attention", c.rope_parameters)
+    if arch in INTERLEAVED:
+        w.add_vocab_size(c.vocab_size)
+    w.add_context_length(c.max_position_embeddings)
+    w.add_embedding_length(c.hidden_size)
+    w.add_block_count(c.num_hidden_layers)
+    w.add_feed_forward_length(c.intermediate_size)
+    w.add_head_count(heads)
+    w.add_head_count_kv(c.num_key_value_heads)
+    if arch not in ("gemma2", "stablelm"):
+        w.add_rope_freq_base(rope["rope_theta"])
+    if arch in ("stablelm", "starcoder2"):
+        w.add_layer_norm_eps(c.layer_norm_eps if arch == "stablelm" else c.norm_epsilon)
+    else:
+        w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    if arch in ("qwen3", "gemma2", "gemma3"):
+        w.add_key_length(width)
+        w.add_value_length(width)
+    width = width or c.hidden_size // heads
+    if arch in ("phi3", "stablelm"):
+        w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * width))
+    elif arch in INTERLEAVED:
+        w.add_rope_dimension_count(width)
+    if rope["rope_type"] == "linear":
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(rope["factor"])
+    if arch == "phi3":
+        original = rope["original_max_position_embeddings"]
+        scale = c.max_position_embeddings / original
+        w.add_rope_scaling_orig_ctx_len(original)
+        w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
+        w.add_sliding_window(c.sliding_window or 0)
+    # The converter leaves out that of StarCoder 2.
+    if arch in ("gemma2", "gemma3", "starcoder2"):
+        w.add_sliding_window(c.sliding_window)
+    if arch == "gemma2":
+        w.add_attn_logit_softcapping(c.attn_logit_softcapping)
+        w.add_final_logit_softcapping(c.final_logit_softcapping)
+    if arch == "gemma3":
+        w.add_rope_freq_base_swa(c.rope_parameters["sliding_attention"]["rope_theta"])
+        w.add_sliding_window_pattern(1 + c.layer_types.index("full_attention"))
+    if arch == "granite":
+        w.add_attention_scale(c.attention_multiplier)
+        w.add_embedding_scale(c.embedding_multiplier)
+        w.add_residual_scale(c.residual_multiplier)
+        w.add_logit_scale(c.logits_scaling)
+    if arch == "stablelm":
+        w.add_parallel_residual(c.use_parallel_residual)
+
+
+def vocabulary(w, folder):
+    tokenizer = json.load(open(os.path.join(folder, "tokenizer.json")))
+    about = json.load(open(os.path.join(folder, "tokenizer_config.json")))
+    vocab, added = tokenizer["model"]["vocab"], {t["content"] for t in tokenizer["added_tokens"]}
+    tokens = sorted(vocab, key=vocab.get)
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("gpt-2")
+    w.add_token_list(tokens)
+    w.add_token_types([gguf.TokenType.CONTROL if t in added else gguf.TokenType.NORMAL for t in tokens])
+    w.add_token_merges([" ".join(m) for m in tokenizer["model"]["merges"]])
+    w.add_bos_token_id(vocab[about["bos_token"]])
+    w.add_eos_token_id(vocab[about["eos_token"]])
+    w.add_pad_token_id(vocab[about["pad_token"]])
+    w.add_add_bos_token(False)
+    w.add_add_eos_token(False)
+    w.add_chat_template(about["chat_template"])
+
+
+def tensors(model, arch):
+    """What the file gets and, once written with its rounding, what the weights are."""
+    c = model.config
+    state = {n: t for n, t in model.state_dict().items() if n != "lm_head.weight" or not c.tie_word_embeddings}
+    for name in sorted(n for n in state if ".norms.0." in n):
+        module = name.split(".norms.0.")[0]
+        of = sorted((n for n in state if n.startswith(f"{module}.norms.")), key=lambda n: int(n.split(".")[-2]))
+        state[f"{module}.weight"] = torch.stack([state.pop(n) for n in of])
+    for name, tensor in state.items():
+        heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(name.split(".")[-2])
+        heads = heads if arch in INTERLEAVED else None
+        plus = 1.0 if arch in ("gemma2", "gemma3") and name.endswith("norm.weight") else 0.0
+        values = (tensor + plus).numpy()
+        values = interleave(values, heads) if heads else values
+        own = own_name(name, arch)
+        kind = storage(own, values)
+        stored = gguf.quants.quantize(np.ascontiguousarray(values), kind)
+        values = gguf.quants.dequantize(stored, kind).reshape(values.shape)
+        values = torch.from_numpy((apart(values, heads) if heads else values) - np.float32(plus)).contiguous()
+        if own.endswith("_norm.weight") and values.dim() == 2:
+            module = name.removesuffix(".weight")
+            yield own, kind, stored, {f"{module}.norms.{i}.weight": row.clone() for i, row in enumerate(values)}
+        else:
+            yield own, kind, stored, {name: values}
+
+
+def make(root, name):
+    source, changes = CASES[name]
+    folder = os.path.join(root, "models", source, "model")
+    out = os.path.join(root, "gguf", name)
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(out)
+    config = AutoConfig.from_pretrained(folder, **changes)
+    arch = ARCHITECTURES.get(config.model_type, config.model_type)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    randomize(model, 7000 + sum(map(ord, name)))
+    model.tie_weights()
+
+    w = gguf.GGUFWriter(os.path.join(out, "model.gguf"), arch)
+    w.add_name("tiny")
+    w.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    w.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    keys(w, arch, config)
+    vocabulary(w, folder)
+    weights, table = {}, []
+    for own, kind, stored, values in tensors(model, arch):
+        w.add_tensor(own, stored, raw_dtype=kind)
+        weights |= values
+        table.append([own, kind.name])
+    for length in ("long", "short"):
+        if factors := config.rope_parameters.get(f"{length}_factor"):
+            w.add_tensor(f"rope_factors_{length}.weight", np.array(factors, dtype=np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    save_file(weights, os.path.join(out, "weights.safetensors"))
+
+    tied = {"lm_head.weight": weights["model.embed_tokens.weight"]} if config.tie_word_embeddings else {}
+    model.load_state_dict({**weights, **tied})
+    x = {k: v.long() for k, v in load_file(os.path.join(root, "models", source, "inputs.safetensors")).items()}
+    with torch.no_grad():
+        logits = forward(model, x)
+    save_file({"logits": real(logits, x)}, os.path.join(out, "logits.safetensors"))
+    case = {
+        "case": f"gguf/{name}", "source_model": f"models/{source}/model", "architecture": arch,
+        "configuration": changes,
+        "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__,
+                     "gguf": "0.19.0"},
+        "loss": float(mean(token_loss(logits, x["labels"]), x["labels"])),
+        "tensors": table,
+    }
+    with open(os.path.join(out, "case.json"), "w") as f:
+        json.dump(case, f, indent=1)
+    print(f"{name:18} {len(table)} tensors, loss {case['loss']:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    root, names = sys.argv[1], sys.argv[2:] or list(CASES)
+    for name in names:
+        make(root, name)
