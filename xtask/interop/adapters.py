@@ -1,7 +1,7 @@
-"""PEFT reads our adapters, transformers our merged folders; and PEFT makes adapters for us to read.
+"""PEFT reads our adapters, transformers our merged and trained folders; and PEFT makes adapters for us to read.
 
 job: {"out", "rows", "threads", "planted", "read": [{"name", "base", "adapter", "merged"}],
-      "make": [{"name", "base", "folder", "arguments"}]}
+      "full": [{"name", "folder"}], "make": [{"name", "base", "folder", "arguments"}]}
 """
 import os
 
@@ -21,6 +21,12 @@ def evaluated(name, model):
     return loss
 
 
+def plant(model, *names):
+    """The small error of `--plant`, in the first parameter with one of these names."""
+    with torch.no_grad():
+        next(p for n, p in sorted(model.named_parameters()) if any(name in n for name in names)).mul_(1.01)
+
+
 def read(case):
     model = PeftModel.from_pretrained(peers.load(case["base"]), case["adapter"]).eval()
     # PEFT leaves out what it does not know and what it misses: what it holds must be what the file has.
@@ -29,11 +35,17 @@ def read(case):
     left = sorted(stored.keys() - held.keys()), sorted(held.keys() - stored.keys())
     changed = [k for k in stored.keys() & held.keys() if not torch.equal(stored[k], held[k])]
     if JOB["planted"]:
-        with torch.no_grad():
-            next(p for n, p in sorted(model.named_parameters()) if "lora_B" in n or "trainable_tokens" in n).mul_(1.01)
+        plant(model, "lora_B", "lora_embedding_B")
     loss = evaluated(f"{case['name']}/peft", model)
     evaluated(f"{case['name']}/merged", peers.load(case["merged"]))
     return {"loss": loss, "unexpected": left[0], "missing": left[1], "changed": changed}
+
+
+def full(case):
+    model = peers.load(case["folder"])
+    if JOB["planted"]:
+        plant(model, "down_proj")
+    return {"loss": evaluated(case["name"], model)}
 
 
 def make(case):
@@ -46,10 +58,9 @@ def make(case):
             p.add_(0.05 * torch.randn(p.shape))
     model.save_pretrained(case["folder"])
     if JOB["planted"]:
-        with torch.no_grad():
-            next(p for n, p in sorted(model.named_parameters()) if "lora_B" in n or "embedding_B" in n).mul_(1.01)
-    return {"loss": evaluated(f"{case['name']}/peft", model.eval())}
+        plant(model, "lora_B", "lora_embedding_B")
+    return {"loss": evaluated(case["name"], model.eval())}
 
 
-results = peers.each(JOB["read"], read) | peers.each(JOB["make"], make)
+results = peers.each(JOB["read"], read) | peers.each(JOB["full"], full) | peers.each(JOB["make"], make)
 peers.write(JOB["out"], results, TENSORS)

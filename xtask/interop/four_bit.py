@@ -58,7 +58,7 @@ def check(case):
         own = [bnb.functional.dequantize_4bit(m.weight.data, m.weight.quant_state).float() for m in linears.values()]
         results["own_decode"] = max(float((a - b).abs().max()) for a, b in zip(own, weights.values()))
         # In training mode it multiplies in f32; in evaluation, on some CPUs, in bf16.
-        logits, results["own_loss"] = peers.evaluate(model.train(), data)
+        logits, _ = peers.evaluate(model.train(), data)
         TENSORS.update({f"{name}/own/{i}": row for i, row in enumerate(logits)})
     logits, results["loss"] = peers.evaluate(plain(model).eval(), data)
     TENSORS.update({f"{name}/plain/{i}": row for i, row in enumerate(logits)})

@@ -90,13 +90,16 @@ fn check_folder(
     report.error("linears", (number(result, "linears")? - compared).abs(), 0.0);
 
     let logits = opened.logits(None, &w.data)?;
-    for (i, found) in logits.iter().enumerate() {
-        let wanted = answers.tensor(&format!("{name}/plain/{i}"))?;
-        report.error("logits", max_abs(found, &wanted), logits_limit(&wanted).max(2e-5));
-        if result["whole"] == true {
-            let own = answers.tensor(&format!("{name}/own/{i}"))?;
-            report.error("own_kernel_logits", max_abs(found, &own), logits_limit(&own).max(2e-5));
-        }
+    let mut groups = vec![("logits", "plain")];
+    if result["whole"] == true {
+        groups.push(("own_kernel_logits", "own"));
+    }
+    for (kind, group) in groups {
+        let wanted = answers.rows(&format!("{name}/{group}"), w.data.len())?;
+        report.error(kind, max_abs(&logits, &wanted), logits_limit(&wanted));
+    }
+    if result["whole"] == true {
+        report.error("own_kernel_weights", number(result, "own_decode")?, 0.0);
     }
     let loss = bench.ours.eval(&w.path, None, &w.rows)?;
     report.error("loss", (loss - number(result, "loss")?).abs(), 1e-5);

@@ -115,8 +115,8 @@ pub(super) struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// Logits of each row, with an adapter or without.
-    pub(super) fn logits(&self, adapter: Option<&Path>, rows: &[Row]) -> Result<Vec<Vec<f32>>, Failure> {
+    /// Logits of each row by itself, one after the other, with an adapter or without.
+    pub(super) fn logits(&self, adapter: Option<&Path>, rows: &[Row]) -> Result<Vec<f32>, Failure> {
         let adapter = adapter.map(|folder| peft::load(self.dev, folder, &self.model)).transpose()?;
         let pass = Pass {
             dev: self.dev,
@@ -130,9 +130,9 @@ impl Opened<'_> {
             let segments = [Segment::own(0, row.ids.len())];
             let x =
                 self.model.forward(&pass, Tokens { ids: &row.ids, positions: &all, segments: &segments })?;
-            Ok(self.model.logits(&pass, &x, &all)?.f32().to_vec())
+            Ok::<_, Failure>(self.model.logits(&pass, &x, &all)?.f32().to_vec())
         };
-        rows.iter().map(one).collect()
+        Ok(rows.iter().map(one).collect::<Result<Vec<_>, _>>()?.concat())
     }
 }
 

@@ -103,6 +103,12 @@ impl Answers {
         }
     }
 
+    /// Values of a tensor for each row (`GROUP/0`, `GROUP/1`, ...), one after the other.
+    pub(super) fn rows(&self, group: &str, count: usize) -> Result<Vec<f32>, Failure> {
+        let rows = (0..count).map(|i| self.tensor(&format!("{group}/{i}")));
+        Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
     /// Values of a tensor.
     pub(super) fn tensor(&self, name: &str) -> Result<Vec<f32>, Failure> {
         Ok(self.tensors.f32(name)?.1)
