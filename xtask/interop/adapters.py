@@ -44,7 +44,8 @@ def read(case):
 def full(case):
     model = peers.load(case["folder"])
     if JOB["planted"]:
-        plant(model, "down_proj")
+        # Where a norm follows, it would undo the scale of an MLP.
+        plant(model, "q_proj")
     return {"loss": evaluated(case["name"], model)}
 
 
