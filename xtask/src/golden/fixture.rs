@@ -199,7 +199,7 @@ pub(super) fn devices() -> Vec<(String, Device)> {
 pub(super) const F32: Precision = Precision::F32;
 
 /// Largest absolute difference.
-pub(super) fn max_abs(found: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn max_abs(found: &[f32], expected: &[f32]) -> f64 {
     if found.len() != expected.len() {
         return f64::INFINITY;
     }

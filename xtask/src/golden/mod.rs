@@ -18,23 +18,42 @@ mod variants;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use fixture::max_abs;
 pub use fixture::{Case, Failure};
+pub(crate) use model::logits_limit;
 
 /// The outcome of a case.
 #[derive(Debug)]
 pub struct Report {
     name: String,
     errors: Vec<(String, f64, f64)>,
+    note: Option<String>,
     problem: Option<String>,
 }
 
 impl Report {
-    fn new(name: String) -> Self {
-        Report { name, errors: Vec::new(), problem: None }
+    pub(crate) fn new(name: String) -> Self {
+        Report { name, errors: Vec::new(), note: None, problem: None }
+    }
+
+    /// A case that could not be checked.
+    pub(crate) fn failed(name: String, failure: Failure) -> Self {
+        Report { problem: Some(failure.0), ..Report::new(name) }
+    }
+
+    /// The report with what ended its check, if something did.
+    pub(crate) fn with(mut self, outcome: Result<(), Failure>) -> Self {
+        self.problem = outcome.err().map(|failure| failure.0);
+        self
+    }
+
+    /// Something for the reader that is not compared.
+    pub(crate) fn note(&mut self, text: String) {
+        self.note = Some(text);
     }
 
     /// Records an error of a kind; the largest is kept.
-    fn error(&mut self, kind: &str, found: f64, limit: f64) {
+    pub(crate) fn error(&mut self, kind: &str, found: f64, limit: f64) {
         let found = if found.is_nan() { f64::INFINITY } else { found };
         match self.errors.iter_mut().find(|(k, _, _)| k == kind) {
             Some((_, worst, _)) => *worst = worst.max(found),
@@ -57,10 +76,10 @@ impl fmt::Display for Report {
             let mark = if worst <= limit { "" } else { " (!)" };
             write!(f, "  {kind} {worst:.2e}/{limit:.0e}{mark}")?;
         }
-        match &self.problem {
-            Some(problem) => write!(f, "  {problem}"),
-            None => Ok(()),
+        for text in self.note.iter().chain(&self.problem) {
+            write!(f, "  {text}")?;
         }
+        Ok(())
     }
 }
 
@@ -124,8 +143,5 @@ pub fn run(dir: &Path) -> Report {
         "quant_model" => quant::check_model(&case, &mut report),
         _ => Err(Failure("no check for this kind of case yet".into())),
     });
-    if let Err(failure) = outcome {
-        report.problem = Some(failure.0);
-    }
-    report
+    report.with(outcome)
 }

@@ -48,7 +48,7 @@ pub(super) fn padded_logits(
 }
 
 /// The limit on logits: `2e-5` of the largest, `2e-4` at most.
-pub(super) fn logits_limit(expected: &[f32]) -> f64 {
+pub(crate) fn logits_limit(expected: &[f32]) -> f64 {
     (2e-5 * expected.iter().fold(0.0f32, |m, v| m.max(v.abs())) as f64).min(2e-4)
 }
 

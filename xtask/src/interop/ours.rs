@@ -1,0 +1,177 @@
+//! Our side: the program as a user runs it, and logits from the library, which the program does not print.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ferrotune::checkpoint::Checkpoint;
+use ferrotune::lora::peft;
+use ferrotune::model::weights::{BaseStorage, load};
+use ferrotune::model::{Decoder, Params, Pass, Tokens};
+use ferrotune::train::setup;
+use ferrotune_kernels::ops::attention::Segment;
+use ferrotune_kernels::rng::Stream;
+use ferrotune_kernels::{Device, Precision};
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::python::output;
+
+/// A row of token ids; labels are not shifted, -100 for what is not supervised.
+pub(super) struct Row {
+    pub(super) ids: Vec<u32>,
+    pub(super) labels: Vec<i64>,
+}
+
+impl Row {
+    /// Random ids below `vocab`, without the first few, which mean something; the first third is not supervised.
+    pub(super) fn random(seed: u64, vocab: u32, length: usize) -> Row {
+        let s = Stream::new(seed, "interop rows", 0);
+        let ids: Vec<u32> = (0..length as u64).map(|i| 5 + s.below(i, vocab as u64 - 5) as u32).collect();
+        let labels = ids.iter().enumerate().map(|(i, id)| if i < length / 3 { -100 } else { *id as i64 });
+        Row { labels: labels.collect(), ids }
+    }
+}
+
+/// Writes rows as both sides read them.
+pub(super) fn write_rows(path: &Path, rows: &[Row]) -> Result<(), Failure> {
+    let lines = rows.iter().map(|r| json!({"input_ids": r.ids, "labels": r.labels}).to_string() + "\n");
+    Ok(std::fs::write(path, lines.collect::<String>())?)
+}
+
+/// The program, built from this workspace.
+pub(super) struct Ours {
+    binary: PathBuf,
+    dev: Device,
+}
+
+impl Ours {
+    /// Builds it in the profile of this program.
+    pub(super) fn build() -> Result<Self, Failure> {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--package", "ferrotune-cli", "--message-format", "json"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let text = output(build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")))?;
+        let binary = executable(&text).ok_or_else(|| Failure("cargo names no executable".into()))?;
+        Ok(Ours { binary, dev: setup::device(None, None)? })
+    }
+
+    /// Version and path.
+    pub(super) fn describe(&self) -> String {
+        format!("{} in {}", env!("CARGO_PKG_VERSION"), self.binary.display())
+    }
+
+    /// Runs a command; its JSON.
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<Value, Failure> {
+        let text = output(Command::new(&self.binary).args(["--json", "--offline"]).args(arguments))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Trains as the overrides say, in f32 unless they say otherwise; the losses of the steps.
+    pub(super) fn train(&self, run: &Path, overrides: &[String]) -> Result<Vec<f64>, Failure> {
+        let file = run.with_extension("yaml");
+        let fixed = ["train.schedule=constant", "train.warmup=0", "data.format=tokens", "data.shuffle=false"];
+        let mut arguments = vec!["train".to_string(), file.display().to_string()];
+        let all = fixed.iter().map(|s| s.to_string()).chain(["train.precision=f32".to_string()]);
+        for text in all.chain(overrides.iter().cloned()) {
+            arguments.extend(["--set".to_string(), text]);
+        }
+        std::fs::write(&file, format!("output: {{dir: {}}}\n", json!(run)))?;
+        self.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+        losses(&std::fs::read_to_string(run.join("metrics.jsonl"))?)
+    }
+
+    /// The loss that `eval` gives for a model (and an adapter) on a file of rows.
+    pub(super) fn eval(&self, model: &Path, adapter: Option<&Path>, rows: &Path) -> Result<f64, Failure> {
+        let text = [model, rows].map(|p| p.display().to_string());
+        let adapter = adapter.map(|p| p.display().to_string());
+        let mut arguments = vec!["eval", &text[0], "--data", &text[1], "--precision", "f32"];
+        if let Some(adapter) = &adapter {
+            arguments.extend(["--adapter", adapter]);
+        }
+        let result = self.run(&arguments)?;
+        super::python::number(&result, "eval_loss")
+    }
+
+    /// A model as its files have it, in the parity mode.
+    pub(super) fn open(&self, folder: &Path) -> Result<Opened<'_>, Failure> {
+        let (model, none) = load(&self.dev, &Checkpoint::open(folder)?, BaseStorage::AsStored, 256)?;
+        Ok(Opened { dev: &self.dev, model, none })
+    }
+
+    /// The device.
+    pub(super) fn dev(&self) -> &Device {
+        &self.dev
+    }
+}
+
+/// A model in memory.
+pub(super) struct Opened<'a> {
+    dev: &'a Device,
+    pub(super) model: Decoder,
+    none: Params,
+}
+
+impl Opened<'_> {
+    /// Logits of each row by itself, one after the other, with an adapter or without.
+    pub(super) fn logits(&self, adapter: Option<&Path>, rows: &[Row]) -> Result<Vec<f32>, Failure> {
+        let adapter = adapter.map(|folder| peft::load(self.dev, folder, &self.model)).transpose()?;
+        let pass = Pass {
+            dev: self.dev,
+            precision: Precision::F32,
+            params: adapter.as_ref().map_or(&self.none, |a| &a.params),
+            adapted: adapter.as_ref().map(|a| &a.adapted),
+            dropout: None,
+        };
+        let one = |row: &Row| {
+            let all: Vec<u32> = (0..row.ids.len() as u32).collect();
+            let segments = [Segment::own(0, row.ids.len())];
+            let x =
+                self.model.forward(&pass, Tokens { ids: &row.ids, positions: &all, segments: &segments })?;
+            Ok::<_, Failure>(self.model.logits(&pass, &x, &all)?.f32().to_vec())
+        };
+        Ok(rows.iter().map(one).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+/// The executable in cargo's messages.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let all = messages.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    let named = all.filter_map(|m| m["executable"].as_str().map(PathBuf::from));
+    named.into_iter().next_back()
+}
+
+/// Losses of the optimizer steps in a `metrics.jsonl`.
+fn losses(text: &str) -> Result<Vec<f64>, Failure> {
+    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    Ok(lines.iter().filter_map(|l| l["loss"].as_f64()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_those_of_steps() {
+        let text = "{\"step\":1,\"loss\":2.5,\"lr\":1e-3}\n{\"step\":1,\"eval_loss\":9.0}\n{\"step\":2,\"loss\":2.25}\n";
+        assert_eq!(losses(text).map_err(|f| f.0), Ok(vec![2.5, 2.25]));
+        assert!(losses("{\"loss\":").is_err());
+    }
+
+    #[test]
+    fn cargo_says_where_the_program_is() {
+        let text =
+            "{\"reason\":\"a\",\"executable\":null}\n{\"executable\":\"/t/ferrotune\"}\n{\"reason\":\"end\"}";
+        assert_eq!(executable(text), Some(PathBuf::from("/t/ferrotune")));
+        assert_eq!(executable("no json"), None);
+    }
+
+    #[test]
+    fn random_rows_are_partly_supervised() {
+        let row = Row::random(3, 320, 30);
+        assert_eq!((row.ids.len(), row.labels.iter().filter(|l| **l >= 0).count()), (30, 20));
+        assert!(row.ids.iter().all(|id| (5..320).contains(id)));
+    }
+}

