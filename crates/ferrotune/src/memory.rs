@@ -86,16 +86,8 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         (BaseStorage::Trained, _) => 0.0,
     };
     let linears = a.linear_elements() as f64 * per_value;
-    // Weights that are converted while loading are also read once through the mapped file.
-    let mapped = match s.storage {
-        BaseStorage::AsStored => 0.0,
-        _ => a.linear_elements() as f64 * stored.nbytes() as f64 / (rows * cols) as f64,
-    };
-    let mapped = match (s.storage, stored.storage()) {
-        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) if own.size() <= dtype.size() => 0.0,
-        _ => mapped,
-    };
-    let base = linears as usize + mapped as usize + outer;
+    // What is converted while loading leaves memory again, one matrix after the other.
+    let base = linears as usize + outer;
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
@@ -126,7 +118,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         activations: per_token * a.layers * s.tokens,
         workspace: ((busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding)
             .max(s.start),
-        program: 40 * 1024 * 1024 + a.vocab * 400 + s.data,
+        program: 40 * 1024 * 1024 + a.vocab * 900 + s.data,
     })
 }
 

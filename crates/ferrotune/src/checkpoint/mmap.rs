@@ -34,6 +34,20 @@ impl MappedFile {
         &self.map
     }
 
+    /// Lets the system take back the memory behind a part of the file that will not be read again soon: weights that
+    /// were converted would otherwise stay resident beside what they became. Reading it again reads the file again.
+    #[allow(unsafe_code)]
+    pub(crate) fn release(&self, part: &[u8]) {
+        let start = (part.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
+        if start.checked_add(part.len()).is_none_or(|end| end > self.map.len()) {
+            return; // not a part of this file
+        }
+        // SAFETY: the map is read-only and backed by the file, so its pages come back with the same content.
+        #[cfg(unix)]
+        let _ =
+            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len()) };
+    }
+
     /// A view of a part of the file without a copy; the caller has checked that the range lies inside.
     pub(crate) fn bytes(&self, range: std::ops::Range<usize>) -> Bytes {
         Bytes::shared(self.map.clone(), range)

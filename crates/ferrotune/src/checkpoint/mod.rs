@@ -126,6 +126,18 @@ impl Checkpoint {
         }
     }
 
+    /// Says that a tensor was converted and will not be read again soon: its part of the file need not stay in memory.
+    pub fn release(&self, name: &str) {
+        match &self.source {
+            Source::Folder(folder) => {
+                if let Some((file, tensor)) = folder.shards.get(name) {
+                    file.release(tensor);
+                }
+            }
+            Source::Gguf(model) => model.release(name),
+        }
+    }
+
     /// Rows of matrix `index` in the stacked tensor `name` of `shape` `[matrices, rows, cols]`.
     pub fn stacked(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Weight> {
         match &self.source {

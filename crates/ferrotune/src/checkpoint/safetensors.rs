@@ -81,6 +81,11 @@ impl SafeFile {
         &self.path
     }
 
+    /// Says that a tensor will not be read again soon.
+    pub(super) fn release(&self, tensor: &TensorRef) {
+        self.file.release(tensor.bytes.as_slice());
+    }
+
     /// A tensor by name.
     pub fn get(&self, name: &str) -> Option<&TensorRef> {
         self.tensors.get(name)

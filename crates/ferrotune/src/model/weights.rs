@@ -274,13 +274,19 @@ impl Loader<'_> {
     /// A linear in the storage that is asked for.
     fn linear_of(&mut self, name: String, weight: Weight, bias: Option<Vector>) -> Result<LinearLayer> {
         let (rows, cols) = (weight.rows(), weight.cols());
+        let file = format!("{name}.weight");
+        let form = |w: &Weight| (std::mem::discriminant(w.storage()), w.nbytes());
+        let stored = form(&weight);
         let base = match self.storage {
             BaseStorage::AsStored => Base::Frozen(weight),
             BaseStorage::Dense(dtype) => Base::Frozen(dense(weight, dtype)?),
             BaseStorage::FourBit(o) => Base::Frozen(quantize(&weight, o.kind, o.block, o.double)?),
             BaseStorage::Int8 => Base::Frozen(int8::quantize(&weight, true)?),
-            BaseStorage::Trained => Base::Trained(self.parameter(&format!("{name}.weight"), &weight)),
+            BaseStorage::Trained => Base::Trained(self.parameter(&file, &weight)),
         };
+        if !matches!(&base, Base::Frozen(w) if form(w) == stored) {
+            self.checkpoint.release(&file);
+        }
         Ok(self.numbered(name, rows, cols, base, bias))
     }
 
@@ -300,7 +306,11 @@ impl Loader<'_> {
     /// Embedding and head: not quantized, as the field does.
     fn outer(&mut self, weight: Weight, name: &str) -> Result<Base> {
         Ok(match self.storage {
-            BaseStorage::Trained => Base::Trained(self.parameter(name, &weight)),
+            BaseStorage::Trained => {
+                let id = self.parameter(name, &weight);
+                self.checkpoint.release(name);
+                Base::Trained(id)
+            }
             BaseStorage::Dense(dtype) => Base::Frozen(dense(weight, dtype)?),
             _ => Base::Frozen(weight),
         })

@@ -98,7 +98,16 @@ impl GgufModel {
             let problem = format!("{rows} rows are not pairs of halves of {heads} heads");
             return Err(Error::tensor(path, own, problem));
         }
-        Ok(deinterleave(&bytes, rows, rows / heads))
+        let own = deinterleave(&bytes, rows, rows / heads);
+        self.file.file.release(bytes.as_slice());
+        Ok(own)
+    }
+
+    /// Says that a tensor will not be read again soon.
+    pub(super) fn release(&self, name: &str) {
+        if let Ok((_, info)) = self.find(name) {
+            self.file.file.release(self.file.bytes(info).as_slice());
+        }
     }
 
     pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
