@@ -78,7 +78,15 @@ pub fn finish(
         return Ok(outcome);
     }
     let results = (trainer.summary(), &outcome);
-    outputs::write(folder, config, base, &trainer.model, &trainer.trainable, results, trainer.data_hash())?;
+    outputs::write(
+        folder,
+        config,
+        base,
+        &trainer.model,
+        &trainer.trainable,
+        results,
+        trainer.fingerprints(),
+    )?;
     report.say(format!("results in {}", folder.path().display()));
     Ok(outcome)
 }

@@ -25,7 +25,7 @@ pub fn write(
     model: &Decoder,
     trainable: &Trainable,
     (summary, outcome): (&Summary, &Outcome),
-    data_hash: &str,
+    (data_hash, base_hash): (&str, &str),
 ) -> Result<()> {
     match trainable {
         Trainable::Adapter(adapter) => {
@@ -43,7 +43,7 @@ pub fn write(
     }
     let receipt = json!({
         "ferrotune": env!("CARGO_PKG_VERSION"),
-        "base": {"name": base.name, "fingerprint": base.checkpoint.fingerprint(), "format": summary.base_format},
+        "base": {"name": base.name, "fingerprint": base_hash, "format": summary.base_format},
         "data": {"files": config.data.train, "rows_sha256": data_hash},
         "seed": config.train.seed,
         "method": summary.method,

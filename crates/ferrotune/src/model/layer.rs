@@ -99,13 +99,6 @@ impl Ffn {
             Ffn::Experts(moe) => moe.norms_mut(),
         }
     }
-
-    fn trains(&self, pass: &Pass<'_>) -> bool {
-        match self {
-            Ffn::Dense(mlp) => mlp.trains(pass),
-            Ffn::Experts(moe) => moe.trains(pass),
-        }
-    }
 }
 
 /// What the backward of a layer needs.
@@ -174,6 +167,6 @@ impl Layer {
 
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.attention.trains(pass) || self.mlp.trains(pass)
+        self.norms().any(|n| n.trained(pass)) || self.linears().any(|l| pass.trains(l))
     }
 }

@@ -216,9 +216,4 @@ impl Mlp {
     pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
         self.norm.iter_mut().chain(&mut self.residual.norm).collect()
     }
-
-    /// Whether anything in here is trained.
-    pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norms().iter().any(|n| n.trained(pass)) || self.linears().iter().any(|l| pass.trains(l))
-    }
 }

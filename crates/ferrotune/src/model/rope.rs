@@ -63,14 +63,12 @@ impl Rotary {
             let rows = Cow::Borrowed(tokens.positions);
             return Ok(Rotation { own: None, table: &self.table, rows });
         }
-        let sets = tokens
-            .segments
-            .iter()
-            .flat_map(|s| std::iter::repeat_n(s.k_len, s.q_len))
-            .map(|length| frequencies(&self.rope, length))
-            .collect::<Result<Vec<_>>>()?;
-        let own = table(dev, sets.len(), self.rope.dims / 2, |t| (tokens.positions[t] as f32, &sets[t]));
-        Ok(Rotation { own: Some(own), table: &self.table, rows: (0..sets.len() as u32).collect() })
+        let sets = tokens.segments.iter().map(|s| frequencies(&self.rope, s.k_len));
+        let sets = sets.collect::<Result<Vec<_>>>()?;
+        let segments = tokens.segments.iter().zip(&sets);
+        let of: Vec<&Frequencies> = segments.flat_map(|(s, set)| std::iter::repeat_n(set, s.q_len)).collect();
+        let own = table(dev, of.len(), self.rope.dims / 2, |t| (tokens.positions[t] as f32, of[t]));
+        Ok(Rotation { own: Some(own), table: &self.table, rows: (0..of.len() as u32).collect() })
     }
 }
 

@@ -174,9 +174,9 @@ impl<'a> Trainer<'a> {
         &self.summary
     }
 
-    /// SHA-256 of the tokenized rows.
-    pub fn data_hash(&self) -> &str {
-        &self.fingerprints.0
+    /// Hashes of the tokenized rows and of the base model.
+    pub fn fingerprints(&self) -> (&str, &str) {
+        (&self.fingerprints.0, &self.fingerprints.1)
     }
 
     /// A pass without dropout over the present parameters.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::targets::Matcher;
 use super::Input;
 use crate::checkpoint::adapter::{AdapterConfig, AdapterFile, AdapterTensor};
 use crate::{Error, Result};
@@ -106,6 +107,8 @@ pub(super) fn supported(input: &Input) -> Result<()> {
 pub(super) fn of(inputs: &[Input]) -> Result<Vec<Module<'_>>> {
     let mut modules: BTreeMap<&str, Module<'_>> = BTreeMap::new();
     for (number, input) in inputs.iter().enumerate() {
+        let c = &input.file.config;
+        let alphas = Matcher::suffixes("alpha_pattern", c.alpha_pattern.iter().map(|(key, _)| key))?;
         for tensor in &input.file.tensors {
             let refuse = |problem: String| Error::tensor(&input.path, &tensor.name, problem);
             if let Some(i) = tensor.values.iter().position(|v| !v.is_finite()) {
@@ -125,8 +128,8 @@ pub(super) fn of(inputs: &[Input]) -> Result<Vec<Module<'_>>> {
             else {
                 return Err(refuse(format!("there is no {name}{} of the same rank", suffixes[1])));
             };
-            let branch =
-                Branch { input: number, scale: scale(&input.file, name, a.shape[0]), factors: [a, b] };
+            let scale = scale(c, &alphas, name, a.shape[0])?;
+            let branch = Branch { input: number, scale, factors: [a, b] };
             let (rows, cols) = (b.shape[0], a.shape[1]);
             let module = modules.entry(name).or_insert_with(|| Module {
                 name: name.to_string(),
@@ -155,13 +158,7 @@ pub(super) fn of(inputs: &[Input]) -> Result<Vec<Module<'_>>> {
 }
 
 /// The factor of a module's branch.
-fn scale(file: &AdapterFile, module: &str, rank: usize) -> f64 {
-    let c = &file.config;
-    // A pattern names the end of a path; the first that matches counts.
-    let matches = |pattern: &str| {
-        let whole = fancy_regex::Regex::new(&format!(r"\A(?:.*\.)?(?:{pattern})\z"));
-        whole.is_ok_and(|r| r.is_match(module).unwrap_or(false))
-    };
-    let alpha = c.alpha_pattern.iter().find(|(p, _)| matches(p)).map_or(c.lora_alpha, |(_, alpha)| *alpha);
-    alpha / if c.use_rslora { (rank as f64).sqrt() } else { rank as f64 }
+fn scale(c: &AdapterConfig, alphas: &Matcher, module: &str, rank: usize) -> Result<f64> {
+    let alpha = alphas.first(module)?.map_or(c.lora_alpha, |i| c.alpha_pattern[i].1);
+    Ok(alpha / if c.use_rslora { (rank as f64).sqrt() } else { rank as f64 })
 }
