@@ -1,6 +1,8 @@
 //! How a norm divides the columns of a row, and which part of its weight belongs to which group.
 
 use super::expect;
+use crate::cpu::Cpu;
+use crate::cpu::gemm::Mat;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -28,6 +30,21 @@ impl Groups {
         let weights = if w.cols() == x.cols() { count } else { 1 };
         expect(op, "w", w, [1, width * weights])?;
         Ok(Groups { width, count, weights })
+    }
+
+    /// Calls `f(number, start of its weight, its values, as many to write on)` for every group of every row, the rows
+    /// split over the threads.
+    pub(super) fn each(self, cpu: &Cpu, x: &Tensor, f: impl Fn(usize, usize, &mut [f32], &mut [f32]) + Sync) {
+        let (d, mat) = (self.width, Mat::from(x));
+        cpu.run_ranges(x.rows() * self.count, 16, |range| {
+            let mut buffer = cpu.pool().take(2 * d);
+            let (values, scratch) = buffer.f32_mut()[..2 * d].split_at_mut(d);
+            for i in range {
+                let (t, g) = (i / self.count, i % self.count);
+                mat.read(t, g * d, values);
+                f(i, self.weight(g), values, scratch);
+            }
+        });
     }
 
     /// Where the weight of group `g` begins.

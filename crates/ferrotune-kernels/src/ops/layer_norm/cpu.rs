@@ -66,20 +66,13 @@ pub(super) fn forward(
     eps: f32,
     y: &mut [f32],
 ) {
-    let (d, isa, mat) = (groups.width, cpu.isa(), Mat::from(x));
+    let (d, isa) = (groups.width, cpu.isa());
     let y = SharedMut::new(y);
-    cpu.run_ranges(x.rows() * groups.count, 16, |range| {
-        let mut row = cpu.pool().take(d);
-        let row = &mut row.f32_mut()[..d];
-        for i in range {
-            let (t, g) = (i / groups.count, i % groups.count);
-            mat.read(t, g * d, row);
-            normalise(isa, row, eps);
-            let at = groups.weight(g);
-            // SAFETY: every group belongs to one task.
-            let y = unsafe { y.slice(i * d..(i + 1) * d) };
-            affine(isa, row, &w[at..][..d], b.map(|b| &b[at..][..d]), y);
-        }
+    groups.each(cpu, x, |i, at, row, _| {
+        normalise(isa, row, eps);
+        // SAFETY: every group belongs to one task.
+        let y = unsafe { y.slice(i * d..(i + 1) * d) };
+        affine(isa, row, &w[at..][..d], b.map(|b| &b[at..][..d]), y);
     });
 }
 
@@ -97,18 +90,12 @@ pub(super) fn backward(
     let count = x.rows() * groups.count;
     let mut moments = cpu.pool().take(2 * count);
     let (dx, stored) = (SharedMut::new(dx), SharedMut::new(moments.f32_mut()));
-    cpu.run_ranges(count, 16, |range| {
-        let mut buffer = cpu.pool().take(2 * d);
-        let (row, tmp) = buffer.f32_mut()[..2 * d].split_at_mut(d);
-        for i in range {
-            let (t, g) = (i / groups.count, i % groups.count);
-            mat.read(t, g * d, row);
-            let (mean, r) = normalise(isa, row, eps);
-            // SAFETY: every group belongs to one task.
-            let (dx, stored) = unsafe { (dx.slice(i * d..(i + 1) * d), stored.slice(2 * i..2 * i + 2)) };
-            stored.copy_from_slice(&[mean, r]);
-            backward_row(isa, row, &w[groups.weight(g)..][..d], r, &dy[i * d..][..d], dx, tmp);
-        }
+    groups.each(cpu, x, |i, at, row, tmp| {
+        let (mean, r) = normalise(isa, row, eps);
+        // SAFETY: every group belongs to one task.
+        let (dx, stored) = unsafe { (dx.slice(i * d..(i + 1) * d), stored.slice(2 * i..2 * i + 2)) };
+        stored.copy_from_slice(&[mean, r]);
+        backward_row(isa, row, &w[at..][..d], r, &dy[i * d..][..d], dx, tmp);
     });
     let moments = moments.f32();
     let chunks = d.div_ceil(COLUMNS);

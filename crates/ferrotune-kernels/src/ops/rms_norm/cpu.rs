@@ -35,18 +35,12 @@ per_isa! {
 }
 
 pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut [f32]) {
-    let (d, isa, mat) = (groups.width, cpu.isa(), Mat::from(x));
+    let (d, isa) = (groups.width, cpu.isa());
     let y = SharedMut::new(y);
-    cpu.run_ranges(x.rows() * groups.count, 16, |range| {
-        let mut row = cpu.pool().take(d);
-        let row = &mut row.f32_mut()[..d];
-        for i in range {
-            let (t, g) = (i / groups.count, i % groups.count);
-            mat.read(t, g * d, row);
-            // SAFETY: every group belongs to one task.
-            let y = unsafe { y.slice(i * d..(i + 1) * d) };
-            forward_row(isa, row, &w[groups.weight(g)..][..d], norm, y);
-        }
+    groups.each(cpu, x, |i, at, row, _| {
+        // SAFETY: every group belongs to one task.
+        let y = unsafe { y.slice(i * d..(i + 1) * d) };
+        forward_row(isa, row, &w[at..][..d], norm, y);
     });
 }
 
@@ -63,16 +57,10 @@ pub(super) fn backward(
     let (d, isa, mat) = (groups.width, cpu.isa(), Mat::from(x));
     let mut inverse = cpu.pool().take(x.rows() * groups.count);
     let (dx, r) = (SharedMut::new(dx), SharedMut::new(inverse.f32_mut()));
-    cpu.run_ranges(x.rows() * groups.count, 16, |range| {
-        let mut buffer = cpu.pool().take(2 * d);
-        let (row, tmp) = buffer.f32_mut()[..2 * d].split_at_mut(d);
-        for i in range {
-            let (t, g) = (i / groups.count, i % groups.count);
-            mat.read(t, g * d, row);
-            // SAFETY: every group belongs to one task.
-            let (dx, r) = unsafe { (dx.slice(i * d..(i + 1) * d), r.slice(i..i + 1)) };
-            r[0] = backward_row(isa, row, &w[groups.weight(g)..][..d], norm, &dy[i * d..][..d], dx, tmp);
-        }
+    groups.each(cpu, x, |i, at, row, tmp| {
+        // SAFETY: every group belongs to one task.
+        let (dx, r) = unsafe { (dx.slice(i * d..(i + 1) * d), r.slice(i..i + 1)) };
+        r[0] = backward_row(isa, row, &w[at..][..d], norm, &dy[i * d..][..d], dx, tmp);
     });
     let Some(dw) = dw else { return };
     let inverse = inverse.f32();
