@@ -1,12 +1,13 @@
 """PEFT trains from a given adapter on given token ids: mean loss over the label tokens, clipping, AdamW, constant rate.
 
-job: {"out", "threads", "planted", "rows", "rows_of_step", "cases": [{"name", "base", "adapter", "lr", "dtype", "four_bit"}]}
+job: {"out", "threads", "planted", "rows", "rows_of_step", "cases": [{"name", "base", "adapter", "lr", "dtype", "four_bit", "sums_in_f32"}]}
 
 bitsandbytes' kernels for AVX-512 are wrong for some shapes: of a 4-bit base the bytes that it holds are decoded by its
 portable functions, once, into plain linears.
 
 bf16 is what a trainer means by it: autocast of a model in f32. It rounds what linears give, logits included, which we do
-not; a model that is itself in bf16 rounds the residual stream too, and is 1.5% from its own losses in f32.
+not. With `sums_in_f32` the two products of an adapted linear are added before they are rounded: operands are rounded as
+before, but what a young adapter adds is not swallowed by the rounding of what the base gave.
 """
 import contextlib
 
@@ -14,9 +15,33 @@ import four_bit
 import peers
 import torch
 from peft import PeftModel
+from peft.tuners.lora import layer
+from torch.nn.functional import linear
 
 JOB = peers.job()
 ROWS = peers.rows(JOB["rows"])
+
+
+def rounded(x):
+    return x.to(torch.bfloat16).float()
+
+
+def sum_in_f32(self, x):
+    """An adapted linear of plain LoRA; operands in bf16, products and their sum in f32."""
+    a, b = self.lora_A["default"].weight, self.lora_B["default"].weight
+    with torch.autocast("cpu", enabled=False):
+        x = rounded(x)
+        share = linear(rounded(linear(x, rounded(a))), rounded(b)) * self.scaling["default"]
+        return linear(x, rounded(self.base_layer.weight), self.base_layer.bias) + share
+
+
+@contextlib.contextmanager
+def summed(in_f32):
+    """PEFT's linears as they are, or with their sum in f32."""
+    given = layer.Linear.forward
+    layer.Linear.forward = sum_in_f32 if in_f32 else given
+    yield
+    layer.Linear.forward = given
 
 
 def train(case):
@@ -30,8 +55,8 @@ def train(case):
     for start in range(0, len(ROWS), JOB["rows_of_step"]):
         step = ROWS[start:start + JOB["rows_of_step"]]
         # Rows of one length: a batch without padding.
-        rounded = torch.autocast("cpu", torch.bfloat16) if case["dtype"] == "bf16" else contextlib.nullcontext()
-        with rounded:
+        precision = torch.autocast("cpu", torch.bfloat16) if case["dtype"] == "bf16" else contextlib.nullcontext()
+        with precision, summed(case["sums_in_f32"]):
             logits = model(input_ids=torch.tensor([row["input_ids"] for row in step])).logits
         sums = [peers.summed_loss(found, row["labels"]) for found, row in zip(logits, step)]
         loss = sum(loss for loss, _ in sums) / sum(n for _, n in sums)
