@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ferrotune_kernels::cpu::gemm::{Job, Mat, Term, gemm, pack_a};
+use ferrotune_kernels::cpu::gemm::{Job, Mat, Term, gemm, left};
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::{Precision, Weight};
 
@@ -25,7 +25,7 @@ fn main() {
             let mut best = [f64::MAX; 3];
             for _ in 0..8 {
                 let start = Instant::now();
-                let a = pack_a(&cpu, precision, Mat::F32(&x, k), m, k, false, 1.0);
+                let a = left(&cpu, precision, Mat::F32(&x, k), m, k, false, 1.0);
                 best[0] = best[0].min(start.elapsed().as_secs_f64());
                 for (i, (b, transposed)) in [(&w, false), (&wt, true)].into_iter().enumerate() {
                     let start = Instant::now();

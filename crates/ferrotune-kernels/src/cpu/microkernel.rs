@@ -1,8 +1,9 @@
 //! The innermost loops of GEMM: `C[mr, 64] (+)= A[mr, k] B[k, 64]` on packed operands.
 //!
 //! A packed operand is made of 32-bit words. In f32 a word is one value of the reduction; in bf16 it is two
-//! neighbours of the reduction, so that `vdpbf16ps` multiplies and adds both. Per word of the reduction A holds
-//! [`MR`] words (one per row) and B holds `nr` words (one per column), so the loop reads both forward.
+//! neighbours of the reduction, so that `vdpbf16ps` multiplies and adds both. A is read where it lies, row by row: every
+//! word of it is broadcast by itself, so nothing is gained by another order. B holds `nr` words (one per column) per word
+//! of the reduction and is read forward.
 //!
 //! With `MR` = 6 rows and 64 columns the AVX-512 kernels keep 24 accumulators, 4 registers of B and one broadcast
 //! of A in the 32 registers; AVX2 has 16 registers and takes 16 columns at a time.
@@ -15,14 +16,16 @@ pub(crate) const MR: usize = 6;
 /// Columns of a panel of B, whatever the instruction set.
 pub(crate) const PANEL: usize = 64;
 
-/// A kernel: `(words, a, b, c, ldc, rows, cols, accumulate)`.
+/// A kernel: `(words, a, lda, b, c, ldc, rows, cols, accumulate)`.
 ///
 /// # Safety
-/// `a` holds `words * MR` words, `b` holds `words * nr` words, `c` is writable at `r * ldc + j` for `r < rows`,
-/// `j < cols`; `1 <= rows <= MR`, `1 <= cols <= nr`; the CPU has the kernel's instruction set.
+/// `a` holds `words` words from `r * lda` on for `r < rows`, `b` holds `words * nr` words, `c` is writable at
+/// `r * ldc + j` for `r < rows`, `j < cols`; `1 <= rows <= MR`, `1 <= cols <= nr`; the CPU has the kernel's instruction
+/// set.
 pub(crate) type Kernel = unsafe fn(
     words: usize,
     a: *const f32,
+    lda: usize,
     b: *const f32,
     c: *mut f32,
     ldc: usize,
@@ -53,11 +56,12 @@ pub(crate) fn pick(isa: Isa, bf16: bool) -> Micro {
     }
 }
 
-/// `C[m, n] (+)= A B` for packed tiles: A in blocks of [`MR`] rows, B in sub-panels of `nr` columns.
+/// `C[m, n] (+)= A B` for tiles: rows of A `lda` words apart, B in sub-panels of `nr` columns.
 pub(crate) fn tile(
     micro: Micro,
     words: usize,
     a: &[f32],
+    lda: usize,
     b: &[f32],
     c: &mut [f32],
     ldc: usize,
@@ -67,7 +71,9 @@ pub(crate) fn tile(
 ) {
     let (blocks, subs) = (m.div_ceil(MR), n.div_ceil(micro.nr));
     assert!(
-        a.len() >= blocks * words * MR && b.len() >= subs * words * micro.nr && c.len() >= (m - 1) * ldc + n
+        a.len() >= (m - 1) * lda + words
+            && b.len() >= subs * words * micro.nr
+            && c.len() >= (m - 1) * ldc + n
     );
     for block in 0..blocks {
         let rows = (m - block * MR).min(MR);
@@ -77,7 +83,8 @@ pub(crate) fn tile(
             unsafe {
                 (micro.kernel)(
                     words,
-                    a.as_ptr().add(block * words * MR),
+                    a.as_ptr().add(block * MR * lda),
+                    lda,
                     b.as_ptr().add(sub * words * micro.nr),
                     c.as_mut_ptr().add(block * MR * ldc + sub * micro.nr),
                     ldc,
@@ -94,6 +101,7 @@ pub(crate) fn tile(
 unsafe fn portable(
     words: usize,
     a: *const f32,
+    lda: usize,
     b: *const f32,
     c: *mut f32,
     ldc: usize,
@@ -102,13 +110,14 @@ unsafe fn portable(
     acc: bool,
 ) {
     // SAFETY: sizes by the contract of `Kernel`.
-    let (a, b) =
-        unsafe { (std::slice::from_raw_parts(a, words * MR), std::slice::from_raw_parts(b, words * 16)) };
+    let b = unsafe { std::slice::from_raw_parts(b, words * 16) };
     for r in 0..rows {
         let mut sum = [0.0f32; 16];
-        for (ak, bk) in a.chunks_exact(MR).zip(b.chunks_exact(16)) {
+        // SAFETY: as above.
+        let a = unsafe { std::slice::from_raw_parts(a.add(r * lda), words) };
+        for (ak, bk) in a.iter().zip(b.chunks_exact(16)) {
             for j in 0..16 {
-                sum[j] += ak[r] * bk[j];
+                sum[j] += ak * bk[j];
             }
         }
         // SAFETY: as above.
@@ -122,8 +131,6 @@ unsafe fn portable(
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
-
-    use super::MR;
 
     /// Calls `$f::<ROWS, ..>` for the run-time `rows`: the row loop must be unrolled to keep sums in registers.
     macro_rules! by_rows {
@@ -154,6 +161,7 @@ mod x86 {
     pub(super) unsafe fn avx512_f32(
         words: usize,
         a: *const f32,
+        lda: usize,
         b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -162,31 +170,31 @@ mod x86 {
         acc: bool,
     ) {
         // SAFETY: contract of `Kernel`.
-        unsafe { by_rows_and_vectors!(rows, cols, avx512_f32_tile(words, a, b, c, ldc, cols, acc)) }
+        unsafe { by_rows_and_vectors!(rows, cols, avx512_f32_tile(words, a, lda, b, c, ldc, cols, acc)) }
     }
 
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512_f32_tile<const R: usize, const J: usize>(
         words: usize,
-        mut a: *const f32,
+        a: *const f32,
+        lda: usize,
         mut b: *const f32,
         c: *mut f32,
         ldc: usize,
         cols: usize,
         acc: bool,
     ) {
-        // SAFETY: contract of `Kernel`; `a` and `b` advance by what each step of the reduction holds.
+        // SAFETY: contract of `Kernel`; `b` advances by what each step of the reduction holds.
         unsafe {
             let mut sum = [[_mm512_setzero_ps(); J]; R];
-            for _ in 0..words {
+            for i in 0..words {
                 let bv: [__m512; J] = std::array::from_fn(|j| _mm512_loadu_ps(b.add(16 * j)));
                 for r in 0..R {
-                    let x = _mm512_set1_ps(*a.add(r));
+                    let x = _mm512_set1_ps(*a.add(r * lda + i));
                     for j in 0..J {
                         sum[r][j] = _mm512_fmadd_ps(x, bv[j], sum[r][j]);
                     }
                 }
-                a = a.add(MR);
                 b = b.add(64);
             }
             store::<R, J>(sum, c, ldc, cols, acc);
@@ -196,6 +204,7 @@ mod x86 {
     pub(super) unsafe fn avx512_bf16(
         words: usize,
         a: *const f32,
+        lda: usize,
         b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -204,13 +213,14 @@ mod x86 {
         acc: bool,
     ) {
         // SAFETY: contract of `Kernel`.
-        unsafe { by_rows_and_vectors!(rows, cols, avx512_bf16_tile(words, a, b, c, ldc, cols, acc)) }
+        unsafe { by_rows_and_vectors!(rows, cols, avx512_bf16_tile(words, a, lda, b, c, ldc, cols, acc)) }
     }
 
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn avx512_bf16_tile<const R: usize, const J: usize>(
         words: usize,
         a: *const f32,
+        lda: usize,
         b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -219,20 +229,19 @@ mod x86 {
     ) {
         // SAFETY: contract of `Kernel`; the words are pairs of bf16, 16 in a register of either type.
         unsafe {
-            let mut a = a.cast::<i32>();
+            let a = a.cast::<i32>();
             let mut b = b.cast::<i32>();
             let mut sum = [[_mm512_setzero_ps(); J]; R];
-            for _ in 0..words {
+            for i in 0..words {
                 let bv: [__m512bh; J] = std::array::from_fn(|j| {
                     std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(16 * j).cast()))
                 });
                 for r in 0..R {
-                    let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r)));
+                    let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r * lda + i)));
                     for j in 0..J {
                         sum[r][j] = _mm512_dpbf16_ps(sum[r][j], x, bv[j]);
                     }
                 }
-                a = a.add(MR);
                 b = b.add(64);
             }
             store::<R, J>(sum, c, ldc, cols, acc);
@@ -266,6 +275,7 @@ mod x86 {
     pub(super) unsafe fn avx2_f32(
         words: usize,
         a: *const f32,
+        lda: usize,
         b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -276,8 +286,8 @@ mod x86 {
         // SAFETY: contract of `Kernel`.
         unsafe {
             match cols {
-                0..=8 => by_rows!(rows, avx2_f32_tile::<1>(words, a, b, c, ldc, cols, acc)),
-                _ => by_rows!(rows, avx2_f32_tile::<2>(words, a, b, c, ldc, cols, acc)),
+                0..=8 => by_rows!(rows, avx2_f32_tile::<1>(words, a, lda, b, c, ldc, cols, acc)),
+                _ => by_rows!(rows, avx2_f32_tile::<2>(words, a, lda, b, c, ldc, cols, acc)),
             }
         }
     }
@@ -285,7 +295,8 @@ mod x86 {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2_f32_tile<const R: usize, const J: usize>(
         words: usize,
-        mut a: *const f32,
+        a: *const f32,
+        lda: usize,
         mut b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -295,15 +306,14 @@ mod x86 {
         // SAFETY: contract of `Kernel`.
         unsafe {
             let mut sum = [[_mm256_setzero_ps(); J]; R];
-            for _ in 0..words {
+            for i in 0..words {
                 let bv: [__m256; J] = std::array::from_fn(|j| _mm256_loadu_ps(b.add(8 * j)));
                 for r in 0..R {
-                    let x = _mm256_broadcast_ss(&*a.add(r));
+                    let x = _mm256_broadcast_ss(&*a.add(r * lda + i));
                     for j in 0..J {
                         sum[r][j] = _mm256_fmadd_ps(x, bv[j], sum[r][j]);
                     }
                 }
-                a = a.add(MR);
                 b = b.add(16);
             }
             for r in 0..R {

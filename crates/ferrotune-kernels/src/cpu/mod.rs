@@ -1,13 +1,20 @@
 //! What the CPU versions of ops share: the instruction set chosen at run time, work splitting, and GEMM.
 
 pub mod gemm;
+pub(crate) mod left;
 pub mod math;
 pub(crate) mod microkernel;
+pub(crate) mod panel;
+mod team;
+pub(crate) mod transpose;
+pub(crate) mod words;
 
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use team::Team;
 
 use crate::error::{Error, Result};
 use crate::tensor::Pool;
@@ -77,7 +84,7 @@ impl Isa {
 #[derive(Debug, Clone)]
 pub struct Cpu {
     threads: usize,
-    workers: Arc<rayon::ThreadPool>,
+    team: Arc<Team>,
     isa: Isa,
     pool: Arc<Pool>,
 }
@@ -89,16 +96,12 @@ impl Cpu {
             let what = "instruction set";
             return Err(Error::Unsupported { what, found: isa.name().into(), allowed: Isa::detect().name() });
         }
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .thread_name(|i| format!("ferrotune-{i}"))
-            .build()
-            .map_err(|e| Error::Unsupported {
-                what: "threads",
-                found: e.to_string(),
-                allowed: "fewer threads",
-            })?;
-        Ok(Cpu { threads: threads.max(1), workers: Arc::new(workers), isa, pool: Arc::default() })
+        let team = Team::new(threads).map_err(|e| Error::Unsupported {
+            what: "threads",
+            found: e.to_string(),
+            allowed: "fewer threads",
+        })?;
+        Ok(Cpu { threads: threads.max(1), team: Arc::new(team), isa, pool: Arc::default() })
     }
 
     /// Number of threads.
@@ -135,7 +138,7 @@ impl Cpu {
             return;
         }
         let next = AtomicUsize::new(0);
-        self.workers.broadcast(|_| {
+        self.team.run(&|| {
             let mut task = next.fetch_add(1, Ordering::Relaxed);
             if task >= tasks {
                 return;

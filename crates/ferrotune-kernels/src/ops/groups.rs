@@ -2,7 +2,7 @@
 
 use super::expect;
 use crate::cpu::Cpu;
-use crate::cpu::gemm::Mat;
+use crate::cpu::words::Mat;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 

@@ -151,6 +151,16 @@ impl Weight {
         }
     }
 
+    /// The bytes of a weight that is stored in this type.
+    pub(crate) fn dense_bytes(&self, dtype: DType) -> Option<&[u8]> {
+        match &self.storage {
+            Storage::Dense(own, bytes) if *own == dtype && cfg!(target_endian = "little") => {
+                Some(bytes.as_slice())
+            }
+            _ => None,
+        }
+    }
+
     /// Decodes the values of `row` from column `col` on into `out` as f32.
     pub fn decode(&self, row: usize, col: usize, out: &mut [f32]) {
         assert!(row < self.rows && col + out.len() <= self.cols, "decode outside the weight");

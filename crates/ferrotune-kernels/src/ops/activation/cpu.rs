@@ -1,8 +1,8 @@
 //! Vectorised, split over the threads.
 
 use super::Activation;
-use crate::cpu::gemm::Mat;
 use crate::cpu::math::{sigmoid, tanh};
+use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::Tensor;
 

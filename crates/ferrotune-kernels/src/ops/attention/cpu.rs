@@ -5,9 +5,11 @@
 //! segment and a kv head, so dK and dV are summed in a fixed order without sharing.
 
 use super::{Heads, Segment};
-use crate::cpu::gemm::{Mat, Words, pack_panel, pack_tile, words_of};
+use crate::cpu::left::{columns_to_words, rows_to_words};
 use crate::cpu::math::{dot, exp, max, sum, tanh};
-use crate::cpu::microkernel::{MR, Micro, PANEL, pick, tile};
+use crate::cpu::microkernel::{Micro, PANEL, pick, tile};
+use crate::cpu::panel::{Packing, pack_panel, scratch_words};
+use crate::cpu::words::{Mat, Words};
 use crate::cpu::{Cpu, Isa, SharedMut, per_isa};
 use crate::dtype::{DType, Precision};
 use crate::tensor::{Buffer, Tensor};
@@ -27,7 +29,11 @@ struct Plan {
 impl Plan {
     fn new(cpu: &Cpu, precision: Precision, heads: Heads) -> Self {
         let micro = pick(cpu.isa(), precision == Precision::Bf16);
-        Plan { isa: cpu.isa(), micro, kind: words_of(micro, precision), heads }
+        Plan { isa: cpu.isa(), micro, kind: Words::of(micro, precision), heads }
+    }
+
+    fn packing(&self) -> Packing {
+        Packing { isa: self.isa, micro: self.micro, kind: self.kind }
     }
 
     /// Words of a panel of `cols` columns and a reduction of `k`.
@@ -37,21 +43,12 @@ impl Plan {
 
     /// Words of a left operand.
     fn tile_words(&self, m: usize, k: usize) -> usize {
-        m.div_ceil(MR) * MR * self.kind.count(k)
+        m * self.kind.count(k)
     }
 
     /// Packs rows `row..row + n` of head columns as columns of B (reduction over the head's width).
     fn pack_keys(&self, mat: Mat<'_>, row: usize, n: usize, scratch: &mut [f32], out: &mut [f32]) {
-        pack_panel(
-            self.isa,
-            self.micro,
-            self.kind,
-            (mat, false),
-            (row, n),
-            (0, self.heads.dim),
-            scratch,
-            out,
-        );
+        pack_panel(self.packing(), (mat, false), (row, n), (0, self.heads.dim), scratch, out);
     }
 
     /// Packs rows `row..row + n` as the reduction of B, the head's width being its columns.
@@ -60,7 +57,7 @@ impl Plan {
         for (p, col) in (0..self.heads.dim).step_by(PANEL).enumerate() {
             let cols = (self.heads.dim - col).min(PANEL);
             let out = &mut out[p * step..];
-            pack_panel(self.isa, self.micro, self.kind, (mat, true), (col, cols), (row, n), scratch, out);
+            pack_panel(self.packing(), (mat, true), (col, cols), (row, n), scratch, out);
         }
     }
 
@@ -69,7 +66,7 @@ impl Plan {
         let (words, d) = (self.kind.count(k), self.heads.dim);
         for (p, col) in (0..d).step_by(PANEL).enumerate() {
             let cols = (d - col).min(PANEL);
-            tile(self.micro, words, a, &b[p * PANEL * words..], &mut c[col..], d, m, cols, true);
+            tile(self.micro, words, a, words, &b[p * PANEL * words..], &mut c[col..], d, m, cols, true);
         }
     }
 }
@@ -181,7 +178,7 @@ pub(super) fn forward(
         })
         .collect();
     let shared = SharedMut::new(&mut packed);
-    let scratch = || cpu.pool().take(16 * (d.max(TILE) + 18));
+    let scratch = || cpu.pool().take(scratch_words(plan.kind, d.max(TILE)));
     cpu.run_with(segments.len() * heads.kv, scratch, |scratch, task| {
         let (s, g) = (&segments[task / heads.kv], task % heads.kv);
         // SAFETY: one task for each segment and kv head.
@@ -218,7 +215,7 @@ pub(super) fn forward(
             head(q, h, d).read(seg.q_start + q0 + i, 0, &mut q_rows[i * d..][..d]);
         }
         scale_row(plan.isa, q_rows, heads.scale);
-        pack_tile(plan.isa, q_rows, d, m, d, false, plan.kind, q_tile.f32_mut());
+        rows_to_words(plan.isa, plan.kind, q_rows, d, m, d, q_tile.f32_mut());
         let acc = &mut acc.f32_mut()[..m * d];
         acc.fill(0.0);
         let mut state = [(f32::NEG_INFINITY, 0.0f32); TILE];
@@ -226,7 +223,18 @@ pub(super) fn forward(
             let (k0, n) = (t * TILE, (seg.k_len - t * TILE).min(TILE));
             let scores = &mut scores.f32_mut()[..TILE * TILE];
             let keys = &kv.keys.f32()[t * key_step..];
-            tile(plan.micro, plan.kind.count(d), q_tile.f32(), keys, scores, TILE, m, n, false);
+            tile(
+                plan.micro,
+                plan.kind.count(d),
+                q_tile.f32(),
+                plan.kind.count(d),
+                keys,
+                scores,
+                TILE,
+                m,
+                n,
+                false,
+            );
             for i in 0..m {
                 let part = visible_part(seg, q0 + i, heads.window, k0, n);
                 let row = &mut scores[i * TILE..][..n];
@@ -242,7 +250,7 @@ pub(super) fn forward(
                 let keep = softmax_row(plan.isa, row, &mut state[i]);
                 scale_row(plan.isa, &mut acc[i * d..][..d], keep);
             }
-            pack_tile(plan.isa, scores, TILE, m, n, false, plan.kind, p_tile.f32_mut());
+            rows_to_words(plan.isa, plan.kind, scores, TILE, m, n, p_tile.f32_mut());
             plan.times_rows(n, p_tile.f32(), &kv.values.f32()[t * value_step..], acc, m);
         }
         for i in 0..m {
@@ -278,7 +286,7 @@ pub(super) fn backward(
     let take = |words: usize| cpu.pool().take(words);
     let longest = segments.iter().map(|s| s.k_len.div_ceil(TILE)).max().unwrap_or(0);
     let state = || Scratch {
-        pack: take(16 * (d.max(TILE) + 18)),
+        pack: take(scratch_words(plan.kind, d.max(TILE))),
         keys: take(longest * key_step),
         key_rows: take(longest * row_step),
         values: take(longest * key_step),
@@ -333,6 +341,7 @@ pub(super) fn backward(
                         plan.micro,
                         words,
                         x.query.left.f32(),
+                        words,
                         &x.keys.f32()[t * key_step..],
                         s,
                         TILE,
@@ -344,6 +353,7 @@ pub(super) fn backward(
                         plan.micro,
                         words,
                         x.grad.left.f32(),
+                        words,
                         &x.values.f32()[t * key_step..],
                         ds,
                         TILE,
@@ -372,11 +382,11 @@ pub(super) fn backward(
                         }
                     }
                     let left = x.left.f32_mut();
-                    pack_tile(plan.isa, s, TILE, n, m, true, plan.kind, left);
+                    columns_to_words(plan.isa, plan.kind, s, TILE, n, m, left);
                     plan.times_rows(m, left, x.grad.right.f32(), &mut x.dv.f32_mut()[k0 * d..], n);
-                    pack_tile(plan.isa, ds, TILE, n, m, true, plan.kind, left);
+                    columns_to_words(plan.isa, plan.kind, ds, TILE, n, m, left);
                     plan.times_rows(m, left, x.query.right.f32(), &mut x.dk.f32_mut()[k0 * d..], n);
-                    pack_tile(plan.isa, ds, TILE, m, n, false, plan.kind, left);
+                    rows_to_words(plan.isa, plan.kind, ds, TILE, m, n, left);
                     plan.times_rows(n, left, &x.key_rows.f32()[t * row_step..], dq_tile, m);
                 }
                 scale_row(plan.isa, dq_tile, heads.scale);
@@ -444,7 +454,7 @@ impl Side {
             mat.read(first + i, 0, &mut rows[i * d..][..d]);
         }
         scale_row(plan.isa, rows, scale);
-        pack_tile(plan.isa, rows, d, m, d, false, plan.kind, self.left.f32_mut());
+        rows_to_words(plan.isa, plan.kind, rows, d, m, d, self.left.f32_mut());
         plan.pack_rows(Mat::F32(rows, d), 0, m, scratch, self.right.f32_mut());
     }
 }

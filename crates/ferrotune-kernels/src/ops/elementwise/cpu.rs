@@ -3,8 +3,8 @@
 use half::bf16;
 
 use super::Dropout;
-use crate::cpu::gemm::{Mat, rounded_bits, widen};
 use crate::cpu::math::dot;
+use crate::cpu::words::{Mat, narrow, widen};
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
@@ -31,14 +31,6 @@ per_isa! {
 per_isa! {
     fn dot_row(x: &[f32], y: &[f32]) -> f32 {
         dot(x, y)
-    }
-}
-
-per_isa! {
-    fn narrow_range(x: &[f32], y: &mut [bf16]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = bf16::from_bits((rounded_bits(*x) >> 16) as u16);
-        }
     }
 }
 
@@ -133,7 +125,7 @@ pub(super) fn cast(cpu: &Cpu, x: &Tensor, y: &mut Tensor) {
             let (x, y) = (x.f32(), SharedMut::new(y.bf16_mut()));
             cpu.run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
-                narrow_range(isa, &x[r.clone()], unsafe { y.slice(r) });
+                narrow(isa, &x[r.clone()], unsafe { y.slice(r) });
             });
         }
         (_, DType::F32) => {

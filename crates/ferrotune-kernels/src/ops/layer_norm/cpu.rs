@@ -1,8 +1,8 @@
 //! A group at a time, rows split over the threads; `dw` and `db` split columns.
 
 use super::{Grads, Groups};
-use crate::cpu::gemm::Mat;
 use crate::cpu::math::{dot, sum};
+use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::Tensor;
 

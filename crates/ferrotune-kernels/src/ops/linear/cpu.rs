@@ -2,8 +2,9 @@
 
 use super::super::elementwise;
 use super::{Grads, Linear, ranks};
-use crate::cpu::gemm::{Job, Mat, PackedA, Term, gemm, pack_a};
+use crate::cpu::gemm::{Job, Left, Term, gemm, left};
 use crate::cpu::math::dot;
+use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::device::Device;
 use crate::dtype::{DType, Precision};
@@ -34,7 +35,7 @@ fn stacked_a(dev: &Device, linears: &[Linear<'_>], total: usize, k: usize) -> Te
 fn single(
     cpu: &Cpu,
     precision: Precision,
-    a: &PackedA,
+    a: &Left<'_>,
     b: Mat<'_>,
     transposed: bool,
     out: &mut [f32],
@@ -58,7 +59,7 @@ fn hidden(
     cpu: &Cpu,
     precision: Precision,
     x: &Tensor,
-    packed: &PackedA,
+    packed: &Left<'_>,
     linears: &[Linear<'_>],
     h: &mut Tensor,
 ) {
@@ -76,7 +77,7 @@ fn hidden(
         match b.dropout {
             Some(drop) => {
                 let dropped = elementwise::dropout(dev, x, drop);
-                let dropped = pack_a(cpu, precision, Mat::from(&dropped), m, k, false, 1.0);
+                let dropped = left(cpu, precision, Mat::from(&dropped), m, k, false, 1.0);
                 single(cpu, precision, &dropped, Mat::from(b.a), false, own.f32_mut(), r, false);
             }
             None => single(cpu, precision, packed, Mat::from(b.a), false, own.f32_mut(), r, false),
@@ -101,17 +102,17 @@ pub(super) fn forward(
     if m <= FEW_ROWS && !has_dropout(linears) {
         return few_rows(dev, cpu, x, linears, outs, accumulate, h);
     }
-    let packed = pack_a(cpu, precision, Mat::from(x), m, k, false, 1.0);
+    let packed = left(cpu, precision, Mat::from(x), m, k, false, 1.0);
     if let Some(h) = h.as_deref_mut() {
         hidden(dev, cpu, precision, x, &packed, linears, h);
     }
     let starts = ranks(linears).1;
-    let scaled: Vec<Option<PackedA>> = linears
+    let scaled: Vec<Option<Left<'_>>> = linears
         .iter()
         .zip(starts)
         .map(|(l, start)| {
             let (b, h) = (l.branch?, h.as_deref()?);
-            Some(pack_a(cpu, precision, columns(h, start), m, b.a.rows(), false, b.scale))
+            Some(left(cpu, precision, columns(h, start), m, b.a.rows(), false, b.scale))
         })
         .collect();
     let jobs = linears
@@ -216,8 +217,8 @@ pub(super) fn backward(
     let (m, k) = (x.rows(), x.cols());
     let (total, starts) = ranks(linears);
     let need_dy = dx.is_some() || total > 0;
-    let packed: Vec<PackedA> = if need_dy {
-        dys.iter().map(|dy| pack_a(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)).collect()
+    let packed: Vec<Left<'_>> = if need_dy {
+        dys.iter().map(|dy| left(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)).collect()
     } else {
         Vec::new()
     };
@@ -244,7 +245,7 @@ pub(super) fn backward(
     for ((l, dy), grads) in linears.iter().zip(dys).zip(grads) {
         let n = l.weight.rows();
         if let Some(dw) = grads.weight.as_deref_mut() {
-            let dyt = pack_a(cpu, precision, Mat::from(*dy), n, m, true, 1.0);
+            let dyt = left(cpu, precision, Mat::from(*dy), n, m, true, 1.0);
             single(cpu, precision, &dyt, Mat::from(x), true, dw.f32_mut(), k, true);
         }
         if let Some(db) = grads.bias.as_deref_mut() {
@@ -261,17 +262,23 @@ fn input_gradient(
     cpu: &Cpu,
     precision: Precision,
     linears: &[Linear<'_>],
-    packed: &[PackedA],
+    packed: &[Left<'_>],
     g: &[Option<Tensor>],
     dx: &mut Tensor,
     accumulate: bool,
 ) {
     let [m, k] = dx.shape();
-    let pack_g = |g: &Tensor| pack_a(cpu, precision, Mat::from(g), m, g.cols(), false, 1.0);
-    let riding: Vec<Option<PackedA>> = linears
+    fn pack_g<'g>(cpu: &Cpu, precision: Precision, g: &'g Tensor) -> Left<'g> {
+        left(cpu, precision, Mat::from(g), g.rows(), g.cols(), false, 1.0)
+    }
+    let riding: Vec<Option<Left<'_>>> = linears
         .iter()
         .zip(g)
-        .map(|(l, g)| g.as_ref().filter(|_| l.branch.is_some_and(|b| b.dropout.is_none())).map(pack_g))
+        .map(|(l, g)| {
+            g.as_ref()
+                .filter(|_| l.branch.is_some_and(|b| b.dropout.is_none()))
+                .map(|g| pack_g(cpu, precision, g))
+        })
         .collect();
     let mut terms = Vec::new();
     for ((l, dy), g) in linears.iter().zip(packed).zip(&riding) {
@@ -286,7 +293,7 @@ fn input_gradient(
         let (Some(b), Some(g)) = (l.branch, g) else { continue };
         let Some(drop) = b.dropout else { continue };
         let mut own = dev.empty(m, k);
-        single(cpu, precision, &pack_g(g), Mat::from(b.a), true, own.f32_mut(), k, false);
+        single(cpu, precision, &pack_g(cpu, precision, g), Mat::from(b.a), true, own.f32_mut(), k, false);
         elementwise::dropout_backward(dev, &mut own, drop);
         elementwise::add(dev, dx, &own, 1.0).expect("both are [M, K]");
     }
@@ -309,7 +316,7 @@ fn branch_gradients(
     if has_dropout(linears) {
         for ((l, g), grads) in linears.iter().zip(g).zip(grads.iter_mut()) {
             let (Some(b), Some(g), Some(da)) = (l.branch, g, grads.a.as_deref_mut()) else { continue };
-            let gt = pack_a(cpu, precision, Mat::from(g), g.cols(), m, true, 1.0);
+            let gt = left(cpu, precision, Mat::from(g), g.cols(), m, true, 1.0);
             let dropped = b.dropout.map(|d| elementwise::dropout(dev, x, d));
             let input = dropped.as_ref().unwrap_or(x);
             single(cpu, precision, &gt, Mat::from(input), true, da.f32_mut(), k, true);
@@ -323,7 +330,7 @@ fn branch_gradients(
                 all[*start..start + g.cols()].copy_from_slice(&g.f32()[row * g.cols()..][..g.cols()]);
             }
         }
-        let gt = pack_a(cpu, precision, Mat::from(&all), total, m, true, 1.0);
+        let gt = left(cpu, precision, Mat::from(&all), total, m, true, 1.0);
         let mut sum = dev.empty(total, k);
         single(cpu, precision, &gt, Mat::from(x), true, sum.f32_mut(), k, false);
         for (grads, start) in grads.iter_mut().zip(starts) {
@@ -336,7 +343,7 @@ fn branch_gradients(
         let (Some(b), Some(db)) = (l.branch, grads[i].b.as_deref_mut()) else { continue };
         let (n, r) = (l.weight.rows(), b.a.rows());
         // As [R, N] and then turned: [N, R] would fill only R of the 64 columns of a panel.
-        let ht = pack_a(cpu, precision, columns(h, starts[i]), r, m, true, b.scale);
+        let ht = left(cpu, precision, columns(h, starts[i]), r, m, true, b.scale);
         let mut turned = dev.empty(r, n);
         single(cpu, precision, &ht, Mat::from(dys[i]), true, turned.f32_mut(), n, false);
         let (db, turned) = (db.f32_mut(), turned.f32());

@@ -12,7 +12,7 @@ mod reference;
 
 use super::elementwise::Dropout;
 use super::expect;
-use crate::cpu::gemm::Mat;
+use crate::cpu::words::Mat;
 use crate::device::Device;
 use crate::dtype::Precision;
 use crate::error::{Error, Result};

@@ -1,8 +1,8 @@
 //! A group at a time, rows split over the threads; `dw` splits columns.
 
 use super::{Groups, RmsNorm};
-use crate::cpu::gemm::Mat;
 use crate::cpu::math::dot;
+use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::Tensor;
 

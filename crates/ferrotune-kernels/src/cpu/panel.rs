@@ -1,0 +1,125 @@
+//! The right operand of a product, packed panel by panel: 64 columns, decoded on the way if they are a weight.
+
+use half::bf16;
+
+use super::Isa;
+use super::microkernel::{Micro, PANEL};
+use super::transpose::{ROWS, transpose};
+use super::words::{Mat, Words, row, zip, zip_narrow};
+
+/// Words of scratch memory that [`pack_panel`] needs for a reduction of `k` values.
+pub(crate) fn scratch_words(kind: Words, k: usize) -> usize {
+    ROWS * row_stride(kind.count(k)) + k
+}
+
+/// A stride off the power of two keeps the 16 rows out of each other's cache sets.
+fn row_stride(words: usize) -> usize {
+    words + 16
+}
+
+/// What is packed, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Packing {
+    pub(crate) isa: Isa,
+    pub(crate) micro: Micro,
+    pub(crate) kind: Words,
+}
+
+/// Packs columns `n0..n0+cols` and reduction `k0..k0+k` of B: sub-panels of `nr` columns, each `[words][nr]`; gives the
+/// words of a column. `transposed`: B is stored `[K, N]`. `k0` is even.
+pub(crate) fn pack_panel(
+    p: Packing,
+    (b, transposed): (Mat<'_>, bool),
+    columns: (usize, usize),
+    reduction: (usize, usize),
+    scratch: &mut [f32],
+    out: &mut [f32],
+) -> usize {
+    match transposed {
+        true => pack_reduction_rows(p, b, columns, reduction, out),
+        false => pack_column_rows(p, b, columns, reduction, scratch, out),
+    }
+    p.kind.count(reduction.1)
+}
+
+/// B is `[K, N]`: its rows are the steps of the reduction.
+fn pack_reduction_rows(
+    p: Packing,
+    b: Mat<'_>,
+    (n0, cols): (usize, usize),
+    (k0, k): (usize, usize),
+    out: &mut [f32],
+) {
+    let (isa, kind, nr) = (p.isa, p.kind, p.micro.nr);
+    let words = kind.count(k);
+    // Sub-panels lie `words * nr` apart.
+    let mut scatter = |w: usize, line: &[f32; PANEL]| {
+        for (s, part) in line.chunks_exact(nr).enumerate().take(cols.div_ceil(nr)) {
+            out[(s * words + w) * nr..][..nr].copy_from_slice(part);
+        }
+    };
+    let mut line = [0.0; PANEL];
+    if let (Some((bytes, stride)), Words::Pairs) = (b.in_place(kind), kind)
+        && let Ok(values) = bytemuck::try_cast_slice::<u8, bf16>(bytes)
+    {
+        let values_of = |i: usize| &values[(k0 + i) * (stride / 2) + n0..][..cols];
+        for w in 0..words {
+            let second = (2 * w + 1 < k).then(|| values_of(2 * w + 1));
+            zip_narrow(isa, values_of(2 * w), second, &mut line[..cols]);
+            scatter(w, &line);
+        }
+        return;
+    }
+    let (mut first, mut second) = ([0.0; PANEL], [0.0; PANEL]);
+    for w in 0..words {
+        let i = w * kind.values();
+        b.read(k0 + i, n0, &mut first[..cols]);
+        if kind.values() == 2 {
+            match i + 1 < k {
+                true => b.read(k0 + i + 1, n0, &mut second[..cols]),
+                false => second.fill(0.0),
+            }
+        }
+        zip(isa, kind, &first, &second, &mut line);
+        scatter(w, &line);
+    }
+}
+
+/// B is `[N, K]`: its rows are columns of the panel.
+fn pack_column_rows(
+    p: Packing,
+    b: Mat<'_>,
+    (n0, cols): (usize, usize),
+    (k0, k): (usize, usize),
+    scratch: &mut [f32],
+    out: &mut [f32],
+) {
+    let (isa, kind, nr) = (p.isa, p.kind, p.micro.nr);
+    let words = kind.count(k);
+    let stride = row_stride(words);
+    let (rows, values) = scratch.split_at_mut(ROWS * stride);
+    let in_place = b.in_place(kind).filter(|_| k % kind.values() == 0);
+    for group in 0..cols.div_ceil(ROWS) {
+        let first = n0 + ROWS * group;
+        let live = (cols - ROWS * group).min(ROWS);
+        let column = ROWS * group;
+        let out = &mut out[column / nr * words * nr + column % nr..];
+        match in_place {
+            Some((bytes, step)) if live == ROWS => {
+                let from = &bytes[first * step + 4 * k0 / kind.values()..];
+                transpose(isa, from, step, (ROWS, words), out, nr);
+            }
+            _ => {
+                for (j, out) in rows.chunks_exact_mut(stride).enumerate() {
+                    if j < live {
+                        b.read(first + j, k0, &mut values[..k]);
+                        row(isa, kind, &values[..k], &mut out[..words]);
+                    } else {
+                        out.fill(0.0);
+                    }
+                }
+                transpose(isa, bytemuck::cast_slice(rows), 4 * stride, (ROWS, words), out, nr);
+            }
+        }
+    }
+}
