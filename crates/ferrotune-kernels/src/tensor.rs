@@ -196,6 +196,14 @@ impl Tensor {
         &mut self.buffer.bf16_mut()[..self.rows * self.cols]
     }
 
+    /// Writes all elements, rounding to nearest even if they are bf16.
+    pub(crate) fn set(&mut self, values: &[f32]) {
+        match self.dtype {
+            DType::F32 => self.f32_mut().copy_from_slice(values),
+            _ => self.bf16_mut().iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(*v)),
+        }
+    }
+
     /// A copy of the elements as f32, whatever the type.
     pub fn to_vec(&self) -> Vec<f32> {
         match self.dtype {

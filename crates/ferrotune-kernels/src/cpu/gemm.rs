@@ -6,13 +6,17 @@
 //!
 //! The reduction of an element is never split between threads: the bits do not depend on their number.
 
+use half::bf16;
+
 pub use super::left::{Left, left};
 use super::microkernel::{MR, PANEL, pick};
+use super::out::Out;
 use super::panel::{Packing, pack_panel, scratch_words};
 pub use super::words::Mat;
-use super::words::Words;
+use super::words::{Words, narrow};
 use super::{Cpu, Isa, SharedMut};
-use crate::dtype::Precision;
+use crate::dtype::{DType, Precision};
+use crate::tensor::{Buffer, Tensor};
 
 /// One product of a sum: A `[M, K]` times B.
 pub struct Term<'a> {
@@ -24,10 +28,27 @@ pub struct Term<'a> {
     pub transposed: bool,
 }
 
+/// Where a product goes.
+pub enum Sink<'a> {
+    /// f32, row-major.
+    F32(&'a mut [f32]),
+    /// Rounded to bf16 after all terms are summed; nothing can be accumulated there.
+    Bf16(&'a mut [bf16]),
+}
+
+impl<'a> From<&'a mut Tensor> for Sink<'a> {
+    fn from(t: &'a mut Tensor) -> Self {
+        match t.dtype() {
+            DType::F32 => Sink::F32(t.f32_mut()),
+            _ => Sink::Bf16(t.bf16_mut()),
+        }
+    }
+}
+
 /// One output `[M, N]` of a [`gemm`] call.
 pub struct Job<'a> {
-    /// Row-major output.
-    pub out: &'a mut [f32],
+    /// The output.
+    pub out: Sink<'a>,
     /// Columns `N`.
     pub n: usize,
     /// What is summed.
@@ -38,12 +59,22 @@ pub struct Job<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// Words of the reduction in a panel chunk: the panel (64 columns) stays in L2 beside a block of A.
-fn chunk_words(isa: Isa) -> usize {
+/// Words of the reduction that are packed at a time: 64 columns of them stay in L2 beside the rows of A.
+fn panel_words(isa: Isa) -> usize {
     match isa {
         Isa::Portable | Isa::Avx2 => 512,
         Isa::Avx512 | Isa::Avx512Bf16 => 1024,
     }
+}
+
+/// A part of a term's reduction in the panel buffer.
+struct Chunk<'a> {
+    a: &'a Left<'a>,
+    /// First word of the rows of A.
+    word: usize,
+    words: usize,
+    /// Where its panel begins.
+    panel: usize,
 }
 
 /// Into how many parts the rows are cut, so that all threads end at about the same time: every part packs its panels
@@ -58,36 +89,13 @@ fn row_cuts(threads: usize, panels: usize, blocks: usize) -> usize {
     (1..=most).min_by_key(|cuts| time(*cuts)).unwrap_or(1)
 }
 
-/// Computes every job; all share the packed operands' number of rows `M` and precision.
+/// Computes every job; all share the operands' number of rows `M` and precision.
 pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
     let isa = cpu.isa();
     let micro = pick(isa, precision == Precision::Bf16);
-    let kind = Words::of(micro, precision);
+    let packing = Packing { isa, micro, kind: Words::of(micro, precision) };
     let Some(m) = jobs.iter().flat_map(|j| j.terms.first()).map(|t| t.a.m).next() else { return };
-    for job in &jobs {
-        assert_eq!(job.out.len(), m * job.n, "gemm output");
-        for t in &job.terms {
-            assert!(t.a.m == m && t.a.precision == precision, "gemm operands");
-        }
-    }
-
-    struct Shared<'a> {
-        out: SharedMut<'a, f32>,
-        n: usize,
-        terms: Vec<Term<'a>>,
-        accumulate: bool,
-        bias: Option<&'a [f32]>,
-    }
-    let jobs: Vec<Shared<'_>> = jobs
-        .into_iter()
-        .map(|j| Shared {
-            out: SharedMut::new(j.out),
-            n: j.n,
-            terms: j.terms,
-            accumulate: j.accumulate,
-            bias: j.bias,
-        })
-        .collect();
+    let jobs: Vec<Product<'_>> = jobs.into_iter().map(|j| Product::new(j, m, precision)).collect();
     let panels: Vec<(usize, usize)> = jobs
         .iter()
         .enumerate()
@@ -95,73 +103,188 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
         .collect();
     let blocks = m.div_ceil(MR);
     let cuts = row_cuts(cpu.threads(), panels.len().max(1), blocks);
-
-    let packing = Packing { isa, micro, kind };
-    let kc = chunk_words(isa) * kind.values();
-    let state = || (cpu.pool().take(PANEL * chunk_words(isa)), cpu.pool().take(scratch_words(kind, kc)));
-    cpu.run_with(panels.len() * cuts, state, |(panel, scratch), task| {
-        let (job, p) = panels[task / cuts];
-        let job = &jobs[job];
+    let room = panel_words(isa);
+    let rounded = jobs.iter().any(|j| matches!(j.out, Out::Bf16(_)));
+    let sums = if rounded { blocks.div_ceil(cuts) * MR * PANEL } else { 0 };
+    let state = || Buffers {
+        panel: cpu.pool().take(PANEL * (room + SPARE_WORDS)),
+        scratch: cpu.pool().take(scratch_words(packing.kind, room * packing.kind.values())),
+        sums: cpu.pool().take(sums),
+        chunks: Vec::new(),
+    };
+    cpu.run_with(panels.len() * cuts, state, |buffers, task| {
+        let (job, panel) = panels[task / cuts];
         let cut = task % cuts;
-        let rows = blocks * cut / cuts..blocks * (cut + 1) / cuts;
-        let (n0, cols) = (p * PANEL, (job.n - p * PANEL).min(PANEL));
-        let mut accumulate = job.accumulate;
-        if let Some(bias) = job.bias {
-            for r in rows.start * MR..(rows.end * MR).min(m) {
-                // SAFETY: this task alone writes these rows of this panel.
-                let out = unsafe { job.out.slice(r * job.n + n0..r * job.n + n0 + cols) };
-                for (o, b) in out.iter_mut().zip(&bias[n0..]) {
-                    *o = if accumulate { *o + b } else { *b };
-                }
+        let part = Part {
+            job: &jobs[job],
+            packing,
+            room,
+            m,
+            blocks: blocks * cut / cuts..blocks * (cut + 1) / cuts,
+            n0: panel * PANEL,
+        };
+        part.compute(buffers);
+    });
+}
+
+/// A [`Job`] as the threads share it.
+struct Product<'a> {
+    out: Out<'a>,
+    n: usize,
+    terms: Vec<Term<'a>>,
+    accumulate: bool,
+    bias: Option<&'a [f32]>,
+}
+
+impl<'a> Product<'a> {
+    fn new(job: Job<'a>, m: usize, precision: Precision) -> Self {
+        let (out, len) = match job.out {
+            Sink::F32(out) => {
+                let len = out.len();
+                (Out::F32(SharedMut::new(out)), len)
             }
-            accumulate = true;
+            Sink::Bf16(out) => {
+                assert!(!job.accumulate, "sums are not kept in bf16");
+                let len = out.len();
+                (Out::Bf16(SharedMut::new(out)), len)
+            }
+        };
+        assert_eq!(len, m * job.n, "gemm output");
+        for t in &job.terms {
+            assert!(t.a.m == m && t.a.precision == precision, "gemm operands");
         }
-        for term in &job.terms {
-            let mut k0 = 0;
-            while k0 < term.a.k {
-                let k = (term.a.k - k0).min(kc);
+        Product { out, n: job.n, terms: job.terms, accumulate: job.accumulate, bias: job.bias }
+    }
+}
+
+/// What a thread works with.
+struct Buffers<'a> {
+    panel: Buffer,
+    scratch: Buffer,
+    /// Sums of the rows of a part that will be rounded.
+    sums: Buffer,
+    chunks: Vec<Chunk<'a>>,
+}
+
+/// Room in the panel buffer for the short reduction of a low-rank term beside a full chunk.
+const SPARE_WORDS: usize = 64;
+
+/// Some rows of one panel of columns of an output.
+struct Part<'a> {
+    job: &'a Product<'a>,
+    packing: Packing,
+    room: usize,
+    m: usize,
+    /// Blocks of [`MR`] rows.
+    blocks: std::ops::Range<usize>,
+    n0: usize,
+}
+
+impl<'a> Part<'a> {
+    fn cols(&self) -> usize {
+        (self.job.n - self.n0).min(PANEL)
+    }
+
+    /// Packs as much of the reduction as there is room for, multiplies, and goes on with the rest.
+    fn compute(&self, buffers: &mut Buffers<'a>) {
+        let kind = self.packing.kind;
+        let step = self.room * kind.values();
+        let (mut packed, mut first) = (0, true);
+        buffers.chunks.clear();
+        for term in &self.job.terms {
+            for k0 in (0..term.a.k).step_by(step) {
+                let k = (term.a.k - k0).min(step);
+                if packed + kind.count(k) > self.room + SPARE_WORDS {
+                    self.multiply(buffers, first, false);
+                    (packed, first) = (0, false);
+                    buffers.chunks.clear();
+                }
                 let words = pack_panel(
-                    packing,
+                    self.packing,
                     (term.b, term.transposed),
-                    (n0, cols),
+                    (self.n0, self.cols()),
                     (k0, k),
-                    scratch.f32_mut(),
-                    panel.f32_mut(),
+                    buffers.scratch.f32_mut(),
+                    &mut buffers.panel.f32_mut()[packed * PANEL..],
                 );
-                let lda = term.a.stride;
-                for block in rows.clone() {
-                    let live = (m - block * MR).min(MR);
-                    let a =
-                        &term.a.words()[block * MR * lda + k0 / kind.values()..][..(live - 1) * lda + words];
-                    for sub in 0..cols.div_ceil(micro.nr) {
-                        let b = &panel.f32()[sub * words * micro.nr..][..words * micro.nr];
-                        let col = n0 + sub * micro.nr;
-                        let width = (job.n - col).min(micro.nr);
-                        let end = (block * MR + live - 1) * job.n + col + width;
-                        // SAFETY: operands hold what the kernel reads; the rows and columns of this call are
-                        // written by this task alone, and `end` shows that the last one is inside the output.
-                        unsafe {
-                            let start = block * MR * job.n + col;
-                            let c = job.out.base_within(start, end);
-                            (micro.kernel)(
-                                words,
-                                a.as_ptr(),
-                                lda,
-                                b.as_ptr(),
-                                c,
-                                job.n,
-                                live,
-                                width,
-                                accumulate,
-                            );
-                        }
+                buffers.chunks.push(Chunk {
+                    a: term.a,
+                    word: k0 / kind.values(),
+                    words,
+                    panel: packed * PANEL,
+                });
+                packed += words;
+            }
+        }
+        self.multiply(buffers, first, true);
+    }
+
+    /// Multiplies by the chunks that are packed. The tile of a block stays in L1 for all of them.
+    fn multiply(&self, buffers: &mut Buffers<'a>, first: bool, last: bool) {
+        let (job, micro, cols, n) = (self.job, self.packing.micro, self.cols(), self.job.n);
+        for block in self.blocks.clone() {
+            let row = block * MR;
+            let live = (self.m - row).min(MR);
+            // Where the block's sums are, how far its rows are apart.
+            let (sums, ldc) = match &job.out {
+                // SAFETY: rows and columns of this part are written by this task alone, and the end that is checked is
+                // that of its last row.
+                Out::F32(out) => unsafe {
+                    let start = row * n + self.n0;
+                    (out.base_within(start, start + (live - 1) * n + cols), n)
+                },
+                Out::Bf16(_) => {
+                    let start = (block - self.blocks.start) * MR * PANEL;
+                    (buffers.sums.f32_mut()[start..start + MR * PANEL].as_mut_ptr(), PANEL)
+                }
+            };
+            let mut accumulate = !first || job.accumulate;
+            if let (true, Some(bias)) = (first, job.bias) {
+                for r in 0..live {
+                    // SAFETY: `cols` elements of each live row are inside, see above.
+                    let sums = unsafe { std::slice::from_raw_parts_mut(sums.add(r * ldc), cols) };
+                    for (o, b) in sums.iter_mut().zip(&bias[self.n0..]) {
+                        *o = if accumulate { *o + b } else { *b };
                     }
                 }
                 accumulate = true;
-                k0 += k;
+            }
+            for sub in 0..cols.div_ceil(micro.nr) {
+                let (col, width) = (sub * micro.nr, (cols - sub * micro.nr).min(micro.nr));
+                let mut accumulate = accumulate;
+                for c in &buffers.chunks {
+                    let lda = c.a.stride;
+                    let a = &c.a.words()[row * lda + c.word..][..(live - 1) * lda + c.words];
+                    let b = &buffers.panel.f32()[c.panel + sub * c.words * micro.nr..][..c.words * micro.nr];
+                    // SAFETY: both operands hold what the kernel reads; the tile is inside, see above.
+                    unsafe {
+                        let tile = sums.add(col);
+                        (micro.kernel)(
+                            c.words,
+                            a.as_ptr(),
+                            lda,
+                            b.as_ptr(),
+                            tile,
+                            ldc,
+                            live,
+                            width,
+                            accumulate,
+                        );
+                    }
+                    accumulate = true;
+                }
+            }
+            if let (true, Out::Bf16(out)) = (last, &job.out) {
+                let start = (block - self.blocks.start) * MR * PANEL;
+                let sums = &buffers.sums.f32()[start..start + MR * PANEL];
+                for (r, sums) in sums.chunks_exact(PANEL).take(live).enumerate() {
+                    let at = (row + r) * n + self.n0;
+                    // SAFETY: as above.
+                    narrow(self.packing.isa, &sums[..cols], unsafe { out.slice(at..at + cols) });
+                }
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +344,11 @@ mod tests {
             let packed = left(cpu, precision, mat_a, m, k, ta, 2.0);
             let mut out = vec![1.0; m * n];
             let terms = vec![Term { a: &packed, b: mat_b, transposed: tb }];
-            gemm(cpu, precision, vec![Job { out: &mut out, n, terms, accumulate, bias: Some(&bias) }]);
+            gemm(
+                cpu,
+                precision,
+                vec![Job { out: Sink::F32(&mut out), n, terms, accumulate, bias: Some(&bias) }],
+            );
             for i in 0..m * n {
                 let want = 2.0 * want[i] + bias[i % n] as f64 + accumulate as u8 as f64;
                 let limit = 2e-6 * (k as f64).sqrt() * 10.0;
@@ -240,7 +367,11 @@ mod tests {
             let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false, 1.0);
             let mut out = vec![0.0; m * n];
             let terms = vec![Term { a: &packed, b: Mat::F32(&b, k), transposed: false }];
-            gemm(&cpu, Precision::F32, vec![Job { out: &mut out, n, terms, accumulate: false, bias: None }]);
+            gemm(
+                &cpu,
+                Precision::F32,
+                vec![Job { out: Sink::F32(&mut out), n, terms, accumulate: false, bias: None }],
+            );
             out
         };
         assert_eq!(run(1), run(2));

@@ -91,14 +91,17 @@ pub fn left<'a>(
     } else {
         cpu.run_ranges(m, 8, |rows| {
             let mut buffer = cpu.pool().take(k);
-            let values = &mut buffer.f32_mut()[..k];
             for r in rows {
-                mat.read(r, 0, values);
-                if scale != 1.0 {
-                    values.iter_mut().for_each(|v| *v *= scale);
-                }
                 // SAFETY: every row is written by one task.
-                row(isa, kind, values, unsafe { out.slice(r * words..(r + 1) * words) });
+                let out = unsafe { out.slice(r * words..(r + 1) * words) };
+                if let (Mat::F32(data, cols), true) = (mat, scale == 1.0) {
+                    row(isa, kind, &data[r * cols..][..k], out);
+                    continue;
+                }
+                let values = &mut buffer.f32_mut()[..k];
+                mat.read(r, 0, values);
+                values.iter_mut().for_each(|v| *v *= scale);
+                row(isa, kind, values, out);
             }
         });
     }

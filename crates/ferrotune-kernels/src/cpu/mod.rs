@@ -4,6 +4,7 @@ pub mod gemm;
 pub(crate) mod left;
 pub mod math;
 pub(crate) mod microkernel;
+pub(crate) mod out;
 pub(crate) mod panel;
 mod team;
 pub(crate) mod transpose;

@@ -52,27 +52,22 @@ fn pack_reduction_rows(
 ) {
     let (isa, kind, nr) = (p.isa, p.kind, p.micro.nr);
     let words = kind.count(k);
-    // Sub-panels lie `words * nr` apart.
-    let mut scatter = |w: usize, line: &[f32; PANEL]| {
-        for (s, part) in line.chunks_exact(nr).enumerate().take(cols.div_ceil(nr)) {
-            out[(s * words + w) * nr..][..nr].copy_from_slice(part);
-        }
-    };
-    let mut line = [0.0; PANEL];
-    if let (Some((bytes, stride)), Words::Pairs) = (b.in_place(kind), kind)
-        && let Ok(values) = bytemuck::try_cast_slice::<u8, bf16>(bytes)
-    {
-        let values_of = |i: usize| &values[(k0 + i) * (stride / 2) + n0..][..cols];
-        for w in 0..words {
-            let second = (2 * w + 1 < k).then(|| values_of(2 * w + 1));
-            zip_narrow(isa, values_of(2 * w), second, &mut line[..cols]);
-            scatter(w, &line);
-        }
-        return;
-    }
+    let narrow = b.in_place(kind).filter(|_| kind == Words::Pairs);
+    let narrow = narrow.and_then(|(bytes, _)| bytemuck::try_cast_slice::<u8, bf16>(bytes).ok());
     let (mut first, mut second) = ([0.0; PANEL], [0.0; PANEL]);
     for w in 0..words {
         let i = w * kind.values();
+        // Sub-panels lie `words * nr` apart.
+        let lines = out[w * nr..].chunks_mut(words * nr).take(cols.div_ceil(nr)).map(|out| &mut out[..nr]);
+        if let Some(values) = narrow {
+            let row = |i: usize| &values[(k0 + i) * b.cols() + n0..][..cols];
+            let (a, b) = (row(i), (i + 1 < k).then(|| row(i + 1)));
+            for (line, at) in lines.zip((0..).step_by(nr)) {
+                let live = (cols - at).min(nr);
+                zip_narrow(isa, &a[at..][..live], b.map(|b| &b[at..][..live]), &mut line[..live]);
+            }
+            continue;
+        }
         b.read(k0 + i, n0, &mut first[..cols]);
         if kind.values() == 2 {
             match i + 1 < k {
@@ -80,8 +75,9 @@ fn pack_reduction_rows(
                 false => second.fill(0.0),
             }
         }
-        zip(isa, kind, &first, &second, &mut line);
-        scatter(w, &line);
+        for (line, at) in lines.zip((0..).step_by(nr)) {
+            zip(isa, kind, &first[at..][..nr], &second[at..][..nr], line);
+        }
     }
 }
 

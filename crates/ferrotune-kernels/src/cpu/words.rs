@@ -50,6 +50,14 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// Values of a row.
+    pub(crate) fn cols(&self) -> usize {
+        match self {
+            Mat::F32(_, cols) | Mat::Bf16(_, cols) => *cols,
+            Mat::Weight(w) => w.cols(),
+        }
+    }
+
     /// The bytes and the bytes of a row, if the values lie there as `kind` wants them.
     pub(crate) fn in_place(&self, kind: Words) -> Option<(&'a [u8], usize)> {
         match (self, kind) {

@@ -88,18 +88,20 @@ fn activations_agree() {
     let (g, u, dy) = (random(&dev, 5, 700, "g"), random(&dev, 5, 700, "u"), random(&dev, 5, 700, "dy"));
     for act in [Activation::Silu, Activation::GeluTanh] {
         let run = |dev: &Device| {
-            let (dg, du) = activation::gated_backward(dev, act, &g, &u, &dy).unwrap();
-            let plain = activation::forward(dev, act, &g);
-            let dx = activation::backward(dev, act, &g, &dy).unwrap();
-            [activation::gated(dev, act, &g, &u).unwrap(), dg, du, plain, dx].map(|t| t.to_vec())
+            let (dg, du) = activation::gated_backward(dev, act, &g, &u, &dy, DType::F32).unwrap();
+            let plain = activation::forward(dev, act, &g, DType::F32);
+            let dx = activation::backward(dev, act, &g, &dy, DType::F32).unwrap();
+            [activation::gated(dev, act, &g, &u, DType::F32).unwrap(), dg, du, plain, dx].map(|t| t.to_vec())
         };
         let expected = run(&dev);
         let reference = Device::reference;
-        let gated = |g: &Tensor, u: &Tensor| inner(&activation::gated(&reference(), act, g, u).unwrap(), &dy);
+        let gated = |g: &Tensor, u: &Tensor| {
+            inner(&activation::gated(&reference(), act, g, u, DType::F32).unwrap(), &dy)
+        };
         finite_difference("gated dgate", &g, &expected[1], |g| gated(g, &u));
         finite_difference("gated dup", &u, &expected[2], |u| gated(&g, u));
         finite_difference("activation", &g, &expected[4], |x| {
-            inner(&activation::forward(&reference(), act, x), &dy)
+            inner(&activation::forward(&reference(), act, x, DType::F32), &dy)
         });
         for dev in cpus() {
             for (i, found) in run(&dev).iter().enumerate() {
@@ -150,18 +152,23 @@ fn softmax_xent_agrees() {
     let targets = [0, 4999, 17, 2048, 2047, 1];
     for how in [Logits::default(), Logits { scale: 0.25, cap: None }, Logits { scale: 1.5, cap: Some(2.0) }] {
         let run = |dev: &Device| {
-            let mut l = elementwise::cast(dev, &outputs, DType::F32);
-            let losses = softmax_xent::forward(dev, &mut l, &targets, how, 0.5, true).unwrap();
+            let copy = || elementwise::cast(dev, &outputs, DType::F32);
+            let (losses, gradient) =
+                softmax_xent::forward_backward(dev, copy(), &targets, how, 0.5, DType::F32).unwrap();
+            let (_, narrow) =
+                softmax_xent::forward_backward(dev, copy(), &targets, how, 0.5, DType::Bf16).unwrap();
+            assert_eq!(narrow.to_vec(), elementwise::cast(dev, &gradient, DType::Bf16).to_vec());
+            assert_eq!(softmax_xent::forward(dev, copy(), &targets, how).unwrap(), losses);
             let mut logits = elementwise::cast(dev, &outputs, DType::F32);
             softmax_xent::logits(dev, &mut logits, how);
-            (losses, l.to_vec(), logits.to_vec())
+            (losses, gradient.to_vec(), logits.to_vec())
         };
         let (losses, gradient, logits) = run(&dev);
         assert_eq!(logits == outputs.to_vec(), how == Logits::default());
         finite_difference("softmax_xent", &outputs, &gradient, |x| {
             let dev = Device::reference();
-            let mut l = elementwise::cast(&dev, x, DType::F32);
-            let losses = softmax_xent::forward(&dev, &mut l, &targets, how, 0.5, false).unwrap();
+            let l = elementwise::cast(&dev, x, DType::F32);
+            let losses = softmax_xent::forward(&dev, l, &targets, how).unwrap();
             losses.iter().map(|v| 0.5 * *v as f64).sum()
         });
         for dev in cpus() {
@@ -171,9 +178,9 @@ fn softmax_xent_agrees() {
             assert_close("logits", &found.2, &logits, 1e-6);
         }
     }
-    let mut l = random(&dev, 1, 10, "l");
+    let l = random(&dev, 1, 10, "l");
     assert!(
-        softmax_xent::forward(&dev, &mut l, &[10], Logits::default(), 1.0, true).is_err(),
+        softmax_xent::forward(&dev, l, &[10], Logits::default()).is_err(),
         "a target outside the vocabulary"
     );
 }

@@ -2,7 +2,7 @@
 
 use ferrotune_kernels::ops::layer_norm::{self, Grads, LayerNorm};
 use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
-use ferrotune_kernels::{Device, Tensor};
+use ferrotune_kernels::{DType, Device, Tensor};
 
 use super::{added, assert_close, cpus, finite_difference, inner, random};
 
@@ -17,7 +17,7 @@ fn rms_norm_agrees() {
         let w = random(&dev, 1, columns, "w");
         let norm = RmsNorm { width, eps: 1e-5, offset: if width == 10 { 1.0 } else { 0.0 } };
         let run = |dev: &Device| {
-            let y = rms_norm::forward(dev, &x, &w, norm).unwrap();
+            let y = rms_norm::forward(dev, &x, &w, norm, DType::F32).unwrap();
             // Both are added to.
             let (mut dx, mut dw) = (random(dev, 7, 50, "dx"), random(dev, 1, columns, "dw"));
             rms_norm::backward(dev, &x, &w, norm, &dy, &mut dx, Some(&mut dw)).unwrap();
@@ -25,7 +25,7 @@ fn rms_norm_agrees() {
         };
         let expected = run(&dev);
         let loss = |x: &Tensor, w: &Tensor| {
-            inner(&rms_norm::forward(&Device::reference(), x, w, norm).unwrap(), &dy)
+            inner(&rms_norm::forward(&Device::reference(), x, w, norm, DType::F32).unwrap(), &dy)
         };
         let dx = added(&expected[1], &random(&dev, 7, 50, "dx"));
         let dw = added(&expected[2], &random(&dev, 1, columns, "dw"));
@@ -38,7 +38,10 @@ fn rms_norm_agrees() {
         }
     }
     let norm = RmsNorm { width: 20, eps: 1e-5, offset: 0.0 };
-    assert!(rms_norm::forward(&dev, &x, &random(&dev, 1, 20, "w"), norm).is_err(), "20 does not divide 50");
+    assert!(
+        rms_norm::forward(&dev, &x, &random(&dev, 1, 20, "w"), norm, DType::F32).is_err(),
+        "20 does not divide 50"
+    );
 }
 
 #[test]
@@ -50,8 +53,8 @@ fn layer_norm_agrees() {
         let (w, b) = (random(&dev, 1, columns, "w"), random(&dev, 1, columns, "b"));
         let norm = LayerNorm { width, eps: 1e-5 };
         let run = |dev: &Device| {
-            let y = layer_norm::forward(dev, &x, &w, Some(&b), norm).unwrap();
-            let plain = layer_norm::forward(dev, &x, &w, None, norm).unwrap();
+            let y = layer_norm::forward(dev, &x, &w, Some(&b), norm, DType::F32).unwrap();
+            let plain = layer_norm::forward(dev, &x, &w, None, norm, DType::F32).unwrap();
             let mut dx = random(dev, 7, 50, "dx");
             let (mut dw, mut db) = (random(dev, 1, columns, "dw"), random(dev, 1, columns, "db"));
             let grads = Grads { weight: Some(&mut dw), bias: Some(&mut db) };
@@ -60,7 +63,7 @@ fn layer_norm_agrees() {
         };
         let expected = run(&dev);
         let loss = |x: &Tensor, w: &Tensor, b: &Tensor| {
-            inner(&layer_norm::forward(&Device::reference(), x, w, Some(b), norm).unwrap(), &dy)
+            inner(&layer_norm::forward(&Device::reference(), x, w, Some(b), norm, DType::F32).unwrap(), &dy)
         };
         let start = |rows, cols, name| random(&dev, rows, cols, name);
         finite_difference("layer_norm dx", &x, &added(&expected[2], &start(7, 50, "dx")), |x| {

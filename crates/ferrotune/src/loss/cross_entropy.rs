@@ -3,7 +3,7 @@
 
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::softmax_xent::{self, Logits};
-use ferrotune_kernels::{Device, Tensor};
+use ferrotune_kernels::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::model::{Decoder, Gradients, Pass};
@@ -46,8 +46,8 @@ pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32
     let mut losses = Vec::with_capacity(rows.len());
     let step = chunk_rows(model.arch.vocab);
     for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
-        let mut logits = model.logits(pass, x, rows)?;
-        losses.extend(softmax_xent::forward(pass.dev, &mut logits, ids, Logits::default(), 0.0, false)?);
+        let logits = model.logits(pass, x, rows)?;
+        losses.extend(softmax_xent::forward(pass.dev, logits, ids, Logits::default())?);
     }
     Ok(losses)
 }
@@ -68,11 +68,13 @@ pub fn forward_backward(
     let step = chunk_rows(model.arch.vocab);
     for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
         let xs = elementwise::gather(dev, x, rows)?;
-        let n = model.norm.forward(pass, &xs)?;
-        let ([mut logits], h) = pass.linears(&n, [model.head()])?;
-        let losses = softmax_xent::forward(dev, &mut logits, ids, model.arch.logits, scale, true)?;
+        let n = model.norm.forward(pass, &xs, pass.precision.saved())?;
+        let ([outputs], h) = pass.linears(&n, [model.head()], DType::F32)?;
+        let (how, dtype) = (model.arch.logits, pass.precision.saved());
+        let (losses, dz) = softmax_xent::forward_backward(dev, outputs, ids, how, scale, dtype)?;
         sum += losses.iter().map(|l| *l as f64).sum::<f64>();
-        let dn = pass.linears_backward(&n, h.as_ref(), [model.head()], [&logits], true, grads)?;
+        let dn = pass.linears_backward(&n, h.as_ref(), [model.head()], [&dz], true, grads)?;
+        drop(dz);
         let mut dxs = dev.zeros(xs.rows(), xs.cols());
         if let Some(dn) = dn {
             model.norm.backward(pass, &xs, &dn, &mut dxs, grads)?;

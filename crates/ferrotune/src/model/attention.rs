@@ -1,9 +1,9 @@
 //! The attention half of a layer: norm, q/k/v, norms of heads, rotation, attention, output projection onto the
 //! residual stream.
 
-use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::attention::{self, Heads, Segment};
 use ferrotune_kernels::ops::{elementwise, rope};
+use ferrotune_kernels::{DType, Tensor};
 
 use super::kv_cache::LayerCache;
 use super::linear::{LinearLayer, Pass};
@@ -71,9 +71,9 @@ impl Qkv {
 
     fn forward(&self, pass: &Pass<'_>, n: &Tensor, heads: Heads) -> Result<([Tensor; 3], Option<Tensor>)> {
         match self {
-            Qkv::Separate(three) => pass.linears(n, three.each_ref()),
+            Qkv::Separate(three) => pass.linears(n, three.each_ref(), DType::F32),
             Qkv::Fused(one) => {
-                let ([all], h) = pass.linears(n, [&**one])?;
+                let ([all], h) = pass.linears(n, [&**one], DType::F32)?;
                 let (q, kv) = (heads.q * heads.dim, heads.kv * heads.dim);
                 let part = |range| elementwise::columns(pass.dev, &all, range);
                 Ok(([part(0..q)?, part(q..q + kv)?, part(q + kv..q + 2 * kv)?], h))
@@ -138,7 +138,9 @@ impl Attention {
             .is_some()
             .then(|| [&q, &k].map(|t| elementwise::cast(dev, t, pass.precision.saved())));
         let [mut q, mut k] = match (&self.qk_norm, &raw) {
-            (Some([q_norm, k_norm]), Some([q, k])) => [q_norm.forward(pass, q)?, k_norm.forward(pass, k)?],
+            (Some([q_norm, k_norm]), Some([q, k])) => {
+                [q_norm.forward(pass, q, DType::F32)?, k_norm.forward(pass, k, DType::F32)?]
+            }
             _ => [q, k],
         };
         self.rotate(pass, [&mut q, &mut k], rotation)?;
@@ -191,7 +193,8 @@ impl Attention {
         let Some(d_o) = d_o else { return Ok(()) };
         let again = match &self.qk_norm {
             Some([q_norm, k_norm]) => {
-                let (mut q, mut k) = (q_norm.forward(pass, &s.q)?, k_norm.forward(pass, &s.k)?);
+                let mut q = q_norm.forward(pass, &s.q, DType::F32)?;
+                let mut k = k_norm.forward(pass, &s.k, DType::F32)?;
                 self.rotate(pass, [&mut q, &mut k], rotation)?;
                 Some([narrow(pass, q), narrow(pass, k)])
             }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ferrotune_kernels::ops::{elementwise, softmax_xent};
-use ferrotune_kernels::{Device, Tensor};
+use ferrotune_kernels::{DType, Device, Tensor};
 
 use super::attention::Tokens;
 use super::families::Architecture;
@@ -221,8 +221,8 @@ impl Decoder {
     /// Logits `[rows, V]` of the given rows of the residual stream.
     pub fn logits(&self, pass: &Pass<'_>, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let x = elementwise::gather(pass.dev, x, rows)?;
-        let n = self.norm.forward(pass, &x)?;
-        let ([mut logits], _) = pass.linears(&n, [self.head()])?;
+        let n = self.norm.forward(pass, &x, pass.precision.saved())?;
+        let ([mut logits], _) = pass.linears(&n, [self.head()], DType::F32)?;
         softmax_xent::logits(pass.dev, &mut logits, self.arch.logits);
         Ok(logits)
     }

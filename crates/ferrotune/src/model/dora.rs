@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::dora::{self, Lengths};
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::linear::{self, Grads, Linear};
+use ferrotune_kernels::{DType, Tensor};
 
 use super::adapted::BranchIds;
 use super::linear::{LinearLayer, Pass, Sinks};
@@ -62,6 +62,8 @@ impl<'a> Pass<'a> {
         grads: &mut Gradients,
     ) -> Result<()> {
         let (dev, precision) = (self.dev, self.precision);
+        let wide = (dy.dtype() != DType::F32).then(|| elementwise::cast(dev, dy, DType::F32));
+        let dy = wide.as_ref().unwrap_or(dy);
         let view = self.view(l);
         let norm = self.row_norms(l, ids)?;
         let lengths = Lengths { magnitude: self.params.get(magnitude), norm: &norm };
@@ -136,7 +138,7 @@ impl<'a> Pass<'a> {
     fn inputs(&self, x: &Tensor, view: &Linear<'a>) -> Result<Option<Inputs>> {
         let Some(drop) = view.branch.and_then(|b| b.dropout) else { return Ok(None) };
         let dropped = elementwise::dropout(self.dev, x, drop);
-        let mut rest = elementwise::cast(self.dev, x, ferrotune_kernels::DType::F32);
+        let mut rest = elementwise::cast(self.dev, x, DType::F32);
         elementwise::add(self.dev, &mut rest, &dropped, -1.0)?;
         Ok(Some(Inputs { dropped, rest }))
     }
@@ -232,7 +234,7 @@ mod tests {
         let dropout = Some(DropoutKey { seed: 1, step: 2 });
         let pass = Pass { dev, precision: Precision::F32, params: &params, adapted: Some(&adapted), dropout };
         let x = dev.tensor(rows, k, &x);
-        let ([y], h) = pass.linears(&x, [&l]).unwrap();
+        let ([y], h) = pass.linears(&x, [&l], DType::F32).unwrap();
         let dy = dev.tensor(rows, n, &random("dy", rows * n));
         let loss = y.f32().iter().zip(dy.f32()).map(|(a, b)| *a as f64 * *b as f64).sum();
         let mut grads = Gradients::zeros(dev, &params);

@@ -171,14 +171,18 @@ impl<'a> Pass<'a> {
         Linear { weight: self.weight(l), bias, branch }
     }
 
-    /// Outputs of linears that read the same `x`, and `H` of their branches for the backward.
+    /// Outputs in `dtype` of linears that read the same `x`, and `H` of their branches for the backward.
     pub fn linears<const N: usize>(
         &self,
         x: &Tensor,
         layers: [&'a LinearLayer; N],
+        dtype: DType,
     ) -> Result<([Tensor; N], Option<Tensor>)> {
-        let mut outs = layers.map(|l| self.dev.empty(x.rows(), l.rows));
+        // Magnitudes scale a sum in f32.
+        let own = |l: &LinearLayer| if self.magnitude(l).is_some() { DType::F32 } else { dtype };
+        let mut outs = layers.map(|l| self.dev.uninit(x.rows(), l.rows, own(l)));
         let h = self.forward_into(x, &layers, outs.each_mut().into_iter().collect(), false)?;
+        let outs = outs.map(|y| if y.dtype() == dtype { y } else { elementwise::cast(self.dev, &y, dtype) });
         Ok((outs, h))
     }
 

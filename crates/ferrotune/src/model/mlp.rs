@@ -7,7 +7,7 @@ use ferrotune_kernels::ops::elementwise;
 use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
-use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
+use super::residual::{Residual, ResidualSaved, before, before_backward};
 use crate::Result;
 
 /// MLP of one layer.
@@ -55,21 +55,21 @@ impl Up {
 
     /// What the activation reads, in the type it is saved in, so that both passes see the same values.
     fn forward(&self, pass: &Pass<'_>, n: &Tensor) -> Result<(Hidden, Option<Tensor>)> {
+        let saved = pass.precision.saved();
         Ok(match self {
             Up::Gated(two) => {
-                let ([gate, up], h) = pass.linears(n, two.each_ref())?;
-                (Hidden::Gated([narrow(pass, gate), narrow(pass, up)]), h)
+                let (both, h) = pass.linears(n, two.each_ref(), saved)?;
+                (Hidden::Gated(both), h)
             }
             Up::Fused(one) => {
-                let ([both], h) = pass.linears(n, [&**one])?;
-                let both = narrow(pass, both);
+                let ([both], h) = pass.linears(n, [&**one], saved)?;
                 let f = both.cols() / 2;
                 let part = |range| elementwise::columns(pass.dev, &both, range);
                 (Hidden::Gated([part(0..f)?, part(f..2 * f)?]), h)
             }
             Up::Plain(one) => {
-                let ([up], h) = pass.linears(n, [&**one])?;
-                (Hidden::Plain(narrow(pass, up)), h)
+                let ([up], h) = pass.linears(n, [&**one], saved)?;
+                (Hidden::Plain(up), h)
             }
         })
     }
@@ -107,18 +107,21 @@ enum Hidden {
 impl Hidden {
     fn activate(&self, pass: &Pass<'_>, act: Activation) -> Result<Tensor> {
         Ok(match self {
-            Hidden::Gated([gate, up]) => activation::gated(pass.dev, act, gate, up)?,
-            Hidden::Plain(x) => activation::forward(pass.dev, act, x),
+            Hidden::Gated([gate, up]) => activation::gated(pass.dev, act, gate, up, pass.precision.saved())?,
+            Hidden::Plain(x) => activation::forward(pass.dev, act, x, pass.precision.saved()),
         })
     }
 
     fn activate_backward(&self, pass: &Pass<'_>, act: Activation, dy: &Tensor) -> Result<Hidden> {
         Ok(match self {
             Hidden::Gated([gate, up]) => {
-                let (dgate, dup) = activation::gated_backward(pass.dev, act, gate, up, dy)?;
+                let (dgate, dup) =
+                    activation::gated_backward(pass.dev, act, gate, up, dy, pass.precision.saved())?;
                 Hidden::Gated([dgate, dup])
             }
-            Hidden::Plain(x) => Hidden::Plain(activation::backward(pass.dev, act, x, dy)?),
+            Hidden::Plain(x) => {
+                Hidden::Plain(activation::backward(pass.dev, act, x, dy, pass.precision.saved())?)
+            }
         })
     }
 }

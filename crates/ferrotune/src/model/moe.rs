@@ -1,15 +1,15 @@
 //! A mixture of experts in the place of the MLP: a router sends each token to a few of many small MLPs.
 
-use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::route::{self, Routes};
+use ferrotune_kernels::{DType, Tensor};
 
 use super::linear::{LinearLayer, Pass};
 use super::mlp::Keep;
 use super::norm::Norm;
 use super::params::Gradients;
-use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
+use super::residual::{Residual, ResidualSaved, before, before_backward};
 use crate::Result;
 
 /// Experts of one layer.
@@ -62,8 +62,8 @@ struct Hidden {
 
 impl Expert {
     fn hidden(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Hidden> {
-        let (gate_up, h_up) = pass.linears(x, self.gate_up.each_ref())?;
-        Ok(Hidden { gate_up: gate_up.map(|t| narrow(pass, t)), h_up })
+        let (gate_up, h_up) = pass.linears(x, self.gate_up.each_ref(), pass.precision.saved())?;
+        Ok(Hidden { gate_up, h_up })
     }
 }
 
@@ -72,7 +72,7 @@ impl Moe {
     pub fn forward(&self, pass: &Pass<'_>, x: &mut Tensor, keep: Keep) -> Result<Option<MoeSaved>> {
         let dev = pass.dev;
         let n = before(&self.norm, pass, x)?;
-        let ([logits], h_router) = pass.linears(&n, [&self.router])?;
+        let ([logits], h_router) = pass.linears(&n, [&self.router], DType::F32)?;
         let routes = route::forward(&logits, self.top_k, self.normalise)?;
         let mut out = dev.zeros(n.rows(), n.cols());
         let mut kept = Vec::with_capacity(self.experts.len());
@@ -83,8 +83,8 @@ impl Moe {
             }
             let hidden = expert.hidden(pass, &elementwise::gather(dev, &n, rows)?)?;
             let [gate, up] = &hidden.gate_up;
-            let y = activation::gated(dev, self.activation, gate, up)?;
-            let ([y], _) = pass.linears(&y, [&expert.down])?;
+            let y = activation::gated(dev, self.activation, gate, up, pass.precision.saved())?;
+            let ([y], _) = pass.linears(&y, [&expert.down], DType::F32)?;
             elementwise::add_rows(dev, &y, rows, weights, &mut out)?;
             kept.push((keep == Keep::All).then_some(hidden));
         }
@@ -125,8 +125,8 @@ impl Moe {
                 None => expert.hidden(pass, &x)?,
             };
             let [gate, up] = &hidden.gate_up;
-            let y = activation::gated(dev, self.activation, gate, up)?;
-            let ([out], h_down) = pass.linears(&y, [&expert.down])?;
+            let y = activation::gated(dev, self.activation, gate, up, pass.precision.saved())?;
+            let ([out], h_down) = pass.linears(&y, [&expert.down], DType::F32)?;
             dweights.push(elementwise::row_products(dev, &out, rows, &d)?);
             drop(out);
             // The gradient of the expert's output is that of the sum, times the token's weight.
@@ -135,7 +135,8 @@ impl Moe {
             elementwise::add_rows(dev, &elementwise::gather(dev, &d, rows)?, &own, weights, &mut d_out)?;
             let dy = pass.linears_backward(&y, h_down.as_ref(), [&expert.down], [&d_out], true, grads)?;
             let Some(dy) = dy else { unreachable!("it was asked for") };
-            let (dgate, dup) = activation::gated_backward(dev, self.activation, gate, up, &dy)?;
+            let (dgate, dup) =
+                activation::gated_backward(dev, self.activation, gate, up, &dy, pass.precision.saved())?;
             let both = expert.gate_up.each_ref();
             let below =
                 pass.linears_backward(&x, hidden.h_up.as_ref(), both, [&dgate, &dup], need_dn, grads)?;

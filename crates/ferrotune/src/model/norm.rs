@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::layer_norm::{self, LayerNorm};
 use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
+use ferrotune_kernels::{DType, Tensor};
 
 use super::families::NormKind;
 use super::linear::{Pass, Vector};
@@ -76,15 +76,17 @@ impl Norm {
         LayerNorm { width: self.width, eps: self.eps }
     }
 
-    /// The normalised rows in f32.
-    pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor> {
+    /// The normalised rows in `dtype`.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Tensor, dtype: DType) -> Result<Tensor> {
         let [weight, bias] = self.ids(pass);
         let weight = Self::values(pass, &self.weight, weight);
         Ok(match self.kind {
-            NormKind::Rms | NormKind::RmsOnePlus => rms_norm::forward(pass.dev, x, weight, self.rms())?,
+            NormKind::Rms | NormKind::RmsOnePlus => {
+                rms_norm::forward(pass.dev, x, weight, self.rms(), dtype)?
+            }
             NormKind::Layer => {
                 let bias = self.bias.as_ref().map(|b| Self::values(pass, b, bias));
-                layer_norm::forward(pass.dev, x, weight, bias, self.layer())?
+                layer_norm::forward(pass.dev, x, weight, bias, self.layer(), dtype)?
             }
         })
     }

@@ -37,10 +37,10 @@ pub(super) fn narrow(pass: &Pass<'_>, x: Tensor) -> Tensor {
     }
 }
 
-/// The norm before, if there is one.
+/// The norm before, if there is one, as linears read it.
 pub(super) fn before<'a>(norm: &Option<Norm>, pass: &Pass<'_>, x: &'a Tensor) -> Result<Shared<'a>> {
     Ok(match norm {
-        Some(norm) => Shared::Own(norm.forward(pass, x)?),
+        Some(norm) => Shared::Own(norm.forward(pass, x, pass.precision.saved())?),
         None => Shared::Of(x),
     })
 }
@@ -93,7 +93,7 @@ impl Residual {
         if self.is_plain() {
             return Ok((pass.linear_onto(input, linear, x)?, ResidualSaved::default()));
         }
-        let ([out], h) = pass.linears(input, [linear])?;
+        let ([out], h) = pass.linears(input, [linear], DType::F32)?;
         Ok((h, self.add(pass, out, x)?))
     }
 
@@ -104,7 +104,7 @@ impl Residual {
             return Ok(ResidualSaved::default());
         };
         let out = narrow(pass, out);
-        elementwise::add(pass.dev, x, &norm.forward(pass, &out)?, self.scale)?;
+        elementwise::add(pass.dev, x, &norm.forward(pass, &out, DType::F32)?, self.scale)?;
         Ok(ResidualSaved { out: Some(out) })
     }
 

@@ -2,8 +2,9 @@
 
 use super::Activation;
 use crate::cpu::math::{sigmoid, tanh};
+use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
-use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::cpu::{Cpu, Isa, per_isa};
 use crate::tensor::Tensor;
 
 /// Elements handled at a time: inputs may need widening into a buffer on the stack.
@@ -90,33 +91,39 @@ per_isa! {
     }
 }
 
-pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut [f32]) {
-    each_block(cpu, y.len(), &SharedMut::new(y), |isa, at, y| {
-        let mut buffer = [0.0; BLOCK];
-        let x_block = &mut buffer[..y.len()];
+pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
+    let (n, y) = (y.len(), Out::new(y));
+    each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
         Mat::from(x).read(0, at, x_block);
-        value(isa, act, x_block, y);
+        // SAFETY: blocks are disjoint.
+        unsafe { y.write(isa, at, len, spare, |y| value(isa, act, x_block, y)) };
     });
 }
 
-pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &mut [f32]) {
-    each_block(cpu, dx.len(), &SharedMut::new(dx), |isa, at, dx| {
-        let mut buffer = [0.0; BLOCK];
-        let x_block = &mut buffer[..dx.len()];
+pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &mut Tensor) {
+    let (n, dx) = (dx.len(), Out::new(dx));
+    each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
         Mat::from(x).read(0, at, x_block);
-        slope(isa, act, x_block, dx);
-        multiply(isa, dx, &dy[at..]);
+        let fill = |dx: &mut [f32]| {
+            slope(isa, act, x_block, dx);
+            multiply(isa, dx, &dy[at..]);
+        };
+        // SAFETY: blocks are disjoint.
+        unsafe { dx.write(isa, at, len, spare, fill) };
     });
 }
 
-pub(super) fn gated(cpu: &Cpu, act: Activation, gate: &Tensor, up: &Tensor, y: &mut [f32]) {
-    each_block(cpu, y.len(), &SharedMut::new(y), |isa, at, y| {
-        let mut buffer = [0.0; BLOCK];
-        let block = &mut buffer[..y.len()];
-        Mat::from(gate).read(0, at, block);
-        value(isa, act, block, y);
-        Mat::from(up).read(0, at, block);
-        multiply(isa, y, block);
+pub(super) fn gated(cpu: &Cpu, act: Activation, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
+    let (n, y) = (y.len(), Out::new(y));
+    each_block(cpu, n, |isa, at, len, [block, spare, ..]| {
+        let fill = |y: &mut [f32]| {
+            Mat::from(gate).read(0, at, block);
+            value(isa, act, block, y);
+            Mat::from(up).read(0, at, block);
+            multiply(isa, y, block);
+        };
+        // SAFETY: blocks are disjoint.
+        unsafe { y.write(isa, at, len, spare, fill) };
     });
 }
 
@@ -126,35 +133,33 @@ pub(super) fn gated_backward(
     gate: &Tensor,
     up: &Tensor,
     dy: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
+    dgate: &mut Tensor,
+    dup: &mut Tensor,
 ) {
-    let shared = SharedMut::new(dup);
-    each_block(cpu, dgate.len(), &SharedMut::new(dgate), |isa, at, dgate| {
-        let len = dgate.len();
+    let (n, dgate, dup) = (dgate.len(), Out::new(dgate), Out::new(dup));
+    each_block(cpu, n, |isa, at, len, [g, u, spare_g, spare_u]| {
         let dy = &dy[at..at + len];
+        Mat::from(gate).read(0, at, g);
+        Mat::from(up).read(0, at, u);
         // SAFETY: blocks are disjoint.
-        let dup = unsafe { shared.slice(at..at + len) };
-        let (mut g, mut u) = ([0.0; BLOCK], [0.0; BLOCK]);
-        Mat::from(gate).read(0, at, &mut g[..len]);
-        Mat::from(up).read(0, at, &mut u[..len]);
-        gated_slopes(isa, act, &g[..len], &u[..len], dy, dgate, dup);
+        unsafe {
+            dgate.write(isa, at, len, spare_g, |dgate| {
+                dup.write(isa, at, len, spare_u, |dup| {
+                    gated_slopes(isa, act, g, u, dy, dgate, dup);
+                });
+            });
+        }
     });
 }
 
-/// Calls `f(isa, first element, block of out)` for blocks of at most [`BLOCK`] elements.
-fn each_block(
-    cpu: &Cpu,
-    len: usize,
-    out: &SharedMut<'_, f32>,
-    f: impl Fn(crate::cpu::Isa, usize, &mut [f32]) + Sync,
-) {
+/// Calls `f(isa, first element, number, buffers)` for blocks of at most [`BLOCK`] elements.
+fn each_block(cpu: &Cpu, len: usize, f: impl Fn(Isa, usize, usize, [&mut [f32]; 4]) + Sync) {
     let isa = cpu.isa();
     cpu.run_ranges(len, 8 * BLOCK, |range| {
+        let mut buffers = [[0.0; BLOCK]; 4];
         for at in range.clone().step_by(BLOCK) {
-            let end = range.end.min(at + BLOCK);
-            // SAFETY: ranges are disjoint, and so are their blocks.
-            f(isa, at, unsafe { out.slice(at..end) });
+            let n = (range.end - at).min(BLOCK);
+            f(isa, at, n, buffers.each_mut().map(|b| &mut b[..n]));
         }
     });
 }

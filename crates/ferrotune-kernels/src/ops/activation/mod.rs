@@ -5,6 +5,7 @@ mod reference;
 
 use super::expect;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -17,55 +18,54 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// `y = act(x)` in f32 for `x` `[T, F]` (f32 or bf16).
-pub fn forward(dev: &Device, act: Activation, x: &Tensor) -> Tensor {
-    let mut y = dev.empty(x.rows(), x.cols());
+/// `y = act(x)` in `dtype` for `x` `[T, F]` (f32 or bf16).
+pub fn forward(dev: &Device, act: Activation, x: &Tensor, dtype: DType) -> Tensor {
+    let mut y = dev.uninit(x.rows(), x.cols(), dtype);
     match dev {
-        Device::Reference(_) => reference::forward(act, x, None, y.f32_mut()),
-        Device::Cpu(c) => cpu::forward(c, act, x, y.f32_mut()),
+        Device::Reference(_) => reference::forward(act, x, None, &mut y),
+        Device::Cpu(c) => cpu::forward(c, act, x, &mut y),
     }
     y
 }
 
-/// The gradient of `x` for the gradient `dy` of the output.
-pub fn backward(dev: &Device, act: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+/// The gradient of `x` in `dtype`, for the gradient `dy` of the output in f32.
+pub fn backward(dev: &Device, act: Activation, x: &Tensor, dy: &Tensor, dtype: DType) -> Result<Tensor> {
     expect("activation", "dy", dy, x.shape())?;
-    let mut dx = dev.empty(x.rows(), x.cols());
+    let mut dx = dev.uninit(x.rows(), x.cols(), dtype);
     match dev {
-        Device::Reference(_) => reference::backward(act, x, dy.f32(), dx.f32_mut()),
-        Device::Cpu(c) => cpu::backward(c, act, x, dy.f32(), dx.f32_mut()),
+        Device::Reference(_) => reference::backward(act, x, dy.f32(), &mut dx),
+        Device::Cpu(c) => cpu::backward(c, act, x, dy.f32(), &mut dx),
     }
     Ok(dx)
 }
 
-/// `gate` and `up` `[T, F]` (f32 or bf16, both the same); gives `y` `[T, F]` in f32.
-pub fn gated(dev: &Device, act: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+/// `gate` and `up` `[T, F]` (f32 or bf16, both the same); gives `y` `[T, F]` in `dtype`.
+pub fn gated(dev: &Device, act: Activation, gate: &Tensor, up: &Tensor, dtype: DType) -> Result<Tensor> {
     expect("gated activation", "up", up, gate.shape())?;
-    let mut y = dev.empty(gate.rows(), gate.cols());
+    let mut y = dev.uninit(gate.rows(), gate.cols(), dtype);
     match dev {
-        Device::Reference(_) => reference::forward(act, gate, Some(up), y.f32_mut()),
-        Device::Cpu(c) => cpu::gated(c, act, gate, up, y.f32_mut()),
+        Device::Reference(_) => reference::forward(act, gate, Some(up), &mut y),
+        Device::Cpu(c) => cpu::gated(c, act, gate, up, &mut y),
     }
     Ok(y)
 }
 
-/// Gives `(dgate, dup)` for the gradient `dy` of the output.
+/// Gives `(dgate, dup)` in `dtype`, for the gradient `dy` of the output in f32.
 pub fn gated_backward(
     dev: &Device,
     act: Activation,
     gate: &Tensor,
     up: &Tensor,
     dy: &Tensor,
+    dtype: DType,
 ) -> Result<(Tensor, Tensor)> {
     expect("gated activation", "up", up, gate.shape())?;
     expect("gated activation", "dy", dy, gate.shape())?;
-    let mut dgate = dev.empty(gate.rows(), gate.cols());
-    let mut dup = dev.empty(gate.rows(), gate.cols());
+    let mut dgate = dev.uninit(gate.rows(), gate.cols(), dtype);
+    let mut dup = dev.uninit(gate.rows(), gate.cols(), dtype);
     match dev {
-        Device::Reference(_) => {
-            reference::gated_backward(act, gate, up, dy.f32(), dgate.f32_mut(), dup.f32_mut())
-        }
-        Device::Cpu(c) => cpu::gated_backward(c, act, gate, up, dy.f32(), dgate.f32_mut(), dup.f32_mut()),
+        Device::Reference(_) => reference::gated_backward(act, gate, up, dy.f32(), &mut dgate, &mut dup),
+        Device::Cpu(c) => cpu::gated_backward(c, act, gate, up, dy.f32(), &mut dgate, &mut dup),
     }
     Ok((dgate, dup))
 }

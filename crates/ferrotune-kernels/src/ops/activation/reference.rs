@@ -19,18 +19,18 @@ fn at(act: Activation, x: f64) -> (f64, f64) {
     }
 }
 
-pub(super) fn forward(act: Activation, x: &Tensor, up: Option<&Tensor>, y: &mut [f32]) {
+pub(super) fn forward(act: Activation, x: &Tensor, up: Option<&Tensor>, y: &mut Tensor) {
     let up = up.map(Tensor::to_vec);
-    for (i, (y, x)) in y.iter_mut().zip(x.to_vec()).enumerate() {
+    let value = |(i, x): (usize, f32)| {
         let up = up.as_ref().map_or(1.0, |up| up[i] as f64);
-        *y = (at(act, x as f64).0 * up) as f32;
-    }
+        (at(act, x as f64).0 * up) as f32
+    };
+    y.set(&x.to_vec().into_iter().enumerate().map(value).collect::<Vec<_>>());
 }
 
-pub(super) fn backward(act: Activation, x: &Tensor, dy: &[f32], dx: &mut [f32]) {
-    for (i, x) in x.to_vec().into_iter().enumerate() {
-        dx[i] = (dy[i] as f64 * at(act, x as f64).1) as f32;
-    }
+pub(super) fn backward(act: Activation, x: &Tensor, dy: &[f32], dx: &mut Tensor) {
+    let slope = |(x, dy): (f32, &f32)| (*dy as f64 * at(act, x as f64).1) as f32;
+    dx.set(&x.to_vec().into_iter().zip(dy).map(slope).collect::<Vec<_>>());
 }
 
 pub(super) fn gated_backward(
@@ -38,12 +38,14 @@ pub(super) fn gated_backward(
     gate: &Tensor,
     up: &Tensor,
     dy: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
+    dgate: &mut Tensor,
+    dup: &mut Tensor,
 ) {
-    for (i, (g, u)) in gate.to_vec().into_iter().zip(up.to_vec()).enumerate() {
+    let both = |((g, u), dy): ((f32, f32), &f32)| {
         let (value, slope) = at(act, g as f64);
-        dup[i] = (dy[i] as f64 * value) as f32;
-        dgate[i] = (dy[i] as f64 * u as f64 * slope) as f32;
-    }
+        ((*dy as f64 * u as f64 * slope) as f32, (*dy as f64 * value) as f32)
+    };
+    let (dg, du): (Vec<f32>, Vec<f32>) = gate.to_vec().into_iter().zip(up.to_vec()).zip(dy).map(both).unzip();
+    dgate.set(&dg);
+    dup.set(&du);
 }

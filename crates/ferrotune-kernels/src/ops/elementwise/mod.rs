@@ -4,6 +4,7 @@ mod cpu;
 mod reference;
 
 use super::expect;
+use crate::cpu::words::Mat;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -110,12 +111,14 @@ pub fn row_products(dev: &Device, x: &Tensor, rows: &[u32], y: &Tensor) -> Resul
     })
 }
 
-/// `sums += column sums of x`: the gradient of a bias, from that of the rows it was added to.
+/// `sums += column sums of x` (f32 or bf16): the gradient of a bias, from that of the rows it was added to.
 pub fn add_columns(dev: &Device, sums: &mut Tensor, x: &Tensor) -> Result<()> {
     expect("add_columns", "sums", sums, [1, x.cols()])?;
     let _ = dev; // one pass over memory on either device
-    for row in x.f32().chunks_exact(x.cols().max(1)) {
-        sums.f32_mut().iter_mut().zip(row).for_each(|(o, v)| *o += v);
+    let mut row = vec![0.0; x.cols()];
+    for t in 0..x.rows() {
+        Mat::from(x).read(t, 0, &mut row);
+        sums.f32_mut().iter_mut().zip(&row).for_each(|(o, v)| *o += v);
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::{Grads, Groups};
 use crate::cpu::math::{dot, sum};
+use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::Tensor;
@@ -64,15 +65,15 @@ pub(super) fn forward(
     b: Option<&[f32]>,
     groups: Groups,
     eps: f32,
-    y: &mut [f32],
+    y: &mut Tensor,
 ) {
-    let (d, isa) = (groups.width, cpu.isa());
-    let y = SharedMut::new(y);
-    groups.each(cpu, x, |i, at, row, _| {
+    let (d, isa, y) = (groups.width, cpu.isa(), Out::new(y));
+    groups.each(cpu, x, |i, at, row, spare| {
         normalise(isa, row, eps);
         // SAFETY: every group belongs to one task.
-        let y = unsafe { y.slice(i * d..(i + 1) * d) };
-        affine(isa, row, &w[at..][..d], b.map(|b| &b[at..][..d]), y);
+        unsafe {
+            y.write(isa, i * d, d, spare, |y| affine(isa, row, &w[at..][..d], b.map(|b| &b[at..][..d]), y));
+        }
     });
 }
 

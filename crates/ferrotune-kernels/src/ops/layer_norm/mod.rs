@@ -6,6 +6,7 @@ mod reference;
 use super::expect;
 use super::groups::Groups;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -27,17 +28,25 @@ pub struct Grads<'a> {
     pub bias: Option<&'a mut Tensor>,
 }
 
-/// `x` `[T, D]` (f32 or bf16); `w` and `b` `[1, width]`, or `[1, D]` if every group has its own; gives `y` in f32.
-pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, b: Option<&Tensor>, norm: LayerNorm) -> Result<Tensor> {
+/// `x` `[T, D]` (f32 or bf16); `w` and `b` `[1, width]`, or `[1, D]` if every group has its own; gives `y` in
+/// `dtype`.
+pub fn forward(
+    dev: &Device,
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+    norm: LayerNorm,
+    dtype: DType,
+) -> Result<Tensor> {
     let groups = Groups::new("layer_norm", x, w, norm.width)?;
     if let Some(b) = b {
         expect("layer_norm", "b", b, w.shape())?;
     }
-    let mut y = dev.empty(x.rows(), x.cols());
+    let mut y = dev.uninit(x.rows(), x.cols(), dtype);
     let b = b.map(Tensor::f32);
     match dev {
-        Device::Reference(_) => reference::forward(x, w.f32(), b, groups, norm.eps, y.f32_mut()),
-        Device::Cpu(c) => cpu::forward(c, x, w.f32(), b, groups, norm.eps, y.f32_mut()),
+        Device::Reference(_) => reference::forward(x, w.f32(), b, groups, norm.eps, &mut y),
+        Device::Cpu(c) => cpu::forward(c, x, w.f32(), b, groups, norm.eps, &mut y),
     }
     Ok(y)
 }

@@ -11,9 +11,10 @@ fn moments(x: &[f32], eps: f32) -> (f64, f64) {
     (mean, 1.0 / (variance + eps as f64).sqrt())
 }
 
-pub(super) fn forward(x: &Tensor, w: &[f32], b: Option<&[f32]>, groups: Groups, eps: f32, y: &mut [f32]) {
+pub(super) fn forward(x: &Tensor, w: &[f32], b: Option<&[f32]>, groups: Groups, eps: f32, out: &mut Tensor) {
     let d = groups.width;
-    for (g, (x, y)) in x.to_vec().chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
+    let mut all = vec![0.0; x.len()];
+    for (g, (x, y)) in x.to_vec().chunks_exact(d).zip(all.chunks_exact_mut(d)).enumerate() {
         let (mean, r) = moments(x, eps);
         let at = groups.weight(g);
         for i in 0..d {
@@ -21,6 +22,7 @@ pub(super) fn forward(x: &Tensor, w: &[f32], b: Option<&[f32]>, groups: Groups, 
             y[i] = ((x[i] as f64 - mean) * r * w[at + i] as f64 + b) as f32;
         }
     }
+    out.set(&all);
 }
 
 /// With `n = (x - mean) r`: `dn = dy w`, `dx = r (dn - mean(dn) - n mean(dn n))`, `dw = sum dy n`, `db = sum dy`.

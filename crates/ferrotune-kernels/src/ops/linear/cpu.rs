@@ -2,7 +2,7 @@
 
 use super::super::elementwise;
 use super::{Grads, Linear, ranks};
-use crate::cpu::gemm::{Job, Left, Term, gemm, left};
+use crate::cpu::gemm::{Job, Left, Sink, Term, gemm, left};
 use crate::cpu::math::dot;
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
@@ -45,7 +45,7 @@ fn single(
     gemm(
         cpu,
         precision,
-        vec![Job { out, n, terms: vec![Term { a, b, transposed }], accumulate, bias: None }],
+        vec![Job { out: Sink::F32(out), n, terms: vec![Term { a, b, transposed }], accumulate, bias: None }],
     );
 }
 
@@ -124,7 +124,13 @@ pub(super) fn forward(
             if let (Some(a), Some(b)) = (scaled, l.branch) {
                 terms.push(Term { a, b: Mat::from(b.b), transposed: false });
             }
-            Job { out: out.f32_mut(), n: l.weight.rows(), terms, accumulate, bias: l.bias.map(Tensor::f32) }
+            Job {
+                out: Sink::from(&mut **out),
+                n: l.weight.rows(),
+                terms,
+                accumulate,
+                bias: l.bias.map(Tensor::f32),
+            }
         })
         .collect();
     gemm(cpu, precision, jobs);
@@ -249,9 +255,7 @@ pub(super) fn backward(
             single(cpu, precision, &dyt, Mat::from(x), true, dw.f32_mut(), k, true);
         }
         if let Some(db) = grads.bias.as_deref_mut() {
-            for row in dy.f32().chunks_exact(n) {
-                db.f32_mut().iter_mut().zip(row).for_each(|(o, v)| *o += v);
-            }
+            elementwise::add_columns(dev, db, dy).expect("both have N columns");
         }
     }
 }
@@ -287,7 +291,7 @@ fn input_gradient(
             terms.push(Term { a, b: Mat::from(b.a), transposed: true });
         }
     }
-    gemm(cpu, precision, vec![Job { out: dx.f32_mut(), n: k, terms, accumulate, bias: None }]);
+    gemm(cpu, precision, vec![Job { out: Sink::F32(dx.f32_mut()), n: k, terms, accumulate, bias: None }]);
     // Dropout stands between X and the branch, so its gradient cannot ride along.
     for (l, g) in linears.iter().zip(g) {
         let (Some(b), Some(g)) = (l.branch, g) else { continue };

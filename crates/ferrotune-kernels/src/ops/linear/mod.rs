@@ -10,7 +10,7 @@
 mod cpu;
 mod reference;
 
-use super::elementwise::Dropout;
+use super::elementwise::{self, Dropout};
 use super::expect;
 use crate::cpu::words::Mat;
 use crate::device::Device;
@@ -129,6 +129,7 @@ fn check(x: &Tensor, linears: &[Linear<'_>]) -> Result<()> {
 }
 
 /// Computes every output (`accumulate` adds to what is there: a residual) and gives `H`, all branches side by side.
+/// An output may be bf16, and is then rounded once, when its sum is whole.
 pub fn forward(
     dev: &Device,
     precision: Precision,
@@ -170,7 +171,7 @@ fn whole_bias(dev: &Device, l: &Linear<'_>) -> Option<Tensor> {
 
 /// Adds every gradient that `grads` asks for, and writes (or with `accumulate` adds) `dx`.
 ///
-/// `h` is what [`forward`] gave; both `x` and `h` may have been stored in bf16 since.
+/// `h` is what [`forward`] gave; `x`, `h` and `dys` may be bf16.
 pub fn backward(
     dev: &Device,
     precision: Precision,
@@ -218,9 +219,9 @@ pub fn backward(
     }
     for ((l, dy), g) in linears.iter().zip(dys).zip(grads.iter_mut()) {
         let (Some(branch), Some(dc)) = (l.branch, g.branch_bias.as_deref_mut()) else { continue };
-        for row in dy.f32().chunks_exact(dy.cols()) {
-            dc.f32_mut().iter_mut().zip(row).for_each(|(o, v)| *o += branch.scale * v);
-        }
+        let mut sums = dev.zeros(1, dc.cols());
+        elementwise::add_columns(dev, &mut sums, dy)?;
+        elementwise::add(dev, dc, &sums, branch.scale)?;
     }
     match dev {
         Device::Reference(_) => reference::backward(x, linears, dys, dx, accumulate, grads),

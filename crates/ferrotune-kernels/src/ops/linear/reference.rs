@@ -44,7 +44,7 @@ pub(super) fn forward(
         let (n, k) = (l.weight.rows(), l.weight.cols());
         let w = weight_values(l.weight);
         let h = l.branch.as_ref().map(|b| hidden(&xs, b));
-        let y = y.f32_mut();
+        let mut values = y.to_vec();
         for m in 0..x.rows() {
             for j in 0..n {
                 let mut sum = dot(&xs[m * k..][..k], &w[j * k..][..k]);
@@ -53,10 +53,11 @@ pub(super) fn forward(
                     sum += b.scale as f64 * dot(&h[m * r..][..r], &b.b.f32()[j * r..][..r]);
                 }
                 sum += l.bias.map_or(0.0, |b| b.f32()[j] as f64);
-                let old = if accumulate { y[m * n + j] as f64 } else { 0.0 };
-                y[m * n + j] = (old + sum) as f32;
+                let old = if accumulate { values[m * n + j] as f64 } else { 0.0 };
+                values[m * n + j] = (old + sum) as f32;
             }
         }
+        y.set(&values);
         if let (Some(all), Some(h), Some(b)) = (h_all.as_deref_mut(), &h, &l.branch) {
             let r = b.a.rows();
             for m in 0..x.rows() {
@@ -78,7 +79,7 @@ pub(super) fn backward(
     let mut dx_sum = vec![0.0f64; xs.len()];
     for ((l, dy), grads) in linears.iter().zip(dys).zip(grads) {
         let (n, k) = (l.weight.rows(), l.weight.cols());
-        let (w, dy) = (weight_values(l.weight), dy.f32());
+        let (w, dy) = (weight_values(l.weight), dy.to_vec());
         for m in 0..x.rows() {
             for j in 0..n {
                 let g = dy[m * n + j] as f64;

@@ -2,6 +2,7 @@
 
 use super::{Groups, RmsNorm};
 use crate::cpu::math::dot;
+use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::Tensor;
@@ -34,13 +35,11 @@ per_isa! {
     }
 }
 
-pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut [f32]) {
-    let (d, isa) = (groups.width, cpu.isa());
-    let y = SharedMut::new(y);
-    groups.each(cpu, x, |i, at, row, _| {
+pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut Tensor) {
+    let (d, isa, y) = (groups.width, cpu.isa(), Out::new(y));
+    groups.each(cpu, x, |i, at, row, spare| {
         // SAFETY: every group belongs to one task.
-        let y = unsafe { y.slice(i * d..(i + 1) * d) };
-        forward_row(isa, row, &w[at..][..d], norm, y);
+        unsafe { y.write(isa, i * d, d, spare, |y| forward_row(isa, row, &w[at..][..d], norm, y)) };
     });
 }
 

@@ -6,6 +6,7 @@ mod reference;
 use super::expect;
 use super::groups::Groups;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -20,13 +21,14 @@ pub struct RmsNorm {
     pub offset: f32,
 }
 
-/// `x` `[T, D]` (f32 or bf16); `w` `[1, width]`, or `[1, D]` if every group has its own; gives `y` `[T, D]` in f32.
-pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, norm: RmsNorm) -> Result<Tensor> {
+/// `x` `[T, D]` (f32 or bf16); `w` `[1, width]`, or `[1, D]` if every group has its own; gives `y` `[T, D]`
+/// in `dtype`.
+pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, norm: RmsNorm, dtype: DType) -> Result<Tensor> {
     let groups = Groups::new("rms_norm", x, w, norm.width)?;
-    let mut y = dev.empty(x.rows(), x.cols());
+    let mut y = dev.uninit(x.rows(), x.cols(), dtype);
     match dev {
-        Device::Reference(_) => reference::forward(x, w.f32(), groups, norm, y.f32_mut()),
-        Device::Cpu(c) => cpu::forward(c, x, w.f32(), groups, norm, y.f32_mut()),
+        Device::Reference(_) => reference::forward(x, w.f32(), groups, norm, &mut y),
+        Device::Cpu(c) => cpu::forward(c, x, w.f32(), groups, norm, &mut y),
     }
     Ok(y)
 }

@@ -8,15 +8,17 @@ fn inverse_rms(x: &[f32], eps: f32) -> f64 {
     1.0 / (mean + eps as f64).sqrt()
 }
 
-pub(super) fn forward(x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut [f32]) {
+pub(super) fn forward(x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, out: &mut Tensor) {
     let d = groups.width;
-    for (g, (x, y)) in x.to_vec().chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
+    let mut all = vec![0.0; x.len()];
+    for (g, (x, y)) in x.to_vec().chunks_exact(d).zip(all.chunks_exact_mut(d)).enumerate() {
         let r = inverse_rms(x, norm.eps);
         let w = &w[groups.weight(g)..][..d];
         for i in 0..d {
             y[i] = (x[i] as f64 * r) as f32 * (norm.offset + w[i]);
         }
     }
+    out.set(&all);
 }
 
 /// With `n = x r`: `dn = dy w`, `dx = r (dn - n mean(dn n))`, `dw = sum over rows of dy n`.

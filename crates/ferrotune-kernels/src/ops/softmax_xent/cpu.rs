@@ -3,7 +3,7 @@
 
 use super::Logits;
 use crate::cpu::math::{exp, max, sum, tanh};
-use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::cpu::{Cpu, Isa, SharedMut, per_isa, words};
 use crate::tensor::Tensor;
 
 const BLOCK: usize = 2048;
@@ -15,20 +15,19 @@ per_isa! {
 }
 
 per_isa! {
-    /// Sum of `exp(x - top)` over a block.
-    fn sum_of_exp(x: &[f32], top: f32, tmp: &mut [f32]) -> f32 {
-        let tmp = &mut tmp[..x.len()];
-        for (t, x) in tmp.iter_mut().zip(x) {
-            *t = exp(*x - top);
+    /// Turns a block into `exp(x - top)`; gives the sum.
+    fn to_exp(x: &mut [f32], top: f32) -> f32 {
+        for x in x.iter_mut() {
+            *x = exp(*x - top);
         }
-        sum(tmp)
+        sum(x)
     }
 }
 
 per_isa! {
-    fn to_gradient(x: &mut [f32], top: f32, factor: f32) {
+    fn scale(x: &mut [f32], factor: f32) {
         for v in x {
-            *v = exp(*v - top) * factor;
+            *v *= factor;
         }
     }
 }
@@ -47,11 +46,11 @@ per_isa! {
 }
 
 per_isa! {
-    /// `factor exp(z - top)` times the slope of `z` in the head's output.
-    fn to_capped_gradient(z: &mut [f32], top: f32, factor: f32, cap: f32) {
-        for v in z {
-            let t = *v / cap;
-            *v = exp(*v - top) * factor * (1.0 - t * t);
+    /// `e` times the slope of the cap at the logit `z`.
+    fn slope_of_cap(z: &[f32], e: &mut [f32], cap: f32) {
+        for (z, e) in z.iter().zip(e) {
+            let t = *z / cap;
+            *e *= 1.0 - t * t;
         }
     }
 }
@@ -65,36 +64,83 @@ pub(super) fn logits(cpu: &Cpu, x: &mut [f32], how: Logits) {
     });
 }
 
-pub(super) fn forward(
-    cpu: &Cpu,
-    logits: &mut Tensor,
-    targets: &[u32],
+/// The largest logit of a row, and the sum of `exp(z - largest)`, whose terms go to `terms`, block by block.
+fn sums(
+    isa: Isa,
+    row: &mut [f32],
     how: Logits,
-    scale: Option<f32>,
-) -> Vec<f32> {
-    let (v, isa) = (logits.cols(), cpu.isa());
+    terms: impl FnMut(usize, &mut [f32], f32) -> f32,
+) -> (f32, f64) {
+    if !how.is_identity() {
+        to_logits(isa, row, how);
+    }
+    let top = row_max(isa, row);
+    let mut terms = terms;
+    let mut total = 0.0;
+    for (i, block) in row.chunks_mut(BLOCK).enumerate() {
+        total += terms(i * BLOCK, block, top) as f64;
+    }
+    (top, total)
+}
+
+pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Logits) -> Vec<f32> {
+    let (v, isa) = (outputs.cols(), cpu.isa());
     let mut losses = vec![0.0; targets.len()];
-    let (rows, out) = (SharedMut::new(logits.f32_mut()), SharedMut::new(&mut losses));
+    let (rows, out) = (SharedMut::new(outputs.f32_mut()), SharedMut::new(&mut losses));
     cpu.run(targets.len(), |t| {
         // SAFETY: every row belongs to one task.
         let (row, loss) = unsafe { (rows.slice(t * v..(t + 1) * v), &mut out.slice(t..t + 1)[0]) };
-        if !how.is_identity() {
-            to_logits(isa, row, how);
-        }
-        let top = row_max(isa, row);
-        let mut tmp = [0.0; BLOCK];
-        let total: f64 = row.chunks(BLOCK).map(|block| sum_of_exp(isa, block, top, &mut tmp) as f64).sum();
         let target = targets[t] as usize;
-        *loss = (top as f64 - row[target] as f64 + total.ln()) as f32;
-        if let Some(scale) = scale {
-            let scale = scale * how.scale;
-            let factor = (scale as f64 / total) as f32;
-            let slope = how.cap.map_or(1.0, |cap| 1.0 - (row[target] / cap).powi(2));
-            match how.cap {
-                None => to_gradient(isa, row, top, factor),
-                Some(cap) => to_capped_gradient(isa, row, top, factor, cap),
+        let mut own = 0.0;
+        let (top, total) = sums(isa, row, how, |at, block, top| {
+            if (at..at + block.len()).contains(&target) {
+                own = block[target - at];
             }
-            row[target] -= scale * slope;
+            to_exp(isa, block, top)
+        });
+        *loss = (top as f64 - own as f64 + total.ln()) as f32;
+    });
+    losses
+}
+
+/// The gradient goes to `narrow`, or else in the place of the outputs.
+pub(super) fn forward_backward(
+    cpu: &Cpu,
+    outputs: &mut Tensor,
+    targets: &[u32],
+    how: Logits,
+    scale_of_loss: f32,
+    narrow: Option<&mut Tensor>,
+) -> Vec<f32> {
+    let (v, isa) = (outputs.cols(), cpu.isa());
+    let mut losses = vec![0.0; targets.len()];
+    let narrow = narrow.map(|t| SharedMut::new(t.bf16_mut()));
+    let (rows, out) = (SharedMut::new(outputs.f32_mut()), SharedMut::new(&mut losses));
+    cpu.run(targets.len(), |t| {
+        // SAFETY: every row belongs to one task.
+        let (row, loss) = unsafe { (rows.slice(t * v..(t + 1) * v), &mut out.slice(t..t + 1)[0]) };
+        let target = targets[t] as usize;
+        let mut own = 0.0;
+        let mut z = [0.0; BLOCK];
+        let (top, total) = sums(isa, row, how, |at, block, top| {
+            if (at..at + block.len()).contains(&target) {
+                own = block[target - at];
+            }
+            let Some(cap) = how.cap else { return to_exp(isa, block, top) };
+            let z = &mut z[..block.len()];
+            z.copy_from_slice(block);
+            let sum = to_exp(isa, block, top);
+            slope_of_cap(isa, z, block, cap);
+            sum
+        });
+        *loss = (top as f64 - own as f64 + total.ln()) as f32;
+        let factor = scale_of_loss * how.scale;
+        let slope = how.cap.map_or(1.0, |cap| 1.0 - (own / cap).powi(2));
+        scale(isa, row, (factor as f64 / total) as f32);
+        row[target] -= factor * slope;
+        if let Some(narrow) = &narrow {
+            // SAFETY: as above.
+            words::narrow(isa, row, unsafe { narrow.slice(t * v..(t + 1) * v) });
         }
     });
     losses

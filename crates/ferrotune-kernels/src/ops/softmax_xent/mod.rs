@@ -3,8 +3,10 @@
 mod cpu;
 mod reference;
 
+use super::elementwise::cast;
 use super::expect;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -41,27 +43,48 @@ pub fn logits(dev: &Device, x: &mut Tensor, how: Logits) {
     }
 }
 
-/// Gives the token losses `-log softmax(z[t])[targets[t]]` with `z` the logits of the head's outputs, and overwrites
-/// the outputs `[M, V]` with the gradient of `scale * sum of losses`, which is `scale * (softmax(z) - onehot(target))`
-/// where outputs are the logits.
-///
-/// With `gradient: false` they become the logits.
-pub fn forward(
+/// The token losses `-log softmax(z[t])[targets[t]]` with `z` the logits of the head's outputs `[M, V]` (f32).
+pub fn forward(dev: &Device, outputs: Tensor, targets: &[u32], how: Logits) -> Result<Vec<f32>> {
+    check(&outputs, targets)?;
+    let mut outputs = outputs;
+    Ok(match dev {
+        Device::Reference(_) => reference::run(&mut outputs, targets, how, None),
+        Device::Cpu(c) => cpu::forward(c, &mut outputs, targets, how),
+    })
+}
+
+/// The token losses, and in the place of the outputs the gradient of `scale * sum of losses` in `dtype`, which is
+/// `scale * (softmax(z) - onehot(target))` where outputs are the logits.
+pub fn forward_backward(
     dev: &Device,
-    outputs: &mut Tensor,
+    outputs: Tensor,
     targets: &[u32],
     how: Logits,
     scale: f32,
-    gradient: bool,
-) -> Result<Vec<f32>> {
+    dtype: DType,
+) -> Result<(Vec<f32>, Tensor)> {
+    check(&outputs, targets)?;
+    let mut outputs = outputs;
+    Ok(match (dev, dtype) {
+        (Device::Reference(_), _) => {
+            let losses = reference::run(&mut outputs, targets, how, Some(scale));
+            (losses, if dtype == DType::F32 { outputs } else { cast(dev, &outputs, dtype) })
+        }
+        (Device::Cpu(c), DType::F32) => {
+            (cpu::forward_backward(c, &mut outputs, targets, how, scale, None), outputs)
+        }
+        (Device::Cpu(c), _) => {
+            let mut narrow = dev.uninit(outputs.rows(), outputs.cols(), dtype);
+            (cpu::forward_backward(c, &mut outputs, targets, how, scale, Some(&mut narrow)), narrow)
+        }
+    })
+}
+
+fn check(outputs: &Tensor, targets: &[u32]) -> Result<()> {
     expect("softmax_xent", "logits", outputs, [targets.len(), outputs.cols()])?;
     if let Some(t) = targets.iter().find(|t| **t as usize >= outputs.cols()) {
         let found = format!("{t} with {} logits", outputs.cols());
         return Err(Error::Unsupported { what: "target id", found, allowed: "ids below the vocabulary" });
     }
-    let scale = gradient.then_some(scale);
-    Ok(match dev {
-        Device::Reference(_) => reference::forward(outputs, targets, how, scale),
-        Device::Cpu(c) => cpu::forward(c, outputs, targets, how, scale),
-    })
+    Ok(())
 }

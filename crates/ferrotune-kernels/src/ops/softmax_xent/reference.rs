@@ -10,7 +10,8 @@ pub(super) fn logits(x: &mut [f32], how: Logits) {
     }
 }
 
-pub(super) fn forward(outputs: &mut Tensor, targets: &[u32], how: Logits, scale: Option<f32>) -> Vec<f32> {
+/// With `scale` the outputs become the gradient.
+pub(super) fn run(outputs: &mut Tensor, targets: &[u32], how: Logits, scale: Option<f32>) -> Vec<f32> {
     logits(outputs.f32_mut(), how);
     let logits = outputs;
     let v = logits.cols();
