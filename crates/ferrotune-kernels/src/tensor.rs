@@ -1,122 +1,128 @@
 //! A matrix on a device: shape, element type, and a buffer that goes back to its pool when dropped.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::alloc::{self, Layout};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 
+use crate::arena::{Arena, Place};
 use crate::dtype::DType;
 
-/// Recycles the buffers of a device, so that a steady training step allocates nothing and touches no new page.
+/// The buffers of a device: a steady training step allocates nothing and touches no new page.
 ///
-/// It also counts: [`Pool::peak_bytes`] is the largest sum of live buffers so far. Free buffers are given back to the
-/// system before live and free ones together would exceed that peak, so the pool itself costs no memory.
-#[derive(Debug, Default)]
+/// It also counts: [`Pool::peak_bytes`] is the largest sum of live buffers so far, [`Pool::used_bytes`] the memory that
+/// they ever lay in.
+#[derive(Debug)]
 pub struct Pool {
-    shelves: Mutex<Shelves>,
+    state: Mutex<State>,
 }
 
-/// Sizes count f32 words.
-#[derive(Debug, Default)]
-struct Shelves {
-    free: BTreeMap<usize, Vec<Vec<f32>>>,
-    free_words: usize,
+#[derive(Debug)]
+struct State {
+    large: Arena,
+    /// Short buffers apart, so that they do not break up the room of the long ones.
+    small: Arena,
     live_words: usize,
     peak_words: usize,
-    allocations: usize,
 }
 
-/// Rounds a length up so that nearly equal requests share buffers: at most a sixteenth is wasted.
-fn size_class(words: usize) -> usize {
-    let step = (words.max(256).next_power_of_two() / 32).max(1);
-    words.max(1).div_ceil(step) * step
+/// Shorter buffers are small.
+const LARGE_WORDS: usize = 8 * 1024;
+
+impl Default for Pool {
+    fn default() -> Self {
+        let (large, small) = (Arena::new(16 << 20), Arena::new(1 << 20));
+        Pool { state: Mutex::new(State { large, small, live_words: 0, peak_words: 0 }) }
+    }
 }
 
 impl Pool {
+    /// Says how much will be needed at most, so that it comes from one mapping. Memory is taken only as it is used.
+    pub fn reserve(&self, bytes: usize) {
+        self.lock().large.reserve(bytes.div_ceil(4));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A buffer of at least `words` f32 words with unspecified (but initialised) content.
     pub fn take(self: &Arc<Self>, words: usize) -> Buffer {
-        let class = size_class(words);
-        let mut s = self.shelves.lock().expect("pool lock");
-        // A buffer up to a quarter larger serves too: micro-batches differ a little in length from step to step.
-        let fitting =
-            s.free.range(class..=class + class / 4).find(|(_, v)| !v.is_empty()).map(|(len, _)| *len);
-        let found = fitting.and_then(|len| s.free.get_mut(&len)?.pop());
-        let class = found.as_ref().map_or(class, Vec::len);
-        if found.is_some() {
-            s.free_words -= class;
-        } else {
-            let limit = s.peak_words.max(s.live_words + class);
-            while s.live_words + s.free_words + class > limit {
-                let Some(mut largest) = s.free.last_entry() else { break };
-                let len = *largest.key();
-                if largest.get_mut().pop().is_none() {
-                    largest.remove();
-                    continue;
-                }
-                s.free_words -= len;
-            }
-            s.allocations += 1;
-        }
-        s.live_words += class;
+        let mut s = self.lock();
+        let arena = if words < LARGE_WORDS { &mut s.small } else { &mut s.large };
+        let (place, len, ptr) = match arena.take(words) {
+            Ok(found) => found,
+            // As the standard library does when the system has no memory left.
+            Err(_) => alloc::handle_alloc_error(Layout::array::<f32>(words).unwrap_or(Layout::new::<f32>())),
+        };
+        s.live_words += len;
         s.peak_words = s.peak_words.max(s.live_words);
-        drop(s);
-        let data = found.unwrap_or_else(|| vec![0.0; class]);
-        Buffer { data, pool: Arc::clone(self) }
+        Buffer { ptr, len, place, small: words < LARGE_WORDS, pool: Arc::clone(self) }
     }
 
     /// The largest sum of live buffers so far, in bytes.
     pub fn peak_bytes(&self) -> usize {
-        self.shelves.lock().expect("pool lock").peak_words * 4
+        self.lock().peak_words * 4
     }
 
     /// Bytes of the buffers in use now.
     pub fn live_bytes(&self) -> usize {
-        self.shelves.lock().expect("pool lock").live_words * 4
+        self.lock().live_words * 4
     }
 
-    /// How often a request could not be met by a free buffer; constant once steps are steady.
-    pub fn allocations(&self) -> usize {
-        self.shelves.lock().expect("pool lock").allocations
+    /// Bytes that were part of a buffer at some time; constant once steps are steady.
+    pub fn used_bytes(&self) -> usize {
+        let s = self.lock();
+        (s.large.used() + s.small.used()) * 4
     }
 }
 
 /// Words that return to their [`Pool`] when dropped.
 #[derive(Debug)]
 pub struct Buffer {
-    data: Vec<f32>,
+    ptr: *mut f32,
+    len: usize,
+    place: Place,
+    small: bool,
     pool: Arc<Pool>,
 }
+
+// SAFETY: a buffer is the only user of its words, like a box.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; shared, it is only read.
+unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// The words as f32.
     pub fn f32(&self) -> &[f32] {
-        &self.data
+        // SAFETY: the arena gave these words, initialised by the system, to this buffer alone; the mapping lives as long
+        // as the pool, which this buffer holds.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 
     /// The words as f32, to write.
     pub fn f32_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        // SAFETY: as in `f32`, and `self` is borrowed to write.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
     }
 
     /// The words as pairs of bf16.
     pub fn bf16(&self) -> &[bf16] {
-        bytemuck::cast_slice(&self.data)
+        bytemuck::cast_slice(self.f32())
     }
 
     /// The words as pairs of bf16, to write.
     pub fn bf16_mut(&mut self) -> &mut [bf16] {
-        bytemuck::cast_slice_mut(&mut self.data)
+        bytemuck::cast_slice_mut(self.f32_mut())
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let data = std::mem::take(&mut self.data);
-        if let Ok(mut s) = self.pool.shelves.lock() {
-            s.live_words -= data.len();
-            s.free_words += data.len();
-            s.free.entry(data.len()).or_default().push(data);
-        }
+        let mut s = self.pool.lock();
+        s.live_words -= self.len;
+        let arena = if self.small { &mut s.small } else { &mut s.large };
+        arena.put(self.place, self.len);
     }
 }
 
@@ -220,23 +226,35 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_used_again() {
         let pool = Arc::new(Pool::default());
-        for _ in 0..10 {
-            let _a = Tensor::uninit(&pool, 100, 100, DType::F32);
-            let _b = Tensor::uninit(&pool, 100, 99, DType::Bf16);
-        }
-        assert_eq!(pool.allocations(), 2);
-        drop(Tensor::uninit(&pool, 100, 90, DType::F32));
-        assert_eq!(pool.allocations(), 2, "a little smaller fits");
+        let step = || {
+            let a = Tensor::uninit(&pool, 100, 100, DType::F32);
+            let _b = Tensor::uninit(&pool, 1000, 99, DType::Bf16);
+            drop(a);
+            let _c = Tensor::uninit(&pool, 90, 100, DType::F32);
+        };
+        step();
+        let used = pool.used_bytes();
+        (0..10).for_each(|_| step());
+        assert_eq!(pool.used_bytes(), used);
         assert_eq!(pool.live_bytes(), 0);
+        assert!(pool.peak_bytes() <= used && used >= 100 * 100 * 4 + 1000 * 99 * 2);
     }
 
     #[test]
-    fn free_buffers_never_push_the_total_over_the_peak() {
+    fn buffers_hold_what_is_written_while_others_come_and_go() {
         let pool = Arc::new(Pool::default());
-        for n in [1000, 2000, 3000, 500, 2500, 900] {
-            let _t = Tensor::uninit(&pool, n, 10, DType::F32);
-            let s = pool.shelves.lock().unwrap();
-            assert!(s.live_words + s.free_words <= s.peak_words);
+        let mut held: Vec<Buffer> = Vec::new();
+        for i in 0..200usize {
+            let mut b = pool.take(1 + i * 977 % 30_000);
+            b.f32_mut().fill(i as f32);
+            held.push(b);
+            if i % 3 == 2 {
+                let old = held.remove(i / 6);
+                assert!(old.f32().iter().all(|v| *v == old.f32()[0]));
+            }
+        }
+        for b in &held {
+            assert!(b.f32().iter().all(|v| *v == b.f32()[0]));
         }
     }
 }

@@ -80,7 +80,7 @@ pub fn left<'a>(
             for (part, out) in out.chunks_mut(ROWS * words).enumerate() {
                 let at = from + part * ROWS;
                 let read = |i: usize, out: &mut [f32]| {
-                    mat.read(i, at, out);
+                    mat.read(isa, i, at, out);
                     if scale != 1.0 {
                         out.iter_mut().for_each(|v| *v *= scale);
                     }
@@ -99,7 +99,7 @@ pub fn left<'a>(
                     continue;
                 }
                 let values = &mut buffer.f32_mut()[..k];
-                mat.read(r, 0, values);
+                mat.read(isa, r, 0, values);
                 values.iter_mut().for_each(|v| *v *= scale);
                 row(isa, kind, values, out);
             }

@@ -5,7 +5,10 @@ use half::bf16;
 use super::Isa;
 use super::microkernel::{Micro, PANEL};
 use super::transpose::{ROWS, transpose};
-use super::words::{Mat, Words, row, zip, zip_narrow};
+use super::words::{Mat, Words, prefetch, row, zip, zip_narrow};
+
+/// Rows that are asked for before they are read.
+const AHEAD: usize = 16;
 
 /// Words of scratch memory that [`pack_panel`] needs for a reduction of `k` values.
 pub(crate) fn scratch_words(kind: Words, k: usize) -> usize {
@@ -61,6 +64,10 @@ fn pack_reduction_rows(
         let lines = out[w * nr..].chunks_mut(words * nr).take(cols.div_ceil(nr)).map(|out| &mut out[..nr]);
         if let Some(values) = narrow {
             let row = |i: usize| &values[(k0 + i) * b.cols() + n0..][..cols];
+            // Rows are far apart, so the processor does not guess the next ones.
+            for ahead in [i + AHEAD, i + AHEAD + 1].into_iter().filter(|i| *i < k) {
+                prefetch(row(ahead));
+            }
             let (a, b) = (row(i), (i + 1 < k).then(|| row(i + 1)));
             for (line, at) in lines.zip((0..).step_by(nr)) {
                 let live = (cols - at).min(nr);
@@ -68,10 +75,10 @@ fn pack_reduction_rows(
             }
             continue;
         }
-        b.read(k0 + i, n0, &mut first[..cols]);
+        b.read(isa, k0 + i, n0, &mut first[..cols]);
         if kind.values() == 2 {
             match i + 1 < k {
-                true => b.read(k0 + i + 1, n0, &mut second[..cols]),
+                true => b.read(isa, k0 + i + 1, n0, &mut second[..cols]),
                 false => second.fill(0.0),
             }
         }
@@ -108,7 +115,7 @@ fn pack_column_rows(
             _ => {
                 for (j, out) in rows.chunks_exact_mut(stride).enumerate() {
                     if j < live {
-                        b.read(first + j, k0, &mut values[..k]);
+                        b.read(isa, first + j, k0, &mut values[..k]);
                         row(isa, kind, &values[..k], &mut out[..words]);
                     } else {
                         out.fill(0.0);

@@ -37,15 +37,10 @@ impl<'a> From<&'a Weight> for Mat<'a> {
 impl<'a> Mat<'a> {
     /// Reads from (`row`, `col`) on along the row.
     #[inline]
-    pub fn read(&self, row: usize, col: usize, out: &mut [f32]) {
+    pub(crate) fn read(&self, isa: Isa, row: usize, col: usize, out: &mut [f32]) {
         match self {
             Mat::F32(data, cols) => out.copy_from_slice(&data[row * cols + col..][..out.len()]),
-            Mat::Bf16(data, cols) => {
-                let len = out.len();
-                for (o, v) in out.iter_mut().zip(&data[row * cols + col..][..len]) {
-                    *o = widen(*v);
-                }
-            }
+            Mat::Bf16(data, cols) => widen_row(isa, &data[row * cols + col..][..out.len()], out),
             Mat::Weight(w) => w.decode(row, col, out),
         }
     }
@@ -73,6 +68,15 @@ impl<'a> Mat<'a> {
 #[inline(always)]
 pub(crate) fn widen(v: bf16) -> f32 {
     f32::from_bits((v.to_bits() as u32) << 16)
+}
+
+per_isa! {
+    /// bf16 values as f32.
+    pub(crate) fn widen_row(x: &[bf16], out: &mut [f32]) {
+        for (o, x) in out.iter_mut().zip(x) {
+            *o = widen(*x);
+        }
+    }
 }
 
 /// The upper 16 bits of `x` rounded to nearest even, in place; NaN stays NaN.
@@ -204,6 +208,19 @@ pub(crate) fn zip_narrow(isa: Isa, a: &[bf16], b: Option<&[bf16]>, out: &mut [f3
             }
         }
     }
+}
+
+/// Asks for the cache lines of `x` that will be read soon.
+#[inline(always)]
+pub(crate) fn prefetch<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(x)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing; every x86-64 has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
 }
 
 #[cfg(target_arch = "x86_64")]

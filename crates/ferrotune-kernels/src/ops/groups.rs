@@ -41,7 +41,7 @@ impl Groups {
             let (values, scratch) = buffer.f32_mut()[..2 * d].split_at_mut(d);
             for i in range {
                 let (t, g) = (i / self.count, i % self.count);
-                mat.read(t, g * d, values);
+                mat.read(cpu.isa(), t, g * d, values);
                 f(i, self.weight(g), values, scratch);
             }
         });

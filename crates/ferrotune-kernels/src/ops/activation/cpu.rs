@@ -94,7 +94,7 @@ per_isa! {
 pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
     let (n, y) = (y.len(), Out::new(y));
     each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
-        Mat::from(x).read(0, at, x_block);
+        Mat::from(x).read(isa, 0, at, x_block);
         // SAFETY: blocks are disjoint.
         unsafe { y.write(isa, at, len, spare, |y| value(isa, act, x_block, y)) };
     });
@@ -103,7 +103,7 @@ pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
 pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &mut Tensor) {
     let (n, dx) = (dx.len(), Out::new(dx));
     each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
-        Mat::from(x).read(0, at, x_block);
+        Mat::from(x).read(isa, 0, at, x_block);
         let fill = |dx: &mut [f32]| {
             slope(isa, act, x_block, dx);
             multiply(isa, dx, &dy[at..]);
@@ -117,9 +117,9 @@ pub(super) fn gated(cpu: &Cpu, act: Activation, gate: &Tensor, up: &Tensor, y: &
     let (n, y) = (y.len(), Out::new(y));
     each_block(cpu, n, |isa, at, len, [block, spare, ..]| {
         let fill = |y: &mut [f32]| {
-            Mat::from(gate).read(0, at, block);
+            Mat::from(gate).read(isa, 0, at, block);
             value(isa, act, block, y);
-            Mat::from(up).read(0, at, block);
+            Mat::from(up).read(isa, 0, at, block);
             multiply(isa, y, block);
         };
         // SAFETY: blocks are disjoint.
@@ -139,8 +139,8 @@ pub(super) fn gated_backward(
     let (n, dgate, dup) = (dgate.len(), Out::new(dgate), Out::new(dup));
     each_block(cpu, n, |isa, at, len, [g, u, spare_g, spare_u]| {
         let dy = &dy[at..at + len];
-        Mat::from(gate).read(0, at, g);
-        Mat::from(up).read(0, at, u);
+        Mat::from(gate).read(isa, 0, at, g);
+        Mat::from(up).read(isa, 0, at, u);
         // SAFETY: blocks are disjoint.
         unsafe {
             dgate.write(isa, at, len, spare_g, |dgate| {

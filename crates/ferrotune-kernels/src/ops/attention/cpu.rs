@@ -212,7 +212,7 @@ pub(super) fn forward(
         let m = (seg.q_len - q0).min(TILE);
         let q_rows = &mut rows_q.f32_mut()[..m * d];
         for i in 0..m {
-            head(q, h, d).read(seg.q_start + q0 + i, 0, &mut q_rows[i * d..][..d]);
+            head(q, h, d).read(plan.isa, seg.q_start + q0 + i, 0, &mut q_rows[i * d..][..d]);
         }
         scale_row(plan.isa, q_rows, heads.scale);
         rows_to_words(plan.isa, plan.kind, q_rows, d, m, d, q_tile.f32_mut());
@@ -328,7 +328,7 @@ pub(super) fn backward(
                 let mut delta = [0.0f32; TILE];
                 let output = &mut x.output.f32_mut()[..d];
                 for i in 0..m {
-                    head(o, h, d).read(first + i, 0, output);
+                    head(o, h, d).read(plan.isa, first + i, 0, output);
                     delta[i] = dot_row(plan.isa, output, &x.grad.rows.f32()[i * d..][..d]);
                 }
                 let dq_tile = &mut x.dq.f32_mut()[..m * d];
@@ -451,7 +451,7 @@ impl Side {
         let d = plan.heads.dim;
         let rows = &mut self.rows.f32_mut()[..m * d];
         for i in 0..m {
-            mat.read(first + i, 0, &mut rows[i * d..][..d]);
+            mat.read(plan.isa, first + i, 0, &mut rows[i * d..][..d]);
         }
         scale_row(plan.isa, rows, scale);
         rows_to_words(plan.isa, plan.kind, rows, d, m, d, self.left.f32_mut());

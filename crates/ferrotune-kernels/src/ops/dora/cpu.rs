@@ -50,7 +50,7 @@ pub(super) fn row_norms(
         // SAFETY: every row of W belongs to one task.
         let out = unsafe { out.slice(range.clone()) };
         for (j, out) in range.zip(out) {
-            weight.mat().read(j, 0, row);
+            weight.mat().read(cpu.isa(), j, 0, row);
             *out = match branch {
                 Some((a, b, scale)) => {
                     let r = a.rows();

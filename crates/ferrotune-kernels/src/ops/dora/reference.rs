@@ -1,6 +1,7 @@
 //! Plain loops; sums in f64.
 
 use super::Lengths;
+use crate::cpu::Isa;
 use crate::ops::linear::Matrix;
 use crate::tensor::Tensor;
 
@@ -8,7 +9,7 @@ pub(super) fn row_norms(weight: Matrix<'_>, branch: Option<(&Tensor, &Tensor, f3
     let k = weight.cols();
     let mut row = vec![0.0f32; k];
     for (j, out) in norm.iter_mut().enumerate() {
-        weight.mat().read(j, 0, &mut row);
+        weight.mat().read(Isa::Portable, j, 0, &mut row);
         let mut squares = 0.0f64;
         for (i, w) in row.iter().enumerate() {
             let mut value = *w as f64;

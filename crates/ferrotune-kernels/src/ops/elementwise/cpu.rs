@@ -156,7 +156,7 @@ pub(super) fn gather(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &mut Tensor) {
     cpu.run_ranges(rows.len(), row_grain(cols), |range| {
         for i in range {
             // SAFETY: every row belongs to one task.
-            mat.read(rows[i] as usize, 0, unsafe { y.slice(i * cols..(i + 1) * cols) });
+            mat.read(cpu.isa(), rows[i] as usize, 0, unsafe { y.slice(i * cols..(i + 1) * cols) });
         }
     });
 }

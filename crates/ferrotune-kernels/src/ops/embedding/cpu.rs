@@ -11,7 +11,7 @@ pub(super) fn forward(cpu: &Cpu, table: Matrix<'_>, tokens: &[u32], scale: f32, 
         for t in range {
             // SAFETY: every token has its own row.
             let row = unsafe { y.slice(t * d..(t + 1) * d) };
-            table.mat().read(tokens[t] as usize, 0, row);
+            table.mat().read(cpu.isa(), tokens[t] as usize, 0, row);
             if scale != 1.0 {
                 row.iter_mut().for_each(|v| *v *= scale);
             }

@@ -113,7 +113,7 @@ pub(super) fn backward(
                 for g in (own..groups.count).step_by(groups.weights) {
                     let i = t * groups.count + g;
                     if of_n {
-                        mat.read(t, g * d + start, &mut row[..len]);
+                        mat.read(isa, t, g * d + start, &mut row[..len]);
                         row[..len].iter_mut().for_each(|v| *v = (*v - moments[2 * i]) * moments[2 * i + 1]);
                     }
                     for ((sum, n), dy) in sums.iter_mut().zip(&row).zip(&dy[i * d + start..]) {

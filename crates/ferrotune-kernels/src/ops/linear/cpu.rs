@@ -4,6 +4,7 @@ use super::super::elementwise;
 use super::{Grads, Linear, ranks};
 use crate::cpu::gemm::{Job, Left, Sink, Term, gemm, left};
 use crate::cpu::math::dot;
+use crate::cpu::transpose::{ROWS, transpose};
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::device::Device;
@@ -187,7 +188,7 @@ fn few_rows(
                         Mat::F32(w, _) => dot_rows(isa, x.f32(), &w[j * k..][..k], &mut sums),
                         mat => {
                             let row = &mut row.f32_mut()[..k];
-                            mat.read(j, 0, row);
+                            mat.read(isa, j, 0, row);
                             dot_rows(isa, x.f32(), row, &mut sums);
                         }
                     }
@@ -350,11 +351,12 @@ fn branch_gradients(
         let ht = left(cpu, precision, columns(h, starts[i]), r, m, true, b.scale);
         let mut turned = dev.empty(r, n);
         single(cpu, precision, &ht, Mat::from(dys[i]), true, turned.f32_mut(), n, false);
-        let (db, turned) = (db.f32_mut(), turned.f32());
-        for (q, row) in turned.chunks_exact(n).enumerate() {
-            for (j, v) in row.iter().enumerate() {
-                db[j * r + q] += v;
-            }
+        let mut sums = dev.empty(n, r);
+        let rows = bytemuck::cast_slice::<f32, u8>(turned.f32());
+        for q in (0..r).step_by(ROWS) {
+            let live = (r - q).min(ROWS);
+            transpose(cpu.isa(), &rows[4 * q * n..], 4 * n, (live, n), &mut sums.f32_mut()[q..], r);
         }
+        elementwise::add(dev, db, &sums, 1.0).expect("both are [N, R]");
     }
 }

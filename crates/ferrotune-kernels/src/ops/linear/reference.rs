@@ -1,12 +1,13 @@
 //! Plain loops in the order of the formulas; sums in f64. `H` is computed again from X in the backward.
 
 use super::{Branch, Grads, Linear, Matrix, ranks};
+use crate::cpu::Isa;
 use crate::tensor::Tensor;
 
 fn weight_values(w: Matrix<'_>) -> Vec<f32> {
     let mut out = vec![0.0; w.rows() * w.cols()];
     for (n, row) in out.chunks_exact_mut(w.cols()).enumerate() {
-        w.mat().read(n, 0, row);
+        w.mat().read(Isa::Portable, n, 0, row);
     }
     out
 }

@@ -73,7 +73,7 @@ pub(super) fn backward(
         let mut row = [0.0; COLUMNS];
         for t in 0..x.rows() {
             for g in (own..groups.count).step_by(groups.weights) {
-                mat.read(t, g * d + start, &mut row[..len]);
+                mat.read(isa, t, g * d + start, &mut row[..len]);
                 let i = t * groups.count + g;
                 for ((o, x), dy) in dw.iter_mut().zip(&row).zip(&dy[i * d + start..]) {
                     *o += dy * x * inverse[i];
