@@ -259,6 +259,51 @@ fn bf16_rounds_but_does_not_bend() {
     }
 }
 
+/// Every part of every family takes and gives the types of the bf16 column.
+#[test]
+fn every_family_trains_in_bf16() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
+    let mut names: Vec<_> = std::fs::read_dir(models).unwrap().flatten().map(|e| e.path()).collect();
+    names.sort();
+    assert!(names.len() >= 23, "{} families", names.len());
+    let random = Stream::new(4, "ids", 0);
+    for path in names {
+        let dev = cpu(2);
+        let checkpoint = Checkpoint::open(&path.join("model")).unwrap();
+        let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64).unwrap();
+        let ids: Vec<u32> = (0..20).map(|i| random.below(i, model.arch.vocab as u64) as u32).collect();
+        let labels = ids.iter().map(|id| *id as i32).collect();
+        let batches = batches(&[TrainRow { input_ids: ids, labels }], 1000, true);
+        let frozen = |precision| {
+            let pass = Pass { dev: &dev, precision, params: &none, adapted: None, dropout: None };
+            eval::loss(&model, &pass, &batches).unwrap().mean()
+        };
+        let expected = frozen(Precision::F32);
+        for dora in [false, true] {
+            let config = |dropout| LoraConfig { rank: 2, alpha: 4.0, dora, dropout, ..LoraConfig::default() };
+            // Stacked experts take neither dropout nor magnitudes.
+            let adapter = Adapter::init(&dev, &model, config(0.1), 1);
+            let Ok(adapter) = adapter.or_else(|_| Adapter::init(&dev, &model, config(0.0), 1)) else {
+                assert!(dora, "{}: no adapter", path.display());
+                continue;
+            };
+            for policy in [Activations::Keep, Activations::Lean, Activations::Recompute] {
+                let pass = Pass {
+                    dev: &dev,
+                    precision: Precision::Bf16,
+                    params: &adapter.params,
+                    adapted: Some(&adapter.adapted),
+                    dropout: Some(DropoutKey { seed: 0, step: 1 }),
+                };
+                let (loss, grads) = gradients(&model, &pass, &batches, policy);
+                assert!((loss / expected - 1.0).abs() < 0.02, "{}: {loss}, {expected}", path.display());
+                let finite = grads.all().iter().all(|g| g.to_vec().iter().all(|v| v.is_finite()));
+                assert!(finite, "{} {policy:?} dora {dora}", path.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn dropout_follows_its_seed_and_stays_out_of_evaluation() {
     let batches = batches(&rows(), 1000, true);

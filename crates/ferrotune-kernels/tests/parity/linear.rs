@@ -1,9 +1,9 @@
 //! The linear with its LoRA branch, frozen and trained.
 
-use ferrotune_kernels::ops::elementwise::Dropout;
+use ferrotune_kernels::ops::elementwise::{self, Dropout};
 use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
 use ferrotune_kernels::rng::Stream;
-use ferrotune_kernels::{Device, Precision, Tensor, Weight};
+use ferrotune_kernels::{DType, Device, Precision, Tensor, Weight};
 
 use super::{added, assert_close, cpus, finite_difference, inner, random};
 
@@ -126,6 +126,47 @@ fn linear_agrees_with_and_without_dropout() {
         let (a_start, b_start) = case.starts(&Device::reference(), 0);
         finite_difference("linear dA", a0, &added(&expected[5], &a_start), |a| case.loss(&case.x, a, b0));
         finite_difference("linear dB", b0, &added(&expected[6], &b_start), |b| case.loss(&case.x, a0, b));
+    }
+}
+
+/// What is stored in bf16 gives the same as its values in f32, and an output in bf16 is the f32 one rounded once.
+#[test]
+fn bf16_operands_and_outputs_are_only_rounded() {
+    // Few rows, some, and a reduction longer than what is packed at a time; an odd one cannot be read in place.
+    for (m, k) in [(3, 40), (11, 41), (33, 40), (20, 4500)] {
+        let mut case = LinearCase::new(m, k, None);
+        for dev in [vec![Device::reference()], cpus()].concat() {
+            let narrow = |t: &Tensor| elementwise::cast(&dev, t, DType::Bf16);
+            let wide = |t: &Tensor| elementwise::cast(&dev, t, DType::F32);
+            case.x = wide(&narrow(&case.x));
+            let (a0, b0) = &case.branches[0];
+            let linears = case.linears(a0, b0);
+            let forward = |x: &Tensor, dtype: DType| {
+                let mut outs: Vec<Tensor> = SIZES.iter().map(|(n, _)| dev.uninit(m, *n, dtype)).collect();
+                let mut refs: Vec<&mut Tensor> = outs.iter_mut().collect();
+                let h = linear::forward(&dev, Precision::Bf16, x, &linears, &mut refs, false).unwrap();
+                (outs, h)
+            };
+            let (expected, h) = forward(&case.x, DType::F32);
+            let (found, _) = forward(&narrow(&case.x), DType::Bf16);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.to_vec(), narrow(expected).to_vec(), "m={m} k={k} {dev:?}");
+            }
+            let backward = |x: &Tensor, dys: &[Tensor]| {
+                let mut dx = dev.empty(m, k);
+                let mut sums = dev.zeros(1, SIZES[0].0);
+                let mut grads: Vec<Grads<'_>> = SIZES.iter().map(|_| Grads::default()).collect();
+                grads[0].bias = Some(&mut sums);
+                let dys: Vec<&Tensor> = dys.iter().collect();
+                let p = Precision::Bf16;
+                linear::backward(&dev, p, x, h.as_ref(), &linears, &dys, Some(&mut dx), false, &mut grads)
+                    .unwrap();
+                (dx.to_vec(), sums.to_vec())
+            };
+            let dys: Vec<Tensor> = case.dys.iter().map(&narrow).collect();
+            let widened: Vec<Tensor> = dys.iter().map(&wide).collect();
+            assert!(backward(&narrow(&case.x), &dys) == backward(&case.x, &widened), "m={m} k={k} {dev:?}");
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use super::super::elementwise;
 use super::{Grads, Linear, ranks};
 use crate::cpu::gemm::{Job, Left, Sink, Term, gemm, left};
 use crate::cpu::math::dot;
+use crate::cpu::out::Out;
 use crate::cpu::transpose::{ROWS, transpose};
 use crate::cpu::words::Mat;
-use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::cpu::{Cpu, per_isa};
 use crate::device::Device;
 use crate::dtype::{DType, Precision};
 use crate::tensor::Tensor;
@@ -174,21 +175,26 @@ fn few_rows(
         }
     }
     let h = h.f32();
-    const ROWS: usize = 32;
+    /// Rows of W that a task takes.
+    const RUN: usize = 32;
     for ((l, out), start) in linears.iter().zip(outs).zip(starts) {
         let n = l.weight.rows();
-        let out = SharedMut::new(out.f32_mut());
+        assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
+        let out = Out::new(out);
         cpu.run_with(
-            n.div_ceil(ROWS),
+            n.div_ceil(RUN),
             || cpu.pool().take(k),
             |row, task| {
-                for j in task * ROWS..((task + 1) * ROWS).min(n) {
+                let first = task * RUN;
+                let run = (n - first).min(RUN);
+                let mut ys = [[0.0; RUN]; FEW_ROWS];
+                for j in 0..run {
                     let mut sums = [0.0; FEW_ROWS];
                     match l.weight.mat() {
-                        Mat::F32(w, _) => dot_rows(isa, x.f32(), &w[j * k..][..k], &mut sums),
+                        Mat::F32(w, _) => dot_rows(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
                         mat => {
                             let row = &mut row.f32_mut()[..k];
-                            mat.read(isa, j, 0, row);
+                            mat.read(isa, first + j, 0, row);
                             dot_rows(isa, x.f32(), row, &mut sums);
                         }
                     }
@@ -196,13 +202,19 @@ fn few_rows(
                         let mut y = *sum;
                         if let Some(b) = l.branch {
                             let r = b.a.rows();
-                            y += b.scale * dot(&h[i * total + start..][..r], &b.b.f32()[j * r..][..r]);
+                            y += b.scale
+                                * dot(&h[i * total + start..][..r], &b.b.f32()[(first + j) * r..][..r]);
                         }
-                        y += l.bias.map_or(0.0, |b| b.f32()[j]);
-                        // SAFETY: column j of every row belongs to one task.
-                        let o = unsafe { out.slice(i * n + j..i * n + j + 1) };
-                        o[0] = if accumulate { o[0] + y } else { y };
+                        ys[i][j] = y + l.bias.map_or(0.0, |b| b.f32()[first + j]);
                     }
+                }
+                let mut spare = [0.0; RUN];
+                for (i, ys) in ys.iter().enumerate().take(m) {
+                    let add = |out: &mut [f32]| {
+                        out.iter_mut().zip(ys).for_each(|(o, y)| *o = if accumulate { *o + y } else { *y });
+                    };
+                    // SAFETY: these columns of every row belong to one task.
+                    unsafe { out.write(isa, i * n + first, run, &mut spare, add) };
                 }
             },
         );
