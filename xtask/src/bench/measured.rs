@@ -69,7 +69,9 @@ pub(super) fn differs(ours: &Measured, theirs: &Measured, quantized: bool) -> Op
         return Some("other tokens or labels".into());
     }
     let compared = ours.losses.iter().zip(&theirs.losses).take(if quantized { 1 } else { 3 });
-    let wrong = compared.enumerate().find(|(_, (a, b))| !((*a / *b - 1.0).abs() <= 0.01));
+    // A loss that is no number is near nothing.
+    let near = |a: f64, b: f64| (a / b - 1.0).abs() <= 0.01;
+    let wrong = compared.enumerate().find(|(_, (a, b))| !near(**a, **b));
     wrong.map(|(i, (a, b))| format!("loss of step {} is {a:.4} here, {b:.4} there", i + 1))
 }
 

@@ -63,6 +63,9 @@ pub struct Options {
     pub write: bool,
 }
 
+/// A number that is no training run: its name, and how it is measured.
+type Other = (&'static str, fn(&Bench) -> Result<Extra, Failure>);
+
 /// What every row uses.
 struct Bench {
     options: Options,
@@ -169,8 +172,8 @@ impl Bench {
     }
 
     /// What is measured besides training: loading and decoding.
-    fn others(&self) -> Vec<(&'static str, fn(&Bench) -> Result<Extra, Failure>)> {
-        let mut all: Vec<(&'static str, fn(&Bench) -> Result<Extra, Failure>)> = vec![
+    fn others(&self) -> Vec<Other> {
+        let mut all: Vec<Other> = vec![
             ("load-lora", |b| b.load("load-lora", Method::Lora)),
             ("load-qlora", |b| b.load("load-qlora", Method::Qlora)),
             ("decode-bf16", |b| b.decode("decode-bf16", &b.model, "keep")),
