@@ -59,6 +59,12 @@ pub(super) fn fastest(runs: &[Measured]) -> Option<&Measured> {
     runs.iter().max_by(|a, b| a.speed().total_cmp(&b.speed()))
 }
 
+/// How much faster the fastest of several runs was than the slowest: what else the machine did in the meantime.
+pub(super) fn spread(runs: &[Measured]) -> f64 {
+    let speeds = || runs.iter().map(Measured::speed);
+    speeds().fold(0.0, f64::max) / speeds().fold(f64::MAX, f64::min) - 1.0
+}
+
 /// Whether two runs did the same work; what differs, in words. `quantized` bases may be rounded otherwise, which tells from
 /// the second step on.
 pub(super) fn differs(ours: &Measured, theirs: &Measured, quantized: bool) -> Option<String> {
@@ -102,6 +108,14 @@ pub(super) mod tests {
         assert_eq!((run.speed(), run.median_step()), (37.5, 2.0));
         assert!(Measured::of_steps(&steps[..1]).is_err());
         assert!(Measured::of_steps(&[json!({"loss": 2.0}), json!({"loss": 2.0})]).is_err());
+    }
+
+    #[test]
+    fn a_busy_machine_shows_in_the_spread() {
+        let runs = [run(1.0, 1e9), run(1.25, 1e9), run(1.1, 1e9)];
+        assert!((spread(&runs) - 0.25).abs() < 1e-9);
+        assert!(spread(&runs[..1]).abs() < 1e-9);
+        assert_eq!(fastest(&runs), Some(&runs[0]));
     }
 
     #[test]

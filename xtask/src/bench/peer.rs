@@ -87,7 +87,8 @@ impl Peer {
         let refused = match run {
             Ok(run) => match differs(ours, &run, quantized) {
                 None => return self.runs.push((setting, run)),
-                Some(what) => format!("not the same work: {what}"),
+                // Its speed is still told: a faster setting that is left out must be seen.
+                Some(what) => format!("{what}, so {:.0} tokens/s do not count", run.speed()),
             },
             Err(failure) => failure.0,
         };

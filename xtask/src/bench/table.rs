@@ -6,14 +6,15 @@ use serde_json::{Value, json};
 
 use super::Options;
 use super::cases::Case;
-use super::measured::{Measured, fastest};
+use super::measured::{Measured, fastest, spread};
 use super::peak::Peak;
 use super::peer::Peer;
 use crate::golden::Failure;
 
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 11] = [
     "run",
     "tokens/s",
+    "spread",
     "step s",
     "MB",
     "GFLOP/s",
@@ -68,12 +69,13 @@ fn megabytes(bytes: f64) -> String {
 impl Row {
     fn cells(&self) -> Vec<String> {
         let none = || "-".to_string();
-        let Some(best) = fastest(&self.ours) else { return vec![self.case.name.clone()] };
+        let Some(best) = fastest(&self.ours) else { return vec![String::new(); HEADER.len()] };
         let (fast, lean) = (self.peer.fastest(), self.peer.leanest());
         let ratio = |r: Option<f64>| r.map_or(none(), |r| format!("{r:.2}"));
         vec![
             self.case.name.clone(),
             format!("{:.0}", best.speed()),
+            format!("{:.0}%", 100.0 * spread(&self.ours)),
             format!("{:.2}", best.median_step()),
             megabytes(best.peak_bytes),
             format!("{:.0}", self.rate / 1e9),
@@ -107,7 +109,7 @@ impl Row {
         json!({
             "name": self.case.name, "threads": self.case.threads,
             "ours": self.ours.iter().map(run).collect::<Vec<_>>(),
-            "flops_per_second": self.rate, "share_of_peak": self.share,
+            "spread": spread(&self.ours), "flops_per_second": self.rate, "share_of_peak": self.share,
             "peer_fastest": theirs(self.peer.fastest()), "peer_leanest": theirs(self.peer.leanest()),
             "peer_refused": self.peer.refused,
             "speed_ratio": self.peer.speed_ratio(&self.ours), "memory_ratio": self.peer.memory_ratio(&self.ours),
