@@ -10,8 +10,8 @@ use crate::golden::Failure;
 
 /// Rows, outputs and inputs of a layer and of the head of SmolLM2-135M.
 const SIZES: [[usize; 3]; 2] = [[1024, 1536, 576], [1024, 49152, 576]];
-/// The best of a few counts: whatever else the machine does only makes one slower.
-const ROUNDS: usize = 8;
+/// The best product within this time counts: whatever else the machine does only makes one slower.
+const SECONDS: f64 = 1.5;
 
 /// Operations per second of products.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,8 @@ fn rate(cpu: &Cpu, precision: Precision, [m, n, k]: [usize; 3]) -> f64 {
     let mut out = vec![0.0; m * n];
     let a = left(cpu, precision, Mat::F32(&x, k), m, k, false, 1.0);
     let mut best = f64::MAX;
-    for _ in 0..ROUNDS {
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < SECONDS {
         let start = Instant::now();
         let terms = vec![Term { a: &a, b: Mat::Weight(&w), transposed: false }];
         gemm(cpu, precision, vec![Job { out: Sink::F32(&mut out), n, terms, accumulate: false, bias: None }]);
