@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::ours::{Opened, Row, write_rows};
-use super::python::{Answers, number};
 use super::{Bench, Failure};
 use crate::golden::{Report, logits_limit, max_abs};
+use crate::shared::ours::Opened;
+use crate::shared::python::{Answers, number};
+use crate::shared::rows::{Row, write_rows};
 
 /// Vocabulary of the models of `testdata/golden/models`.
 const VOCAB: u32 = 320;
@@ -141,6 +142,7 @@ impl Bench {
             "train.lr=5e-3".into(),
             "train.batch_rows=4".into(),
             "train.max_steps=4".into(),
+            "train.precision=f32".into(),
         ];
         settings.extend(method.iter().map(|m| format!("method.{m}")));
         self.ours.train(run, &settings)?;
@@ -274,7 +276,7 @@ pub(super) fn check(bench: &Bench, print: &mut dyn FnMut(Report)) -> Result<(), 
         "full": full.iter().map(whole).collect::<Vec<_>>(),
         "make": made.iter().map(make).collect::<Vec<_>>(),
     });
-    let answers = bench.python.run("adapters.py", &data.folder, &job)?;
+    let answers = bench.python.run("interop/adapters.py", &data.folder, &job)?;
     for m in &measured {
         let mut report = Report::new(format!("adapter {}", m.name));
         let outcome = check_read(m, &answers, &mut report);

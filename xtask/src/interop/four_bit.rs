@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use ferrotune::merge::merged_weight;
 use serde_json::{Value, json};
 
-use super::ours::{Row, write_rows};
-use super::python::{Answers, number};
 use super::{Bench, Failure};
 use crate::golden::{Report, logits_limit, max_abs};
+use crate::shared::python::{Answers, number};
+use crate::shared::rows::{Row, write_rows};
 
 /// A folder: name, model, options of `quantize`.
 struct Folder {
@@ -119,7 +119,7 @@ pub(super) fn check(bench: &Bench, print: &mut dyn FnMut(Report)) -> Result<(), 
     let job = json!({
         "out": work, "planted": bench.options.plant, "cases": written.iter().map(case).collect::<Vec<_>>(),
     });
-    let answers = bench.python.run("four_bit.py", &work, &job)?;
+    let answers = bench.python.run("interop/four_bit.py", &work, &job)?;
     for w in &written {
         let mut report = Report::new(format!("four_bit {}", w.folder.name));
         let outcome = check_folder(bench, w, &answers, &mut report);

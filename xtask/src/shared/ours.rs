@@ -9,44 +9,22 @@ use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Decoder, Params, Pass, Tokens};
 use ferrotune::train::setup;
 use ferrotune_kernels::ops::attention::Segment;
-use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{Device, Precision};
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::python::output;
-
-/// A row of token ids; labels are not shifted, -100 for what is not supervised.
-pub(super) struct Row {
-    pub(super) ids: Vec<u32>,
-    pub(super) labels: Vec<i64>,
-}
-
-impl Row {
-    /// Random ids below `vocab`, without the first few, which mean something; the first third is not supervised.
-    pub(super) fn random(seed: u64, vocab: u32, length: usize) -> Row {
-        let s = Stream::new(seed, "interop rows", 0);
-        let ids: Vec<u32> = (0..length as u64).map(|i| 5 + s.below(i, vocab as u64 - 5) as u32).collect();
-        let labels = ids.iter().enumerate().map(|(i, id)| if i < length / 3 { -100 } else { *id as i64 });
-        Row { labels: labels.collect(), ids }
-    }
-}
-
-/// Writes rows as both sides read them.
-pub(super) fn write_rows(path: &Path, rows: &[Row]) -> Result<(), Failure> {
-    let lines = rows.iter().map(|r| json!({"input_ids": r.ids, "labels": r.labels}).to_string() + "\n");
-    Ok(std::fs::write(path, lines.collect::<String>())?)
-}
+use super::rows::Row;
+use crate::golden::Failure;
 
 /// The program, built from this workspace.
-pub(super) struct Ours {
+pub(crate) struct Ours {
     binary: PathBuf,
     dev: Device,
 }
 
 impl Ours {
     /// Builds it in the profile of this program.
-    pub(super) fn build() -> Result<Self, Failure> {
+    pub(crate) fn build() -> Result<Self, Failure> {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--package", "ferrotune-cli", "--message-format", "json"]);
@@ -59,32 +37,43 @@ impl Ours {
     }
 
     /// Version and path.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("{} in {}", env!("CARGO_PKG_VERSION"), self.binary.display())
     }
 
-    /// Runs a command; its JSON.
-    pub(super) fn run(&self, arguments: &[&str]) -> Result<Value, Failure> {
-        let text = output(Command::new(&self.binary).args(["--json", "--offline"]).args(arguments))?;
-        Ok(serde_json::from_str(&text)?)
+    /// The program with the options that every call has.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(["--json", "--offline"]);
+        command
     }
 
-    /// Trains as the overrides say, in f32 unless they say otherwise; the losses of the steps.
-    pub(super) fn train(&self, run: &Path, overrides: &[String]) -> Result<Vec<f64>, Failure> {
+    /// Runs a command; its JSON.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<Value, Failure> {
+        Ok(serde_json::from_str(&output(self.command().args(arguments))?)?)
+    }
+
+    /// A run of `train` into the folder `run`: rows of token ids in their order, one rate, what the overrides say.
+    pub(crate) fn training(&self, run: &Path, overrides: &[String]) -> Result<Command, Failure> {
         let file = run.with_extension("yaml");
         let fixed = ["train.schedule=constant", "train.warmup=0", "data.format=tokens", "data.shuffle=false"];
-        let mut arguments = vec!["train".to_string(), file.display().to_string()];
-        let all = fixed.iter().map(|s| s.to_string()).chain(["train.precision=f32".to_string()]);
-        for text in all.chain(overrides.iter().cloned()) {
-            arguments.extend(["--set".to_string(), text]);
+        let mut command = self.command();
+        command.arg("train").arg(&file);
+        for text in fixed.into_iter().chain(overrides.iter().map(String::as_str)) {
+            command.args(["--set", text]);
         }
         std::fs::write(&file, format!("output: {{dir: {}}}\n", json!(run)))?;
-        self.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+        Ok(command)
+    }
+
+    /// Trains; the losses of the steps.
+    pub(crate) fn train(&self, run: &Path, overrides: &[String]) -> Result<Vec<f64>, Failure> {
+        output(&mut self.training(run, overrides)?)?;
         losses(&std::fs::read_to_string(run.join("metrics.jsonl"))?)
     }
 
     /// The loss that `eval` gives for a model (and an adapter) on a file of rows.
-    pub(super) fn eval(&self, model: &Path, adapter: Option<&Path>, rows: &Path) -> Result<f64, Failure> {
+    pub(crate) fn eval(&self, model: &Path, adapter: Option<&Path>, rows: &Path) -> Result<f64, Failure> {
         let text = [model, rows].map(|p| p.display().to_string());
         let adapter = adapter.map(|p| p.display().to_string());
         let mut arguments = vec!["eval", &text[0], "--data", &text[1], "--precision", "f32"];
@@ -96,27 +85,27 @@ impl Ours {
     }
 
     /// A model as its files have it, in the parity mode.
-    pub(super) fn open(&self, folder: &Path) -> Result<Opened<'_>, Failure> {
+    pub(crate) fn open(&self, folder: &Path) -> Result<Opened<'_>, Failure> {
         let (model, none) = load(&self.dev, &Checkpoint::open(folder)?, BaseStorage::AsStored, 256)?;
         Ok(Opened { dev: &self.dev, model, none })
     }
 
     /// The device.
-    pub(super) fn dev(&self) -> &Device {
+    pub(crate) fn dev(&self) -> &Device {
         &self.dev
     }
 }
 
 /// A model in memory.
-pub(super) struct Opened<'a> {
+pub(crate) struct Opened<'a> {
     dev: &'a Device,
-    pub(super) model: Decoder,
+    pub(crate) model: Decoder,
     none: Params,
 }
 
 impl Opened<'_> {
     /// Logits of each row by itself, one after the other, with an adapter or without.
-    pub(super) fn logits(&self, adapter: Option<&Path>, rows: &[Row]) -> Result<Vec<f32>, Failure> {
+    pub(crate) fn logits(&self, adapter: Option<&Path>, rows: &[Row]) -> Result<Vec<f32>, Failure> {
         let adapter = adapter.map(|folder| peft::load(self.dev, folder, &self.model)).transpose()?;
         let pass = Pass {
             dev: self.dev,
@@ -166,12 +155,5 @@ mod tests {
             "{\"reason\":\"a\",\"executable\":null}\n{\"executable\":\"/t/ferrotune\"}\n{\"reason\":\"end\"}";
         assert_eq!(executable(text), Some(PathBuf::from("/t/ferrotune")));
         assert_eq!(executable("no json"), None);
-    }
-
-    #[test]
-    fn random_rows_are_partly_supervised() {
-        let row = Row::random(3, 320, 30);
-        assert_eq!((row.ids.len(), row.labels.iter().filter(|l| **l >= 0).count()), (30, 20));
-        assert!(row.ids.iter().all(|id| (5..320).contains(id)));
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use ferrotune::checkpoint::safetensors::SafeFile;
 use serde_json::Value;
 
-use super::Failure;
+use crate::golden::Failure;
 
 /// The versions that the fixtures were made with.
 const PINS: [(&str, &str); 6] = [
@@ -24,13 +24,13 @@ const VERSIONS: &str = "import sys\nfrom importlib import metadata\nfor name in 
                         print(name)";
 
 /// An interpreter that has the pinned packages.
-pub(super) struct Python {
+pub(crate) struct Python {
     interpreter: PathBuf,
 }
 
 impl Python {
     /// The interpreter that is named, or one of an environment in `work` that is made if it is missing.
-    pub(super) fn prepare(given: Option<&Path>, work: &Path) -> Result<Self, Failure> {
+    pub(crate) fn prepare(given: Option<&Path>, work: &Path) -> Result<Self, Failure> {
         let python = match given {
             Some(path) => Python { interpreter: path.to_path_buf() },
             None => Python::build(&work.join("venv"))?,
@@ -40,6 +40,11 @@ impl Python {
             wrong if wrong.is_empty() => Ok(python),
             wrong => Err(Failure(format!("{}: {}", python.interpreter.display(), wrong.join(", ")))),
         }
+    }
+
+    /// Whatever Python the system has: enough to fetch a wheel.
+    pub(crate) fn of_system() -> Self {
+        Python { interpreter: PathBuf::from("python3") }
     }
 
     /// A new environment, or the one that is there; packages come from where the user's pip takes them.
@@ -59,12 +64,12 @@ impl Python {
     }
 
     /// The pinned versions in a line.
-    pub(super) fn versions(&self) -> String {
+    pub(crate) fn versions(&self) -> String {
         PINS.map(|(name, version)| format!("{name} {version}")).join(", ")
     }
 
     /// Downloads a wheel of the package index into `folder` and unpacks it there.
-    pub(super) fn unpack_wheel(&self, requirement: &str, folder: &Path) -> Result<(), Failure> {
+    pub(crate) fn unpack_wheel(&self, requirement: &str, folder: &Path) -> Result<(), Failure> {
         let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", requirement];
         output(Command::new(&self.interpreter).args(pip).arg("-d").arg(folder))?;
         for entry in std::fs::read_dir(folder)?.flatten() {
@@ -76,26 +81,31 @@ impl Python {
         Ok(())
     }
 
-    /// Runs a script of `xtask/interop` on a job; gives its results and tensors, from the job's folder `out`.
-    pub(super) fn run(&self, script: &str, out: &Path, job: &Value) -> Result<Answers, Failure> {
+    /// Runs a script of this crate on a job, whose file is written into the job's folder `out`.
+    pub(crate) fn script(&self, script: &str, out: &Path, job: &Value) -> Result<Value, Failure> {
         let path = out.join("job.json");
         std::fs::write(&path, format!("{job:#}\n"))?;
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(script);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
         output(Command::new(&self.interpreter).arg("-W").arg("ignore").arg(script).arg(path))?;
-        let results = serde_json::from_slice(&std::fs::read(out.join("results.json"))?)?;
+        Ok(serde_json::from_slice(&std::fs::read(out.join("results.json"))?)?)
+    }
+
+    /// Runs a script that also writes tensors; its results and those, from the job's folder `out`.
+    pub(crate) fn run(&self, script: &str, out: &Path, job: &Value) -> Result<Answers, Failure> {
+        let results = self.script(script, out, job)?;
         Ok(Answers { results, tensors: SafeFile::open(&out.join("tensors.safetensors"))? })
     }
 }
 
 /// What a script found.
-pub(super) struct Answers {
+pub(crate) struct Answers {
     results: Value,
     tensors: SafeFile,
 }
 
 impl Answers {
     /// The results of a case; its exception is a failure.
-    pub(super) fn of(&self, case: &str) -> Result<&Value, Failure> {
+    pub(crate) fn of(&self, case: &str) -> Result<&Value, Failure> {
         let found = self.results.get(case).ok_or_else(|| Failure(format!("the script left out {case}")))?;
         match found["error"].as_str() {
             Some(error) => Err(Failure(error.to_string())),
@@ -104,24 +114,24 @@ impl Answers {
     }
 
     /// Values of a tensor for each row (`GROUP/0`, `GROUP/1`, ...), one after the other.
-    pub(super) fn rows(&self, group: &str, count: usize) -> Result<Vec<f32>, Failure> {
+    pub(crate) fn rows(&self, group: &str, count: usize) -> Result<Vec<f32>, Failure> {
         let rows = (0..count).map(|i| self.tensor(&format!("{group}/{i}")));
         Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// Values of a tensor.
-    pub(super) fn tensor(&self, name: &str) -> Result<Vec<f32>, Failure> {
+    pub(crate) fn tensor(&self, name: &str) -> Result<Vec<f32>, Failure> {
         Ok(self.tensors.f32(name)?.1)
     }
 }
 
 /// A number of a result.
-pub(super) fn number(result: &Value, key: &str) -> Result<f64, Failure> {
+pub(crate) fn number(result: &Value, key: &str) -> Result<f64, Failure> {
     result[key].as_f64().ok_or_else(|| Failure(format!("no number {key} in {result}")))
 }
 
 /// Runs a program; its standard output. Its last words if it fails.
-pub(super) fn output(command: &mut Command) -> Result<String, Failure> {
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let done = command.output().map_err(|e| Failure(format!("{name}: {e}")))?;
     if done.status.success() {

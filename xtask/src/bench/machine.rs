@@ -1,0 +1,56 @@
+//! What the numbers were measured on.
+
+use std::path::Path;
+use std::process::Command;
+
+use ferrotune_kernels::cpu::Isa;
+
+use crate::shared::python::output;
+
+/// The value of `key` in a text of lines `key : value`.
+fn field(text: &str, key: &str) -> Option<String> {
+    let line = text.lines().find(|l| l.split(':').next().is_some_and(|k| k.trim() == key))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+/// What a command prints, or that it is not known.
+fn says(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    let text = output(command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))));
+    text.map_or("unknown".into(), |t| t.trim().to_string())
+}
+
+/// Names and values: processor, memory, system, versions.
+pub(super) fn describe(threads: usize) -> Vec<(&'static str, String)> {
+    let file = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let unknown = || "unknown".to_string();
+    let memory = field(&file("/proc/meminfo"), "MemTotal")
+        .and_then(|t| t.split(' ').next()?.parse::<f64>().ok())
+        .map_or(unknown(), |kib| format!("{:.0} GiB", kib / 1024.0 / 1024.0));
+    let cores = std::thread::available_parallelism().map_or(unknown(), |n| n.to_string());
+    vec![
+        ("CPU", field(&file("/proc/cpuinfo"), "model name").unwrap_or_else(unknown)),
+        ("cores", format!("{cores}, {threads} threads used")),
+        ("instruction set", Isa::detect().name().to_string()),
+        ("memory", memory),
+        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        (
+            "ferrotune",
+            format!("{} {}", env!("CARGO_PKG_VERSION"), says("git", &["rev-parse", "--short", "HEAD"])),
+        ),
+        ("compiler", says("rustc", &["--version"])),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "model\t\t: 17\nmodel name\t: AMD EPYC: 9\nMemTotal:  8000 kB\n";
+        assert_eq!(field(text, "model name"), Some("AMD EPYC: 9".into()));
+        assert_eq!(field(text, "MemTotal"), Some("8000 kB".into()));
+        assert_eq!(field(text, "name"), None);
+    }
+}
