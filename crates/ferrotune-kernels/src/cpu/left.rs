@@ -42,7 +42,7 @@ impl Left<'_> {
 fn in_place<'a>(mat: Mat<'a>, k: usize, kind: Words) -> Option<(&'a [f32], usize)> {
     match (mat, kind) {
         (Mat::F32(data, cols), Words::F32) => Some((data, cols)),
-        (Mat::Bf16(data, cols), Words::Pairs) if cols % 2 == 0 && k % 2 == 0 => {
+        (Mat::Bf16(data, cols), Words::Pairs) if cols.is_multiple_of(2) && k.is_multiple_of(2) => {
             let whole: &[bf16] = &data[..data.len() / 2 * 2];
             Some((bytemuck::try_cast_slice(whole).ok()?, cols / 2))
         }

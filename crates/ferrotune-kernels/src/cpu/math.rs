@@ -61,20 +61,18 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
 /// Inner product, summed like [`sum`].
 #[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let y = &y[..x.len()];
+    let (x, x_rest) = x.as_chunks::<{ 2 * LANES }>();
+    let (y, y_rest) = y[..x.len() * 2 * LANES + x_rest.len()].as_chunks::<{ 2 * LANES }>();
     let mut acc = [0.0f32; LANES];
     let mut second = [0.0f32; LANES];
-    let mut i = 0;
-    while i + 2 * LANES <= x.len() {
+    for (x, y) in x.iter().zip(y) {
         for l in 0..LANES {
-            acc[l] += x[i + l] * y[i + l];
-            second[l] += x[i + LANES + l] * y[i + LANES + l];
+            acc[l] += x[l] * y[l];
+            second[l] += x[LANES + l] * y[LANES + l];
         }
-        i += 2 * LANES;
     }
-    while i < x.len() {
-        acc[i % LANES] += x[i] * y[i];
-        i += 1;
+    for (i, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
+        acc[i % LANES] += x * y;
     }
     for l in 0..LANES {
         acc[l] += second[l];

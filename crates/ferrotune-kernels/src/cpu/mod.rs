@@ -1,5 +1,6 @@
 //! What the CPU versions of ops share: the instruction set chosen at run time, work splitting, and GEMM.
 
+pub(crate) mod dots;
 pub mod gemm;
 pub(crate) mod left;
 pub mod math;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Bytes, Weight};
+use crate::cpu::{Isa, per_isa};
 use crate::error::{Error, Result};
 
 mod inference;
@@ -60,15 +61,22 @@ impl Int8Rows {
     /// Decodes values from the flat position `start` on.
     pub fn decode(&self, start: usize, out: &mut [f32]) {
         let (mut at, mut out) = (start, out);
+        let isa = Isa::detect();
         while !out.is_empty() {
             let (row, col) = (at / self.cols, at % self.cols);
             let (run, rest) = out.split_at_mut((self.cols - col).min(out.len()));
             let absmax = self.absmax[row];
-            for (o, &code) in run.iter_mut().zip(&self.codes()[at..]) {
-                *o = (code as i8) as f32 * absmax * (1.0 / 127.0);
-            }
+            decode_run(isa, &self.codes()[at..], absmax, run);
             at += run.len();
             out = rest;
+        }
+    }
+}
+
+per_isa! {
+    fn decode_run(codes: &[u8], absmax: f32, out: &mut [f32]) {
+        for (o, &code) in out.iter_mut().zip(codes) {
+            *o = (code as i8) as f32 * absmax * (1.0 / 127.0);
         }
     }
 }

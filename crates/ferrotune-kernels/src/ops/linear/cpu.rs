@@ -1,13 +1,16 @@
 //! Packed products; the LoRA branch rides in the same product as extra terms of the sum.
 
+use half::bf16;
+
 use super::super::elementwise;
 use super::{Grads, Linear, ranks};
+use crate::cpu::Cpu;
+use crate::cpu::dots::{dots, dots_bf16};
 use crate::cpu::gemm::{Job, Left, Sink, Term, gemm, left};
 use crate::cpu::math::dot;
 use crate::cpu::out::Out;
 use crate::cpu::transpose::{ROWS, transpose};
-use crate::cpu::words::Mat;
-use crate::cpu::{Cpu, per_isa};
+use crate::cpu::words::{Mat, Words};
 use crate::device::Device;
 use crate::dtype::{DType, Precision};
 use crate::tensor::Tensor;
@@ -138,15 +141,6 @@ pub(super) fn forward(
     gemm(cpu, precision, jobs);
 }
 
-per_isa! {
-    /// `out[m] (+)= x[m] . w` for the rows of `x`.
-    fn dot_rows(x: &[f32], w: &[f32], out: &mut [f32; FEW_ROWS]) {
-        for (x, o) in x.chunks_exact(w.len()).zip(out) {
-            *o = dot(x, w);
-        }
-    }
-}
-
 fn few_rows(
     dev: &Device,
     cpu: &Cpu,
@@ -168,7 +162,7 @@ fn few_rows(
         let Some(b) = l.branch else { continue };
         for (q, a) in b.a.f32().chunks_exact(k).enumerate() {
             let mut sums = [0.0; FEW_ROWS];
-            dot_rows(isa, x.f32(), a, &mut sums);
+            dots(isa, x.f32(), a, &mut sums);
             for row in 0..m {
                 h.f32_mut()[row * total + start + q] = sums[row];
             }
@@ -181,6 +175,8 @@ fn few_rows(
         let n = l.weight.rows();
         assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
         let out = Out::new(out);
+        let narrow = l.weight.mat().in_place(Words::Pairs);
+        let narrow = narrow.and_then(|(bytes, _)| bytemuck::try_cast_slice::<u8, bf16>(bytes).ok());
         cpu.run_with(
             n.div_ceil(RUN),
             || cpu.pool().take(k),
@@ -190,12 +186,13 @@ fn few_rows(
                 let mut ys = [[0.0; RUN]; FEW_ROWS];
                 for j in 0..run {
                     let mut sums = [0.0; FEW_ROWS];
-                    match l.weight.mat() {
-                        Mat::F32(w, _) => dot_rows(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
-                        mat => {
+                    match (l.weight.mat(), narrow) {
+                        (_, Some(w)) => dots_bf16(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+                        (Mat::F32(w, _), _) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+                        (mat, _) => {
                             let row = &mut row.f32_mut()[..k];
                             mat.read(isa, first + j, 0, row);
-                            dot_rows(isa, x.f32(), row, &mut sums);
+                            dots(isa, x.f32(), row, &mut sums);
                         }
                     }
                     for (i, sum) in sums.iter().enumerate().take(m) {

@@ -44,7 +44,12 @@ pub(super) struct Q5_1 {
 /// The low nibbles are the first 16 values, the high ones the others.
 #[inline(always)]
 pub(super) fn nibbles(qs: &[u8; 16]) -> [u8; PART] {
-    std::array::from_fn(|i| if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 })
+    let mut all = [0; PART];
+    for i in 0..16 {
+        all[i] = qs[i] & 15;
+        all[16 + i] = qs[i] >> 4;
+    }
+    all
 }
 
 /// Nibbles with their fifth bits.

@@ -139,12 +139,11 @@ fn decode_avx512(kind: GgufType, bytes: &[u8], start: usize, out: &mut [f32]) {
 #[inline(always)]
 fn decode_blocks<B: Block>(bytes: &[u8], start: usize, out: &mut [f32]) {
     let blocks = blocks_of::<B>(bytes);
-    let part = |at: usize, out: &mut [f32; PART]| blocks[at / B::LEN].part(at % B::LEN / PART, out);
     let (mut at, mut out) = (start, out);
     let skip = at % PART;
     if skip > 0 {
         let mut whole = [0.0; PART];
-        part(at - skip, &mut whole);
+        part_at(blocks, at - skip, &mut whole);
         let (head, rest) = out.split_at_mut((PART - skip).min(out.len()));
         head.copy_from_slice(&whole[skip..skip + head.len()]);
         at += head.len();
@@ -152,14 +151,20 @@ fn decode_blocks<B: Block>(bytes: &[u8], start: usize, out: &mut [f32]) {
     }
     let (parts, tail) = out.as_chunks_mut::<PART>();
     for out in parts {
-        part(at, out);
+        part_at(blocks, at, out);
         at += PART;
     }
     if !tail.is_empty() {
         let mut whole = [0.0; PART];
-        part(at, &mut whole);
+        part_at(blocks, at, &mut whole);
         tail.copy_from_slice(&whole[..tail.len()]);
     }
+}
+
+/// The part at a position. A closure would not be inlined, and so not be compiled for the instruction set.
+#[inline(always)]
+fn part_at<B: Block>(blocks: &[B], at: usize, out: &mut [f32; PART]) {
+    blocks[at / B::LEN].part(at % B::LEN / PART, out);
 }
 
 /// The bytes as whole blocks; a rest that is no block is left out.
