@@ -174,10 +174,14 @@ fn blocks_of<B: Block>(bytes: &[u8]) -> &[B] {
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<B>(), bytes.len() / size_of::<B>()) }
 }
 
-/// A little-endian half float.
+/// A little-endian half float. Without a branch: moved to the place of f32's bits and multiplied by the difference of
+/// the exponents' biases, which is exact for denormals too; infinities and NaN get their exponent back.
 #[inline(always)]
 fn half(bytes: [u8; 2]) -> f32 {
-    half::f16::from_le_bytes(bytes).to_f32_const()
+    let h = u16::from_le_bytes(bytes) as u32;
+    let moved = f32::from_bits((h & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+    let special = if h & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(moved.to_bits() | special | (h & 0x8000) << 16)
 }
 
 fn no_encoder(kind: GgufType) -> Error {

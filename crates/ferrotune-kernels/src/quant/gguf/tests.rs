@@ -106,3 +106,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_half_float_is_that_of_the_half_crate() {
+    for bits in 0..=u16::MAX {
+        let (found, want) = (half(bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
+        assert!(found.to_bits() == want.to_bits() || (found.is_nan() && want.is_nan()), "{bits:#06x}");
+    }
+}
