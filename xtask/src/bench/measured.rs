@@ -65,16 +65,16 @@ pub(super) fn spread(runs: &[Measured]) -> f64 {
     speeds().fold(0.0, f64::max) / speeds().fold(f64::MAX, f64::min) - 1.0
 }
 
-/// Whether two runs did the same work; what differs, in words. `quantized` bases may be rounded otherwise, which tells from
-/// the second step on.
-pub(super) fn differs(ours: &Measured, theirs: &Measured, quantized: bool) -> Option<String> {
+/// Whether two runs did the same work; what differs, in words. `only_first`: of the losses the first is compared, where
+/// the reference rounds otherwise, which tells from the second step on.
+pub(super) fn differs(ours: &Measured, theirs: &Measured, only_first: bool) -> Option<String> {
     if (ours.trainable / theirs.trainable - 1.0).abs() > 0.01 {
         return Some(format!("{} trained values here, {} there", ours.trainable, theirs.trainable));
     }
     if ours.labels != theirs.labels || ours.tokens != theirs.tokens {
         return Some("other tokens or labels".into());
     }
-    let compared = ours.losses.iter().zip(&theirs.losses).take(if quantized { 1 } else { 3 });
+    let compared = ours.losses.iter().zip(&theirs.losses).take(if only_first { 1 } else { 3 });
     // A loss that is no number is near nothing.
     let near = |a: f64, b: f64| (a / b - 1.0).abs() <= 0.01;
     let wrong = compared.enumerate().find(|(_, (a, b))| !near(**a, **b));

@@ -235,7 +235,10 @@ impl Bench {
     ) -> Result<(), Failure> {
         let own = self.train(case, rows, model)?;
         let theirs = self.peer(case, setting, rows, model);
-        peer.add(setting, theirs, &own, case.method == Method::Qlora);
+        // In bf16 PEFT loses a part of a young adapter's share by rounding (see `interop::training`), and its 4-bit base
+        // is decoded in other kernels.
+        let only_first = case.method == Method::Qlora || setting.dtype() == "bf16";
+        peer.add(setting, theirs, &own, only_first);
         ours.push(own);
         Ok(())
     }

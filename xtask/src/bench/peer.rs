@@ -22,6 +22,11 @@ pub(super) struct Setting {
 }
 
 impl Setting {
+    /// The type.
+    pub(super) fn dtype(self) -> &'static str {
+        self.dtype
+    }
+
     /// In the table's words.
     pub(super) fn describe(self) -> String {
         format!("{}{}", self.dtype, if self.checkpointing { " checkpointing" } else { "" })
@@ -82,10 +87,10 @@ impl Peer {
         setting: Setting,
         run: Result<Measured, Failure>,
         ours: &Measured,
-        quantized: bool,
+        only_first: bool,
     ) {
         let refused = match run {
-            Ok(run) => match differs(ours, &run, quantized) {
+            Ok(run) => match differs(ours, &run, only_first) {
                 None => return self.runs.push((setting, run)),
                 // Its speed is still told: a faster setting that is left out must be seen.
                 Some(what) => format!("{what}, so {:.0} tokens/s do not count", run.speed()),
