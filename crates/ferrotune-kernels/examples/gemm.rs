@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ferrotune_kernels::cpu::gemm::{Job, Mat, Sink, Term, gemm, left};
+use ferrotune_kernels::cpu::gemm::{Job, Mat, Out, Term, gemm, left};
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::{Precision, Weight};
 
@@ -33,7 +33,7 @@ fn main() {
                     gemm(
                         &cpu,
                         precision,
-                        vec![Job { out: Sink::F32(&mut out), n, terms, accumulate: false, bias: None }],
+                        vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate: false, bias: None }],
                     );
                     best[i + 1] = best[i + 1].min(start.elapsed().as_secs_f64());
                 }

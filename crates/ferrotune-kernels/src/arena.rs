@@ -35,11 +35,6 @@ impl Arena {
         Arena { regions: Vec::new(), step, free: BTreeMap::new(), by_length: BTreeSet::new() }
     }
 
-    /// Makes the next mapping at least this large: of what a plan says, one will do.
-    pub(crate) fn reserve(&mut self, words: usize) {
-        self.step = self.step.max(words);
-    }
-
     /// Words that were touched at some time.
     pub(crate) fn used(&self) -> usize {
         self.regions.iter().map(|r| r.used).sum()

@@ -37,11 +37,6 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Says how much will be needed at most, so that it comes from one mapping. Memory is taken only as it is used.
-    pub fn reserve(&self, bytes: usize) {
-        self.lock().large.reserve(bytes.div_ceil(4));
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ferrotune_kernels::cpu::gemm::{Job, Mat, Sink, Term, gemm, left};
+use ferrotune_kernels::cpu::gemm::{Job, Mat, Out, Term, gemm, left};
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::{Precision, Weight};
 
@@ -44,7 +44,11 @@ fn rate(cpu: &Cpu, precision: Precision, [m, n, k]: [usize; 3]) -> f64 {
     while begin.elapsed().as_secs_f64() < SECONDS {
         let start = Instant::now();
         let terms = vec![Term { a: &a, b: Mat::Weight(&w), transposed: false }];
-        gemm(cpu, precision, vec![Job { out: Sink::F32(&mut out), n, terms, accumulate: false, bias: None }]);
+        gemm(
+            cpu,
+            precision,
+            vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate: false, bias: None }],
+        );
         best = best.min(start.elapsed().as_secs_f64());
     }
     2.0 * (m * n * k) as f64 / best

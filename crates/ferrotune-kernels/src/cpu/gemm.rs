@@ -6,17 +6,15 @@
 //!
 //! The reduction of an element is never split between threads: the bits do not depend on their number.
 
-use half::bf16;
-
 pub use super::left::{Left, left};
 use super::microkernel::{MR, PANEL, pick};
-use super::out::Out;
+pub use super::out::Out;
 use super::panel::{Packing, pack_panel, scratch_words};
 pub use super::words::Mat;
 use super::words::{Words, narrow};
-use super::{Cpu, Isa, SharedMut};
-use crate::dtype::{DType, Precision};
-use crate::tensor::{Buffer, Tensor};
+use super::{Cpu, Isa};
+use crate::dtype::Precision;
+use crate::tensor::Buffer;
 
 /// One product of a sum: A `[M, K]` times B.
 pub struct Term<'a> {
@@ -28,27 +26,10 @@ pub struct Term<'a> {
     pub transposed: bool,
 }
 
-/// Where a product goes.
-pub enum Sink<'a> {
-    /// f32, row-major.
-    F32(&'a mut [f32]),
-    /// Rounded to bf16 after all terms are summed; nothing can be accumulated there.
-    Bf16(&'a mut [bf16]),
-}
-
-impl<'a> From<&'a mut Tensor> for Sink<'a> {
-    fn from(t: &'a mut Tensor) -> Self {
-        match t.dtype() {
-            DType::F32 => Sink::F32(t.f32_mut()),
-            _ => Sink::Bf16(t.bf16_mut()),
-        }
-    }
-}
-
 /// One output `[M, N]` of a [`gemm`] call.
 pub struct Job<'a> {
-    /// The output.
-    pub out: Sink<'a>,
+    /// The output, row-major. In bf16 it is rounded after all terms are summed, and cannot be accumulated to.
+    pub out: Out<'a>,
     /// Columns `N`.
     pub n: usize,
     /// What is summed.
@@ -95,7 +76,13 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
     let micro = pick(isa, precision == Precision::Bf16);
     let packing = Packing { isa, micro, kind: Words::of(micro, precision) };
     let Some(m) = jobs.iter().flat_map(|j| j.terms.first()).map(|t| t.a.m).next() else { return };
-    let jobs: Vec<Product<'_>> = jobs.into_iter().map(|j| Product::new(j, m, precision)).collect();
+    for job in &jobs {
+        assert_eq!(job.out.len(), m * job.n, "gemm output");
+        assert!(!job.accumulate || matches!(job.out, Out::F32(_)), "sums are not kept in bf16");
+        for t in &job.terms {
+            assert!(t.a.m == m && t.a.precision == precision, "gemm operands");
+        }
+    }
     let panels: Vec<(usize, usize)> = jobs
         .iter()
         .enumerate()
@@ -127,36 +114,6 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
     });
 }
 
-/// A [`Job`] as the threads share it.
-struct Product<'a> {
-    out: Out<'a>,
-    n: usize,
-    terms: Vec<Term<'a>>,
-    accumulate: bool,
-    bias: Option<&'a [f32]>,
-}
-
-impl<'a> Product<'a> {
-    fn new(job: Job<'a>, m: usize, precision: Precision) -> Self {
-        let (out, len) = match job.out {
-            Sink::F32(out) => {
-                let len = out.len();
-                (Out::F32(SharedMut::new(out)), len)
-            }
-            Sink::Bf16(out) => {
-                assert!(!job.accumulate, "sums are not kept in bf16");
-                let len = out.len();
-                (Out::Bf16(SharedMut::new(out)), len)
-            }
-        };
-        assert_eq!(len, m * job.n, "gemm output");
-        for t in &job.terms {
-            assert!(t.a.m == m && t.a.precision == precision, "gemm operands");
-        }
-        Product { out, n: job.n, terms: job.terms, accumulate: job.accumulate, bias: job.bias }
-    }
-}
-
 /// What a thread works with.
 struct Buffers<'a> {
     panel: Buffer,
@@ -171,7 +128,7 @@ const SPARE_WORDS: usize = 64;
 
 /// Some rows of one panel of columns of an output.
 struct Part<'a> {
-    job: &'a Product<'a>,
+    job: &'a Job<'a>,
     packing: Packing,
     room: usize,
     m: usize,
@@ -347,7 +304,7 @@ mod tests {
             gemm(
                 cpu,
                 precision,
-                vec![Job { out: Sink::F32(&mut out), n, terms, accumulate, bias: Some(&bias) }],
+                vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate, bias: Some(&bias) }],
             );
             for i in 0..m * n {
                 let want = 2.0 * want[i] + bias[i % n] as f64 + accumulate as u8 as f64;
@@ -370,7 +327,7 @@ mod tests {
             gemm(
                 &cpu,
                 Precision::F32,
-                vec![Job { out: Sink::F32(&mut out), n, terms, accumulate: false, bias: None }],
+                vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate: false, bias: None }],
             );
             out
         };

@@ -1,6 +1,6 @@
 //! The left operand of a product: rows of words, read where they are if they are that already.
 
-use half::bf16;
+use std::ops::Range;
 
 use super::microkernel::pick;
 use super::transpose::{ROWS, transpose};
@@ -38,16 +38,12 @@ impl Left<'_> {
     }
 }
 
-/// The words of `mat` if they need no change: then nothing is copied.
-fn in_place<'a>(mat: Mat<'a>, k: usize, kind: Words) -> Option<(&'a [f32], usize)> {
-    match (mat, kind) {
-        (Mat::F32(data, cols), Words::F32) => Some((data, cols)),
-        (Mat::Bf16(data, cols), Words::Pairs) if cols.is_multiple_of(2) && k.is_multiple_of(2) => {
-            let whole: &[bf16] = &data[..data.len() / 2 * 2];
-            Some((bytemuck::try_cast_slice(whole).ok()?, cols / 2))
-        }
-        _ => None,
-    }
+/// The words of `mat` and those of a row, if they need no change: then nothing is copied.
+fn words_in_place<'a>(mat: Mat<'a>, k: usize, kind: Words) -> Option<(&'a [f32], usize)> {
+    let (bytes, stride) = mat.in_place(kind)?;
+    let whole = &bytes[..bytes.len() / 4 * 4];
+    let fits = stride.is_multiple_of(4) && k.is_multiple_of(kind.values());
+    fits.then(|| bytemuck::try_cast_slice(whole).ok()).flatten().map(|words| (words, stride / 4))
 }
 
 /// Makes a left operand. `transposed`: `mat` is stored `[K, M]`. Every value is multiplied by `scale` first.
@@ -64,7 +60,7 @@ pub fn left<'a>(
     let kind = Words::of(pick(isa, precision == Precision::Bf16), precision);
     if !transposed
         && scale == 1.0
-        && let Some((words, stride)) = in_place(mat, k, kind)
+        && let Some((words, stride)) = words_in_place(mat, k, kind)
     {
         return Left { words: Store::Of(words), stride, m, k, precision };
     }
@@ -77,16 +73,7 @@ pub fn left<'a>(
             let (from, to) = (parts.start * ROWS, (parts.end * ROWS).min(m));
             // SAFETY: ranges of rows are disjoint.
             let out = unsafe { out.slice(from * words..to * words) };
-            for (part, out) in out.chunks_mut(ROWS * words).enumerate() {
-                let at = from + part * ROWS;
-                let read = |i: usize, out: &mut [f32]| {
-                    mat.read(isa, i, at, out);
-                    if scale != 1.0 {
-                        out.iter_mut().for_each(|v| *v *= scale);
-                    }
-                };
-                turn(isa, kind, read, out.len() / words, k, out);
-            }
+            columns_to_words(isa, kind, mat, scale, from..to, k, out);
         });
     } else {
         cpu.run_ranges(m, 8, |rows| {
@@ -126,13 +113,7 @@ fn turn(isa: Isa, kind: Words, read: impl Fn(usize, &mut [f32]), m: usize, k: us
             }
             zip(isa, kind, &a, &b, out);
         }
-        let bytes = bytemuck::cast_slice(&square);
-        if live == ROWS && m < ROWS {
-            // All rows of the square, but only `m` of its columns.
-            transpose(isa, bytes, 4 * ROWS, (ROWS, m), &mut out[at..], words);
-        } else {
-            transpose(isa, bytes, 4 * ROWS, (live, m), &mut out[at..], words);
-        }
+        transpose(isa, bytemuck::cast_slice(&square), 4 * ROWS, (live, m), &mut out[at..], words);
     }
 }
 
@@ -152,20 +133,24 @@ pub(crate) fn rows_to_words(
     }
 }
 
-/// The same from a matrix stored `[K, M]`, its rows `stride` apart.
+/// Columns of a matrix stored `[K, M]`, each multiplied by `scale`, as rows of words.
 pub(crate) fn columns_to_words(
     isa: Isa,
     kind: Words,
-    from: &[f32],
-    stride: usize,
-    m: usize,
+    mat: Mat<'_>,
+    scale: f32,
+    columns: Range<usize>,
     k: usize,
     out: &mut [f32],
 ) {
     let words = kind.count(k);
-    for at in (0..m).step_by(ROWS) {
-        let live = (m - at).min(ROWS);
-        let read = |i: usize, out: &mut [f32]| out.copy_from_slice(&from[i * stride + at..][..live]);
-        turn(isa, kind, read, live, k, &mut out[at * words..]);
+    for (at, out) in columns.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * words)) {
+        let read = |i: usize, out: &mut [f32]| {
+            mat.read(isa, i, at, out);
+            if scale != 1.0 {
+                out.iter_mut().for_each(|v| *v *= scale);
+            }
+        };
+        turn(isa, kind, read, (columns.end - at).min(ROWS), k, out);
     }
 }

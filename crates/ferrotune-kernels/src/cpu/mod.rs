@@ -183,6 +183,10 @@ impl<'a, T> SharedMut<'a, T> {
         SharedMut { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// A pointer to element `start`, after checking that everything up to `end` is inside.
     ///
     /// # Safety

@@ -8,16 +8,34 @@ use crate::dtype::DType;
 use crate::tensor::Tensor;
 
 /// Elements of f32 or bf16 whose disjoint parts are written by several tasks.
-pub(crate) enum Out<'a> {
+pub enum Out<'a> {
+    /// Kept as computed.
     F32(SharedMut<'a, f32>),
+    /// Rounded to nearest even.
     Bf16(SharedMut<'a, bf16>),
 }
 
-impl<'a> Out<'a> {
-    pub(crate) fn new(t: &'a mut Tensor) -> Self {
+impl<'a> From<&'a mut [f32]> for Out<'a> {
+    fn from(values: &'a mut [f32]) -> Self {
+        Out::F32(SharedMut::new(values))
+    }
+}
+
+impl<'a> From<&'a mut Tensor> for Out<'a> {
+    fn from(t: &'a mut Tensor) -> Self {
         match t.dtype() {
-            DType::F32 => Out::F32(SharedMut::new(t.f32_mut())),
+            DType::F32 => Out::from(t.f32_mut()),
             _ => Out::Bf16(SharedMut::new(t.bf16_mut())),
+        }
+    }
+}
+
+impl Out<'_> {
+    /// Number of elements.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Out::F32(all) => all.len(),
+            Out::Bf16(all) => all.len(),
         }
     }
 

@@ -1,7 +1,5 @@
 //! The right operand of a product, packed panel by panel: 64 columns, decoded on the way if they are a weight.
 
-use half::bf16;
-
 use super::Isa;
 use super::microkernel::{Micro, PANEL};
 use super::transpose::{ROWS, transpose};
@@ -55,8 +53,7 @@ fn pack_reduction_rows(
 ) {
     let (isa, kind, nr) = (p.isa, p.kind, p.micro.nr);
     let words = kind.count(k);
-    let narrow = b.in_place(kind).filter(|_| kind == Words::Pairs);
-    let narrow = narrow.and_then(|(bytes, _)| bytemuck::try_cast_slice::<u8, bf16>(bytes).ok());
+    let narrow = b.bf16().filter(|_| kind == Words::Pairs);
     let (mut first, mut second) = ([0.0; PANEL], [0.0; PANEL]);
     for w in 0..words {
         let i = w * kind.values();

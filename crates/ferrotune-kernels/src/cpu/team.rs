@@ -5,7 +5,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 
 /// Turns of looking out for work before a thread sleeps: some hundred microseconds.
 const LOOKS: usize = 20_000;
@@ -97,7 +97,7 @@ impl Team {
     fn wake(&self) {
         for (sleeping, handle) in self.shared.sleeping.iter().zip(&self.handles) {
             if sleeping.swap(false, Ordering::SeqCst) {
-                Thread::unpark(handle.thread());
+                handle.thread().unpark();
             }
         }
     }

@@ -53,6 +53,11 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// All values, if they are bf16 in memory and aligned.
+    pub(crate) fn bf16(&self) -> Option<&'a [bf16]> {
+        bytemuck::try_cast_slice(self.in_place(Words::Pairs)?.0).ok()
+    }
+
     /// The bytes and the bytes of a row, if the values lie there as `kind` wants them.
     pub(crate) fn in_place(&self, kind: Words) -> Option<(&'a [u8], usize)> {
         match (self, kind) {

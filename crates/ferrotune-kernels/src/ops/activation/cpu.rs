@@ -92,7 +92,7 @@ per_isa! {
 }
 
 pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
-    let (n, y) = (y.len(), Out::new(y));
+    let (n, y) = (y.len(), Out::from(y));
     each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
         Mat::from(x).read(isa, 0, at, x_block);
         // SAFETY: blocks are disjoint.
@@ -101,7 +101,7 @@ pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
 }
 
 pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &mut Tensor) {
-    let (n, dx) = (dx.len(), Out::new(dx));
+    let (n, dx) = (dx.len(), Out::from(dx));
     each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
         Mat::from(x).read(isa, 0, at, x_block);
         let fill = |dx: &mut [f32]| {
@@ -114,7 +114,7 @@ pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &
 }
 
 pub(super) fn gated(cpu: &Cpu, act: Activation, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
-    let (n, y) = (y.len(), Out::new(y));
+    let (n, y) = (y.len(), Out::from(y));
     each_block(cpu, n, |isa, at, len, [block, spare, ..]| {
         let fill = |y: &mut [f32]| {
             Mat::from(gate).read(isa, 0, at, block);
@@ -136,7 +136,7 @@ pub(super) fn gated_backward(
     dgate: &mut Tensor,
     dup: &mut Tensor,
 ) {
-    let (n, dgate, dup) = (dgate.len(), Out::new(dgate), Out::new(dup));
+    let (n, dgate, dup) = (dgate.len(), Out::from(dgate), Out::from(dup));
     each_block(cpu, n, |isa, at, len, [g, u, spare_g, spare_u]| {
         let dy = &dy[at..at + len];
         Mat::from(gate).read(isa, 0, at, g);

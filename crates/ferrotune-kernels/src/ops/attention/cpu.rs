@@ -382,9 +382,9 @@ pub(super) fn backward(
                         }
                     }
                     let left = x.left.f32_mut();
-                    columns_to_words(plan.isa, plan.kind, s, TILE, n, m, left);
+                    columns_to_words(plan.isa, plan.kind, Mat::F32(s, TILE), 1.0, 0..n, m, left);
                     plan.times_rows(m, left, x.grad.right.f32(), &mut x.dv.f32_mut()[k0 * d..], n);
-                    columns_to_words(plan.isa, plan.kind, ds, TILE, n, m, left);
+                    columns_to_words(plan.isa, plan.kind, Mat::F32(ds, TILE), 1.0, 0..n, m, left);
                     plan.times_rows(m, left, x.query.right.f32(), &mut x.dk.f32_mut()[k0 * d..], n);
                     rows_to_words(plan.isa, plan.kind, ds, TILE, m, n, left);
                     plan.times_rows(n, left, &x.key_rows.f32()[t * row_step..], dq_tile, m);

@@ -1,10 +1,8 @@
 //! The same loops, vectorised and split over the threads.
 
-use half::bf16;
-
 use super::Dropout;
 use crate::cpu::math::dot;
-use crate::cpu::words::{Mat, narrow, widen};
+use crate::cpu::words::{Mat, narrow, widen_row};
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
@@ -31,14 +29,6 @@ per_isa! {
 per_isa! {
     fn dot_row(x: &[f32], y: &[f32]) -> f32 {
         dot(x, y)
-    }
-}
-
-per_isa! {
-    fn widen_range(x: &[bf16], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = widen(*x);
-        }
     }
 }
 
@@ -132,7 +122,7 @@ pub(super) fn cast(cpu: &Cpu, x: &Tensor, y: &mut Tensor) {
             let (x, y) = (x.bf16(), SharedMut::new(y.f32_mut()));
             cpu.run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
-                widen_range(isa, &x[r.clone()], unsafe { y.slice(r) });
+                widen_row(isa, &x[r.clone()], unsafe { y.slice(r) });
             });
         }
         _ => y.bf16_mut().copy_from_slice(x.bf16()),

@@ -67,7 +67,7 @@ pub(super) fn forward(
     eps: f32,
     y: &mut Tensor,
 ) {
-    let (d, isa, y) = (groups.width, cpu.isa(), Out::new(y));
+    let (d, isa, y) = (groups.width, cpu.isa(), Out::from(y));
     groups.each(cpu, x, |i, at, row, spare| {
         normalise(isa, row, eps);
         // SAFETY: every group belongs to one task.

@@ -1,16 +1,13 @@
 //! Packed products; the LoRA branch rides in the same product as extra terms of the sum.
 
-use half::bf16;
-
 use super::super::elementwise;
 use super::{Grads, Linear, ranks};
 use crate::cpu::Cpu;
-use crate::cpu::dots::{dots, dots_bf16};
-use crate::cpu::gemm::{Job, Left, Sink, Term, gemm, left};
+use crate::cpu::dots::dots;
+use crate::cpu::gemm::{Job, Left, Out, Term, gemm, left};
 use crate::cpu::math::dot;
-use crate::cpu::out::Out;
 use crate::cpu::transpose::{ROWS, transpose};
-use crate::cpu::words::{Mat, Words};
+use crate::cpu::words::Mat;
 use crate::device::Device;
 use crate::dtype::{DType, Precision};
 use crate::tensor::Tensor;
@@ -50,7 +47,7 @@ fn single(
     gemm(
         cpu,
         precision,
-        vec![Job { out: Sink::F32(out), n, terms: vec![Term { a, b, transposed }], accumulate, bias: None }],
+        vec![Job { out: Out::from(out), n, terms: vec![Term { a, b, transposed }], accumulate, bias: None }],
     );
 }
 
@@ -130,7 +127,7 @@ pub(super) fn forward(
                 terms.push(Term { a, b: Mat::from(b.b), transposed: false });
             }
             Job {
-                out: Sink::from(&mut **out),
+                out: Out::from(&mut **out),
                 n: l.weight.rows(),
                 terms,
                 accumulate,
@@ -174,9 +171,8 @@ fn few_rows(
     for ((l, out), start) in linears.iter().zip(outs).zip(starts) {
         let n = l.weight.rows();
         assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
-        let out = Out::new(out);
-        let narrow = l.weight.mat().in_place(Words::Pairs);
-        let narrow = narrow.and_then(|(bytes, _)| bytemuck::try_cast_slice::<u8, bf16>(bytes).ok());
+        let out = Out::from(&mut **out);
+        let narrow = l.weight.mat().bf16();
         cpu.run_with(
             n.div_ceil(RUN),
             || cpu.pool().take(k),
@@ -187,7 +183,7 @@ fn few_rows(
                 for j in 0..run {
                     let mut sums = [0.0; FEW_ROWS];
                     match (l.weight.mat(), narrow) {
-                        (_, Some(w)) => dots_bf16(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+                        (_, Some(w)) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
                         (Mat::F32(w, _), _) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
                         (mat, _) => {
                             let row = &mut row.f32_mut()[..k];
@@ -301,7 +297,7 @@ fn input_gradient(
             terms.push(Term { a, b: Mat::from(b.a), transposed: true });
         }
     }
-    gemm(cpu, precision, vec![Job { out: Sink::F32(dx.f32_mut()), n: k, terms, accumulate, bias: None }]);
+    gemm(cpu, precision, vec![Job { out: Out::from(&mut *dx), n: k, terms, accumulate, bias: None }]);
     // Dropout stands between X and the branch, so its gradient cannot ride along.
     for (l, g) in linears.iter().zip(g) {
         let (Some(b), Some(g)) = (l.branch, g) else { continue };

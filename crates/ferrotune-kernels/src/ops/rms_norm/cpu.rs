@@ -36,7 +36,7 @@ per_isa! {
 }
 
 pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut Tensor) {
-    let (d, isa, y) = (groups.width, cpu.isa(), Out::new(y));
+    let (d, isa, y) = (groups.width, cpu.isa(), Out::from(y));
     groups.each(cpu, x, |i, at, row, spare| {
         // SAFETY: every group belongs to one task.
         unsafe { y.write(isa, i * d, d, spare, |y| forward_row(isa, row, &w[at..][..d], norm, y)) };

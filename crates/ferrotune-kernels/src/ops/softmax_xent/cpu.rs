@@ -64,23 +64,35 @@ pub(super) fn logits(cpu: &Cpu, x: &mut [f32], how: Logits) {
     });
 }
 
-/// The largest logit of a row, and the sum of `exp(z - largest)`, whose terms go to `terms`, block by block.
-fn sums(
-    isa: Isa,
-    row: &mut [f32],
-    how: Logits,
-    terms: impl FnMut(usize, &mut [f32], f32) -> f32,
-) -> (f32, f64) {
+/// A row of outputs after [`exponentials`].
+struct Row {
+    loss: f32,
+    /// Sum of the exponentials.
+    total: f64,
+    /// The target's logit.
+    own: f32,
+}
+
+/// Turns outputs into `exp(z - largest)` of their logits `z`, with `slopes` times the slope of the cap at `z`.
+fn exponentials(isa: Isa, row: &mut [f32], target: usize, how: Logits, slopes: bool) -> Row {
     if !how.is_identity() {
         to_logits(isa, row, how);
     }
-    let top = row_max(isa, row);
-    let mut terms = terms;
-    let mut total = 0.0;
-    for (i, block) in row.chunks_mut(BLOCK).enumerate() {
-        total += terms(i * BLOCK, block, top) as f64;
+    let (top, own) = (row_max(isa, row), row[target]);
+    let mut total = 0.0f64;
+    let mut z = [0.0; BLOCK];
+    for block in row.chunks_mut(BLOCK) {
+        let cap = how.cap.filter(|_| slopes);
+        let z = &mut z[..block.len()];
+        if cap.is_some() {
+            z.copy_from_slice(block);
+        }
+        total += to_exp(isa, block, top) as f64;
+        if let Some(cap) = cap {
+            slope_of_cap(isa, z, block, cap);
+        }
     }
-    (top, total)
+    Row { loss: (top as f64 - own as f64 + total.ln()) as f32, total, own }
 }
 
 pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Logits) -> Vec<f32> {
@@ -90,15 +102,7 @@ pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Log
     cpu.run(targets.len(), |t| {
         // SAFETY: every row belongs to one task.
         let (row, loss) = unsafe { (rows.slice(t * v..(t + 1) * v), &mut out.slice(t..t + 1)[0]) };
-        let target = targets[t] as usize;
-        let mut own = 0.0;
-        let (top, total) = sums(isa, row, how, |at, block, top| {
-            if (at..at + block.len()).contains(&target) {
-                own = block[target - at];
-            }
-            to_exp(isa, block, top)
-        });
-        *loss = (top as f64 - own as f64 + total.ln()) as f32;
+        *loss = exponentials(isa, row, targets[t] as usize, how, false).loss;
     });
     losses
 }
@@ -120,20 +124,8 @@ pub(super) fn forward_backward(
         // SAFETY: every row belongs to one task.
         let (row, loss) = unsafe { (rows.slice(t * v..(t + 1) * v), &mut out.slice(t..t + 1)[0]) };
         let target = targets[t] as usize;
-        let mut own = 0.0;
-        let mut z = [0.0; BLOCK];
-        let (top, total) = sums(isa, row, how, |at, block, top| {
-            if (at..at + block.len()).contains(&target) {
-                own = block[target - at];
-            }
-            let Some(cap) = how.cap else { return to_exp(isa, block, top) };
-            let z = &mut z[..block.len()];
-            z.copy_from_slice(block);
-            let sum = to_exp(isa, block, top);
-            slope_of_cap(isa, z, block, cap);
-            sum
-        });
-        *loss = (top as f64 - own as f64 + total.ln()) as f32;
+        let Row { loss: own_loss, total, own } = exponentials(isa, row, target, how, true);
+        *loss = own_loss;
         let factor = scale_of_loss * how.scale;
         let slope = how.cap.map_or(1.0, |cap| 1.0 - (own / cap).powi(2));
         scale(isa, row, (factor as f64 / total) as f32);

@@ -44,9 +44,8 @@ pub fn logits(dev: &Device, x: &mut Tensor, how: Logits) {
 }
 
 /// The token losses `-log softmax(z[t])[targets[t]]` with `z` the logits of the head's outputs `[M, V]` (f32).
-pub fn forward(dev: &Device, outputs: Tensor, targets: &[u32], how: Logits) -> Result<Vec<f32>> {
+pub fn forward(dev: &Device, mut outputs: Tensor, targets: &[u32], how: Logits) -> Result<Vec<f32>> {
     check(&outputs, targets)?;
-    let mut outputs = outputs;
     Ok(match dev {
         Device::Reference(_) => reference::run(&mut outputs, targets, how, None),
         Device::Cpu(c) => cpu::forward(c, &mut outputs, targets, how),
@@ -57,14 +56,13 @@ pub fn forward(dev: &Device, outputs: Tensor, targets: &[u32], how: Logits) -> R
 /// `scale * (softmax(z) - onehot(target))` where outputs are the logits.
 pub fn forward_backward(
     dev: &Device,
-    outputs: Tensor,
+    mut outputs: Tensor,
     targets: &[u32],
     how: Logits,
     scale: f32,
     dtype: DType,
 ) -> Result<(Vec<f32>, Tensor)> {
     check(&outputs, targets)?;
-    let mut outputs = outputs;
     Ok(match (dev, dtype) {
         (Device::Reference(_), _) => {
             let losses = reference::run(&mut outputs, targets, how, Some(scale));
