@@ -33,7 +33,13 @@ fn main() {
                     gemm(
                         &cpu,
                         precision,
-                        vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate: false, bias: None }],
+                        &[Job {
+                            out: &Out::from(&mut out[..]),
+                            columns: (n, 0..n),
+                            terms,
+                            accumulate: false,
+                            bias: None,
+                        }],
                     );
                     best[i + 1] = best[i + 1].min(start.elapsed().as_secs_f64());
                 }

@@ -47,7 +47,13 @@ fn rate(cpu: &Cpu, precision: Precision, [m, n, k]: [usize; 3]) -> f64 {
         gemm(
             cpu,
             precision,
-            vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate: false, bias: None }],
+            &[Job {
+                out: &Out::from(&mut out[..]),
+                columns: (n, 0..n),
+                terms,
+                accumulate: false,
+                bias: None,
+            }],
         );
         best = best.min(start.elapsed().as_secs_f64());
     }

@@ -1,10 +1,12 @@
 //! Matrix products: `C = sum over terms of A B`, where B may be a weight that is decoded on the way.
 //!
 //! A is rows of words, shared by the threads, and mostly the activations as they are. The output is cut into panels of 64
-//! columns; a thread takes a panel (or some rows of it), packs and, for a [`Weight`](crate::quant::Weight), decodes its
+//! columns; a thread takes a panel (or, near the end, some rows of it), packs and, for a [`Weight`](crate::quant::Weight), decodes its
 //! part of B into a private buffer that stays in its L2 cache, and runs the micro-kernel over the rows.
 //!
 //! The reduction of an element is never split between threads: the bits do not depend on their number.
+
+use std::ops::Range;
 
 pub use super::left::{Left, left};
 use super::microkernel::{MR, PANEL, pick};
@@ -28,10 +30,10 @@ pub struct Term<'a> {
 
 /// One output `[M, N]` of a [`gemm`] call.
 pub struct Job<'a> {
-    /// The output, row-major. In bf16 it is rounded after all terms are summed, and cannot be accumulated to.
-    pub out: Out<'a>,
-    /// Columns `N`.
-    pub n: usize,
+    /// Where the output is. In bf16 it is rounded after all terms are summed, and cannot be accumulated to.
+    pub out: &'a Out<'a>,
+    /// Length of its rows, and which of their columns are this job's.
+    pub columns: (usize, Range<usize>),
     /// What is summed.
     pub terms: Vec<Term<'a>>,
     /// Add to the output instead of overwriting it.
@@ -58,26 +60,62 @@ struct Chunk<'a> {
     panel: usize,
 }
 
-/// Into how many parts the rows are cut, so that all threads end at about the same time: every part packs its panels
-/// again, which costs as much as [`PACK_ROWS`] more rows.
-fn row_cuts(threads: usize, panels: usize, blocks: usize) -> usize {
-    const PACK_ROWS: usize = 12;
-    let time = |cuts: usize| {
-        let rounds = (panels * cuts).div_ceil(threads);
-        rounds * (blocks.div_ceil(cuts) * MR + PACK_ROWS)
-    };
-    let most = if threads == 1 { 1 } else { blocks.div_ceil(4).clamp(1, 4 * threads) };
-    (1..=most).min_by_key(|cuts| time(*cuts)).unwrap_or(1)
+/// Rows that take as long as packing a panel of weights does.
+const PACK_ROWS: usize = 64;
+
+/// Which rows of which panel a task computes. Whole panels go to the threads in turn. Only those that are left when each
+/// thread has had the same number are cut, so that all threads end at about the same time: every cut packs its panel
+/// again.
+struct Split {
+    /// Panels that are not cut.
+    whole: usize,
+    /// Parts of each of the others.
+    cuts: usize,
+    panels: usize,
+    /// Blocks of [`MR`] rows.
+    blocks: usize,
+}
+
+impl Split {
+    fn new(threads: usize, panels: usize, blocks: usize) -> Self {
+        let left = panels % threads;
+        let time = |cuts: usize| {
+            let rounds = (left * cuts).div_ceil(threads);
+            rounds * (blocks.div_ceil(cuts) * MR + PACK_ROWS)
+        };
+        let most = if threads == 1 { 1 } else { blocks.div_ceil(4).clamp(1, 4 * threads) };
+        let cuts = (1..=most).min_by_key(|cuts| time(*cuts)).unwrap_or(1);
+        Split { whole: panels - left, cuts, panels, blocks }
+    }
+
+    fn tasks(&self) -> usize {
+        self.whole + (self.panels - self.whole) * self.cuts
+    }
+
+    /// Panel and blocks of a task.
+    fn part(&self, task: usize) -> (usize, Range<usize>) {
+        if task < self.whole {
+            return (task, 0..self.blocks);
+        }
+        let (panel, cut) = ((task - self.whole) / self.cuts, (task - self.whole) % self.cuts);
+        (self.whole + panel, self.blocks * cut / self.cuts..self.blocks * (cut + 1) / self.cuts)
+    }
+
+    /// The most blocks that a task has.
+    fn most_blocks(&self) -> usize {
+        if self.whole > 0 { self.blocks } else { self.blocks.div_ceil(self.cuts) }
+    }
 }
 
 /// Computes every job; all share the operands' number of rows `M` and precision.
-pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
+pub fn gemm(cpu: &Cpu, precision: Precision, jobs: &[Job<'_>]) {
     let isa = cpu.isa();
     let micro = pick(isa, precision == Precision::Bf16);
     let packing = Packing { isa, micro, kind: Words::of(micro, precision) };
     let Some(m) = jobs.iter().flat_map(|j| j.terms.first()).map(|t| t.a.m).next() else { return };
-    for job in &jobs {
-        assert_eq!(job.out.len(), m * job.n, "gemm output");
+    for job in jobs {
+        assert_eq!(job.out.len(), m * job.columns.0, "gemm output");
+        assert!(job.columns.1.end <= job.columns.0, "gemm columns");
         assert!(!job.accumulate || matches!(job.out, Out::F32(_)), "sums are not kept in bf16");
         for t in &job.terms {
             assert!(t.a.m == m && t.a.precision == precision, "gemm operands");
@@ -86,30 +124,22 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: Vec<Job<'_>>) {
     let panels: Vec<(usize, usize)> = jobs
         .iter()
         .enumerate()
-        .flat_map(|(j, job)| (0..job.n.div_ceil(PANEL)).map(move |p| (j, p)))
+        .flat_map(|(j, job)| (0..job.columns.1.len().div_ceil(PANEL)).map(move |p| (j, p)))
         .collect();
-    let blocks = m.div_ceil(MR);
-    let cuts = row_cuts(cpu.threads(), panels.len().max(1), blocks);
+    let split = Split::new(cpu.threads(), panels.len(), m.div_ceil(MR));
     let room = panel_words(isa);
     let rounded = jobs.iter().any(|j| matches!(j.out, Out::Bf16(_)));
-    let sums = if rounded { blocks.div_ceil(cuts) * MR * PANEL } else { 0 };
+    let sums = if rounded { split.most_blocks() * MR * PANEL } else { 0 };
     let state = || Buffers {
         panel: cpu.pool().take(PANEL * (room + SPARE_WORDS)),
         scratch: cpu.pool().take(scratch_words(packing.kind, room * packing.kind.values())),
         sums: cpu.pool().take(sums),
         chunks: Vec::new(),
     };
-    cpu.run_with(panels.len() * cuts, state, |buffers, task| {
-        let (job, panel) = panels[task / cuts];
-        let cut = task % cuts;
-        let part = Part {
-            job: &jobs[job],
-            packing,
-            room,
-            m,
-            blocks: blocks * cut / cuts..blocks * (cut + 1) / cuts,
-            n0: panel * PANEL,
-        };
+    cpu.run_with(split.tasks(), state, |buffers, task| {
+        let (panel, blocks) = split.part(task);
+        let (job, panel) = panels[panel];
+        let part = Part { job: &jobs[job], packing, room, m, blocks, n0: panel * PANEL };
         part.compute(buffers);
     });
 }
@@ -133,13 +163,18 @@ struct Part<'a> {
     room: usize,
     m: usize,
     /// Blocks of [`MR`] rows.
-    blocks: std::ops::Range<usize>,
+    blocks: Range<usize>,
     n0: usize,
 }
 
 impl<'a> Part<'a> {
     fn cols(&self) -> usize {
-        (self.job.n - self.n0).min(PANEL)
+        (self.job.columns.1.len() - self.n0).min(PANEL)
+    }
+
+    /// Where the sums of a block that will be rounded are. A sum that is whole after one pass needs no place of its own.
+    fn start_of(&self, block: usize, whole: bool) -> usize {
+        if whole { 0 } else { (block - self.blocks.start) * MR * PANEL }
     }
 
     /// Packs as much of the reduction as there is room for, multiplies, and goes on with the rest.
@@ -178,20 +213,21 @@ impl<'a> Part<'a> {
 
     /// Multiplies by the chunks that are packed. The tile of a block stays in L1 for all of them.
     fn multiply(&self, buffers: &mut Buffers<'a>, first: bool, last: bool) {
-        let (job, micro, cols, n) = (self.job, self.packing.micro, self.cols(), self.job.n);
+        let (job, micro, cols) = (self.job, self.packing.micro, self.cols());
+        let (n, column) = (job.columns.0, job.columns.1.start + self.n0);
         for block in self.blocks.clone() {
             let row = block * MR;
             let live = (self.m - row).min(MR);
             // Where the block's sums are, how far its rows are apart.
-            let (sums, ldc) = match &job.out {
+            let (sums, ldc) = match job.out {
                 // SAFETY: rows and columns of this part are written by this task alone, and the end that is checked is
                 // that of its last row.
                 Out::F32(out) => unsafe {
-                    let start = row * n + self.n0;
+                    let start = row * n + column;
                     (out.base_within(start, start + (live - 1) * n + cols), n)
                 },
                 Out::Bf16(_) => {
-                    let start = (block - self.blocks.start) * MR * PANEL;
+                    let start = self.start_of(block, first && last);
                     (buffers.sums.f32_mut()[start..start + MR * PANEL].as_mut_ptr(), PANEL)
                 }
             };
@@ -231,11 +267,11 @@ impl<'a> Part<'a> {
                     accumulate = true;
                 }
             }
-            if let (true, Out::Bf16(out)) = (last, &job.out) {
-                let start = (block - self.blocks.start) * MR * PANEL;
+            if let (true, Out::Bf16(out)) = (last, job.out) {
+                let start = self.start_of(block, first);
                 let sums = &buffers.sums.f32()[start..start + MR * PANEL];
                 for (r, sums) in sums.chunks_exact(PANEL).take(live).enumerate() {
-                    let at = (row + r) * n + self.n0;
+                    let at = (row + r) * n + column;
                     // SAFETY: as above.
                     narrow(self.packing.isa, &sums[..cols], unsafe { out.slice(at..at + cols) });
                 }
@@ -304,7 +340,13 @@ mod tests {
             gemm(
                 cpu,
                 precision,
-                vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate, bias: Some(&bias) }],
+                &[Job {
+                    out: &Out::from(&mut out[..]),
+                    columns: (n, 0..n),
+                    terms,
+                    accumulate,
+                    bias: Some(&bias),
+                }],
             );
             for i in 0..m * n {
                 let want = 2.0 * want[i] + bias[i % n] as f64 + accumulate as u8 as f64;
@@ -327,7 +369,13 @@ mod tests {
             gemm(
                 &cpu,
                 Precision::F32,
-                vec![Job { out: Out::from(&mut out[..]), n, terms, accumulate: false, bias: None }],
+                &[Job {
+                    out: &Out::from(&mut out[..]),
+                    columns: (n, 0..n),
+                    terms,
+                    accumulate: false,
+                    bias: None,
+                }],
             );
             out
         };

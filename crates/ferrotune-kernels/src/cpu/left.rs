@@ -17,6 +17,7 @@ pub struct Left<'a> {
     pub(crate) m: usize,
     pub(crate) k: usize,
     pub(crate) precision: Precision,
+    kind: Words,
 }
 
 enum Store<'a> {
@@ -28,6 +29,14 @@ impl Left<'_> {
     /// Rows `M`.
     pub fn rows(&self) -> usize {
         self.m
+    }
+
+    /// The same values as a matrix: what was rounded for one product need not be rounded again for another.
+    pub(crate) fn mat(&self) -> Mat<'_> {
+        match self.kind {
+            Words::Pairs => Mat::Bf16(bytemuck::cast_slice(self.words()), 2 * self.stride),
+            Words::F32 | Words::Rounded => Mat::F32(self.words(), self.stride),
+        }
     }
 
     pub(crate) fn words(&self) -> &[f32] {
@@ -62,7 +71,7 @@ pub fn left<'a>(
         && scale == 1.0
         && let Some((words, stride)) = words_in_place(mat, k, kind)
     {
-        return Left { words: Store::Of(words), stride, m, k, precision };
+        return Left { words: Store::Of(words), stride, m, k, precision, kind };
     }
     let words = kind.count(k);
     let mut buffer = cpu.pool().take(m * words);
@@ -92,7 +101,7 @@ pub fn left<'a>(
             }
         });
     }
-    Left { words: Store::Own(buffer), stride: words, m, k, precision }
+    Left { words: Store::Own(buffer), stride: words, m, k, precision, kind }
 }
 
 /// At most 16 columns of a `[K, ..]` matrix, whose part of row `i` is given by `read(i, ..)`, as rows of words.

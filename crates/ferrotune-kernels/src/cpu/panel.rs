@@ -3,10 +3,7 @@
 use super::Isa;
 use super::microkernel::{Micro, PANEL};
 use super::transpose::{ROWS, transpose};
-use super::words::{Mat, Words, prefetch, row, zip, zip_narrow};
-
-/// Rows that are asked for before they are read.
-const AHEAD: usize = 16;
+use super::words::{Mat, Words, row, zip, zip_narrow, zip_rows};
 
 /// Words of scratch memory that [`pack_panel`] needs for a reduction of `k` values.
 pub(crate) fn scratch_words(kind: Words, k: usize) -> usize {
@@ -55,16 +52,18 @@ fn pack_reduction_rows(
     let words = kind.count(k);
     let narrow = b.bf16().filter(|_| kind == Words::Pairs);
     let (mut first, mut second) = ([0.0; PANEL], [0.0; PANEL]);
-    for w in 0..words {
+    let done = match narrow {
+        Some(values) if cols == PANEL && nr == PANEL => {
+            zip_rows(isa, &values[k0 * b.cols() + n0..], b.cols(), k / 2, out)
+        }
+        _ => 0,
+    };
+    for w in done..words {
         let i = w * kind.values();
         // Sub-panels lie `words * nr` apart.
         let lines = out[w * nr..].chunks_mut(words * nr).take(cols.div_ceil(nr)).map(|out| &mut out[..nr]);
         if let Some(values) = narrow {
             let row = |i: usize| &values[(k0 + i) * b.cols() + n0..][..cols];
-            // Rows are far apart, so the processor does not guess the next ones.
-            for ahead in [i + AHEAD, i + AHEAD + 1].into_iter().filter(|i| *i < k) {
-                prefetch(row(ahead));
-            }
             let (a, b) = (row(i), (i + 1 < k).then(|| row(i + 1)));
             for (line, at) in lines.zip((0..).step_by(nr)) {
                 let live = (cols - at).min(nr);

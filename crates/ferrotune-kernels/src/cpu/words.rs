@@ -215,17 +215,18 @@ pub(crate) fn zip_narrow(isa: Isa, a: &[bf16], b: Option<&[bf16]>, out: &mut [f3
     }
 }
 
-/// Asks for the cache lines of `x` that will be read soon.
-#[inline(always)]
-pub(crate) fn prefetch<T>(x: &[T]) {
+/// [`zip_narrow`] of 64 columns of rows 0 and 1, 2 and 3, ..., `stride` apart, as long as the instruction set has a fast
+/// way; gives the number of pairs done.
+pub(crate) fn zip_rows(isa: Isa, values: &[bf16], stride: usize, pairs: usize, out: &mut [f32]) -> usize {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(x)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing; every x86-64 has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(line)) };
+    if isa.has_bf16() && pairs > 0 {
+        assert!(values.len() >= (2 * pairs - 1) * stride + 64 && out.len() >= pairs * 64, "rows to pair");
+        // SAFETY: the instruction set is that of the device; the sizes were just checked.
+        unsafe { x86::zip_rows(values.as_ptr(), stride, pairs, out.as_mut_ptr()) };
+        return pairs;
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
+    let _ = (isa, values, stride, pairs, out);
+    0
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -235,6 +236,40 @@ mod x86 {
     use half::bf16;
 
     use super::rounded_bits;
+
+    /// Rows that are asked for before they are read: they are far apart, so the processor does not guess the next ones.
+    const AHEAD: usize = 32;
+
+    /// # Safety
+    /// 64 values of `2 * pairs` rows, `stride` apart, are readable, `64 * pairs` words writable; AVX-512-BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn zip_rows(values: *const bf16, stride: usize, pairs: usize, out: *mut f32) {
+        // Word `i` of a register of pairs: value `i / 2` of the first row, or of the second.
+        let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 32) as u16);
+        // SAFETY: contract of the function; asking for a line reads nothing.
+        unsafe {
+            let low = _mm512_loadu_si512(order.as_ptr().cast());
+            let high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+            for pair in 0..pairs {
+                let a = values.add(2 * pair * stride);
+                let b = a.add(stride);
+                for ahead in [a, b] {
+                    let ahead = ahead.wrapping_add(AHEAD * stride).cast::<i8>();
+                    _mm_prefetch::<_MM_HINT_T0>(ahead);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
+                }
+                let out = out.add(64 * pair);
+                for half in [0, 32] {
+                    let x = _mm512_loadu_si512(a.add(half).cast());
+                    let y = _mm512_loadu_si512(b.add(half).cast());
+                    let pairs = _mm512_permutex2var_epi16(x, low, y);
+                    _mm512_storeu_si512(out.add(half).cast(), pairs);
+                    let pairs = _mm512_permutex2var_epi16(x, high, y);
+                    _mm512_storeu_si512(out.add(half + 16).cast(), pairs);
+                }
+            }
+        }
+    }
 
     /// # Safety
     /// The CPU has AVX-512-BF16; `out` is as long as `x`.
@@ -324,6 +359,14 @@ mod tests {
             let [a, b] = [&x, &y].map(|v| v.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>());
             zip_narrow(isa, &a, Some(&b), &mut again);
             assert_eq!(bytemuck::cast_slice::<f32, u32>(&pairs), bytemuck::cast_slice::<f32, u32>(&again));
+            let mut rows = vec![0.0; 64 * 7];
+            let done = zip_rows(isa, &a[5..], 66, 7, &mut rows);
+            assert_eq!(done, if isa.has_bf16() { 7 } else { 0 });
+            for (i, found) in rows.iter().enumerate().take(64 * done) {
+                let first = 5 + i / 64 * 132 + i % 64;
+                let want = a[first].to_bits() as u32 | (a[first + 66].to_bits() as u32) << 16;
+                assert_eq!(found.to_bits(), want, "pair {i}");
+            }
             assert_eq!(pairs[3].to_bits() as u16, a[3].to_bits());
             assert_eq!((pairs[3].to_bits() >> 16) as u16, b[3].to_bits());
         }

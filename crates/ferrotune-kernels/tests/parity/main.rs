@@ -126,23 +126,27 @@ fn rope_agrees_and_its_backward_is_its_inverse() {
     let (x, dy) = (random(&dev, 9, 16, "x"), random(&dev, 9, 16, "dy"));
     // Heads of 8 of which 6 are rotated.
     let forward = |dev: &Device, x: &Tensor| {
-        let mut y = elementwise::cast(dev, x, DType::F32);
-        rope::forward(dev, &mut y, 8, &positions, &cos, &sin).unwrap();
-        y
+        let x = elementwise::cast(dev, x, DType::F32);
+        rope::forward(dev, x, 8, &positions, (&cos, &sin), DType::F32).unwrap()
     };
-    let mut dx = elementwise::cast(&dev, &dy, DType::F32);
-    rope::backward(&dev, &mut dx, 8, &positions, &cos, &sin).unwrap();
+    let dx = elementwise::cast(&dev, &dy, DType::F32);
+    let dx = rope::backward(&dev, dx, 8, &positions, (&cos, &sin), DType::F32).unwrap();
     finite_difference("rope dx", &x, dx.f32(), |x| inner(&forward(&Device::reference(), x), &dy));
     let y = forward(&dev, &x);
     assert!(error(y.f32(), x.f32()) > 0.1, "rope must change x");
     for dev in cpus() {
-        let mut found = forward(&dev, &x);
+        let found = forward(&dev, &x);
         assert_close("rope", found.f32(), y.f32(), 1e-6);
-        rope::backward(&dev, &mut found, 8, &positions, &cos, &sin).unwrap();
-        assert_close("rope inverse", found.f32(), x.f32(), 1e-6);
+        let again = elementwise::cast(&dev, &x, DType::F32);
+        let narrow = rope::forward(&dev, again, 8, &positions, (&cos, &sin), DType::Bf16).unwrap();
+        let rounded = elementwise::cast(&dev, &found, DType::Bf16);
+        assert_eq!(narrow.bf16(), rounded.bf16(), "the same, rounded");
+        let back = rope::backward(&dev, found, 8, &positions, (&cos, &sin), DType::F32).unwrap();
+        assert_close("rope inverse", back.f32(), x.f32(), 1e-6);
     }
-    let mut x = random(&dev, 1, 16, "x");
-    assert!(rope::forward(&dev, &mut x, 8, &[40], &cos, &sin).is_err(), "a position outside the table");
+    let x = random(&dev, 1, 16, "x");
+    let outside = rope::forward(&dev, x, 8, &[40], (&cos, &sin), DType::F32);
+    assert!(outside.is_err(), "a position outside the table");
 }
 
 #[test]

@@ -69,14 +69,25 @@ impl Qkv {
         }
     }
 
-    fn forward(&self, pass: &Pass<'_>, n: &Tensor, heads: Heads) -> Result<([Tensor; 3], Option<Tensor>)> {
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        n: &Tensor,
+        heads: Heads,
+        dtypes: [DType; 3],
+    ) -> Result<([Tensor; 3], Option<Tensor>)> {
         match self {
-            Qkv::Separate(three) => pass.linears(n, three.each_ref(), DType::F32),
+            Qkv::Separate(three) => pass.linears_as(n, three.each_ref(), dtypes),
             Qkv::Fused(one) => {
                 let ([all], h) = pass.linears(n, [&**one], DType::F32)?;
                 let (q, kv) = (heads.q * heads.dim, heads.kv * heads.dim);
-                let part = |range| elementwise::columns(pass.dev, &all, range);
-                Ok(([part(0..q)?, part(q..q + kv)?, part(q + kv..q + 2 * kv)?], h))
+                let part = |range, dtype| -> Result<Tensor> {
+                    Ok(pass.stored(elementwise::columns(pass.dev, &all, range)?, dtype))
+                };
+                let (k_end, v_end) = (q + kv, q + 2 * kv);
+                let parts =
+                    [part(0..q, dtypes[0])?, part(q..k_end, dtypes[1])?, part(k_end..v_end, dtypes[2])?];
+                Ok((parts, h))
             }
         }
     }
@@ -130,20 +141,22 @@ impl Attention {
     ) -> Result<Option<AttentionSaved>> {
         let dev = pass.dev;
         let n = before(&self.norm, pass, x)?;
-        let ([q, k, v], h_qkv) = self.qkv.forward(pass, &n, self.heads)?;
+        let saved = pass.precision.saved();
+        // A cache takes f32. In training the backward must see the very values that the forward multiplied; norms of
+        // heads are computed again in the backward, from what was stored before them.
+        let used = if cache.is_some() { DType::F32 } else { saved };
+        let first = if self.qk_norm.is_some() { saved } else { DType::F32 };
+        let ([q, k, v], h_qkv) = self.qkv.forward(pass, &n, self.heads, [first, first, used])?;
         drop(n);
-        // Norms are computed again in the backward, from the values that are kept here.
-        let raw = self
-            .qk_norm
-            .is_some()
-            .then(|| [&q, &k].map(|t| elementwise::cast(dev, t, pass.precision.saved())));
-        let [mut q, mut k] = match (&self.qk_norm, &raw) {
-            (Some([q_norm, k_norm]), Some([q, k])) => {
-                [q_norm.forward(pass, q, DType::F32)?, k_norm.forward(pass, k, DType::F32)?]
+        let (raw, [q, k]) = match &self.qk_norm {
+            Some([q_norm, k_norm]) => {
+                let normed = [q_norm.forward(pass, &q, DType::F32)?, k_norm.forward(pass, &k, DType::F32)?];
+                (Some([q, k]), normed)
             }
-            _ => [q, k],
+            None => (None, [q, k]),
         };
-        self.rotate(pass, [&mut q, &mut k], rotation)?;
+        let q = self.rotate(pass, q, rotation, used)?;
+        let k = self.rotate(pass, k, rotation, used)?;
         if let Some((cache, rows)) = cache {
             elementwise::scatter(dev, &k, rows, &mut cache.k)?;
             elementwise::scatter(dev, &v, rows, &mut cache.v)?;
@@ -152,8 +165,6 @@ impl Attention {
             self.residual.forward(pass, &o, &self.o_proj, x)?;
             return Ok(None);
         }
-        // In bf16 the backward must see the very values that the forward multiplied.
-        let (q, k, v) = (narrow(pass, q), narrow(pass, k), narrow(pass, v));
         let (o, lse) = attention::forward(dev, pass.precision, &q, &k, &v, tokens.segments, self.heads)?;
         let o = narrow(pass, o);
         let x_in = keep.then(|| elementwise::cast(dev, x, pass.precision.saved()));
@@ -162,12 +173,17 @@ impl Attention {
         Ok(x_in.map(|x| AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }))
     }
 
-    fn rotate(&self, pass: &Pass<'_>, both: [&mut Tensor; 2], rotation: Option<&Rotation<'_>>) -> Result<()> {
-        let Some(r) = rotation else { return Ok(()) };
-        for t in both {
-            rope::forward(pass.dev, t, self.heads.dim, r.rows(), r.cos(), r.sin())?;
+    fn rotate(
+        &self,
+        pass: &Pass<'_>,
+        t: Tensor,
+        rotation: Option<&Rotation<'_>>,
+        dtype: DType,
+    ) -> Result<Tensor> {
+        match rotation {
+            Some(r) => Ok(rope::forward(pass.dev, t, self.heads.dim, r.rows(), r.table(), dtype)?),
+            None => Ok(pass.stored(t, dtype)),
         }
-        Ok(())
     }
 
     /// Adds the gradient of the input to `dx` (if `need_dx`), and sums the parameters'.
@@ -193,10 +209,10 @@ impl Attention {
         let Some(d_o) = d_o else { return Ok(()) };
         let again = match &self.qk_norm {
             Some([q_norm, k_norm]) => {
-                let mut q = q_norm.forward(pass, &s.q, DType::F32)?;
-                let mut k = k_norm.forward(pass, &s.k, DType::F32)?;
-                self.rotate(pass, [&mut q, &mut k], rotation)?;
-                Some([narrow(pass, q), narrow(pass, k)])
+                let q = q_norm.forward(pass, &s.q, DType::F32)?;
+                let k = k_norm.forward(pass, &s.k, DType::F32)?;
+                let saved = pass.precision.saved();
+                Some([self.rotate(pass, q, rotation, saved)?, self.rotate(pass, k, rotation, saved)?])
             }
             None => None,
         };
@@ -212,8 +228,10 @@ impl Attention {
         )?;
         drop((d_o, again, s.v, s.o));
         if let Some(r) = rotation {
-            rope::backward(pass.dev, &mut dq, self.heads.dim, r.rows(), r.cos(), r.sin())?;
-            rope::backward(pass.dev, &mut dk, self.heads.dim, r.rows(), r.cos(), r.sin())?;
+            // The projections read them next, unless there are norms.
+            let next = if self.qk_norm.is_some() { DType::F32 } else { pass.precision.saved() };
+            let back = |d| rope::backward(pass.dev, d, self.heads.dim, r.rows(), r.table(), next);
+            (dq, dk) = (back(dq)?, back(dk)?);
         }
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             dq = through(q_norm, pass, &s.q, &dq, grads)?;

@@ -178,12 +178,32 @@ impl<'a> Pass<'a> {
         layers: [&'a LinearLayer; N],
         dtype: DType,
     ) -> Result<([Tensor; N], Option<Tensor>)> {
+        self.linears_as(x, layers, [dtype; N])
+    }
+
+    /// The same with a type for each output.
+    pub fn linears_as<const N: usize>(
+        &self,
+        x: &Tensor,
+        layers: [&'a LinearLayer; N],
+        dtypes: [DType; N],
+    ) -> Result<([Tensor; N], Option<Tensor>)> {
         // Magnitudes scale a sum in f32.
-        let own = |l: &LinearLayer| if self.magnitude(l).is_some() { DType::F32 } else { dtype };
-        let mut outs = layers.map(|l| self.dev.uninit(x.rows(), l.rows, own(l)));
+        let own = |i: usize| if self.magnitude(layers[i]).is_some() { DType::F32 } else { dtypes[i] };
+        let mut outs: [Tensor; N] =
+            std::array::from_fn(|i| self.dev.uninit(x.rows(), layers[i].rows, own(i)));
         let h = self.forward_into(x, &layers, outs.each_mut().into_iter().collect(), false)?;
-        let outs = outs.map(|y| if y.dtype() == dtype { y } else { elementwise::cast(self.dev, &y, dtype) });
+        let mut dtypes = dtypes.into_iter();
+        let outs = outs.map(|y| match dtypes.next() {
+            Some(dtype) => self.stored(y, dtype),
+            None => y,
+        });
         Ok((outs, h))
+    }
+
+    /// `x` in `dtype`.
+    pub(super) fn stored(&self, x: Tensor, dtype: DType) -> Tensor {
+        if x.dtype() == dtype { x } else { elementwise::cast(self.dev, &x, dtype) }
     }
 
     /// Adds the output of a linear to `y` (the residual stream); gives `H`.

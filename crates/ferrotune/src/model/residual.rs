@@ -31,10 +31,7 @@ impl Deref for Shared<'_> {
 
 /// `x` in the type that is saved for the backward.
 pub(super) fn narrow(pass: &Pass<'_>, x: Tensor) -> Tensor {
-    match pass.precision.saved() {
-        DType::F32 => x,
-        dtype => elementwise::cast(pass.dev, &x, dtype),
-    }
+    pass.stored(x, pass.precision.saved())
 }
 
 /// The norm before, if there is one, as linears read it.

@@ -25,14 +25,10 @@ pub struct Rotation<'a> {
 }
 
 impl Rotation<'_> {
-    /// Cosines.
-    pub fn cos(&self) -> &Tensor {
-        &self.own.as_ref().unwrap_or(self.table)[0]
-    }
-
-    /// Sines.
-    pub fn sin(&self) -> &Tensor {
-        &self.own.as_ref().unwrap_or(self.table)[1]
+    /// Cosines and sines.
+    pub fn table(&self) -> (&Tensor, &Tensor) {
+        let [cos, sin] = self.own.as_ref().unwrap_or(self.table);
+        (cos, sin)
     }
 
     /// Row of cosines and sines for each token.
@@ -226,7 +222,7 @@ mod tests {
             let ids = vec![0; positions.len()];
             let r = rotary.at(&dev, Tokens { ids: &ids, positions, segments }).unwrap();
             let row = r.rows()[row] as usize;
-            (r.cos().f32()[row * 4..][..4].to_vec(), r.sin().f32()[row * 4..][..4].to_vec())
+            (r.table().0.f32()[row * 4..][..4].to_vec(), r.table().1.f32()[row * 4..][..4].to_vec())
         };
         let short = at(&segments[..1], &positions[..8], 7);
         assert_eq!(at(&segments, &positions, 7), short, "as if it were alone");

@@ -1,13 +1,16 @@
 //! Vectorised, split over the threads.
 
+use ::half::bf16;
+
 use super::Activation;
 use crate::cpu::math::{sigmoid, tanh};
 use crate::cpu::out::Out;
-use crate::cpu::words::Mat;
+use crate::cpu::words::widen;
 use crate::cpu::{Cpu, Isa, per_isa};
+use crate::dtype::DType;
 use crate::tensor::Tensor;
 
-/// Elements handled at a time: inputs may need widening into a buffer on the stack.
+/// Elements handled at a time: outputs may need rounding from a buffer on the stack.
 const BLOCK: usize = 512;
 
 /// `sqrt(2 / pi)`.
@@ -29,17 +32,46 @@ fn gelu(x: f32) -> (f32, f32) {
     (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
 }
 
-#[inline(always)]
-fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
-    for i in 0..y.len() {
-        y[i] = f(x[i]);
+/// Elements that are read as f32.
+trait Element: Copy {
+    fn value(self) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        self
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        widen(self)
     }
 }
 
 #[inline(always)]
-fn products(
-    g: &[f32],
-    u: &[f32],
+fn map<T: Element>(x: &[T], y: &mut [f32], f: impl Fn(f32) -> f32) {
+    let x = &x[..y.len()];
+    for i in 0..y.len() {
+        y[i] = f(x[i].value());
+    }
+}
+
+#[inline(always)]
+fn gate<T: Element>(g: &[T], u: &[T], y: &mut [f32], f: impl Fn(f32) -> f32) {
+    let n = y.len();
+    let (g, u) = (&g[..n], &u[..n]);
+    for i in 0..n {
+        y[i] = f(g[i].value()) * u[i].value();
+    }
+}
+
+#[inline(always)]
+fn products<T: Element>(
+    g: &[T],
+    u: &[T],
     dy: &[f32],
     (dg, du): (&mut [f32], &mut [f32]),
     f: impl Fn(f32) -> (f32, f32),
@@ -47,41 +79,70 @@ fn products(
     let n = dg.len();
     let (g, u, dy, du) = (&g[..n], &u[..n], &dy[..n], &mut du[..n]);
     for i in 0..n {
-        let (value, slope) = f(g[i]);
+        let (value, slope) = f(g[i].value());
         du[i] = dy[i] * value;
-        dg[i] = dy[i] * u[i] * slope;
+        dg[i] = dy[i] * u[i].value() * slope;
     }
 }
 
-// The function is chosen outside the loops, so that each of them is vectorised for its own.
-per_isa! {
-    /// `y = act(x)`.
-    fn value(act: Activation, x: &[f32], y: &mut [f32]) {
-        match act {
-            Activation::Silu => map(x, y, |x| silu(x).0),
-            Activation::GeluTanh => map(x, y, |x| gelu(x).0),
+/// The loops for one type of elements. The function is chosen outside the loops, so that each of them is vectorised for
+/// its own.
+macro_rules! loops {
+    ($module:ident, $t:ty) => {
+        mod $module {
+            use super::*;
+
+            per_isa! {
+                /// `y = act(x)`.
+                pub(super) fn value(act: Activation, x: &[$t], y: &mut [f32]) {
+                    match act {
+                        Activation::Silu => map(x, y, |x| silu(x).0),
+                        Activation::GeluTanh => map(x, y, |x| gelu(x).0),
+                    }
+                }
+            }
+
+            per_isa! {
+                /// `y = act'(x)`.
+                pub(super) fn slope(act: Activation, x: &[$t], y: &mut [f32]) {
+                    match act {
+                        Activation::Silu => map(x, y, |x| silu(x).1),
+                        Activation::GeluTanh => map(x, y, |x| gelu(x).1),
+                    }
+                }
+            }
+
+            per_isa! {
+                /// `y = act(g) u`.
+                pub(super) fn gated(act: Activation, g: &[$t], u: &[$t], y: &mut [f32]) {
+                    match act {
+                        Activation::Silu => gate(g, u, y, |x| silu(x).0),
+                        Activation::GeluTanh => gate(g, u, y, |x| gelu(x).0),
+                    }
+                }
+            }
+
+            per_isa! {
+                pub(super) fn gated_slopes(
+                    act: Activation,
+                    g: &[$t],
+                    u: &[$t],
+                    dy: &[f32],
+                    dg: &mut [f32],
+                    du: &mut [f32],
+                ) {
+                    match act {
+                        Activation::Silu => products(g, u, dy, (dg, du), silu),
+                        Activation::GeluTanh => products(g, u, dy, (dg, du), gelu),
+                    }
+                }
+            }
         }
-    }
+    };
 }
 
-per_isa! {
-    /// `y = act'(x)`.
-    fn slope(act: Activation, x: &[f32], y: &mut [f32]) {
-        match act {
-            Activation::Silu => map(x, y, |x| silu(x).1),
-            Activation::GeluTanh => map(x, y, |x| gelu(x).1),
-        }
-    }
-}
-
-per_isa! {
-    fn gated_slopes(act: Activation, g: &[f32], u: &[f32], dy: &[f32], dg: &mut [f32], du: &mut [f32]) {
-        match act {
-            Activation::Silu => products(g, u, dy, (dg, du), silu),
-            Activation::GeluTanh => products(g, u, dy, (dg, du), gelu),
-        }
-    }
-}
+loops!(wide, f32);
+loops!(half, bf16);
 
 per_isa! {
     fn multiply(y: &mut [f32], by: &[f32]) {
@@ -93,19 +154,24 @@ per_isa! {
 
 pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
     let (n, y) = (y.len(), Out::from(y));
-    each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
-        Mat::from(x).read(isa, 0, at, x_block);
+    each_block(cpu, n, |isa, at, len, [spare, _]| {
+        let fill = |y: &mut [f32]| match x.dtype() {
+            DType::F32 => wide::value(isa, act, &x.f32()[at..], y),
+            _ => half::value(isa, act, &x.bf16()[at..], y),
+        };
         // SAFETY: blocks are disjoint.
-        unsafe { y.write(isa, at, len, spare, |y| value(isa, act, x_block, y)) };
+        unsafe { y.write(isa, at, len, spare, fill) };
     });
 }
 
 pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &mut Tensor) {
     let (n, dx) = (dx.len(), Out::from(dx));
-    each_block(cpu, n, |isa, at, len, [x_block, spare, ..]| {
-        Mat::from(x).read(isa, 0, at, x_block);
+    each_block(cpu, n, |isa, at, len, [spare, _]| {
         let fill = |dx: &mut [f32]| {
-            slope(isa, act, x_block, dx);
+            match x.dtype() {
+                DType::F32 => wide::slope(isa, act, &x.f32()[at..], dx),
+                _ => half::slope(isa, act, &x.bf16()[at..], dx),
+            }
             multiply(isa, dx, &dy[at..]);
         };
         // SAFETY: blocks are disjoint.
@@ -115,12 +181,10 @@ pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &
 
 pub(super) fn gated(cpu: &Cpu, act: Activation, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
     let (n, y) = (y.len(), Out::from(y));
-    each_block(cpu, n, |isa, at, len, [block, spare, ..]| {
-        let fill = |y: &mut [f32]| {
-            Mat::from(gate).read(isa, 0, at, block);
-            value(isa, act, block, y);
-            Mat::from(up).read(isa, 0, at, block);
-            multiply(isa, y, block);
+    each_block(cpu, n, |isa, at, len, [spare, _]| {
+        let fill = |y: &mut [f32]| match gate.dtype() {
+            DType::F32 => wide::gated(isa, act, &gate.f32()[at..], &up.f32()[at..], y),
+            _ => half::gated(isa, act, &gate.bf16()[at..], &up.bf16()[at..], y),
         };
         // SAFETY: blocks are disjoint.
         unsafe { y.write(isa, at, len, spare, fill) };
@@ -137,26 +201,24 @@ pub(super) fn gated_backward(
     dup: &mut Tensor,
 ) {
     let (n, dgate, dup) = (dgate.len(), Out::from(dgate), Out::from(dup));
-    each_block(cpu, n, |isa, at, len, [g, u, spare_g, spare_u]| {
+    each_block(cpu, n, |isa, at, len, [spare_g, spare_u]| {
         let dy = &dy[at..at + len];
-        Mat::from(gate).read(isa, 0, at, g);
-        Mat::from(up).read(isa, 0, at, u);
+        let slopes = |dg: &mut [f32], du: &mut [f32]| match gate.dtype() {
+            DType::F32 => wide::gated_slopes(isa, act, &gate.f32()[at..], &up.f32()[at..], dy, dg, du),
+            _ => half::gated_slopes(isa, act, &gate.bf16()[at..], &up.bf16()[at..], dy, dg, du),
+        };
         // SAFETY: blocks are disjoint.
         unsafe {
-            dgate.write(isa, at, len, spare_g, |dgate| {
-                dup.write(isa, at, len, spare_u, |dup| {
-                    gated_slopes(isa, act, g, u, dy, dgate, dup);
-                });
-            });
+            dgate.write(isa, at, len, spare_g, |dg| dup.write(isa, at, len, spare_u, |du| slopes(dg, du)));
         }
     });
 }
 
 /// Calls `f(isa, first element, number, buffers)` for blocks of at most [`BLOCK`] elements.
-fn each_block(cpu: &Cpu, len: usize, f: impl Fn(Isa, usize, usize, [&mut [f32]; 4]) + Sync) {
+fn each_block(cpu: &Cpu, len: usize, f: impl Fn(Isa, usize, usize, [&mut [f32]; 2]) + Sync) {
     let isa = cpu.isa();
     cpu.run_ranges(len, 8 * BLOCK, |range| {
-        let mut buffers = [[0.0; BLOCK]; 4];
+        let mut buffers = [[0.0; BLOCK]; 2];
         for at in range.clone().step_by(BLOCK) {
             let n = (range.end - at).min(BLOCK);
             f(isa, at, n, buffers.each_mut().map(|b| &mut b[..n]));

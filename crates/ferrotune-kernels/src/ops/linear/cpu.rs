@@ -15,23 +15,30 @@ use crate::tensor::Tensor;
 /// Up to this many rows a product is bound by reading W: each row of W is decoded once and multiplied directly.
 const FEW_ROWS: usize = 4;
 
-/// `H`'s columns from `start` on, as a matrix whose rows are `total` apart.
-fn columns(h: &Tensor, start: usize) -> Mat<'_> {
-    match h.dtype() {
-        DType::F32 => Mat::F32(&h.f32()[start..], h.cols()),
-        _ => Mat::Bf16(&h.bf16()[start..], h.cols()),
+/// Columns of a tensor from `start` on, as a matrix whose rows are as far apart as the tensor's.
+fn columns(t: &Tensor, start: usize) -> Mat<'_> {
+    match t.dtype() {
+        DType::F32 => Mat::F32(&t.f32()[start..], t.cols()),
+        _ => Mat::Bf16(&t.bf16()[start..], t.cols()),
     }
 }
 
-/// All `A`s under each other, `[sum of R, K]`: one panel instead of one for each branch.
+/// All `s A` under each other, `[sum of R, K]`: one panel instead of one for each branch, and the factor is in H and in
+/// the gradient of X without a pass of its own.
 fn stacked_a(dev: &Device, linears: &[Linear<'_>], total: usize, k: usize) -> Tensor {
     let mut all = dev.empty(total, k);
-    let mut at = 0;
+    let mut rest = all.f32_mut();
     for b in linears.iter().filter_map(|l| l.branch) {
-        all.f32_mut()[at..at + b.a.len()].copy_from_slice(b.a.f32());
-        at += b.a.len();
+        let (own, after) = rest.split_at_mut(b.a.len());
+        own.iter_mut().zip(b.a.f32()).for_each(|(o, a)| *o = b.scale * a);
+        rest = after;
     }
     all
+}
+
+/// Rows of [`stacked_a`] from `start` on.
+fn rows_of_a(all: &Tensor, start: usize) -> Mat<'_> {
+    Mat::F32(&all.f32()[start * all.cols()..], all.cols())
 }
 
 fn single(
@@ -44,11 +51,9 @@ fn single(
     n: usize,
     accumulate: bool,
 ) {
-    gemm(
-        cpu,
-        precision,
-        vec![Job { out: Out::from(out), n, terms: vec![Term { a, b, transposed }], accumulate, bias: None }],
-    );
+    let terms = vec![Term { a, b, transposed }];
+    let out = &Out::from(out);
+    gemm(cpu, precision, &[Job { out, columns: (n, 0..n), terms, accumulate, bias: None }]);
 }
 
 fn has_dropout(linears: &[Linear<'_>]) -> bool {
@@ -67,26 +72,21 @@ fn hidden(
 ) {
     let (total, starts) = ranks(linears);
     let (m, k) = (x.rows(), x.cols());
+    let all = stacked_a(dev, linears, total, k);
+    let out = &Out::from(h);
+    let fill = |a: &Left<'_>, start: usize, r: usize| {
+        let terms = vec![Term { a, b: rows_of_a(&all, start), transposed: false }];
+        let columns = (total, start..start + r);
+        gemm(cpu, precision, &[Job { out, columns, terms, accumulate: false, bias: None }]);
+    };
     if !has_dropout(linears) {
-        let a = stacked_a(dev, linears, total, k);
-        single(cpu, precision, packed, Mat::from(&a), false, h.f32_mut(), total, false);
-        return;
+        return fill(packed, 0, total);
     }
     for (l, start) in linears.iter().zip(starts) {
         let Some(b) = l.branch else { continue };
-        let r = b.a.rows();
-        let mut own = dev.empty(m, r);
-        match b.dropout {
-            Some(drop) => {
-                let dropped = elementwise::dropout(dev, x, drop);
-                let dropped = left(cpu, precision, Mat::from(&dropped), m, k, false, 1.0);
-                single(cpu, precision, &dropped, Mat::from(b.a), false, own.f32_mut(), r, false);
-            }
-            None => single(cpu, precision, packed, Mat::from(b.a), false, own.f32_mut(), r, false),
-        }
-        for (all, own) in h.f32_mut().chunks_exact_mut(total).zip(own.f32().chunks_exact(r)) {
-            all[start..start + r].copy_from_slice(own);
-        }
+        let dropped = b.dropout.map(|drop| elementwise::dropout(dev, x, drop));
+        let own = dropped.as_ref().map(|x| left(cpu, precision, Mat::from(x), m, k, false, 1.0));
+        fill(own.as_ref().unwrap_or(packed), start, b.a.rows());
     }
 }
 
@@ -109,33 +109,28 @@ pub(super) fn forward(
         hidden(dev, cpu, precision, x, &packed, linears, h);
     }
     let starts = ranks(linears).1;
-    let scaled: Vec<Option<Left<'_>>> = linears
+    let riding: Vec<Option<Left<'_>>> = linears
         .iter()
         .zip(starts)
         .map(|(l, start)| {
-            let (b, h) = (l.branch?, h.as_deref()?);
-            Some(left(cpu, precision, columns(h, start), m, b.a.rows(), false, b.scale))
+            Some(left(cpu, precision, columns(h.as_deref()?, start), m, l.branch?.a.rows(), false, 1.0))
         })
         .collect();
-    let jobs = linears
+    let outs: Vec<Out<'_>> = outs.iter_mut().map(|out| Out::from(&mut **out)).collect();
+    let jobs: Vec<Job<'_>> = linears
         .iter()
-        .zip(outs)
-        .zip(&scaled)
-        .map(|((l, out), scaled)| {
+        .zip(&outs)
+        .zip(&riding)
+        .map(|((l, out), riding)| {
             let mut terms = vec![Term { a: &packed, b: l.weight.mat(), transposed: false }];
-            if let (Some(a), Some(b)) = (scaled, l.branch) {
+            if let (Some(a), Some(b)) = (riding, l.branch) {
                 terms.push(Term { a, b: Mat::from(b.b), transposed: false });
             }
-            Job {
-                out: Out::from(&mut **out),
-                n: l.weight.rows(),
-                terms,
-                accumulate,
-                bias: l.bias.map(Tensor::f32),
-            }
+            let n = l.weight.rows();
+            Job { out, columns: (n, 0..n), terms, accumulate, bias: l.bias.map(Tensor::f32) }
         })
         .collect();
-    gemm(cpu, precision, jobs);
+    gemm(cpu, precision, &jobs);
 }
 
 fn few_rows(
@@ -150,22 +145,21 @@ fn few_rows(
     let (m, k, isa) = (x.rows(), x.cols(), cpu.isa());
     let x = elementwise::cast(dev, x, DType::F32);
     let (total, starts) = ranks(linears);
-    if let Some(h) = h.as_deref() {
-        assert_eq!(h.shape(), [m, total]);
-    }
-    let mut none = dev.empty(1, 1);
-    let h = h.unwrap_or(&mut none);
+    let mut own = dev.empty(m, total.max(1));
     for (l, start) in linears.iter().zip(&starts) {
         let Some(b) = l.branch else { continue };
         for (q, a) in b.a.f32().chunks_exact(k).enumerate() {
             let mut sums = [0.0; FEW_ROWS];
             dots(isa, x.f32(), a, &mut sums);
             for row in 0..m {
-                h.f32_mut()[row * total + start + q] = sums[row];
+                own.f32_mut()[row * total + start + q] = b.scale * sums[row];
             }
         }
     }
-    let h = h.f32();
+    if let Some(h) = h {
+        h.set(own.f32());
+    }
+    let h = own.f32();
     /// Rows of W that a task takes.
     const RUN: usize = 32;
     for ((l, out), start) in linears.iter().zip(outs).zip(starts) {
@@ -195,8 +189,7 @@ fn few_rows(
                         let mut y = *sum;
                         if let Some(b) = l.branch {
                             let r = b.a.rows();
-                            y += b.scale
-                                * dot(&h[i * total + start..][..r], &b.b.f32()[(first + j) * r..][..r]);
+                            y += dot(&h[i * total + start..][..r], &b.b.f32()[(first + j) * r..][..r]);
                         }
                         ys[i][j] = y + l.bias.map_or(0.0, |b| b.f32()[first + j]);
                     }
@@ -227,32 +220,21 @@ pub(super) fn backward(
     grads: &mut [Grads<'_>],
 ) {
     let (m, k) = (x.rows(), x.cols());
-    let (total, starts) = ranks(linears);
+    let total = ranks(linears).0;
     let need_dy = dx.is_some() || total > 0;
     let packed: Vec<Left<'_>> = if need_dy {
         dys.iter().map(|dy| left(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)).collect()
     } else {
         Vec::new()
     };
-    // G = s dY B, kept for dX and dA.
-    let g: Vec<Option<Tensor>> = linears
-        .iter()
-        .enumerate()
-        .map(|(i, l)| {
-            let b = l.branch?;
-            let mut g = dev.empty(m, b.a.rows());
-            single(cpu, precision, &packed[i], Mat::from(b.b), true, g.f32_mut(), b.a.rows(), false);
-            g.f32_mut().iter_mut().for_each(|v| *v *= b.scale);
-            Some(g)
-        })
-        .collect();
+    let g = (total > 0).then(|| through_b(dev, cpu, precision, linears, &packed, m));
     if let Some(dx) = dx {
-        input_gradient(dev, cpu, precision, linears, &packed, &g, dx, accumulate);
+        input_gradient(dev, cpu, precision, linears, &packed, g.as_ref(), dx, accumulate);
     }
-    drop(packed);
-
-    if let Some(h) = h {
-        branch_gradients(dev, cpu, precision, x, h, linears, dys, &g, (total, &starts), grads);
+    if let (Some(h), Some(g)) = (h, g) {
+        gradients_of_b(dev, cpu, precision, h, linears, &packed, grads);
+        drop(packed);
+        gradients_of_a(dev, cpu, precision, x, linears, &g, grads);
     }
     for ((l, dy), grads) in linears.iter().zip(dys).zip(grads) {
         let n = l.weight.rows();
@@ -266,102 +248,145 @@ pub(super) fn backward(
     }
 }
 
-/// `dX (+)= sum over linears of dY W + G A`.
+/// `G = dY B` of all branches side by side, as the products read it.
+fn through_b(
+    dev: &Device,
+    cpu: &Cpu,
+    precision: Precision,
+    linears: &[Linear<'_>],
+    dys: &[Left<'_>],
+    m: usize,
+) -> Tensor {
+    let (total, starts) = ranks(linears);
+    let mut g = dev.uninit(m, total, precision.saved());
+    let out = &Out::from(&mut g);
+    let jobs = linears.iter().zip(dys).zip(starts).filter_map(|((l, dy), start)| {
+        let b = l.branch?;
+        let columns = (total, start..start + b.a.rows());
+        let terms = vec![Term { a: dy, b: Mat::from(b.b), transposed: true }];
+        Some(Job { out, columns, terms, accumulate: false, bias: None })
+    });
+    gemm(cpu, precision, &jobs.collect::<Vec<_>>());
+    g
+}
+
+/// `dX (+)= sum over linears of dY W + G s A`.
 fn input_gradient(
     dev: &Device,
     cpu: &Cpu,
     precision: Precision,
     linears: &[Linear<'_>],
     packed: &[Left<'_>],
-    g: &[Option<Tensor>],
+    g: Option<&Tensor>,
     dx: &mut Tensor,
     accumulate: bool,
 ) {
     let [m, k] = dx.shape();
-    fn pack_g<'g>(cpu: &Cpu, precision: Precision, g: &'g Tensor) -> Left<'g> {
-        left(cpu, precision, Mat::from(g), g.rows(), g.cols(), false, 1.0)
-    }
-    let riding: Vec<Option<Left<'_>>> = linears
+    let (total, starts) = ranks(linears);
+    let all = g.map(|_| stacked_a(dev, linears, total, k));
+    let riding: Vec<Option<(Left<'_>, Mat<'_>)>> = linears
         .iter()
-        .zip(g)
-        .map(|(l, g)| {
-            g.as_ref()
-                .filter(|_| l.branch.is_some_and(|b| b.dropout.is_none()))
-                .map(|g| pack_g(cpu, precision, g))
+        .zip(&starts)
+        .map(|(l, &start)| {
+            let (b, g, all) = (l.branch?, g?, all.as_ref()?);
+            let a = left(cpu, precision, columns(g, start), m, b.a.rows(), false, 1.0);
+            Some((a, rows_of_a(all, start)))
         })
         .collect();
     let mut terms = Vec::new();
-    for ((l, dy), g) in linears.iter().zip(packed).zip(&riding) {
+    for ((l, dy), riding) in linears.iter().zip(packed).zip(&riding) {
         terms.push(Term { a: dy, b: l.weight.mat(), transposed: true });
-        if let (Some(a), Some(b)) = (g, l.branch) {
-            terms.push(Term { a, b: Mat::from(b.a), transposed: true });
+        // Dropout stands between X and the branch: its gradient cannot ride along.
+        if let (Some((a, b)), false) = (riding, l.branch.is_some_and(|b| b.dropout.is_some())) {
+            terms.push(Term { a, b: *b, transposed: true });
         }
     }
-    gemm(cpu, precision, vec![Job { out: Out::from(&mut *dx), n: k, terms, accumulate, bias: None }]);
-    // Dropout stands between X and the branch, so its gradient cannot ride along.
-    for (l, g) in linears.iter().zip(g) {
-        let (Some(b), Some(g)) = (l.branch, g) else { continue };
-        let Some(drop) = b.dropout else { continue };
+    let out = &Out::from(&mut *dx);
+    gemm(cpu, precision, &[Job { out, columns: (k, 0..k), terms, accumulate, bias: None }]);
+    for (l, riding) in linears.iter().zip(&riding) {
+        let (Some(drop), Some((a, b))) = (l.branch.and_then(|b| b.dropout), riding) else { continue };
         let mut own = dev.empty(m, k);
-        single(cpu, precision, &pack_g(cpu, precision, g), Mat::from(b.a), true, own.f32_mut(), k, false);
+        single(cpu, precision, a, *b, true, own.f32_mut(), k, false);
         elementwise::dropout_backward(dev, &mut own, drop);
         elementwise::add(dev, dx, &own, 1.0).expect("both are [M, K]");
     }
 }
 
-/// `dA += Gt drop(X)`, `dB += s dYt H`.
-fn branch_gradients(
+/// `dA += s Gt drop(X)`.
+fn gradients_of_a(
     dev: &Device,
     cpu: &Cpu,
     precision: Precision,
     x: &Tensor,
-    h: &Tensor,
     linears: &[Linear<'_>],
-    dys: &[&Tensor],
-    g: &[Option<Tensor>],
-    (total, starts): (usize, &[usize]),
+    g: &Tensor,
     grads: &mut [Grads<'_>],
 ) {
     let (m, k) = (x.rows(), x.cols());
-    if has_dropout(linears) {
-        for ((l, g), grads) in linears.iter().zip(g).zip(grads.iter_mut()) {
-            let (Some(b), Some(g), Some(da)) = (l.branch, g, grads.a.as_deref_mut()) else { continue };
-            let gt = left(cpu, precision, Mat::from(g), g.cols(), m, true, 1.0);
-            let dropped = b.dropout.map(|d| elementwise::dropout(dev, x, d));
-            let input = dropped.as_ref().unwrap_or(x);
-            single(cpu, precision, &gt, Mat::from(input), true, da.f32_mut(), k, true);
-        }
-    } else if grads.iter().any(|g| g.a.is_some()) {
-        // All G side by side: X is packed once for the branches together.
-        let mut all = dev.empty(m, total);
-        for (row, all) in all.f32_mut().chunks_exact_mut(total).enumerate() {
-            for (g, start) in g.iter().zip(starts) {
-                let Some(g) = g else { continue };
-                all[*start..start + g.cols()].copy_from_slice(&g.f32()[row * g.cols()..][..g.cols()]);
-            }
-        }
-        let gt = left(cpu, precision, Mat::from(&all), total, m, true, 1.0);
-        let mut sum = dev.empty(total, k);
+    let (total, starts) = ranks(linears);
+    let product = |x: &Tensor, start: usize, r: usize| {
+        let gt = left(cpu, precision, columns(g, start), r, m, true, 1.0);
+        let mut sum = dev.empty(r, k);
         single(cpu, precision, &gt, Mat::from(x), true, sum.f32_mut(), k, false);
-        for (grads, start) in grads.iter_mut().zip(starts) {
-            let Some(da) = grads.a.as_deref_mut() else { continue };
-            let own = &sum.f32()[start * k..][..da.len()];
-            da.f32_mut().iter_mut().zip(own).for_each(|(o, v)| *o += v);
-        }
+        sum
+    };
+    // Without dropout X is packed once for the branches together.
+    let together = (!has_dropout(linears)).then(|| product(x, 0, total));
+    for ((l, grads), start) in linears.iter().zip(grads).zip(starts) {
+        let (Some(b), Some(da)) = (l.branch, grads.a.as_deref_mut()) else { continue };
+        let dropped = b.dropout.map(|drop| elementwise::dropout(dev, x, drop));
+        let own = (together.is_none()).then(|| product(dropped.as_ref().unwrap_or(x), start, b.a.rows()));
+        let sum = match (&together, &own) {
+            (Some(all), _) => &all.f32()[start * k..][..da.len()],
+            (None, Some(own)) => own.f32(),
+            (None, None) => continue,
+        };
+        da.f32_mut().iter_mut().zip(sum).for_each(|(o, v)| *o += b.scale * v);
     }
-    for (i, l) in linears.iter().enumerate() {
-        let (Some(b), Some(db)) = (l.branch, grads[i].b.as_deref_mut()) else { continue };
-        let (n, r) = (l.weight.rows(), b.a.rows());
-        // As [R, N] and then turned: [N, R] would fill only R of the 64 columns of a panel.
-        let ht = left(cpu, precision, columns(h, starts[i]), r, m, true, b.scale);
-        let mut turned = dev.empty(r, n);
-        single(cpu, precision, &ht, Mat::from(dys[i]), true, turned.f32_mut(), n, false);
-        let mut sums = dev.empty(n, r);
-        let rows = bytemuck::cast_slice::<f32, u8>(turned.f32());
-        for q in (0..r).step_by(ROWS) {
-            let live = (r - q).min(ROWS);
-            transpose(cpu.isa(), &rows[4 * q * n..], 4 * n, (live, n), &mut sums.f32_mut()[q..], r);
+}
+
+/// `dB += dYt H`.
+fn gradients_of_b(
+    dev: &Device,
+    cpu: &Cpu,
+    precision: Precision,
+    h: &Tensor,
+    linears: &[Linear<'_>],
+    dys: &[Left<'_>],
+    grads: &mut [Grads<'_>],
+) {
+    let starts = ranks(linears).1;
+    let rank = |l: &Linear<'_>| l.branch.map_or(0, |b| b.a.rows());
+    let mut ranks: Vec<usize> = linears.iter().map(rank).filter(|r| *r > 0).collect();
+    ranks.sort_unstable();
+    ranks.dedup();
+    // As [R, N] and then turned: [N, R] would fill only R of the 64 columns of a panel.
+    for r in ranks {
+        let wanted = |i: &usize| rank(&linears[*i]) == r && grads[*i].b.is_some();
+        let same: Vec<usize> = (0..linears.len()).filter(wanted).collect();
+        let hts: Vec<Left<'_>> = same
+            .iter()
+            .map(|i| left(cpu, precision, columns(h, starts[*i]), r, h.rows(), true, 1.0))
+            .collect();
+        let mut turned: Vec<Tensor> = same.iter().map(|i| dev.empty(r, dys[*i].k)).collect();
+        let outs: Vec<Out<'_>> = turned.iter_mut().map(Out::from).collect();
+        let jobs = same.iter().zip(&hts).zip(&outs).map(|((i, a), out)| {
+            let n = dys[*i].k;
+            let terms = vec![Term { a, b: dys[*i].mat(), transposed: true }];
+            Job { out, columns: (n, 0..n), terms, accumulate: false, bias: None }
+        });
+        gemm(cpu, precision, &jobs.collect::<Vec<_>>());
+        drop(outs);
+        for (i, turned) in same.iter().zip(&turned) {
+            let Some(db) = grads[*i].b.as_deref_mut() else { continue };
+            let n = turned.cols();
+            let mut sums = dev.empty(n, r);
+            let rows = bytemuck::cast_slice::<f32, u8>(turned.f32());
+            for q in (0..r).step_by(ROWS) {
+                let live = (r - q).min(ROWS);
+                transpose(cpu.isa(), &rows[4 * q * n..], 4 * n, (live, n), &mut sums.f32_mut()[q..], r);
+            }
+            elementwise::add(dev, db, &sums, 1.0).expect("both are [N, R]");
         }
-        elementwise::add(dev, db, &sums, 1.0).expect("both are [N, R]");
     }
 }

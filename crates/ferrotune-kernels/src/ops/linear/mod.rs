@@ -3,8 +3,8 @@
 //! Shapes: X `[M, K]`, W `[N, K]`, A `[R, K]`, B `[N, R]`, Y `[M, N]`. q, k and v (or gate and up) are given together,
 //! so that X is packed once for all of them. W may be frozen in any storage format, or trained f32.
 //!
-//! Backward, with `G = s dY B`: `dX = dY W + G A`, `dA = Gt X`, `dB = s dYt H` where `H = X At` was kept from the
-//! forward, and for a trained weight `dW = dYt X`, `db = column sums of dY`, `dc = s db`. A frozen weight costs only
+//! Backward, with `G = dY B`: `dX = dY W + G s A`, `dA = s Gt X`, `dB = dYt H` where `H = s X At` was kept from the
+//! forward (in bf16 rounded, as all saved activations), and for a trained weight `dW = dYt X`, `db = column sums of dY`, `dc = s db`. A frozen weight costs only
 //! `dY W`.
 
 mod cpu;
@@ -152,7 +152,7 @@ pub fn forward(
         linears.iter().zip(&sums).map(|(l, sum)| Linear { bias: sum.as_ref().or(l.bias), ..*l }).collect();
     let linears = linears.as_slice();
     let total = ranks(linears).0;
-    let mut h = (total > 0).then(|| dev.empty(x.rows(), total));
+    let mut h = (total > 0).then(|| dev.uninit(x.rows(), total, precision.saved()));
     match dev {
         Device::Reference(_) => reference::forward(x, linears, outs, accumulate, h.as_mut()),
         Device::Cpu(c) => cpu::forward(dev, c, precision, x, linears, outs, accumulate, h.as_mut()),

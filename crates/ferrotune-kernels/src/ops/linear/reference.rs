@@ -61,9 +61,11 @@ pub(super) fn forward(
         y.set(&values);
         if let (Some(all), Some(h), Some(b)) = (h_all.as_deref_mut(), &h, &l.branch) {
             let r = b.a.rows();
-            for m in 0..x.rows() {
-                all.f32_mut()[m * total + start..][..r].copy_from_slice(&h[m * r..][..r]);
+            let mut values = all.to_vec();
+            for (row, own) in values.chunks_exact_mut(total).zip(h.chunks_exact(r)) {
+                row[start..start + r].iter_mut().zip(own).for_each(|(o, h)| *o = b.scale * h);
             }
+            all.set(&values);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Rows split over the threads.
 
+use crate::cpu::words::narrow;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::Tensor;
 
@@ -19,25 +20,30 @@ per_isa! {
     }
 }
 
+/// Rotates in place, and puts the rows into `out` too while they are in the cache.
 pub(super) fn rotate(
     cpu: &Cpu,
     x: &mut [f32],
     head_dim: usize,
     positions: &[u32],
-    cos: &Tensor,
-    sin: &Tensor,
+    (cos, sin): (&Tensor, &Tensor),
     sign: f32,
+    out: Option<&mut Tensor>,
 ) {
     let (half, isa) = (cos.cols(), cpu.isa());
     let width = x.len() / positions.len().max(1);
     let (cos, sin) = (cos.f32(), sin.f32());
-    let x = SharedMut::new(x);
+    let (x, out) = (SharedMut::new(x), out.map(|t| SharedMut::new(t.bf16_mut())));
     cpu.run_ranges(positions.len(), 32, |range| {
         for t in range {
             let at = positions[t] as usize * half;
             // SAFETY: every row belongs to one task.
             let row = unsafe { x.slice(t * width..(t + 1) * width) };
             rotate_row(isa, row, head_dim, &cos[at..][..half], &sin[at..][..half], sign);
+            if let Some(out) = &out {
+                // SAFETY: as above.
+                narrow(isa, row, unsafe { out.slice(t * width..(t + 1) * width) });
+            }
         }
     });
 }

@@ -5,46 +5,47 @@ mod reference;
 
 use super::expect;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// Rotates the first `2 * cos.cols()` elements of every head of `x` `[T, heads * head_dim]` in place.
+/// Rotates the first `2 * cos.cols()` elements of every head of `x` `[T, heads * head_dim]`, f32; gives it in `dtype`.
 ///
 /// `cos` and `sin` are `[positions, rotary/2]`; row `t` of `x` uses their row `positions[t]`.
 pub fn forward(
     dev: &Device,
-    x: &mut Tensor,
+    x: Tensor,
     head_dim: usize,
     positions: &[u32],
-    cos: &Tensor,
-    sin: &Tensor,
-) -> Result<()> {
-    rotate(dev, x, head_dim, positions, cos, sin, 1.0)
+    (cos, sin): (&Tensor, &Tensor),
+    dtype: DType,
+) -> Result<Tensor> {
+    rotate(dev, x, head_dim, positions, (cos, sin), 1.0, dtype)
 }
 
 /// Rotates the gradient back.
 pub fn backward(
     dev: &Device,
-    dx: &mut Tensor,
+    dx: Tensor,
     head_dim: usize,
     positions: &[u32],
-    cos: &Tensor,
-    sin: &Tensor,
-) -> Result<()> {
-    rotate(dev, dx, head_dim, positions, cos, sin, -1.0)
+    (cos, sin): (&Tensor, &Tensor),
+    dtype: DType,
+) -> Result<Tensor> {
+    rotate(dev, dx, head_dim, positions, (cos, sin), -1.0, dtype)
 }
 
 fn rotate(
     dev: &Device,
-    x: &mut Tensor,
+    mut x: Tensor,
     head_dim: usize,
     positions: &[u32],
-    cos: &Tensor,
-    sin: &Tensor,
+    (cos, sin): (&Tensor, &Tensor),
     sign: f32,
-) -> Result<()> {
+    dtype: DType,
+) -> Result<Tensor> {
     expect("rope", "sin", sin, cos.shape())?;
-    expect("rope", "x", x, [positions.len(), x.cols()])?;
+    expect("rope", "x", &x, [positions.len(), x.cols()])?;
     let allowed = "positions inside the table, heads that hold the rotated part";
     if !x.cols().is_multiple_of(head_dim) || 2 * cos.cols() > head_dim {
         let found = format!("{} columns in heads of {head_dim}, {} rotated", x.cols(), 2 * cos.cols());
@@ -54,9 +55,17 @@ fn rotate(
         let found = format!("position {p} of {}", cos.rows());
         return Err(Error::Unsupported { what: "rope", found, allowed });
     }
+    let mut narrow = (dtype != DType::F32).then(|| dev.uninit(x.rows(), x.cols(), dtype));
     match dev {
-        Device::Reference(_) => reference::rotate(x.f32_mut(), head_dim, positions, cos, sin, sign),
-        Device::Cpu(c) => cpu::rotate(c, x.f32_mut(), head_dim, positions, cos, sin, sign),
+        Device::Reference(_) => {
+            reference::rotate(x.f32_mut(), head_dim, positions, cos, sin, sign);
+            if let Some(narrow) = &mut narrow {
+                narrow.set(x.f32());
+            }
+        }
+        Device::Cpu(c) => {
+            cpu::rotate(c, x.f32_mut(), head_dim, positions, (cos, sin), sign, narrow.as_mut());
+        }
     }
-    Ok(())
+    Ok(narrow.unwrap_or(x))
 }

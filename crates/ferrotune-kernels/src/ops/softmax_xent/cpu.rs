@@ -128,11 +128,19 @@ pub(super) fn forward_backward(
         *loss = own_loss;
         let factor = scale_of_loss * how.scale;
         let slope = how.cap.map_or(1.0, |cap| 1.0 - (own / cap).powi(2));
-        scale(isa, row, (factor as f64 / total) as f32);
-        row[target] -= factor * slope;
-        if let Some(narrow) = &narrow {
-            // SAFETY: as above.
-            words::narrow(isa, row, unsafe { narrow.slice(t * v..(t + 1) * v) });
+        let factor_of_exp = (factor as f64 / total) as f32;
+        // The target's own value, so that blocks can be rounded as soon as they are scaled.
+        let own = row[target] * factor_of_exp - factor * slope;
+        for (i, block) in row.chunks_mut(BLOCK).enumerate() {
+            scale(isa, block, factor_of_exp);
+            if target / BLOCK == i {
+                block[target % BLOCK] = own;
+            }
+            if let Some(narrow) = &narrow {
+                let start = t * v + i * BLOCK;
+                // SAFETY: as above.
+                words::narrow(isa, block, unsafe { narrow.slice(start..start + block.len()) });
+            }
         }
     });
     losses
