@@ -6,6 +6,7 @@ mod adapters;
 mod attention;
 mod linear;
 mod norms;
+mod trees;
 
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::activation::{self, Activation};
