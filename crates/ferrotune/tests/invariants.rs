@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use ferrotune::checkpoint::Checkpoint;
-use ferrotune::data::pack::{PackedBatch, micro_batches};
+use ferrotune::data::pack::{PackedBatch, Packing, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::loss::cross_entropy::LossSum;
@@ -40,6 +40,7 @@ fn rows() -> Vec<TrainRow> {
 }
 
 fn batches(rows: &[TrainRow], tokens: usize, packing: bool) -> Vec<PackedBatch> {
+    let packing = if packing { Packing::Together } else { Packing::Alone };
     micro_batches(&rows.iter().collect::<Vec<_>>(), tokens, packing)
 }
 
@@ -107,7 +108,8 @@ fn gradients(
         let segments = eval::segments(batch);
         let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
         let scale = 1.0 / labels as f32;
-        let sum = step::forward_backward(model, pass, tokens, &batch.targets, scale, policy, &mut grads);
+        let sum =
+            step::forward_backward(model, pass, tokens, eval::targets(batch), scale, policy, &mut grads);
         loss.add(sum.unwrap());
     }
     assert_eq!(loss.tokens, labels);
