@@ -20,9 +20,8 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Tokens of the step's rows; there is no padding.
     pub tokens: usize,
-    /// Tokens that were computed, if rows shared some.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stored_tokens: Option<usize>,
+    /// Tokens that were stored and computed for them, fewer where rows share some.
+    pub stored_tokens: usize,
     /// Tokens that have a label.
     pub label_tokens: usize,
     /// Wall time of the step.

@@ -319,7 +319,7 @@ impl<'a> Trainer<'a> {
             lr,
             grad_norm: norm,
             tokens: next.tokens,
-            stored_tokens: (next.stored < next.tokens).then_some(next.stored),
+            stored_tokens: next.stored,
             label_tokens: loss.tokens,
             seconds,
             tokens_per_second: next.tokens as f64 / seconds,
