@@ -105,7 +105,7 @@ proptest! {
     fn rows_with_nothing_in_common_are_packed_as_ever(lengths in proptest::collection::vec(0_usize..40, 0..30), bound in 1_usize..90) {
         // Fifteen common tokens are too few.
         let row = |(row, n): (usize, &usize)| {
-            let input_ids: Vec<u32> = (0..*n as u32).map(|t| if t < 15 { t } else { 100 * row as u32 + t }).collect();
+            let input_ids: Vec<u32> = (0..*n as u32).map(|t| if t < 15 { t } else { 100 * (40 - row as u32) + t }).collect();
             TrainRow { labels: vec![IGNORE; *n], input_ids }
         };
         let rows: Vec<TrainRow> = lengths.iter().enumerate().map(row).collect();
