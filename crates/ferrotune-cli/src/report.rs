@@ -155,6 +155,14 @@ impl Report {
             grouped(s.trainable_parameters),
             grouped(s.total_parameters)
         ));
+        if s.stored_tokens < s.tokens {
+            self.say(format!(
+                "shared beginnings: {} tokens of the rows are computed as {} ({:.1} times fewer)",
+                grouped(s.tokens),
+                grouped(s.stored_tokens),
+                s.tokens as f64 / s.stored_tokens.max(1) as f64
+            ));
+        }
         let p = &s.plan;
         let part = |name: &str, bytes: usize| format!("{name} {}", human(bytes as u64));
         let parts = [

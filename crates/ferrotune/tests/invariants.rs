@@ -1,30 +1,24 @@
 //! What must hold for training whatever the model, on a tiny one: how rows are grouped, how activations are kept,
 //! how many threads there are and which device computes does not change what is learned.
 
+mod training;
+
 use std::path::Path;
 
 use ferrotune::checkpoint::Checkpoint;
-use ferrotune::data::pack::{PackedBatch, micro_batches};
+use ferrotune::data::pack::{PackedBatch, Packing, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
-use ferrotune::loss::cross_entropy::LossSum;
 use ferrotune::model::linear::DropoutKey;
 use ferrotune::model::weights::{BaseStorage, load};
-use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Tokens};
+use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
 use ferrotune::train::{eval, step};
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{Device, Precision};
-
-fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models/llama3_rope/model")
-}
-
-fn cpu(threads: usize) -> Device {
-    Device::Cpu(Cpu::new(threads, Isa::detect()).unwrap())
-}
+use training::{assert_same, checkpoint, cpu, error, fill_zeros, gradients};
 
 /// Rows of very different lengths and numbers of labels.
 fn rows() -> Vec<TrainRow> {
@@ -40,6 +34,7 @@ fn rows() -> Vec<TrainRow> {
 }
 
 fn batches(rows: &[TrainRow], tokens: usize, packing: bool) -> Vec<PackedBatch> {
+    let packing = if packing { Packing::Together } else { Packing::Alone };
     micro_batches(&rows.iter().collect::<Vec<_>>(), tokens, packing)
 }
 
@@ -54,18 +49,11 @@ struct Case {
 
 impl Case {
     fn new(dev: Device, precision: Precision, targets: Targets, dropout: f32) -> Self {
-        let checkpoint = Checkpoint::open(&folder()).unwrap();
+        let checkpoint = checkpoint("llama3_rope");
         let (model, _) = load(&dev, &checkpoint, BaseStorage::AsStored, 128).unwrap();
         let config = LoraConfig { rank: 4, alpha: 8.0, dropout, targets, ..LoraConfig::default() };
         let mut adapter = Adapter::init(&dev, &model, config, 3).unwrap();
-        for name in adapter.params.names().to_vec() {
-            let id = adapter.params.find(&name).unwrap();
-            if name.ends_with("lora_B.weight") {
-                let random = Stream::new(2, &name, 0);
-                let values = adapter.params.get_mut(id).f32_mut();
-                values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * random.normal(i as u64));
-            }
-        }
+        fill_zeros(&mut adapter);
         Case { dev, precision, model, adapter, seed: 0 }
     }
 
@@ -91,42 +79,6 @@ impl Case {
     fn grads(&self, batches: &[PackedBatch], policy: Activations) -> (f64, Vec<Vec<f32>>) {
         let (loss, grads) = self.step(batches, policy);
         (loss, grads.all().iter().map(|t| t.to_vec()).collect())
-    }
-}
-
-fn gradients(
-    model: &Decoder,
-    pass: &Pass<'_>,
-    batches: &[PackedBatch],
-    policy: Activations,
-) -> (f64, Gradients) {
-    let mut grads = Gradients::zeros(pass.dev, pass.params);
-    let labels: usize = batches.iter().map(PackedBatch::label_tokens).sum();
-    let mut loss = LossSum::default();
-    for batch in batches {
-        let segments = eval::segments(batch);
-        let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
-        let scale = 1.0 / labels as f32;
-        let sum = step::forward_backward(model, pass, tokens, &batch.targets, scale, policy, &mut grads);
-        loss.add(sum.unwrap());
-    }
-    assert_eq!(loss.tokens, labels);
-    (loss.mean(), grads)
-}
-
-/// Largest difference over the largest expected value.
-fn error(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(1e-9f32, |m, v| m.max(v.abs()));
-    found.iter().zip(expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs() / scale))
-}
-
-#[track_caller]
-fn assert_same(what: &str, found: &(f64, Vec<Vec<f32>>), expected: &(f64, Vec<Vec<f32>>)) {
-    assert!((found.0 - expected.0).abs() < 1e-6, "{what}: loss {} and {}", found.0, expected.0);
-    for (i, (f, e)) in found.1.iter().zip(&expected.1).enumerate() {
-        assert!(e.iter().any(|v| *v != 0.0), "{what}: gradient {i} is zero");
-        assert!(error(f, e) < 1e-5, "{what}: gradient {i} differs by {}", error(f, e));
     }
 }
 
@@ -177,7 +129,7 @@ fn grouping_of_rows_does_not_change_a_step() {
 #[test]
 fn grouping_of_rows_does_not_change_a_full_step() {
     let dev = cpu(2);
-    let checkpoint = Checkpoint::open(&folder()).unwrap();
+    let checkpoint = checkpoint("llama3_rope");
     let (model, params) = load(&dev, &checkpoint, BaseStorage::Trained, 128).unwrap();
     let pass = Pass { dev: &dev, precision: Precision::F32, params: &params, adapted: None, dropout: None };
     let run = |batches: &[PackedBatch], policy| {

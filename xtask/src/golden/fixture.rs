@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::loss::cross_entropy::Targets;
 use ferrotune::model::{Activations, Decoder, Gradients, Pass, Tokens};
 use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
@@ -174,7 +175,15 @@ impl Batch {
         grads: &mut Gradients,
     ) -> Result<(f64, f64), Failure> {
         let scale = 1.0 / self.labels() as f32;
-        let loss = step::forward_backward(model, pass, self.tokens(), &self.targets, scale, policy, grads)?;
+        let loss = step::forward_backward(
+            model,
+            pass,
+            self.tokens(),
+            Targets::once(&self.targets),
+            scale,
+            policy,
+            grads,
+        )?;
         Ok((loss.mean(), step::gradient_norm(pass, grads)))
     }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ferrotune::data::dataset::Dataset;
 use ferrotune::data::loader::evaluation_batches;
+use ferrotune::data::pack::Packing;
 use ferrotune::data::tokenize::TrainRow;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::run_config::DataOptions;
@@ -22,7 +23,8 @@ const MICRO_BATCH: usize = 2048;
 pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     let loaded = open(args, &a.model, device(args, None)?, a.max_length + a.max_new_tokens, report)?;
     let rows = rows(&loaded, a)?;
-    let batches = evaluation_batches(&rows, MICRO_BATCH, true);
+    let packing = Packing::Shared(loaded.model.arch.fixed_rotation());
+    let batches = evaluation_batches(&rows, MICRO_BATCH, packing);
     let pass = loaded.own_pass();
     let loss = eval::loss(&loaded.model, &pass, &batches)?;
     let (mean, perplexity) = (loss.mean(), loss.mean().exp());

@@ -7,6 +7,7 @@ mod bad_input;
 mod combine;
 mod faults;
 mod helper;
+mod prefixes;
 mod quantize;
 mod quickstart;
 mod resume;

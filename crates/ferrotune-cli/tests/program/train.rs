@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::helper::{Place, golden, names, run_file};
 
-const STEP_KEYS: [&str; 11] = [
+const STEP_KEYS: [&str; 12] = [
     "epoch",
     "grad_norm",
     "label_tokens",
@@ -14,6 +14,7 @@ const STEP_KEYS: [&str; 11] = [
     "rss_bytes",
     "seconds",
     "step",
+    "stored_tokens",
     "tokens",
     "tokens_per_second",
 ];

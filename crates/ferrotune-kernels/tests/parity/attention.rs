@@ -71,7 +71,7 @@ fn attention_over_a_cache_equals_attention_over_the_whole() {
         attention::forward(&dev, Precision::F32, &q, &k, &v, &[Segment::own(0, 80)], heads).unwrap().0;
     for dev in cpus().into_iter().chain([Device::reference()]) {
         let last = dev.tensor(3, 32, &q.f32()[77 * 32..]);
-        let segment = Segment { q_start: 0, q_len: 3, k_start: 0, k_len: 80 };
+        let segment = Segment { q_start: 0, q_len: 3, k_start: 0, k_len: 80, parent: None };
         let o = attention::forward(&dev, Precision::F32, &last, &k, &v, &[segment], heads).unwrap().0;
         assert_close("cached attention", o.f32(), &whole.f32()[77 * 32..], 3e-6);
     }

@@ -6,6 +6,7 @@ mod adapters;
 mod attention;
 mod linear;
 mod norms;
+mod trees;
 
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::activation::{self, Activation};
@@ -154,13 +155,14 @@ fn softmax_xent_agrees() {
     let dev = Device::reference();
     let outputs = random(&dev, 6, 5000, "logits");
     let targets = [0, 4999, 17, 2048, 2047, 1];
+    let scales = [0.5, 0.5, 1.5, 0.25, 2.0, 0.5];
     for how in [Logits::default(), Logits { scale: 0.25, cap: None }, Logits { scale: 1.5, cap: Some(2.0) }] {
         let run = |dev: &Device| {
             let copy = || elementwise::cast(dev, &outputs, DType::F32);
             let (losses, gradient) =
-                softmax_xent::forward_backward(dev, copy(), &targets, how, 0.5, DType::F32).unwrap();
+                softmax_xent::forward_backward(dev, copy(), &targets, how, &scales, DType::F32).unwrap();
             let (_, narrow) =
-                softmax_xent::forward_backward(dev, copy(), &targets, how, 0.5, DType::Bf16).unwrap();
+                softmax_xent::forward_backward(dev, copy(), &targets, how, &scales, DType::Bf16).unwrap();
             assert_eq!(narrow.to_vec(), elementwise::cast(dev, &gradient, DType::Bf16).to_vec());
             assert_eq!(softmax_xent::forward(dev, copy(), &targets, how).unwrap(), losses);
             let mut logits = elementwise::cast(dev, &outputs, DType::F32);
@@ -173,7 +175,7 @@ fn softmax_xent_agrees() {
             let dev = Device::reference();
             let l = elementwise::cast(&dev, x, DType::F32);
             let losses = softmax_xent::forward(&dev, l, &targets, how).unwrap();
-            losses.iter().map(|v| 0.5 * *v as f64).sum()
+            losses.iter().zip(scales).map(|(v, scale)| scale as f64 * *v as f64).sum()
         });
         for dev in cpus() {
             let found = run(&dev);
@@ -187,6 +189,9 @@ fn softmax_xent_agrees() {
         softmax_xent::forward(&dev, l, &[10], Logits::default()).is_err(),
         "a target outside the vocabulary"
     );
+    let (l, how) = (random(&dev, 1, 10, "l"), Logits::default());
+    let few = softmax_xent::forward_backward(&dev, l, &[1], how, &[], DType::F32);
+    assert!(few.is_err(), "a target without a scale");
 }
 
 #[test]

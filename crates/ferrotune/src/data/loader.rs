@@ -3,7 +3,7 @@
 //! The order of an epoch is a function of the seed and the epoch; a step is a function of that order and a place in it.
 //! So two numbers say where a run stands, and a restored run goes on exactly where the other stopped.
 
-use crate::data::pack::{PackedBatch, micro_batches};
+use crate::data::pack::{PackedBatch, Packing, micro_batches};
 use crate::data::random::permutation;
 use crate::data::tokenize::TrainRow;
 use crate::error::{Error, Result};
@@ -29,8 +29,8 @@ pub struct LoaderOptions {
     pub batch: BatchSize,
     /// Tokens of a micro-batch at most, unless a single row has more.
     pub micro_batch_tokens: usize,
-    /// Several rows in a micro-batch.
-    pub packing: bool,
+    /// Which rows come together in a micro-batch.
+    pub packing: Packing,
     /// A new order in each epoch; else the order of the file.
     pub shuffle: bool,
     /// Passes over the rows.
@@ -51,7 +51,11 @@ impl From<&RunConfig> for LoaderOptions {
             micro_batch_tokens: train
                 .micro_batch_tokens
                 .unwrap_or(train.batch_tokens.max(config.data.max_length)),
-            packing: config.data.packing,
+            packing: match (config.data.packing, config.data.share_prefixes) {
+                (false, _) => Packing::Alone,
+                (true, false) => Packing::Together,
+                (true, true) => Packing::Shared(usize::MAX),
+            },
             shuffle: config.data.shuffle,
             epochs: train.epochs,
             max_steps: train.max_steps,
@@ -80,6 +84,8 @@ pub struct Step {
     pub rows: Vec<usize>,
     /// Tokens of all its rows.
     pub tokens: usize,
+    /// Tokens that its micro-batches store; fewer where rows share some.
+    pub stored: usize,
     /// Targets of all its rows: what the loss of the step is divided by, unless the run asks for `labels`.
     pub label_tokens: usize,
     /// Labels of all its rows before they are shifted.
@@ -170,7 +176,8 @@ impl Loader {
         let taken: Vec<&TrainRow> = rows.iter().map(|&row| &self.rows[row]).collect();
         let micro_batches = micro_batches(&taken, self.options.micro_batch_tokens, self.options.packing);
         Some(Step {
-            tokens: micro_batches.iter().map(PackedBatch::len).sum(),
+            tokens: micro_batches.iter().map(|b| b.row_tokens).sum(),
+            stored: micro_batches.iter().map(PackedBatch::len).sum(),
             label_tokens: micro_batches.iter().map(PackedBatch::label_tokens).sum(),
             labels: micro_batches.iter().map(|b| b.labels).sum(),
             epoch: self.state.epoch as f64 + end as f64 / self.rows.len() as f64,
@@ -220,7 +227,11 @@ impl Iterator for Loader {
 }
 
 /// All rows once, in order, in micro-batches: for evaluation.
-pub fn evaluation_batches(rows: &[TrainRow], micro_batch_tokens: usize, packing: bool) -> Vec<PackedBatch> {
+pub fn evaluation_batches(
+    rows: &[TrainRow],
+    micro_batch_tokens: usize,
+    packing: Packing,
+) -> Vec<PackedBatch> {
     micro_batches(&rows.iter().collect::<Vec<_>>(), micro_batch_tokens, packing)
 }
 
@@ -241,7 +252,7 @@ mod tests {
         LoaderOptions {
             batch,
             micro_batch_tokens: 16,
-            packing: true,
+            packing: Packing::Together,
             shuffle: true,
             epochs: 3,
             max_steps: None,
@@ -292,6 +303,7 @@ mod tests {
                 assert!(batch.len() <= 16);
                 // A target is the next token of the same segment, which these ids make easy to see.
                 for segment in &batch.segments {
+                    let segment = segment.tokens.clone();
                     assert_eq!(batch.positions[segment.start], 0);
                     assert_eq!(batch.targets[segment.end - 1], crate::data::pack::NO_TARGET);
                     for t in segment.start..segment.end - 1 {
@@ -372,7 +384,7 @@ mod tests {
 
     #[test]
     fn without_packing_each_row_is_a_micro_batch() {
-        let options = LoaderOptions { packing: false, ..options(BatchSize::Rows(10)) };
+        let options = LoaderOptions { packing: Packing::Alone, ..options(BatchSize::Rows(10)) };
         let step = Loader::new(rows(&LENGTHS), options).unwrap().next().unwrap();
         assert_eq!(step.micro_batches.len(), 10);
         assert!(step.micro_batches.iter().all(|batch| batch.segments.len() == 1));

@@ -10,6 +10,8 @@ pub mod tokenize;
 
 pub mod pack;
 
+mod prefix;
+
 pub mod loader;
 
 pub mod random;

@@ -1,5 +1,7 @@
-//! Rows become packed batches: several segments in one sequence, each blind to the others, with no padding.
+//! Rows become packed batches: several segments in one sequence, each blind to the others but those that it goes on from,
+//! with no padding.
 
+use crate::data::prefix::Forest;
 use crate::data::tokenize::{IGNORE, TrainRow};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -7,24 +9,42 @@ use std::ops::Range;
 /// The target of a position that predicts nothing.
 pub const NO_TARGET: i32 = -1;
 
+/// Tokens that follow each other in a batch and in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Which tokens of the batch.
+    pub tokens: Range<usize>,
+    /// The segment after whose last token it goes on: an earlier one, which other segments may go on from too.
+    pub parent: Option<usize>,
+}
+
 /// A micro-batch: the tokens of its segments one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackedBatch {
     /// Token ids, `[T]`.
     pub tokens: Vec<u32>,
     /// The token that each position predicts, shifted already; [`NO_TARGET`] where it is not supervised, and at the end
-    /// of each segment.
+    /// of each row.
     pub targets: Vec<i32>,
-    /// Positions, from 0 in each segment.
+    /// How many rows each position is in.
+    pub weights: Vec<u32>,
+    /// Positions in their rows.
     pub positions: Vec<u32>,
     /// The segments in order; together they cover all tokens.
-    pub segments: Vec<Range<usize>>,
-    /// Labels that are supervised before they are shifted: targets, and first tokens that are labels too.
+    pub segments: Vec<Segment>,
+    /// Tokens of its rows; more than are stored where rows share some.
+    pub row_tokens: usize,
+    /// Labels of its rows that are supervised before they are shifted: targets, and first tokens that are labels too.
     pub labels: usize,
 }
 
+/// What position `at` of a row with these labels predicts.
+pub(super) fn target(labels: &[i32], at: usize) -> i32 {
+    labels.get(at + 1).copied().filter(|&label| label != IGNORE).unwrap_or(NO_TARGET)
+}
+
 impl PackedBatch {
-    /// Number of tokens.
+    /// Number of tokens that are stored.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
@@ -34,23 +54,41 @@ impl PackedBatch {
         self.tokens.is_empty()
     }
 
-    /// Number of positions with a target.
+    /// Number of targets, each counted for every row that it is in.
     pub fn label_tokens(&self) -> usize {
-        self.targets.iter().filter(|&&target| target != NO_TARGET).count()
+        let supervised = self.targets.iter().zip(&self.weights).filter(|(target, _)| **target != NO_TARGET);
+        supervised.map(|(_, weight)| *weight as usize).sum()
     }
 
-    /// Adds a segment. Nothing predicts its first token.
+    /// Adds a row as a segment of its own. Nothing predicts its first token.
     pub fn push(&mut self, tokens: &[u32], labels: &[i32]) {
-        if tokens.is_empty() {
-            return;
+        if !tokens.is_empty() {
+            self.count(labels);
+            self.segment((tokens, labels), 0..tokens.len(), 1, None);
         }
-        let start = self.tokens.len();
-        self.tokens.extend_from_slice(tokens);
-        self.targets.extend(labels[1..].iter().map(|&label| if label == IGNORE { NO_TARGET } else { label }));
-        self.targets.push(NO_TARGET);
-        self.positions.extend(0..tokens.len() as u32);
+    }
+
+    /// Counts a row's tokens and labels.
+    pub(super) fn count(&mut self, labels: &[i32]) {
+        self.row_tokens += labels.len();
         self.labels += labels.iter().filter(|&&label| label != IGNORE).count();
-        self.segments.push(start..self.tokens.len());
+    }
+
+    /// Adds a part of a row that stands for `weight` rows; gives the segment's number.
+    pub(super) fn segment(
+        &mut self,
+        (tokens, labels): (&[u32], &[i32]),
+        part: Range<usize>,
+        weight: u32,
+        parent: Option<usize>,
+    ) -> usize {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(&tokens[part.clone()]);
+        self.targets.extend(part.clone().map(|at| target(labels, at)));
+        self.weights.extend(part.clone().map(|_| weight));
+        self.positions.extend(part.start as u32..part.end as u32);
+        self.segments.push(Segment { tokens: start..self.tokens.len(), parent });
+        self.segments.len() - 1
     }
 
     /// A batch of pieces of rows, each piece a segment.
@@ -87,50 +125,44 @@ pub enum PackStrategy {
 /// Distributes rows of the given lengths over packs of at most `capacity` tokens. Empty rows vanish.
 pub fn plan(lengths: &[usize], capacity: usize, strategy: PackStrategy) -> Vec<Vec<Piece>> {
     let capacity = capacity.max(1);
-    match strategy {
-        PackStrategy::BestFit => {
-            let piece = |(row, &length): (usize, &usize)| Piece { row, range: 0..length.min(capacity) };
-            best_fit(lengths.iter().enumerate().map(piece).collect(), capacity)
-        }
+    let cut = |row: usize, at: usize| Piece { row, range: at..lengths[row].min(at + capacity) };
+    let all = 0..lengths.len();
+    let pieces: Vec<Piece> = match strategy {
+        PackStrategy::BestFit => all.map(|row| cut(row, 0)).filter(|piece| !piece.range.is_empty()).collect(),
         PackStrategy::BestFitSplit => {
-            let mut pieces = Vec::new();
-            for (row, &length) in lengths.iter().enumerate() {
-                pieces.extend(
-                    (0..length)
-                        .step_by(capacity)
-                        .map(|at| Piece { row, range: at..(at + capacity).min(length) }),
-                );
-            }
-            best_fit(pieces, capacity)
+            all.flat_map(|row| (0..lengths[row]).step_by(capacity).map(move |at| cut(row, at))).collect()
         }
-        PackStrategy::Wrapped => wrapped(lengths, capacity),
-    }
+        PackStrategy::Wrapped => return wrapped(lengths, capacity),
+    };
+    let sizes: Vec<usize> = pieces.iter().map(|piece| piece.range.len()).collect();
+    let of = |pack: Vec<usize>| pack.into_iter().map(|i| pieces[i].clone()).collect();
+    best_fit(&sizes, capacity).into_iter().map(of).collect()
 }
 
-/// Longest first, each into the open pack with the least space that suffices, or into a new one. Of packs with equal
-/// space the one that came to it first is taken.
-fn best_fit(mut pieces: Vec<Piece>, capacity: usize) -> Vec<Vec<Piece>> {
-    pieces.retain(|piece| !piece.range.is_empty());
-    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.range.len()));
-    let mut packs: Vec<Vec<Piece>> = Vec::new();
+/// Largest first, each into the open pack with the least space that suffices, or into a new one. Of packs with equal
+/// space the one that came to it first is taken. Gives the numbers of each pack's items.
+fn best_fit(sizes: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+    let mut items: Vec<usize> = (0..sizes.len()).collect();
+    items.sort_by_key(|item| std::cmp::Reverse(sizes[*item]));
+    let mut packs: Vec<Vec<usize>> = Vec::new();
     let mut by_space: BTreeMap<usize, VecDeque<usize>> = BTreeMap::new();
-    for piece in pieces {
-        let length = piece.range.len();
-        let space = by_space.range(length..).next().map(|(space, _)| *space);
+    for item in items {
+        let size = sizes[item];
+        let space = by_space.range(size..).next().map(|(space, _)| *space);
         let (pack, left) =
             match space.and_then(|space| by_space.get_mut(&space)?.pop_front().map(|pack| (pack, space))) {
                 Some((pack, space)) => {
                     if by_space.get(&space).is_some_and(VecDeque::is_empty) {
                         by_space.remove(&space);
                     }
-                    (pack, space - length)
+                    (pack, space - size)
                 }
                 None => {
                     packs.push(Vec::new());
-                    (packs.len() - 1, capacity - length)
+                    (packs.len() - 1, capacity - size)
                 }
             };
-        packs[pack].push(piece);
+        packs[pack].push(item);
         by_space.entry(left).or_default().push_back(pack);
     }
     packs
@@ -157,14 +189,46 @@ fn wrapped(lengths: &[usize], capacity: usize) -> Vec<Vec<Piece>> {
     packs
 }
 
+/// Which rows come together in a micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// None: each is a micro-batch of its own.
+    Alone,
+    /// As many as fit, each blind to the others.
+    Together,
+    /// The same, and rows of up to so many tokens store what they begin with in common once.
+    Shared(usize),
+}
+
+impl Packing {
+    /// Rows of more than `longest` tokens store all of theirs.
+    pub fn shared_up_to(self, longest: usize) -> Self {
+        match self {
+            Packing::Shared(n) => Packing::Shared(n.min(longest)),
+            other => other,
+        }
+    }
+}
+
 /// The micro-batches of an optimizer step: whole rows, at most `bound` tokens each where no single row is longer, as few
-/// as best fit gives. Without `packing` each row is a micro-batch of its own.
-pub fn micro_batches(rows: &[&TrainRow], bound: usize, packing: bool) -> Vec<PackedBatch> {
-    let whole = |row: usize| Piece { row, range: 0..rows[row].len() };
-    let alone = |row: &usize| !packing || rows[*row].len() > bound;
-    let (alone, shared): (Vec<usize>, Vec<usize>) =
+/// as best fit gives.
+pub fn micro_batches(rows: &[&TrainRow], bound: usize, packing: Packing) -> Vec<PackedBatch> {
+    let alone = |row: &usize| packing == Packing::Alone || rows[*row].len() > bound;
+    let (alone, together): (Vec<usize>, Vec<usize>) =
         (0..rows.len()).filter(|&row| !rows[row].is_empty()).partition(alone);
-    let mut packs: Vec<Vec<Piece>> = alone.into_iter().map(|row| vec![whole(row)]).collect();
-    packs.extend(best_fit(shared.into_iter().map(whole).collect(), bound));
-    packs.iter().map(|pack| PackedBatch::from_pieces(rows, pack)).collect()
+    let longest = if let Packing::Shared(longest) = packing { longest } else { 0 };
+    let forest = Forest::new(&together, rows, longest);
+    let trees = forest.trees(bound);
+    let sizes: Vec<usize> = trees.iter().map(|tree| tree.size).collect();
+    let mut batches = vec![PackedBatch::default(); alone.len()];
+    batches
+        .iter_mut()
+        .zip(alone)
+        .for_each(|(batch, row)| batch.push(&rows[row].input_ids, &rows[row].labels));
+    batches.extend(best_fit(&sizes, bound).iter().map(|pack| {
+        let mut batch = PackedBatch::default();
+        pack.iter().for_each(|tree| forest.add(&trees[*tree], &mut batch));
+        batch
+    }));
+    batches
 }

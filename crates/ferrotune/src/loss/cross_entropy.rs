@@ -8,12 +8,33 @@ use ferrotune_kernels::{DType, Device, Tensor};
 use crate::Result;
 use crate::model::{Decoder, Gradients, Pass};
 
+/// What the rows of a micro-batch predict.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets<'a> {
+    /// The token that each row predicts; negative for none.
+    pub ids: &'a [i32],
+    /// How often each counts: rows that several sequences share count once for each of them. All count once if empty.
+    pub weights: &'a [u32],
+}
+
+impl<'a> Targets<'a> {
+    /// Targets that all count once.
+    pub fn once(ids: &'a [i32]) -> Self {
+        Targets { ids, weights: &[] }
+    }
+
+    /// How often row `row` counts.
+    fn weight(&self, row: u32) -> u32 {
+        self.weights.get(row as usize).copied().unwrap_or(1)
+    }
+}
+
 /// Sum of the token losses of a micro-batch and their number.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossSum {
-    /// Sum of `-log p(target)`, in nats.
+    /// Sum of `-log p(target)`, in nats, each as often as it counts.
     pub sum: f64,
-    /// Supervised tokens.
+    /// Supervised tokens, each as often as it counts.
     pub tokens: usize,
 }
 
@@ -52,27 +73,43 @@ pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32
     Ok(losses)
 }
 
+/// The sum of the losses of all rows of `x`.
+pub fn sum(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: Targets<'_>) -> Result<LossSum> {
+    let losses = token_losses(model, pass, x, targets.ids)?;
+    Ok(weighted(&losses, &supervised(targets.ids).0, targets))
+}
+
+fn weighted(losses: &[f32], rows: &[u32], targets: Targets<'_>) -> LossSum {
+    let mut all = LossSum::default();
+    for (loss, row) in losses.iter().zip(rows) {
+        let weight = targets.weight(*row);
+        all.add(LossSum { sum: weight as f64 * *loss as f64, tokens: weight as usize });
+    }
+    all
+}
+
 /// The loss, and the gradient of `scale * sum` in `x`. Gradients of a trained head and norm are added to `grads`.
 pub fn forward_backward(
     model: &Decoder,
     pass: &Pass<'_>,
     x: &Tensor,
-    targets: &[i32],
+    targets: Targets<'_>,
     scale: f32,
     grads: &mut Gradients,
 ) -> Result<(LossSum, Tensor)> {
     let dev: &Device = pass.dev;
-    let (rows, ids) = supervised(targets);
+    let (rows, ids) = supervised(targets.ids);
     let mut dx = dev.zeros(x.rows(), x.cols());
-    let mut sum = 0.0;
+    let mut sum = LossSum::default();
     let step = chunk_rows(model.arch.vocab);
     for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
         let xs = elementwise::gather(dev, x, rows)?;
         let n = model.norm.forward(pass, &xs, pass.precision.saved())?;
         let ([outputs], h) = pass.linears(&n, [model.head()], DType::F32)?;
         let (how, dtype) = (model.arch.logits, pass.precision.saved());
-        let (losses, dz) = softmax_xent::forward_backward(dev, outputs, ids, how, scale, dtype)?;
-        sum += losses.iter().map(|l| *l as f64).sum::<f64>();
+        let scales: Vec<f32> = rows.iter().map(|row| scale * targets.weight(*row) as f32).collect();
+        let (losses, dz) = softmax_xent::forward_backward(dev, outputs, ids, how, &scales, dtype)?;
+        sum.add(weighted(&losses, rows, targets));
         let dn = pass.linears_backward(&n, h.as_ref(), [model.head()], [&dz], true, grads)?;
         drop(dz);
         let mut dxs = dev.zeros(xs.rows(), xs.cols());
@@ -81,5 +118,5 @@ pub fn forward_backward(
         }
         elementwise::scatter(dev, &dxs, rows, &mut dx)?;
     }
-    Ok((LossSum { sum, tokens: rows.len() }, dx))
+    Ok((sum, dx))
 }

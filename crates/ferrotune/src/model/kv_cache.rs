@@ -82,7 +82,7 @@ impl KvCache {
             let q_start = slots.rows.len();
             slots.positions.extend(start as u32..end as u32);
             slots.rows.extend((base + start) as u32..(base + end) as u32);
-            slots.segments.push(Segment { q_start, q_len: n, k_start: base, k_len: end });
+            slots.segments.push(Segment { q_start, q_len: n, k_start: base, k_len: end, parent: None });
             self.lengths[i] = end;
         }
         Ok(slots)

@@ -6,7 +6,7 @@ use ferrotune_kernels::{Device, Tensor};
 
 use super::attention::Tokens;
 use super::config::RopeScaling;
-use super::families::Rope;
+use super::families::{Architecture, Rope};
 use crate::{Error, Result};
 
 /// Rotary embeddings with the table of all positions that may occur.
@@ -52,9 +52,17 @@ impl Rotary {
     /// The rotation of these tokens.
     ///
     /// Where frequencies depend on the length of a sequence (dynamic, longrope), every segment gets those of its own
-    /// length, as if it had been run alone.
+    /// length, as if it had been run alone. Sequences of different lengths can then share a beginning only up to
+    /// [`Architecture::fixed_rotation`].
     pub fn at<'a>(&'a self, dev: &Device, tokens: Tokens<'a>) -> Result<Rotation<'a>> {
         let limit = self.rope.scaling.changes_beyond().unwrap_or(usize::MAX);
+        let shared = tokens.segments.iter().filter(|s| s.parent.is_some());
+        let end = shared.map(|s| tokens.positions[s.q_start + s.q_len - 1] as usize + 1).max();
+        if let Some(end) = end.filter(|end| *end > limit) {
+            let problem = format!("a sequence of {end} tokens shares its first with others");
+            return Err(Error::config("rope_scaling", problem)
+                .with_hint(format!("frequencies change beyond {limit} tokens; share none in longer rows")));
+        }
         if tokens.segments.iter().all(|s| s.k_len <= limit) {
             let rows = Cow::Borrowed(tokens.positions);
             return Ok(Rotation { own: None, table: &self.table, rows });
@@ -89,6 +97,13 @@ fn table<'f>(
         }
     }
     [cos, sin]
+}
+
+impl Architecture {
+    /// The length up to which sequences have the same frequencies, whatever their length.
+    pub fn fixed_rotation(&self) -> usize {
+        self.ropes.iter().filter_map(|r| r.scaling.changes_beyond()).min().unwrap_or(usize::MAX)
+    }
 }
 
 impl RopeScaling {

@@ -182,6 +182,10 @@ pub struct DataOptions {
     pub max_length: usize,
     /// Several rows in one sequence, each blind to the others.
     pub packing: bool,
+    /// What rows of a micro-batch begin with in common is stored and computed once, with the same loss and gradients. Has
+    /// an effect where `packing` has; not in training with LoRA dropout, which gives every row a mask of its own, nor on
+    /// rows so long that their rotary frequencies depend on their length (dynamic and longrope scaling).
+    pub share_prefixes: bool,
     /// A new order in each epoch.
     pub shuffle: bool,
     /// Which end of a row that is too long survives.
@@ -202,6 +206,7 @@ impl Default for DataOptions {
             supervise: Supervise::default(),
             max_length: 1024,
             packing: true,
+            share_prefixes: true,
             shuffle: true,
             truncation: Truncation::default(),
             overlong: Overlong::default(),

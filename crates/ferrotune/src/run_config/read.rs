@@ -136,6 +136,7 @@ fn data(mut s: Section) -> Result<DataOptions> {
         supervise: s.choice(&["supervise"])?.unwrap_or(default.supervise),
         max_length: s.count(&["max_length", "max_seq_length", "cutoff_len"])?.unwrap_or(default.max_length),
         packing: s.flag(&["packing"])?.unwrap_or(default.packing),
+        share_prefixes: s.flag(&["share_prefixes"])?.unwrap_or(default.share_prefixes),
         shuffle: s.flag(&["shuffle"])?.unwrap_or(default.shuffle),
         truncation: s.choice(&["truncation", "truncation_mode"])?.unwrap_or(default.truncation),
         overlong: s.choice(&["overlong"])?.unwrap_or(default.overlong),

@@ -4,12 +4,17 @@ use ferrotune_kernels::ops::attention::Segment;
 
 use crate::Result;
 use crate::data::pack::PackedBatch;
-use crate::loss::cross_entropy::{self, LossSum};
+use crate::loss::cross_entropy::{self, LossSum, Targets};
 use crate::model::{Decoder, Pass, Tokens};
 
 /// The segments of a batch as attention takes them.
 pub fn segments(batch: &PackedBatch) -> Vec<Segment> {
-    batch.segments.iter().map(|r| Segment::own(r.start, r.len())).collect()
+    batch.segments.iter().map(|s| Segment::own(s.tokens.start, s.tokens.len()).after(s.parent)).collect()
+}
+
+/// The targets of a batch as the loss takes them.
+pub fn targets(batch: &PackedBatch) -> Targets<'_> {
+    Targets { ids: &batch.targets, weights: &batch.weights }
 }
 
 /// Token losses of every batch together.
@@ -19,8 +24,7 @@ pub fn loss(model: &Decoder, pass: &Pass<'_>, batches: &[PackedBatch]) -> Result
         let segments = segments(batch);
         let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
         let x = model.forward(pass, tokens)?;
-        let losses = cross_entropy::token_losses(model, pass, &x, &batch.targets)?;
-        total.add(LossSum { sum: losses.iter().map(|l| *l as f64).sum(), tokens: losses.len() });
+        total.add(cross_entropy::sum(model, pass, &x, targets(batch))?);
     }
     Ok(total)
 }

@@ -18,8 +18,10 @@ pub struct StepRecord {
     pub lr: f64,
     /// L2 norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// Tokens of the step; there is no padding.
+    /// Tokens of the step's rows; there is no padding.
     pub tokens: usize,
+    /// Tokens that were stored and computed for them, fewer where rows share some.
+    pub stored_tokens: usize,
     /// Tokens that have a label.
     pub label_tokens: usize,
     /// Wall time of the step.
@@ -62,6 +64,10 @@ pub struct Summary {
     pub total_parameters: usize,
     /// Optimizer steps of the run.
     pub steps: usize,
+    /// Tokens of the rows of all steps.
+    pub tokens: usize,
+    /// Tokens that are computed for them, fewer where rows share some.
+    pub stored_tokens: usize,
     /// Steps between lines of the log.
     pub log_every: usize,
     /// Activation policy.

@@ -5,17 +5,16 @@
 
 use ferrotune_kernels::ops::adamw;
 
-use crate::loss::cross_entropy::{self, LossSum};
+use crate::loss::cross_entropy::{self, LossSum, Targets};
 use crate::model::{Activations, Decoder, Gradients, Pass, Tokens};
 use crate::{Error, Result};
 
-/// Adds the gradient of `scale * sum of token losses` of one packed micro-batch; `targets[t]` is what row `t`
-/// predicts, negative for nothing.
+/// Adds the gradient of `scale * sum of token losses` of one packed micro-batch.
 pub fn forward_backward(
     model: &Decoder,
     pass: &Pass<'_>,
     tokens: Tokens<'_>,
-    targets: &[i32],
+    targets: Targets<'_>,
     scale: f32,
     policy: Activations,
     grads: &mut Gradients,

@@ -76,20 +76,26 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
         let storage = setup::storage(config, base, precision)?;
-        let options = LoaderOptions::from(config);
+        let mut options = LoaderOptions::from(config);
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
         let data_bytes: usize = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
-        let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, config.data.packing);
-        let loader = Loader::new(prepared.train, options)?;
-        let largest = largest_micro_batch(&loader, &held_out);
-
         let arch = architecture(base.checkpoint.config())?;
+        options.packing = options.packing.shared_up_to(arch.fixed_rotation());
+        let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, options.packing);
+
         let (model, own) = load(dev, &base.checkpoint, storage, longest.max(config.data.max_length))?;
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
             _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
         };
+        // Each row has its own mask.
+        if matches!(&trainable, Trainable::Adapter(a) if a.config.dropout > 0.0) {
+            options.packing = options.packing.shared_up_to(0);
+        }
+        let loader = Loader::new(prepared.train, options)?;
+        let sizes = Sizes::of(&loader, &held_out);
+
         let trained = trainable.params().elements();
         let ranks = match &trainable {
             Trainable::Adapter(a) => a.ranks().div_ceil(arch.layers.max(1)),
@@ -111,7 +117,7 @@ impl<'a> Trainer<'a> {
                 storage,
                 precision,
                 policy,
-                tokens: largest,
+                tokens: sizes.largest,
                 trainable: trained,
                 optimizer: setup::optimizer_bytes(&config.train, trainable.params()),
                 ranks,
@@ -133,6 +139,8 @@ impl<'a> Trainer<'a> {
             trainable_parameters: trained,
             total_parameters: model.base_elements() + adapter_values,
             steps: loader.steps_total(),
+            tokens: sizes.tokens,
+            stored_tokens: sizes.stored,
             log_every: config.train.log_every,
             activations: policy,
             plan,
@@ -288,7 +296,7 @@ impl<'a> Trainer<'a> {
                 &self.model,
                 &pass,
                 tokens,
-                &batch.targets,
+                eval::targets(batch),
                 scale,
                 self.policy,
                 grads,
@@ -311,6 +319,7 @@ impl<'a> Trainer<'a> {
             lr,
             grad_norm: norm,
             tokens: next.tokens,
+            stored_tokens: next.stored,
             label_tokens: loss.tokens,
             seconds,
             tokens_per_second: next.tokens as f64 / seconds,
@@ -386,9 +395,27 @@ fn choose_policy(
     Err(Error::train(problem).with_hint("use method.kind=qlora, a smaller train.batch_tokens (or train.micro_batch_tokens), or train.activations=recompute"))
 }
 
-fn largest_micro_batch(loader: &Loader, held_out: &[PackedBatch]) -> usize {
-    let train = loader.clone().flat_map(|s| s.micro_batches.into_iter().map(|b| b.len())).max().unwrap_or(1);
-    held_out.iter().map(PackedBatch::len).fold(train, usize::max)
+/// Tokens of a run.
+struct Sizes {
+    /// Stored by the largest micro-batch.
+    largest: usize,
+    /// Of the rows of all steps.
+    tokens: usize,
+    /// Stored by all steps.
+    stored: usize,
+}
+
+impl Sizes {
+    fn of(loader: &Loader, held_out: &[PackedBatch]) -> Self {
+        let largest = held_out.iter().map(PackedBatch::len).fold(1, usize::max);
+        let mut all = Sizes { largest, tokens: 0, stored: 0 };
+        for step in loader.clone() {
+            all.tokens += step.tokens;
+            all.stored += step.stored;
+            all.largest = step.micro_batches.iter().map(PackedBatch::len).fold(all.largest, usize::max);
+        }
+        all
+    }
 }
 
 /// SHA-256 of the rows, in order.

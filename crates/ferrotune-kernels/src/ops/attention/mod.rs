@@ -1,10 +1,14 @@
 //! Causal softmax attention within segments, with grouped kv heads and an optional sliding window.
 //!
-//! `O = softmax(scale Q Kt) V` per head (or `softmax(cap tanh(scale Q Kt / cap)) V`), where a query sees the keys of its segment up to its own position. Scores
-//! exist only as tiles; the backward makes them again from the log-sum-exp that the forward kept.
+//! `O = softmax(scale Q Kt) V` per head (or `softmax(cap tanh(scale Q Kt / cap)) V`), where a query sees the keys of its
+//! segment, and of those that the segment goes on from, up to its own position. Scores exist only as tiles; the backward
+//! makes them again from the log-sum-exp that the forward kept.
 
 mod cpu;
 mod reference;
+
+use std::iter::successors;
+use std::ops::Range;
 
 use super::expect;
 use crate::device::Device;
@@ -12,10 +16,13 @@ use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// A run of queries and the run of keys that they may see.
+/// A run of queries, and the last of the runs of keys that they may see.
 ///
 /// In training both are the same tokens. In generation the keys are a sequence's cache, and the queries are its
 /// last `q_len` tokens: query `i` sees keys `0..=k_len - q_len + i`.
+///
+/// A segment may go on from an earlier one: its queries also see the keys of that parent and of the parent's parents.
+/// Segments are therefore trees of common beginnings; those of a tree follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// First row of Q.
@@ -26,19 +33,60 @@ pub struct Segment {
     pub k_start: usize,
     /// Number of keys, at least `q_len`.
     pub k_len: usize,
+    /// The segment whose last key is the one before this segment's first.
+    pub parent: Option<usize>,
 }
 
 impl Segment {
     /// Tokens `start..start + len` that attend to each other.
     pub fn own(start: usize, len: usize) -> Self {
-        Segment { q_start: start, q_len: len, k_start: start, k_len: len }
+        Segment { q_start: start, q_len: len, k_start: start, k_len: len, parent: None }
     }
 
-    /// The keys that query `i` sees.
-    fn visible(&self, i: usize, window: Option<usize>) -> std::ops::Range<usize> {
-        let end = self.k_len - self.q_len + i + 1;
-        end.saturating_sub(window.unwrap_or(usize::MAX))..end
+    /// The same segment, going on from another.
+    pub fn after(self, parent: Option<usize>) -> Self {
+        Segment { parent, ..self }
     }
+}
+
+/// The keys of one segment, as those see them that go on from it.
+#[derive(Clone, Copy)]
+struct Run {
+    segment: usize,
+    /// Position of its first key in the sequence.
+    base: usize,
+}
+
+/// Keys that come before those of segment `s`.
+fn base(segments: &[Segment], s: usize) -> usize {
+    successors(segments[s].parent, |s| segments[*s].parent).map(|s| segments[s].k_len).sum()
+}
+
+/// The runs of keys that segment `s` sees: its own, then its parent's, and so on up.
+fn runs(segments: &[Segment], s: usize) -> impl Iterator<Item = Run> {
+    let mut end = base(segments, s) + segments[s].k_len;
+    successors(Some(s), |s| segments[*s].parent).map(move |segment| {
+        end -= segments[segment].k_len;
+        Run { segment, base: end }
+    })
+}
+
+/// The segments of each tree.
+fn trees(segments: &[Segment]) -> Vec<Range<usize>> {
+    let mut trees: Vec<Range<usize>> = Vec::with_capacity(segments.len());
+    for (i, s) in segments.iter().enumerate() {
+        match trees.last_mut().filter(|_| s.parent.is_some()) {
+            Some(tree) => tree.end = i + 1,
+            None => trees.push(i..i + 1),
+        }
+    }
+    trees
+}
+
+/// The part of `start..start + n` that lies in `positions`, relative to `start`.
+fn within(positions: &Range<usize>, start: usize, n: usize) -> Range<usize> {
+    let first = positions.start.clamp(start, start + n) - start;
+    first..(positions.end.clamp(start, start + n) - start).max(first)
 }
 
 /// Heads and scale.
@@ -58,17 +106,31 @@ pub struct Heads {
     pub cap: Option<f32>,
 }
 
+impl Heads {
+    /// The positions of the keys that a query at position `p` sees.
+    fn visible(&self, p: usize) -> Range<usize> {
+        (p + 1).saturating_sub(self.window.unwrap_or(usize::MAX))..p + 1
+    }
+}
+
 fn check(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment], heads: Heads) -> Result<()> {
     expect("attention", "q", q, [q.rows(), heads.q * heads.dim])?;
     expect("attention", "k", k, [k.rows(), heads.kv * heads.dim])?;
     expect("attention", "v", v, k.shape())?;
-    let mut next = 0;
-    for s in segments {
-        let inside =
-            s.q_start == next && s.k_start + s.k_len <= k.rows() && s.q_len <= s.k_len && s.q_len > 0;
+    let (mut next, mut tree) = (0, 0);
+    for (i, s) in segments.iter().enumerate() {
+        if s.parent.is_none() {
+            tree = i;
+        }
+        let inside = s.q_start == next
+            && s.k_start + s.k_len <= k.rows()
+            && s.q_len <= s.k_len
+            && s.q_len > 0
+            && s.parent.is_none_or(|parent| (tree..i).contains(&parent));
         next = s.q_start + s.q_len;
         if !inside {
-            let allowed = "segments that follow each other and end inside Q and K";
+            let allowed =
+                "segments that follow each other, end inside Q and K and go on from one of their tree";
             return Err(Error::Unsupported { what: "attention segment", found: format!("{s:?}"), allowed });
         }
     }
@@ -116,6 +178,10 @@ pub fn backward(
     heads: Heads,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     check(q, k, v, segments, heads)?;
+    if let Some(two) = segments.windows(2).find(|two| two[1].k_start < two[0].k_start + two[0].k_len) {
+        let (what, found) = ("gradient of attention keys", format!("{two:?}"));
+        return Err(Error::Unsupported { what, found, allowed: "keys that no other segment has" });
+    }
     expect("attention", "o", o, q.shape())?;
     expect("attention", "lse", lse, [heads.q, q.rows()])?;
     expect("attention", "do", d_o, q.shape())?;

@@ -1,20 +1,32 @@
 //! Whole rows of scores in f64, one query at a time.
 
-use super::{Heads, Segment};
+use super::{Heads, Segment, base, runs, within};
 use crate::tensor::Tensor;
+
+/// Rows of the keys that query `i` of segment `s` sees.
+fn visible(segments: &[Segment], s: usize, i: usize, heads: Heads) -> Vec<usize> {
+    let own = &segments[s];
+    let positions = heads.visible(base(segments, s) + own.k_len - own.q_len + i);
+    let rows = runs(segments, s).flat_map(|run| {
+        let Segment { k_start, k_len, .. } = segments[run.segment];
+        within(&positions, run.base, k_len).map(move |j| k_start + j)
+    });
+    rows.collect()
+}
 
 /// Probabilities of one query over the keys it sees, the slopes of their scores (1 without a cap), and the
 /// log-sum-exp.
 fn probabilities(
     q: &[f32],
     k: &[f32],
-    (row, width): (usize, usize),
+    width: usize,
     heads: Heads,
-    keys: std::ops::Range<usize>,
+    keys: &[usize],
 ) -> (Vec<f64>, Vec<f64>, f64) {
     let (scores, slopes): (Vec<f64>, Vec<f64>) = keys
+        .iter()
         .map(|j| {
-            let k = &k[(row + j) * width..][..heads.dim];
+            let k = &k[j * width..][..heads.dim];
             let s = heads.scale as f64 * q.iter().zip(k).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
             match heads.cap.map(f64::from) {
                 Some(cap) => (cap * (s / cap).tanh(), 1.0 - (s / cap).tanh().powi(2)),
@@ -39,24 +51,17 @@ pub(super) fn forward(
     let (d, group, rows) = (heads.dim, heads.q / heads.kv, q.rows());
     let (qw, kw) = (q.cols(), k.cols());
     let (q, k, v) = (q.to_vec(), k.to_vec(), v.to_vec());
-    for s in segments {
+    for (index, s) in segments.iter().enumerate() {
         for h in 0..heads.q {
             let at = h / group * d;
             for i in 0..s.q_len {
                 let row = s.q_start + i;
-                let keys = s.visible(i, heads.window);
-                let (p, _, l) = probabilities(
-                    &q[row * qw + h * d..][..d],
-                    &k[at..],
-                    (s.k_start, kw),
-                    heads,
-                    keys.clone(),
-                );
+                let keys = visible(segments, index, i, heads);
+                let (p, _, l) = probabilities(&q[row * qw + h * d..][..d], &k[at..], kw, heads, &keys);
                 lse.f32_mut()[h * rows + row] = l as f32;
                 let out = &mut o.f32_mut()[row * qw + h * d..][..d];
                 for (c, out) in out.iter_mut().enumerate() {
-                    let sum: f64 =
-                        keys.clone().zip(&p).map(|(j, p)| p * v[(s.k_start + j) * kw + at + c] as f64).sum();
+                    let sum: f64 = keys.iter().zip(&p).map(|(j, p)| p * v[j * kw + at + c] as f64).sum();
                     *out = sum as f32;
                 }
             }
@@ -75,28 +80,22 @@ pub(super) fn backward(
     let (d, group) = (heads.dim, heads.q / heads.kv);
     let (qw, kw) = (q.cols(), k.cols());
     let (q, k, v, d_o) = (q.to_vec(), k.to_vec(), v.to_vec(), d_o.f32());
-    for s in segments {
+    for (index, s) in segments.iter().enumerate() {
         for h in 0..heads.q {
             let at = h / group * d;
             for i in 0..s.q_len {
                 let row = s.q_start + i;
-                let keys = s.visible(i, heads.window);
-                let (p, slopes, _) = probabilities(
-                    &q[row * qw + h * d..][..d],
-                    &k[at..],
-                    (s.k_start, kw),
-                    heads,
-                    keys.clone(),
-                );
+                let keys = visible(segments, index, i, heads);
+                let (p, slopes, _) = probabilities(&q[row * qw + h * d..][..d], &k[at..], kw, heads, &keys);
                 let g = &d_o[row * qw + h * d..][..d];
                 let dp: Vec<f64> = keys
-                    .clone()
-                    .map(|j| (0..d).map(|c| g[c] as f64 * v[(s.k_start + j) * kw + at + c] as f64).sum())
+                    .iter()
+                    .map(|j| (0..d).map(|c| g[c] as f64 * v[j * kw + at + c] as f64).sum())
                     .collect();
                 let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
-                for (((j, p), dp), slope) in keys.zip(&p).zip(&dp).zip(&slopes) {
+                for (((j, p), dp), slope) in keys.iter().zip(&p).zip(&dp).zip(&slopes) {
                     let ds = p * (dp - mean) * slope * heads.scale as f64;
-                    let key = (s.k_start + j) * kw + at;
+                    let key = j * kw + at;
                     for c in 0..d {
                         let query = row * qw + h * d + c;
                         dv.f32_mut()[key + c] += (p * g[c] as f64) as f32;

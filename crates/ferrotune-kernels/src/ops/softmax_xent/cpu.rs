@@ -113,7 +113,7 @@ pub(super) fn forward_backward(
     outputs: &mut Tensor,
     targets: &[u32],
     how: Logits,
-    scale_of_loss: f32,
+    scales: &[f32],
     narrow: Option<&mut Tensor>,
 ) -> Vec<f32> {
     let (v, isa) = (outputs.cols(), cpu.isa());
@@ -126,7 +126,7 @@ pub(super) fn forward_backward(
         let target = targets[t] as usize;
         let Row { loss: own_loss, total, own } = exponentials(isa, row, target, how, true);
         *loss = own_loss;
-        let factor = scale_of_loss * how.scale;
+        let factor = scales[t] * how.scale;
         let slope = how.cap.map_or(1.0, |cap| 1.0 - (own / cap).powi(2));
         let factor_of_exp = (factor as f64 / total) as f32;
         // The target's own value, so that blocks can be rounded as soon as they are scaled.

@@ -52,28 +52,32 @@ pub fn forward(dev: &Device, mut outputs: Tensor, targets: &[u32], how: Logits) 
     })
 }
 
-/// The token losses, and in the place of the outputs the gradient of `scale * sum of losses` in `dtype`, which is
-/// `scale * (softmax(z) - onehot(target))` where outputs are the logits.
+/// The token losses, and in the place of the outputs the gradient of `sum of scales[t] * losses[t]` in `dtype`, which is
+/// `scales[t] * (softmax(z[t]) - onehot(targets[t]))` where outputs are the logits.
 pub fn forward_backward(
     dev: &Device,
     mut outputs: Tensor,
     targets: &[u32],
     how: Logits,
-    scale: f32,
+    scales: &[f32],
     dtype: DType,
 ) -> Result<(Vec<f32>, Tensor)> {
     check(&outputs, targets)?;
+    if scales.len() != targets.len() {
+        let found = format!("{} for {} targets", scales.len(), targets.len());
+        return Err(Error::Unsupported { what: "scales of losses", found, allowed: "one for each target" });
+    }
     Ok(match (dev, dtype) {
         (Device::Reference(_), _) => {
-            let losses = reference::run(&mut outputs, targets, how, Some(scale));
+            let losses = reference::run(&mut outputs, targets, how, Some(scales));
             (losses, if dtype == DType::F32 { outputs } else { cast(dev, &outputs, dtype) })
         }
         (Device::Cpu(c), DType::F32) => {
-            (cpu::forward_backward(c, &mut outputs, targets, how, scale, None), outputs)
+            (cpu::forward_backward(c, &mut outputs, targets, how, scales, None), outputs)
         }
         (Device::Cpu(c), _) => {
             let mut narrow = dev.uninit(outputs.rows(), outputs.cols(), dtype);
-            (cpu::forward_backward(c, &mut outputs, targets, how, scale, Some(&mut narrow)), narrow)
+            (cpu::forward_backward(c, &mut outputs, targets, how, scales, Some(&mut narrow)), narrow)
         }
     })
 }

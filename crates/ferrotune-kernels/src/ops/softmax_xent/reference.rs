@@ -10,8 +10,8 @@ pub(super) fn logits(x: &mut [f32], how: Logits) {
     }
 }
 
-/// With `scale` the outputs become the gradient.
-pub(super) fn run(outputs: &mut Tensor, targets: &[u32], how: Logits, scale: Option<f32>) -> Vec<f32> {
+/// With `scales` the outputs become the gradient.
+pub(super) fn run(outputs: &mut Tensor, targets: &[u32], how: Logits, scales: Option<&[f32]>) -> Vec<f32> {
     logits(outputs.f32_mut(), how);
     let logits = outputs;
     let v = logits.cols();
@@ -19,11 +19,12 @@ pub(super) fn run(outputs: &mut Tensor, targets: &[u32], how: Logits, scale: Opt
         .f32_mut()
         .chunks_exact_mut(v)
         .zip(targets)
-        .map(|(row, target)| {
+        .enumerate()
+        .map(|(t, (row, target))| {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
             let sum: f64 = row.iter().map(|x| (*x as f64 - max).exp()).sum();
             let loss = max + sum.ln() - row[*target as usize] as f64;
-            if let Some(scale) = scale {
+            if let Some(scale) = scales.map(|scales| scales[t]) {
                 for (i, x) in row.iter_mut().enumerate() {
                     let z = *x as f64;
                     let onehot = (i == *target as usize) as u8 as f64;

@@ -1,0 +1,297 @@
+//! In the backward a task owns a tree of segments, so dK and dV are summed in a fixed order without sharing.
+//!
+//! Where no segment goes on from another, a task takes the query heads of a kv head. A tree may be all that there is in a
+//! batch, so its tasks are smaller: a query head each, whose dK and dV are added up afterwards.
+
+use super::rows::{cap_row, cap_slope_row, dot_row, gradient_row, scale_row};
+use super::{Heads, Keys, Plan, Queries, Segment, TILE, head, key_tiles, query_tiles, trees, visible_part};
+use crate::cpu::left::{columns_to_words, rows_to_words};
+use crate::cpu::panel::scratch_words;
+use crate::cpu::words::Mat;
+use crate::cpu::{Cpu, SharedMut};
+use crate::dtype::Precision;
+use crate::tensor::{Buffer, Tensor};
+
+pub(in super::super) fn backward(
+    cpu: &Cpu,
+    precision: Precision,
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    (o, lse): (&Tensor, &Tensor),
+    d_o: &Tensor,
+    segments: &[Segment],
+    heads: Heads,
+    (dq, dk, dv): (&mut Tensor, &mut Tensor, &mut Tensor),
+) {
+    let plan = Plan::new(cpu, precision, heads);
+    let mut tile_of = Vec::with_capacity(segments.len());
+    let trees = trees(segments);
+    let mut longest = 0;
+    for tree in &trees {
+        let mut tiles = 0;
+        for s in &segments[tree.clone()] {
+            tile_of.push(tiles);
+            tiles += s.k_len.div_ceil(TILE);
+        }
+        longest = longest.max(tiles);
+    }
+    let parts = if trees.len() < segments.len() { heads.q } else { heads.kv };
+    let inputs = Inputs { plan, segments, tile_of: &tile_of, q, k, v, o, lse: lse.f32(), d_o };
+    let scratch = || Scratch::new(&plan, cpu, longest);
+    let dq = SharedMut::new(dq.f32_mut());
+    let run = |dk: &mut [f32], dv: &mut [f32]| {
+        let (dk, dv) = (SharedMut::new(dk), SharedMut::new(dv));
+        cpu.run_with(trees.len() * parts, scratch, |x, task| {
+            let (tree, part) = (trees[task / parts].clone(), task % parts);
+            x.tree(&inputs, tree.clone(), part, heads.q / parts, &dq);
+            for s in tree {
+                x.write(&inputs, s, (part, parts), &dk, &dv);
+            }
+        });
+    };
+    if parts == heads.kv {
+        return run(dk.f32_mut(), dv.f32_mut());
+    }
+    let mut wide = [k, v].map(|t| cpu.pool().take(t.rows() * parts * heads.dim));
+    let [wide_k, wide_v] = &mut wide;
+    run(wide_k.f32_mut(), wide_v.f32_mut());
+    for (wide, sum) in wide.iter().zip([dk, dv]) {
+        add_heads(cpu, wide.f32(), heads, sum);
+    }
+}
+
+/// `sum [keys, G dim]`: the sums over the query heads of each kv head of `[keys, H dim]`.
+fn add_heads(cpu: &Cpu, wide: &[f32], heads: Heads, sum: &mut Tensor) {
+    let (rows, d, group) = (sum.rows(), heads.dim, heads.q / heads.kv);
+    let width = heads.kv * d;
+    let sum = SharedMut::new(sum.f32_mut());
+    cpu.run_ranges(rows, 16, |range| {
+        for row in range {
+            // SAFETY: ranges are disjoint, so a row belongs to one task.
+            let sums = unsafe { sum.slice(row * width..(row + 1) * width) };
+            let all = &wide[row * heads.q * d..][..heads.q * d];
+            for (sum, of_group) in sums.chunks_exact_mut(d).zip(all.chunks_exact(group * d)) {
+                sum.copy_from_slice(&of_group[..d]);
+                for one in of_group.chunks_exact(d).skip(1) {
+                    sum.iter_mut().zip(one).for_each(|(s, v)| *s += v);
+                }
+            }
+        }
+    });
+}
+
+/// What all tasks read.
+struct Inputs<'a> {
+    plan: Plan,
+    segments: &'a [Segment],
+    /// The number of each segment's first tile of keys in its tree.
+    tile_of: &'a [usize],
+    q: &'a Tensor,
+    k: &'a Tensor,
+    v: &'a Tensor,
+    o: &'a Tensor,
+    lse: &'a [f32],
+    d_o: &'a Tensor,
+}
+
+/// A thread's buffers.
+struct Scratch {
+    pack: Buffer,
+    /// Tiles of keys, in the order of the tree: as columns, as rows; and of values.
+    keys: Buffer,
+    key_rows: Buffer,
+    values: Buffer,
+    dk: Buffer,
+    dv: Buffer,
+    query: Side,
+    grad: Side,
+    dq: Buffer,
+    scores: Buffer,
+    dscores: Buffer,
+    left: Buffer,
+    output: Buffer,
+    /// `rowsum(dO O) = rowsum(P dP)` of each query.
+    delta: [f32; TILE],
+    /// Scores of a row after the cap, whose slope they give.
+    capped: [f32; TILE],
+}
+
+impl Scratch {
+    fn new(plan: &Plan, cpu: &Cpu, tiles: usize) -> Self {
+        let take = |words: usize| cpu.pool().take(words);
+        let d = plan.heads.dim;
+        let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
+        Scratch {
+            pack: take(scratch_words(plan.kind, d.max(TILE))),
+            keys: take(tiles * key_step),
+            key_rows: take(tiles * row_step),
+            values: take(tiles * key_step),
+            dk: take(tiles * TILE * d),
+            dv: take(tiles * TILE * d),
+            query: Side::new(plan, cpu),
+            grad: Side::new(plan, cpu),
+            dq: take(TILE * d),
+            scores: take(TILE * TILE),
+            dscores: take(TILE * TILE),
+            left: take(plan.tile_words(TILE, TILE)),
+            output: take(d),
+            delta: [0.0; TILE],
+            capped: [0.0; TILE],
+        }
+    }
+
+    /// dQ of `count` query heads of a tree; their sums of dK and dV stay here.
+    fn tree(
+        &mut self,
+        x: &Inputs<'_>,
+        tree: std::ops::Range<usize>,
+        part: usize,
+        count: usize,
+        dq: &SharedMut<'_, f32>,
+    ) {
+        let heads = x.plan.heads;
+        let (d, group) = (heads.dim, heads.q / heads.kv);
+        let mut tiles = 0;
+        for s in tree.clone() {
+            self.pack(x, s, part * count / group);
+            tiles = x.tile_of[s] + x.segments[s].k_len.div_ceil(TILE);
+        }
+        self.dk.f32_mut()[..tiles * TILE * d].fill(0.0);
+        self.dv.f32_mut()[..tiles * TILE * d].fill(0.0);
+        let width = heads.q * d;
+        for h in part * count..(part + 1) * count {
+            for s in tree.clone() {
+                for queries in query_tiles(x.segments, s) {
+                    self.load(x, h, queries);
+                    for keys in key_tiles(x.segments, s, heads, queries) {
+                        self.pair(x, h, queries, keys);
+                    }
+                    let dq_tile = &mut self.dq.f32_mut()[..queries.m * d];
+                    scale_row(x.plan.isa, dq_tile, heads.scale);
+                    for (i, row) in dq_tile.chunks_exact(d).enumerate() {
+                        let at = (queries.row + i) * width + h * d;
+                        // SAFETY: this task owns the tree's rows of its heads.
+                        unsafe { dq.slice(at..at + d) }.copy_from_slice(row);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Packs keys and values of a segment.
+    fn pack(&mut self, x: &Inputs<'_>, s: usize, g: usize) {
+        let (plan, seg, d) = (x.plan, &x.segments[s], x.plan.heads.dim);
+        let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
+        let (k, v, scratch) = (head(x.k, g, d), head(x.v, g, d), self.pack.f32_mut());
+        for t in 0..seg.k_len.div_ceil(TILE) {
+            let (row, n, at) = (seg.k_start + t * TILE, (seg.k_len - t * TILE).min(TILE), x.tile_of[s] + t);
+            plan.pack_keys(k, row, n, scratch, &mut self.keys.f32_mut()[at * key_step..]);
+            plan.pack_keys(v, row, n, scratch, &mut self.values.f32_mut()[at * key_step..]);
+            plan.pack_rows(k, row, n, scratch, &mut self.key_rows.f32_mut()[at * row_step..]);
+        }
+    }
+
+    /// A tile of queries and output gradients; their dQ begins at zero.
+    fn load(&mut self, x: &Inputs<'_>, h: usize, q: Queries) {
+        let (plan, d) = (x.plan, x.plan.heads.dim);
+        let pack = self.pack.f32_mut();
+        self.query.load(&plan, head(x.q, h, d), q.row, q.m, plan.heads.scale, pack);
+        self.grad.load(&plan, head(x.d_o, h, d), q.row, q.m, 1.0, pack);
+        self.dq.f32_mut()[..q.m * d].fill(0.0);
+        let output = &mut self.output.f32_mut()[..d];
+        for i in 0..q.m {
+            head(x.o, h, d).read(plan.isa, q.row + i, 0, output);
+            self.delta[i] = dot_row(plan.isa, output, &self.grad.rows.f32()[i * d..][..d]);
+        }
+    }
+
+    /// What a tile of queries and a tile of keys give each other.
+    fn pair(&mut self, x: &Inputs<'_>, h: usize, q: Queries, k: Keys) {
+        let (plan, d, m, n) = (x.plan, x.plan.heads.dim, q.m, k.n);
+        let (isa, kind, heads) = (plan.isa, plan.kind, plan.heads);
+        let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
+        let t = x.tile_of[k.place.0] + k.place.1;
+        let (s, ds) = (self.scores.f32_mut(), self.dscores.f32_mut());
+        plan.times_keys(self.query.left.f32(), &self.keys.f32()[t * key_step..], s, m, n);
+        plan.times_keys(self.grad.left.f32(), &self.values.f32()[t * key_step..], ds, m, n);
+        for i in 0..m {
+            let part = visible_part(heads, q, i, k);
+            let (s, ds) = (&mut s[i * TILE..][..n], &mut ds[i * TILE..][..n]);
+            for row in [&mut *s, &mut *ds] {
+                row[..part.start].fill(0.0);
+                row[part.end..].fill(0.0);
+            }
+            let (s, ds) = (&mut s[part.clone()], &mut ds[part]);
+            let (lse, delta) = (x.lse[h * x.q.rows() + q.row + i], self.delta[i]);
+            match heads.cap {
+                None => gradient_row(isa, s, ds, lse, delta),
+                Some(cap) => {
+                    cap_row(isa, s, cap);
+                    let capped = &mut self.capped[..s.len()];
+                    capped.copy_from_slice(s);
+                    gradient_row(isa, s, ds, lse, delta);
+                    cap_slope_row(isa, capped, ds, cap);
+                }
+            }
+        }
+        let (left, at) = (self.left.f32_mut(), t * TILE * d);
+        columns_to_words(isa, kind, Mat::F32(s, TILE), 1.0, 0..n, m, left);
+        plan.times_rows(m, left, self.grad.right.f32(), &mut self.dv.f32_mut()[at..], n);
+        columns_to_words(isa, kind, Mat::F32(ds, TILE), 1.0, 0..n, m, left);
+        plan.times_rows(m, left, self.query.right.f32(), &mut self.dk.f32_mut()[at..], n);
+        rows_to_words(isa, kind, ds, TILE, m, n, left);
+        plan.times_rows(n, left, &self.key_rows.f32()[t * row_step..], &mut self.dq.f32_mut()[..m * d], m);
+    }
+
+    /// Copies dK and dV of a segment to column block `part` of `parts`.
+    fn write(
+        &self,
+        x: &Inputs<'_>,
+        s: usize,
+        (part, parts): (usize, usize),
+        dk: &SharedMut<'_, f32>,
+        dv: &SharedMut<'_, f32>,
+    ) {
+        let (d, seg) = (x.plan.heads.dim, &x.segments[s]);
+        for j in 0..seg.k_len {
+            let at = ((seg.k_start + j) * parts + part) * d;
+            let from = (x.tile_of[s] * TILE + j) * d;
+            // SAFETY: this task owns these rows of its part, and no other segment has them.
+            unsafe {
+                dk.slice(at..at + d).copy_from_slice(&self.dk.f32()[from..][..d]);
+                dv.slice(at..at + d).copy_from_slice(&self.dv.f32()[from..][..d]);
+            }
+        }
+    }
+}
+
+/// A tile of rows (queries or output gradients) in the three forms that the backward multiplies.
+struct Side {
+    /// `[m, dim]`.
+    rows: Buffer,
+    /// As left operand, reduction over the head's width.
+    left: Buffer,
+    /// As right operand, reduction over the rows.
+    right: Buffer,
+}
+
+impl Side {
+    fn new(plan: &Plan, cpu: &Cpu) -> Self {
+        let d = plan.heads.dim;
+        Side {
+            rows: cpu.pool().take(TILE * d),
+            left: cpu.pool().take(plan.tile_words(TILE, d)),
+            right: cpu.pool().take(plan.panel_words(d, TILE)),
+        }
+    }
+
+    fn load(&mut self, plan: &Plan, mat: Mat<'_>, first: usize, m: usize, scale: f32, scratch: &mut [f32]) {
+        let d = plan.heads.dim;
+        let rows = &mut self.rows.f32_mut()[..m * d];
+        for i in 0..m {
+            mat.read(plan.isa, first + i, 0, &mut rows[i * d..][..d]);
+        }
+        scale_row(plan.isa, rows, scale);
+        rows_to_words(plan.isa, plan.kind, rows, d, m, d, self.left.f32_mut());
+        plan.pack_rows(Mat::F32(rows, d), 0, m, scratch, self.right.f32_mut());
+    }
+}
