@@ -128,6 +128,32 @@ impl Loader {
         self.steps_total
     }
 
+    /// A bound of the tokens of a micro-batch of the run, which packs none: exact where a step is one micro-batch.
+    pub fn micro_batch_bound(&self) -> usize {
+        let len = |row: &u32| self.rows[*row as usize].len();
+        let longest = self.rows.iter().map(TrainRow::len).max().unwrap_or(0);
+        if !self.options.packing {
+            return longest;
+        }
+        let limit = self.options.micro_batch_tokens.max(longest);
+        let (mut steps, mut largest) = (0, 0);
+        for epoch in 0.. {
+            let order = self.order_of(epoch);
+            let mut at = 0;
+            while at < order.len() {
+                // Later steps cannot raise what the limit bounds.
+                if steps >= self.steps_total || largest >= limit {
+                    return largest.min(limit);
+                }
+                let end = self.end_of_step(&order, at);
+                largest = largest.max(order[at..end].iter().map(len).sum());
+                at = end;
+                steps += 1;
+            }
+        }
+        largest
+    }
+
     /// Where the loader stands; the next step depends on nothing else.
     pub fn state(&self) -> LoaderState {
         self.state
@@ -348,6 +374,23 @@ mod tests {
         }
         let state = LoaderState { step: 1, epoch: 0, position: 11 };
         assert!(loader(BatchSize::Rows(3)).restore(state).is_err());
+    }
+
+    #[test]
+    fn the_bound_holds_and_is_exact_for_steps_of_one_micro_batch() {
+        let largest = |l: Loader| l.flat_map(|s| s.micro_batches).map(|b| b.len()).max().unwrap();
+        for budget in 1..60 {
+            for (packing, micro_batch_tokens) in [(true, 16), (true, 64), (false, 16)] {
+                for max_steps in [None, Some(1), Some(2), Some(40)] {
+                    let batch = BatchSize::Tokens(budget);
+                    let options = LoaderOptions { packing, micro_batch_tokens, max_steps, ..options(batch) };
+                    let loader = Loader::new(rows(&LENGTHS), options).unwrap();
+                    let (bound, found) = (loader.micro_batch_bound(), largest(loader));
+                    assert!(bound >= found && bound <= micro_batch_tokens.max(16), "{bound} {found}");
+                    assert!(bound == found || !packing || budget > micro_batch_tokens, "{bound} {found}");
+                }
+            }
+        }
     }
 
     #[test]

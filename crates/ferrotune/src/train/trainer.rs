@@ -22,7 +22,6 @@ use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory::{self, Plan};
 use crate::model::families::architecture;
-use crate::model::weights::load;
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
@@ -82,10 +81,12 @@ impl<'a> Trainer<'a> {
         let data_bytes: usize = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
         let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, config.data.packing);
         let loader = Loader::new(prepared.train, options)?;
-        let largest = largest_micro_batch(&loader, &held_out);
+        let largest = held_out.iter().map(PackedBatch::len).fold(loader.micro_batch_bound(), usize::max);
 
         let arch = architecture(base.checkpoint.config())?;
-        let (model, own) = load(dev, &base.checkpoint, storage, longest.max(config.data.max_length))?;
+        let positions = longest.max(config.data.max_length);
+        let mut warn = |text| on_event(&Event::Warning { text });
+        let (model, own) = base.load(dev, storage, positions, &mut warn)?;
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
             _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
@@ -384,11 +385,6 @@ fn choose_policy(
         memory::human(budget.unwrap_or(0))
     );
     Err(Error::train(problem).with_hint("use method.kind=qlora, a smaller train.batch_tokens (or train.micro_batch_tokens), or train.activations=recompute"))
-}
-
-fn largest_micro_batch(loader: &Loader, held_out: &[PackedBatch]) -> usize {
-    let train = loader.clone().flat_map(|s| s.micro_batches.into_iter().map(|b| b.len())).max().unwrap_or(1);
-    held_out.iter().map(PackedBatch::len).fold(train, usize::max)
 }
 
 /// SHA-256 of the rows, in order.
