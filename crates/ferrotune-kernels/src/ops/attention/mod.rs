@@ -4,6 +4,7 @@
 //! exist only as tiles; the backward makes them again from the log-sum-exp that the forward kept.
 
 mod cpu;
+mod few;
 mod reference;
 
 use super::expect;
@@ -100,6 +101,7 @@ pub fn forward(
     let mut lse = dev.empty(heads.q, q.rows());
     match dev {
         Device::Reference(_) => reference::forward(q, k, v, segments, heads, &mut o, &mut lse),
+        Device::Cpu(c) if few::suits(segments) => few::forward(c, q, k, v, segments, heads, &mut o, &mut lse),
         Device::Cpu(c) => cpu::forward(c, precision, q, k, v, segments, heads, &mut o, &mut lse),
     }
     Ok((o, lse))
