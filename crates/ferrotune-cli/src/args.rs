@@ -46,6 +46,8 @@ pub enum Command {
     Combine(CombineArgs),
     /// Show rows as the model will see them, with the supervised tokens coloured.
     Preview(PreviewArgs),
+    /// List the quantized bases that are kept for the next start, or remove them.
+    Cache(CacheArgs),
 }
 
 /// A base model and, perhaps, an adapter.
@@ -65,6 +67,9 @@ pub struct ModelArgs {
     /// Inputs of matrix products: auto, f32, bf16.
     #[arg(long, default_value = "auto")]
     pub precision: String,
+    /// Quantize the base anew, and do not keep it for the next start.
+    #[arg(long)]
+    pub no_cache: bool,
 }
 
 /// How tokens are chosen.
@@ -283,4 +288,12 @@ pub struct TrainArgs {
     /// Go on from the newest checkpoint of the output folder, or start if there is none.
     #[arg(long)]
     pub resume: bool,
+}
+
+/// `ferrotune cache [--clear]`
+#[derive(Debug, clap::Args)]
+pub struct CacheArgs {
+    /// Remove all of them.
+    #[arg(long)]
+    pub clear: bool,
 }

@@ -30,16 +30,19 @@ impl Environment {
         Self::from(&|name| std::env::var(name).ok(), offline)
     }
 
+    /// The cache folder of the program alone, without reading anything else.
+    pub fn cache_folder() -> PathBuf {
+        cache(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
     fn from(lookup: Lookup, offline: bool) -> Self {
         let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let first = |names: &[&str]| names.iter().find_map(|name| get(name));
         let flag = |name: &str| {
             get(name).is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
         };
-        let home = first(&["HOME", "USERPROFILE"]).map(PathBuf::from);
-        let caches =
-            get("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|h| h.join(".cache")));
-        let caches = caches.unwrap_or_else(std::env::temp_dir);
+        let home = home(&get);
+        let caches = caches(&get, home.as_deref());
         let place = |name: &str| get(name).map(|value| expanded(&value, home.as_deref()));
 
         let hf_home = place("HF_HOME").unwrap_or_else(|| caches.join("huggingface"));
@@ -86,9 +89,25 @@ impl Environment {
             logins: logins.map(|text| netrc::parse(&text)).unwrap_or_default(),
             net: index_net,
         };
-        let cache = place("FERROTUNE_CACHE").unwrap_or_else(|| caches.join("ferrotune"));
-        Environment { cache, hub, index }
+        Environment { cache: cache(&get), hub, index }
     }
+}
+
+/// The folder for the caches of all programs.
+fn caches(get: Lookup, home: Option<&Path>) -> PathBuf {
+    let own = get("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home.map(|h| h.join(".cache")));
+    own.unwrap_or_else(std::env::temp_dir)
+}
+
+/// This program's folder.
+fn cache(get: Lookup) -> PathBuf {
+    let home = home(get);
+    let own = get("FERROTUNE_CACHE").map(|value| expanded(&value, home.as_deref()));
+    own.unwrap_or_else(|| caches(get, home.as_deref()).join("ferrotune"))
+}
+
+fn home(get: Lookup) -> Option<PathBuf> {
+    ["HOME", "USERPROFILE"].iter().find_map(|name| get(name)).map(PathBuf::from)
 }
 
 /// `~/x` below the home folder.

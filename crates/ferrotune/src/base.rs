@@ -2,15 +2,19 @@
 
 use std::path::Path;
 
+use ferrotune_kernels::Device;
 use serde_json::Value;
 
 use crate::Result;
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::base_cache::BaseCache;
 use crate::data::PreparedData;
 use crate::data::chat_template::{ChatTemplate, Clock};
 use crate::data::dataset::ReadOptions;
 use crate::data::tokenize::{PrepareOptions, Preparer};
 use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
+use crate::model::weights::{BaseStorage, load_cached};
+use crate::model::{Decoder, Params};
 use crate::run_config::{DataOptions, RunConfig};
 
 /// Files, tokenizer and template of a model; the network itself is loaded from it in the form that is asked for.
@@ -23,6 +27,8 @@ pub struct BaseModel {
     pub template: Option<ChatTemplate>,
     /// What the user called it (hub id or path), for adapters and receipts.
     pub name: String,
+    /// Where quantized forms of it are kept; nowhere if absent.
+    pub cache: Option<BaseCache>,
 }
 
 impl BaseModel {
@@ -40,7 +46,18 @@ impl BaseModel {
         };
         let tokenizer = Tokenizer::new(&checkpoint.tokenizer_json()?, settings, &path.display().to_string())?;
         let template = tokenizer.chat_template(Clock::now())?;
-        Ok(BaseModel { checkpoint, tokenizer, template, name: name.to_string() })
+        Ok(BaseModel { checkpoint, tokenizer, template, name: name.to_string(), cache: None })
+    }
+
+    /// Loads the network in a storage for sequences of up to `positions` tokens, quantized linears through the cache.
+    pub fn load(
+        &self,
+        dev: &Device,
+        storage: BaseStorage,
+        positions: usize,
+        note: &mut dyn FnMut(String),
+    ) -> Result<(Decoder, Params)> {
+        load_cached(dev, &self.checkpoint, storage, positions, self.cache.as_ref(), note)
     }
 
     /// Tokens that end an answer: the model's own, and the template's end of turn.

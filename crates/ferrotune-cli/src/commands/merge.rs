@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use ferrotune::checkpoint::atomic::write_folder;
 use ferrotune::checkpoint::model_folder;
 use ferrotune::checkpoint::outputs::output_dtype;
-use ferrotune::model::weights::{BaseStorage, load};
-use ferrotune::train::setup;
+use ferrotune::model::weights::BaseStorage;
+use ferrotune::train::{Event, setup};
 use ferrotune::{Error, Result};
 use ferrotune_kernels::{DType, Precision};
 use serde_json::json;
 
 use super::open::resolve;
-use super::{device, open_base};
+use super::{device, open_cached};
 use crate::args::{Args, MergeArgs};
 use crate::report::Report;
 
@@ -29,7 +29,7 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
             Error::file(&a.output, "the folder holds a model already").with_hint("give another --output")
         );
     }
-    let base = open_base(args, &found.base, report)?;
+    let base = open_cached(args, &found.base, found.run.as_ref(), report)?;
     let dev = device(args, None)?;
     let storage = match (a.onto.as_str(), &found.run) {
         ("trained", Some(run)) => setup::storage(run, &base, Precision::F32)?,
@@ -40,7 +40,8 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
             );
         }
     };
-    let (model, none) = load(&dev, &base.checkpoint, storage, 1)?;
+    let mut warn = |text| report.event(&Event::Warning { text });
+    let (model, none) = base.load(&dev, storage, 1, &mut warn)?;
     let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
     let dtype = match a.dtype.as_str() {
         "auto" => output_dtype(&base, &model)?,

@@ -1,5 +1,6 @@
 //! One file for each verb.
 
+mod cache;
 mod chat;
 mod combine;
 mod eval;
@@ -16,7 +17,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use ferrotune::base::BaseModel;
+use ferrotune::checkpoint::base_cache::BaseCache;
 use ferrotune::checkpoint::hub::{self, HubId};
+use ferrotune::run_config::{ModelOptions, RunConfig};
 use ferrotune::train::setup;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
@@ -38,6 +41,7 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
         Command::Quantize(a) => quantize::run(args, a, report),
         Command::Combine(a) => combine::run(a, report),
         Command::Preview(a) => preview::run(args, a, report),
+        Command::Cache(a) => cache::run(a, report),
     }
 }
 
@@ -55,6 +59,18 @@ fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
         return Err(Error::config("--threads", "found 0, expected at least 1"));
     }
     setup::device(args.threads.or(threads), isa)
+}
+
+/// Opens a base model whose quantized forms are kept as the run file says, if there is one.
+fn open_cached(args: &Args, name: &str, run: Option<&RunConfig>, report: &Report) -> Result<BaseModel> {
+    let mut base = open_base(args, name, report)?;
+    keep_quantized(&mut base, &run.map_or_else(ModelOptions::default, |run| run.model.clone()));
+    Ok(base)
+}
+
+/// Lets quantized forms of the base be kept in the program's cache, unless the options say otherwise.
+fn keep_quantized(base: &mut BaseModel, options: &ModelOptions) {
+    base.cache = options.cache.then(|| BaseCache::new(&cache::folder(), options.cache_limit));
 }
 
 /// Opens a base model: a path if there is something, the starter by its word, else a hub id.

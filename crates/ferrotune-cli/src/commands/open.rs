@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::adapter::{AdapterFile, CONFIG_FILE};
 use ferrotune::lora::{Adapter, peft};
-use ferrotune::model::weights::{BaseStorage, FourBitOptions, load};
+use ferrotune::model::weights::{BaseStorage, FourBitOptions};
 use ferrotune::model::{Decoder, Params, Pass};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Event, setup};
@@ -13,7 +13,7 @@ use ferrotune::{Error, Result};
 use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
 
-use super::open_base;
+use super::open_cached;
 use crate::args::{Args, ModelArgs};
 use crate::report::Report;
 
@@ -83,11 +83,15 @@ fn named_base(folder: &Path, run: Option<&RunConfig>) -> Result<String> {
 /// Loads what the arguments name for sequences of up to `positions` tokens.
 pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &Report) -> Result<Loaded> {
     let found = resolve(&a.model, a.adapter.as_deref(), a.base.as_deref())?;
-    let base = open_base(args, &found.base, report)?;
+    let mut base = open_cached(args, &found.base, found.run.as_ref(), report)?;
+    if a.no_cache {
+        base.cache = None;
+    }
     let kind = precision_kind(&a.precision)?;
     let precision = setup::precision(kind, &dev);
     let storage = storage(&a.quant, &base, found.run.as_ref(), precision)?;
-    let (model, none) = load(&dev, &base.checkpoint, storage, positions)?;
+    let mut warn = |text| report.event(&Event::Warning { text });
+    let (model, none) = base.load(&dev, storage, positions, &mut warn)?;
     let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
     Ok(Loaded { base, model, adapter, precision, dev, none })
 }

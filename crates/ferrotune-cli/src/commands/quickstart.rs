@@ -30,7 +30,7 @@ const ANSWER: usize = 20;
 
 pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode> {
     let start = Instant::now();
-    let (name, source, base) = match &a.model {
+    let (name, source, mut base) = match &a.model {
         Some(name) => (name.clone(), "given", super::open_base(args, name, report)?),
         None => {
             let (found, base) = open_starter(args, report)?;
@@ -42,6 +42,7 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     let dir = output(a);
     let folder = RunFolder::at(&dir, false)?;
     let config = config(a, &dir, &name, &base)?;
+    super::keep_quantized(&mut base, &config.model);
     let stop = train::interrupt_flag()?;
     let dev = device(args, config.train.threads)?;
     folder.make()?;

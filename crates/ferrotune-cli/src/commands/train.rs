@@ -14,14 +14,14 @@ use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;
 
-use super::{device, open_base};
+use super::{device, open_cached};
 use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
     let config = RunConfig::load(&a.run, &a.set)?;
     let dev = device(args, config.train.threads)?;
-    let base = open_base(args, &config.model.base, report)?;
+    let base = open_cached(args, &config.model.base, Some(&config), report)?;
     let outcome = train(&config, &base, &dev, a.resume, report)?;
     report.done(&json!({
         "output": config.output.dir,

@@ -25,7 +25,7 @@ fn a_run_that_diverges_says_so_and_keeps_its_checkpoints() {
 
 /// Runs the program where no file may grow beyond so many blocks of 512 bytes: writes fail as on a full disk.
 #[cfg(unix)]
-fn limited(place: &Place, blocks: usize, args: &[&str]) -> Out {
+pub fn limited(place: &Place, blocks: usize, args: &[&str]) -> Out {
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
     let mut all = vec!["-c", &script, "sh", PROGRAM];
     all.extend(args);

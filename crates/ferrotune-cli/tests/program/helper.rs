@@ -60,12 +60,14 @@ impl Out {
 /// A folder to work in.
 pub struct Place {
     dir: tempfile::TempDir,
+    cache: tempfile::TempDir,
 }
 
 impl Place {
     /// A new empty folder.
     pub fn new() -> Self {
-        Place { dir: tempfile::tempdir().expect("a temporary folder") }
+        let folder = || tempfile::tempdir().expect("a temporary folder");
+        Place { dir: folder(), cache: folder() }
     }
 
     /// A new folder with `rows.jsonl` (chats) and a run file `run.yaml` of the method for the tiny Llama.
@@ -79,6 +81,11 @@ impl Place {
     /// A path in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The folder of quantized bases in the cache that its commands have.
+    pub fn bases(&self) -> PathBuf {
+        self.cache.path().join("bases")
     }
 
     /// Writes a file, with its folders.
@@ -125,6 +132,7 @@ impl Place {
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(args).current_dir(self.dir.path()).env("HF_HUB_OFFLINE", "1");
+        command.env("FERROTUNE_CACHE", self.cache.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod cache;
 mod combine;
 mod faults;
 mod helper;

@@ -4,7 +4,7 @@
 use half::bf16;
 
 use super::Isa;
-use super::math::dot;
+use super::math::{LANES, reduce};
 use super::words::widen;
 
 /// `out[i] = x_i . w` for vectors of `w`'s length that lie one after the other; `w` is f32 or bf16.
@@ -22,13 +22,37 @@ pub(crate) fn dots<T: Element>(isa: Isa, x: &[f32], w: &[T], out: &mut [f32]) {
     }
 }
 
+/// `out[j] = x . w_j` for rows of `w` that are `stride` apart.
+pub(crate) fn dots_rows<T: Element>(isa: Isa, x: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
+    if let Some(last) = out.len().checked_sub(1) {
+        assert!(last * stride + x.len() <= w.len(), "rows outside the matrix");
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction set is that of the device; the rows are inside by the check above.
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::wide_rows(x, w, stride, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { x86::narrow_rows(x, w, stride, out) },
+        _ => out.iter_mut().enumerate().for_each(|(j, o)| *o = T::plain(x, &w[j * stride..][..x.len()])),
+    }
+}
+
 /// What a row of a weight is made of.
 pub(crate) trait Element: Copy {
     /// As f32.
     fn value(self) -> f32;
 
-    /// The product in plain Rust.
-    fn plain(x: &[f32], w: &[Self]) -> f32;
+    /// The product in plain Rust, in the order of [`dot`](super::math::dot).
+    fn plain(x: &[f32], w: &[Self]) -> f32 {
+        let mut sums = [0.0f32; LANES];
+        for (x, w) in x.chunks(LANES).zip(w.chunks(LANES)) {
+            for (sum, (x, w)) in sums.iter_mut().zip(x.iter().zip(w)) {
+                *sum += x * w.value();
+            }
+        }
+        reduce(sums)
+    }
 
     /// 16 elements as f32, those of the mask.
     ///
@@ -50,10 +74,6 @@ impl Element for f32 {
         self
     }
 
-    fn plain(x: &[f32], w: &[f32]) -> f32 {
-        dot(x, w)
-    }
-
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn sixteen(p: *const f32, mask: u16) -> std::arch::x86_64::__m512 {
@@ -72,10 +92,6 @@ impl Element for f32 {
 impl Element for bf16 {
     fn value(self) -> f32 {
         widen(self)
-    }
-
-    fn plain(x: &[f32], w: &[bf16]) -> f32 {
-        x.iter().zip(w).map(|(x, w)| x * widen(*w)).sum()
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -109,6 +125,7 @@ mod x86 {
 
     /// # Safety
     /// `w` has the length of `x`; AVX-512 with BW and VL.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) unsafe fn wide<T: Element>(x: &[f32], w: &[T]) -> f32 {
         const ALL: __mmask16 = !0;
@@ -135,7 +152,28 @@ mod x86 {
     }
 
     /// # Safety
+    /// As for [`wide`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) unsafe fn wide_rows<T: Element>(x: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
+        for (j, o) in out.iter_mut().enumerate() {
+            // SAFETY: contract of the function.
+            *o = unsafe { wide(x, &w[j * stride..][..x.len()]) };
+        }
+    }
+
+    /// # Safety
+    /// As for [`narrow`].
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn narrow_rows<T: Element>(x: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
+        for (j, o) in out.iter_mut().enumerate() {
+            // SAFETY: contract of the function.
+            *o = unsafe { narrow(x, &w[j * stride..][..x.len()]) };
+        }
+    }
+
+    /// # Safety
     /// `w` has the length of `x`; AVX2 and FMA.
+    #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn narrow<T: Element>(x: &[f32], w: &[T]) -> f32 {
         let whole = x.len() / 32 * 32;

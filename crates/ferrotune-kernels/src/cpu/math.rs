@@ -98,7 +98,7 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn reduce(mut acc: [f32; LANES]) -> f32 {
+pub(crate) fn reduce(mut acc: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {

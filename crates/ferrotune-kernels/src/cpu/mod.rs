@@ -1,5 +1,6 @@
 //! What the CPU versions of ops share: the instruction set chosen at run time, work splitting, and GEMM.
 
+pub(crate) mod blocks;
 pub(crate) mod dots;
 pub mod gemm;
 pub(crate) mod left;
@@ -26,7 +27,7 @@ use crate::tensor::Pool;
 pub enum Isa {
     /// Plain Rust that any CPU runs.
     Portable,
-    /// AVX2 with FMA.
+    /// AVX2 with FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -47,7 +48,9 @@ impl Isa {
     pub fn available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
             let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")

@@ -76,9 +76,15 @@ impl Int8Rows {
 per_isa! {
     fn decode_run(codes: &[u8], absmax: f32, out: &mut [f32]) {
         for (o, &code) in out.iter_mut().zip(codes) {
-            *o = (code as i8) as f32 * absmax * (1.0 / 127.0);
+            *o = value(code as i8, absmax);
         }
     }
+}
+
+/// The value of a code in a row of this largest magnitude.
+#[inline(always)]
+pub(crate) fn value(code: i8, absmax: f32) -> f32 {
+    f32::from(code) * absmax * (1.0 / 127.0)
 }
 
 /// The factor from values to codes, in the order of the reference: `127 / absmax` may differ in the last bit.

@@ -1,7 +1,9 @@
 //! Attention over segments, grouped heads, windows and caches.
 
+use ferrotune_kernels::cpu::Cpu;
 use ferrotune_kernels::ops::attention::{self, Heads, Segment};
-use ferrotune_kernels::{Device, Precision, Tensor};
+use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::{DType, Device, Precision, Tensor};
 
 use super::{assert_close, cpus, finite_difference, inner, random};
 
@@ -74,5 +76,49 @@ fn attention_over_a_cache_equals_attention_over_the_whole() {
         let segment = Segment { q_start: 0, q_len: 3, k_start: 0, k_len: 80, parent: None };
         let o = attention::forward(&dev, Precision::F32, &last, &k, &v, &[segment], heads).unwrap().0;
         assert_close("cached attention", o.f32(), &whole.f32()[77 * 32..], 3e-6);
+    }
+}
+
+/// Few queries of each segment, whose keys and values are read where they lie.
+#[test]
+fn few_queries_agree_on_any_number_of_threads() {
+    let dev = Device::reference();
+    for (dim, window, cap) in
+        [(16, None, None), (64, Some(5), None), (80, None, Some(1.5)), (24, Some(1), None)]
+    {
+        let heads = Heads { q: 6, kv: 2, dim, scale: 1.0 / (dim as f32).sqrt(), window, cap };
+        let lens = [(1, 1), (1, 70), (4, 4), (3, 131), (2, 9)];
+        let (mut q_start, mut k_start) = (0, 0);
+        let segments: Vec<Segment> = lens
+            .iter()
+            .map(|&(q_len, k_len)| {
+                let s = Segment { q_start, q_len, k_start, k_len, parent: None };
+                (q_start, k_start) = (q_start + q_len, k_start + k_len + 3);
+                s
+            })
+            .collect();
+        let narrow = |t: &Tensor| elementwise::cast(&dev, t, DType::Bf16);
+        let q = narrow(&random(&dev, q_start, 6 * dim, "q"));
+        let (k, v) = (random(&dev, k_start, 2 * dim, "k"), random(&dev, k_start, 2 * dim, "v"));
+        let (k, v) = (narrow(&k), narrow(&v));
+        let wide = [&q, &k, &v].map(|t| elementwise::cast(&dev, t, DType::F32));
+        let run = |dev: &Device, [q, k, v]: [&Tensor; 3], precision| {
+            let (o, lse) = attention::forward(dev, precision, q, k, v, &segments, heads).unwrap();
+            [o.to_vec(), lse.to_vec()]
+        };
+        let expected = run(&dev, wide.each_ref(), Precision::F32);
+        for dev in cpus() {
+            let found = run(&dev, wide.each_ref(), Precision::F32);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_close(&format!("few queries dim={dim}"), found, expected, 3e-6);
+            }
+            // bf16 in memory is what its values are in f32, in either precision.
+            assert!(run(&dev, [&q, &k, &v], Precision::Bf16) == found, "dim={dim} {dev:?}");
+            let Device::Cpu(cpu) = &dev else { unreachable!("a CPU device") };
+            for threads in [1, 5] {
+                let other = Device::Cpu(Cpu::new(threads, cpu.isa()).unwrap());
+                assert!(run(&other, wide.each_ref(), Precision::F32) == found, "dim={dim} {threads}");
+            }
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! The linear with its LoRA branch, frozen and trained.
 
+use ferrotune_kernels::cpu::Cpu;
 use ferrotune_kernels::ops::elementwise::{self, Dropout};
 use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
+use ferrotune_kernels::quant::{Bytes, FourBitKind, GgufType, gguf, int8, nf4};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{DType, Device, Precision, Tensor, Weight};
 
@@ -203,6 +205,57 @@ fn a_trained_linear_gets_weight_and_bias_gradients() {
             let found = run(&dev, precision);
             assert_close("linear dW", &found.0, &dw, limit);
             assert_close("linear db", &found.1, &db, limit);
+        }
+    }
+}
+
+/// Up to four rows of X are multiplied with the blocks of W, more with decoded panels: both are the reference's.
+#[test]
+fn few_rows_agree_in_every_format_on_any_number_of_threads() {
+    let dev = Device::reference();
+    let (n, k) = (75, 192);
+    let source = Weight::from_f32(n, k, random(&dev, n, k, "w").f32());
+    let four = |kind, block, double| nf4::quantize(&source, kind, block, double).unwrap();
+    let mut weights = vec![
+        four(FourBitKind::Nf4, 64, true),
+        four(FourBitKind::Nf4, 256, false),
+        four(FourBitKind::Fp4, 128, true),
+        int8::quantize(&source, true).unwrap(),
+        source.clone(),
+    ];
+    for kind in [GgufType::Q4_0, GgufType::Q4_1, GgufType::Q5_1, GgufType::Q8_0] {
+        let mut bytes = Vec::new();
+        gguf::encode(kind, random(&dev, n, k, "w").f32(), &mut bytes).unwrap();
+        weights.push(Weight::gguf(n, k, kind, Bytes::owned(bytes)).unwrap());
+    }
+    let (a, b, bias) = (random(&dev, 4, k, "a"), random(&dev, n, 4, "b"), random(&dev, 1, n, "bias"));
+    for w in &weights {
+        let name = format!("{:?}", w.storage()).chars().take(20).collect::<String>();
+        let branch = Branch { a: &a, b: &b, bias: None, scale: 0.5, dropout: None };
+        let linears = [
+            Linear { weight: Matrix::Frozen(w), bias: Some(&bias), branch: Some(branch) },
+            Linear { weight: Matrix::Frozen(w), bias: None, branch: None },
+        ];
+        for m in 1..=5 {
+            let x = random(&dev, m, k, "x");
+            let run = |dev: &Device| {
+                let mut outs = [dev.tensor(m, n, &vec![1.0; m * n]), dev.tensor(m, n, &vec![2.0; m * n])];
+                let mut refs: Vec<&mut Tensor> = outs.iter_mut().collect();
+                let h = linear::forward(dev, Precision::F32, &x, &linears, &mut refs, true).unwrap();
+                [outs[0].to_vec(), outs[1].to_vec(), h.unwrap().to_vec()]
+            };
+            let expected = run(&dev);
+            for dev in cpus() {
+                let found = run(&dev);
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert_close(&format!("{name} m={m}"), found, expected, 3e-6);
+                }
+                let Device::Cpu(cpu) = &dev else { unreachable!("a CPU device") };
+                for threads in [1, 5] {
+                    let other = Device::Cpu(Cpu::new(threads, cpu.isa()).unwrap());
+                    assert!(run(&other) == found, "{name} m={m}");
+                }
+            }
         }
     }
 }

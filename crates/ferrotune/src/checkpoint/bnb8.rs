@@ -6,7 +6,7 @@
 use ferrotune_kernels::quant::Weight;
 use ferrotune_kernels::quant::int8::Int8Rows;
 
-use super::safetensors::{Dtype, Shards};
+use super::safetensors::{Dtype, OutTensor, Shards};
 use crate::{Error, Result};
 
 /// Whether `name` is a part of a quantized weight and not a tensor of the model.
@@ -44,4 +44,11 @@ pub(super) fn read(shards: &Shards, name: &str, rows: usize, cols: usize) -> Res
         }
     };
     Ok(Some(Weight::int8(Int8Rows::new(cols, codes.bytes.clone(), values.into())?)))
+}
+
+/// The tensors that stand for the quantized weight of `module`; rows in their plain order need no `weight_format`.
+pub(super) fn tensors<'a>(module: &str, rows: &'a Int8Rows) -> Vec<(String, OutTensor<'a>)> {
+    let codes = OutTensor::bytes(Dtype::I8, &[rows.rows(), rows.cols()], rows.codes());
+    let scales = OutTensor::f32(&[rows.rows()], rows.absmax());
+    vec![(format!("{module}.weight"), codes), (format!("{module}.SCB"), scales)]
 }

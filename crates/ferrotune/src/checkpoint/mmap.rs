@@ -48,6 +48,16 @@ impl MappedFile {
             unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len()) };
     }
 
+    /// Lets `read` look at places far apart: the system then reads only what is asked for, not megabytes around it.
+    pub(crate) fn scattered<T>(&self, read: impl FnOnce() -> T) -> T {
+        #[cfg(unix)]
+        let _ = self.map.advise(memmap2::Advice::Random);
+        let result = read();
+        #[cfg(unix)]
+        let _ = self.map.advise(memmap2::Advice::Normal);
+        result
+    }
+
     /// A view of a part of the file without a copy; the caller has checked that the range lies inside.
     pub(crate) fn bytes(&self, range: std::ops::Range<usize>) -> Bytes {
         Bytes::shared(self.map.clone(), range)

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ferrotune_kernels::quant::Weight;
 use sha2::{Digest, Sha256};
@@ -16,6 +17,7 @@ use crate::{Error, Result};
 
 pub mod adapter;
 pub mod atomic;
+pub mod base_cache;
 pub mod bnb4;
 mod bnb8;
 mod download;
@@ -39,12 +41,14 @@ pub use atomic::write_atomic;
 
 use folder::Folder;
 use gguf::GgufModel;
+use safetensors::SafeFile;
 
 /// An opened base model: a Hugging Face folder or a GGUF file.
 pub struct Checkpoint {
     path: PathBuf,
     config: ModelConfig,
     source: Source,
+    fingerprint: OnceLock<String>,
 }
 
 enum Source {
@@ -82,14 +86,28 @@ impl Checkpoint {
         if !about.is_dir() {
             if GgufModel::is(path) {
                 let (model, config) = GgufModel::open(path)?;
-                return Ok(Checkpoint { path: path.to_path_buf(), config, source: Source::Gguf(model) });
+                return Ok(Self::of(path, config, Source::Gguf(model)));
             }
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
         let config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
         let source = Source::Folder(Folder::open(path)?);
-        Ok(Checkpoint { path: path.to_path_buf(), config, source })
+        Ok(Self::of(path, config, source))
+    }
+
+    fn of(path: &Path, config: ModelConfig, source: Source) -> Self {
+        Checkpoint { path: path.to_path_buf(), config, source, fingerprint: OnceLock::new() }
+    }
+
+    /// The files that hold the weights, in the order of their names.
+    pub fn weight_files(&self) -> Vec<&Path> {
+        let mut files: Vec<&Path> = match &self.source {
+            Source::Folder(folder) => folder.shards.files().iter().map(SafeFile::path).collect(),
+            Source::Gguf(_) => vec![&self.path],
+        };
+        files.sort_by_key(|path| path.file_name());
+        files
     }
 
     /// Where the model was opened.
@@ -222,7 +240,13 @@ impl Checkpoint {
     /// weight file in the order of names, its length, its whole header, and its data: all of it up to 1 MiB, else
     /// 256 blocks of 4 KiB at even distances, first and last included. Other weights of the same shapes give another
     /// value in practice, but a change of a few bytes may go unseen: it identifies a model, it does not authenticate it.
+    ///
+    /// It is computed once for an opened checkpoint.
     pub fn fingerprint(&self) -> String {
+        self.fingerprint.get_or_init(|| self.hash()).clone()
+    }
+
+    fn hash(&self) -> String {
         let mut hash = Sha256::new();
         match &self.source {
             Source::Folder(folder) => {
@@ -230,33 +254,39 @@ impl Checkpoint {
                 let mut files: Vec<_> = folder.shards.files().iter().collect();
                 files.sort_by_key(|file| file.path().file_name().map(|n| n.to_os_string()));
                 for file in files {
-                    let (header, data) = file.parts();
-                    hash_file(&mut hash, header, data);
+                    file.hash(&mut hash, BLOCKS, 0);
                 }
             }
             Source::Gguf(model) => {
-                let (header, data) = model.parts();
-                hash_file(&mut hash, header, data);
+                model.hash(&mut hash, BLOCKS);
             }
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
 }
 
-/// Adds a file to the fingerprint; see [`Checkpoint::fingerprint`].
-fn hash_file(hash: &mut Sha256, header: &[u8], data: &[u8]) {
+/// Blocks of a file that a fingerprint covers.
+const BLOCKS: usize = 256;
+
+/// Hexadecimal digits of a hash.
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Adds a file to a hash: lengths, header, and the data, of which only `count` blocks if they are less; see
+/// [`Checkpoint::fingerprint`].
+fn hash_blocks(hash: &mut Sha256, header: &[u8], data: &[u8], count: usize) {
     const BLOCK: usize = 4096;
-    const BLOCKS: usize = 256;
     hash.update((header.len() as u64).to_le_bytes());
     hash.update((data.len() as u64).to_le_bytes());
     hash.update(header);
-    if data.len() <= BLOCK * BLOCKS {
+    if data.len() <= BLOCK * count {
         hash.update(data);
         return;
     }
     let last = (data.len() - BLOCK) as u128;
-    for i in 0..BLOCKS {
-        let start = (last * i as u128 / (BLOCKS as u128 - 1)) as usize;
+    for i in 0..count {
+        let start = (last * i as u128 / (count as u128 - 1)) as usize;
         hash.update(&data[start..start + BLOCK]);
     }
 }

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use ::safetensors::tensor::{SafeTensorError, SafeTensors, View};
 use ferrotune_kernels::quant::Bytes;
 use serde_json::{Map, Value, json};
+use sha2::Sha256;
 
 pub use ::safetensors::Dtype;
 
 use super::atomic::{with_temporary, write_atomic};
+use super::hash_blocks;
 use super::mmap::MappedFile;
 use crate::{Error, Result};
 
@@ -110,9 +112,11 @@ impl SafeFile {
         Ok((tensor.shape.clone(), values))
     }
 
-    /// The bytes of the header with its length field, and of the data, for fingerprints.
-    pub(crate) fn parts(&self) -> (&[u8], &[u8]) {
-        self.file.as_slice().split_at(self.header_len)
+    /// Adds the file to a hash: header and data, or blocks of the data; its last `rest` bytes are left out.
+    pub(super) fn hash(&self, hash: &mut Sha256, blocks: usize, rest: usize) {
+        let (header, data) = self.file.as_slice().split_at(self.header_len);
+        let data = &data[..data.len().saturating_sub(rest)];
+        self.file.scattered(|| hash_blocks(hash, header, data, blocks));
     }
 }
 
@@ -172,9 +176,13 @@ impl Shards {
         if !single.is_file() {
             return if index.is_file() { Self::open_index(folder, &index) } else { Err(no_weights(folder)) };
         }
-        let file = SafeFile::open(&single)?;
+        Ok(Self::single(SafeFile::open(&single)?))
+    }
+
+    /// The tensors of one file.
+    pub(super) fn single(file: SafeFile) -> Self {
         let places = file.iter().map(|(name, _)| (name.to_string(), 0)).collect();
-        Ok(Shards { files: vec![file], places })
+        Shards { files: vec![file], places }
     }
 
     fn open_index(folder: &Path, index: &Path) -> Result<Self> {

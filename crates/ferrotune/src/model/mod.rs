@@ -3,6 +3,7 @@
 pub mod config;
 pub mod families;
 
+mod storage;
 pub mod weights;
 
 pub mod decoder;

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use ferrotune_kernels::ops::attention::Heads;
-use ferrotune_kernels::quant::nf4::quantize;
-use ferrotune_kernels::quant::{Bytes, Storage, int8};
+use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
 use super::attention::{Attention, Qkv};
@@ -18,35 +17,11 @@ use super::norm::Norm;
 use super::params::Params;
 use super::residual::Residual;
 use super::rope::Rotary;
+pub(crate) use super::storage::dense;
+pub use super::storage::{BaseStorage, FourBitOptions};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::base_cache::{BaseCache, BaseWriter, CachedBase, Entry};
 use crate::{Error, Result};
-
-/// How the linears of the layers are held in memory. Embedding and head keep the checkpoint's storage unless all is
-/// trained or dense.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum BaseStorage {
-    /// As the checkpoint has them: no second rounding.
-    AsStored,
-    /// Dense floats; a dense checkpoint that is no wider stays as it is.
-    Dense(DType),
-    /// NF4 or FP4 in blocks.
-    FourBit(FourBitOptions),
-    /// 8-bit rows, as bitsandbytes rounds a linear.
-    Int8,
-    /// f32 parameters (full fine-tuning).
-    Trained,
-}
-
-/// The 4-bit format asked for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FourBitOptions {
-    /// Code book.
-    pub kind: ferrotune_kernels::quant::nf4::FourBitKind,
-    /// Values of a block.
-    pub block: usize,
-    /// Whether the block scales are quantized to 8 bits.
-    pub double: bool,
-}
 
 /// Loads the network for sequences of up to `positions` tokens, with its parameters if it is trained.
 pub fn load(
@@ -55,9 +30,66 @@ pub fn load(
     storage: BaseStorage,
     positions: usize,
 ) -> Result<(Decoder, Params)> {
+    load_linears(dev, checkpoint, storage, positions, Linears::Convert)
+}
+
+/// Like [`load`], with quantized linears from a cache, where they are put first if they are not there. `note` hears
+/// what is wrong with the cache; the network is the same with and without it.
+pub fn load_cached(
+    dev: &Device,
+    checkpoint: &Checkpoint,
+    storage: BaseStorage,
+    positions: usize,
+    cache: Option<&BaseCache>,
+    note: &mut dyn FnMut(String),
+) -> Result<(Decoder, Params)> {
+    let Some(entry) = cache.and_then(|cache| cache.entry(checkpoint, storage)) else {
+        return load(dev, checkpoint, storage, positions);
+    };
+    let found = entry.open().unwrap_or_else(|e| {
+        note(format!("the quantized base is made again: {e}"));
+        None
+    });
+    let made = match found {
+        Some(found) => Ok(found),
+        None => fill(dev, checkpoint, storage, &entry)?,
+    };
+    let linears = match &made {
+        Ok(cached) => Linears::Read(cached),
+        Err(e) => {
+            note(format!("the quantized base is not kept for the next start: {e}"));
+            Linears::Convert
+        }
+    };
+    load_linears(dev, checkpoint, storage, positions, linears)
+}
+
+/// Quantizes a base into the cache, one linear after the other. The outer error is the checkpoint's, the inner one the
+/// cache's.
+fn fill(
+    dev: &Device,
+    checkpoint: &Checkpoint,
+    storage: BaseStorage,
+    entry: &Entry<'_>,
+) -> Result<Result<CachedBase>> {
+    let mut writer = match entry.create(architecture(checkpoint.config())?.linear_count()) {
+        Ok(writer) => writer,
+        Err(e) => return Ok(Err(e)),
+    };
+    load_linears(dev, checkpoint, storage, 1, Linears::Write(&mut writer))?;
+    Ok(entry.finish(writer))
+}
+
+fn load_linears(
+    dev: &Device,
+    checkpoint: &Checkpoint,
+    storage: BaseStorage,
+    positions: usize,
+    from: Linears<'_>,
+) -> Result<(Decoder, Params)> {
     let arch = architecture(checkpoint.config())?;
-    let mut loader =
-        Loader { dev, checkpoint, storage, params: Params::default(), consumed: BTreeSet::new(), linears: 0 };
+    let (params, consumed) = (Params::default(), BTreeSet::new());
+    let mut loader = Loader { dev, checkpoint, storage, from, params, consumed, linears: 0 };
     let decoder = loader.decoder(arch, positions)?;
     let left = checkpoint.unused(&loader.consumed);
     if !left.is_empty() {
@@ -69,10 +101,21 @@ pub fn load(
     Ok((decoder, loader.params))
 }
 
+/// Where the linears of the layers come from, or go to.
+enum Linears<'a> {
+    /// From the checkpoint, converted.
+    Convert,
+    /// From a cache.
+    Read(&'a CachedBase),
+    /// Into a cache: the network has empty matrices in their place.
+    Write(&'a mut BaseWriter),
+}
+
 struct Loader<'a> {
     dev: &'a Device,
     checkpoint: &'a Checkpoint,
     storage: BaseStorage,
+    from: Linears<'a>,
     params: Params,
     consumed: BTreeSet<String>,
     linears: usize,
@@ -192,9 +235,17 @@ impl Loader<'_> {
             }
             let mut part = |name: &str, of: [usize; 2], rows: std::ops::Range<usize>, own: String| {
                 let tensor = format!("{stacked}.{name}");
-                let weight = self.checkpoint.stacked(&tensor, [e.count, of[0], of[1]], n, rows)?;
+                let (len, cols) = (rows.len(), of[1]);
+                let base = match self.kept(&own, len, cols) {
+                    Some(kept) => kept,
+                    None => {
+                        let shape = [e.count, of[0], cols];
+                        let weight = self.checkpoint.stacked(&tensor, shape, n, rows)?;
+                        self.base_of(&own, weight)?
+                    }
+                };
                 self.consumed.insert(tensor);
-                self.linear_of(own, weight, None)
+                Ok::<_, Error>(self.numbered(own, len, cols, base, None))
             };
             let both = [2 * e.ffn, a.hidden];
             let gate_up = [
@@ -266,28 +317,52 @@ impl Loader<'_> {
     }
 
     fn linear(&mut self, name: String, rows: usize, cols: usize, bias: bool) -> Result<LinearLayer> {
-        let weight = self.read(&format!("{name}.weight"), rows, cols)?;
+        let file = format!("{name}.weight");
+        let base = match self.kept(&name, rows, cols) {
+            Some(kept) => kept,
+            None => {
+                let weight = self.checkpoint.weight(&file, rows, cols)?;
+                self.base_of(&name, weight)?
+            }
+        };
+        self.consumed.insert(file);
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };
-        self.linear_of(name, weight, bias)
+        Ok(self.numbered(name, rows, cols, base, bias))
     }
 
-    /// A linear in the storage that is asked for.
-    fn linear_of(&mut self, name: String, weight: Weight, bias: Option<Vector>) -> Result<LinearLayer> {
-        let (rows, cols) = (weight.rows(), weight.cols());
+    /// What the cache has for a linear.
+    fn kept(&self, name: &str, rows: usize, cols: usize) -> Option<Base> {
+        match &self.from {
+            Linears::Read(cached) => cached.weight(name, rows, cols).map(Base::Frozen),
+            Linears::Convert | Linears::Write(_) => None,
+        }
+    }
+
+    /// The weight of a linear in the storage that is asked for.
+    fn base_of(&mut self, name: &str, weight: Weight) -> Result<Base> {
         let file = format!("{name}.weight");
+        if self.storage == BaseStorage::Trained {
+            let base = Base::Trained(self.parameter(&file, &weight));
+            self.checkpoint.release(&file);
+            return Ok(base);
+        }
         let form = |w: &Weight| (std::mem::discriminant(w.storage()), w.nbytes());
         let stored = form(&weight);
-        let base = match self.storage {
-            BaseStorage::AsStored => Base::Frozen(weight),
-            BaseStorage::Dense(dtype) => Base::Frozen(dense(weight, dtype)?),
-            BaseStorage::FourBit(o) => Base::Frozen(quantize(&weight, o.kind, o.block, o.double)?),
-            BaseStorage::Int8 => Base::Frozen(int8::quantize(&weight, true)?),
-            BaseStorage::Trained => Base::Trained(self.parameter(&file, &weight)),
+        let empty = || Weight::dense(0, 0, DType::F32, Bytes::owned(Vec::new()));
+        let held = match &self.from {
+            Linears::Write(writer) if writer.has_failed() => empty()?,
+            _ => self.storage.hold(weight)?,
         };
-        if !matches!(&base, Base::Frozen(w) if form(w) == stored) {
+        if form(&held) != stored {
             self.checkpoint.release(&file);
         }
-        Ok(self.numbered(name, rows, cols, base, bias))
+        Ok(Base::Frozen(match &mut self.from {
+            Linears::Write(writer) => {
+                writer.add(name, &held);
+                empty()?
+            }
+            Linears::Convert | Linears::Read(_) => held,
+        }))
     }
 
     fn numbered(
@@ -366,25 +441,4 @@ impl Loader<'_> {
         let weight = self.keep_vector(&format!("{name}.weight"), &values);
         Ok(Norm { name, kind: NormKind::Layer, weight, bias: None, width, eps, heads: Some(heads) })
     }
-}
-
-/// The weight as dense floats of at most `dtype`'s width; dense weights are never widened.
-pub(crate) fn dense(weight: Weight, dtype: DType) -> Result<Weight> {
-    if let Storage::Dense(stored, _) = weight.storage()
-        && stored.size() <= dtype.size()
-    {
-        return Ok(weight);
-    }
-    let (rows, cols) = (weight.rows(), weight.cols());
-    let mut bytes = Vec::with_capacity(rows * cols * dtype.size());
-    let mut row = vec![0.0f32; cols];
-    for r in 0..rows {
-        weight.decode(r, 0, &mut row);
-        match dtype {
-            DType::F32 => row.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
-            DType::F16 => row.iter().for_each(|v| bytes.extend(half::f16::from_f32(*v).to_le_bytes())),
-            DType::Bf16 => row.iter().for_each(|v| bytes.extend(half::bf16::from_f32(*v).to_le_bytes())),
-        }
-    }
-    Ok(Weight::dense(rows, cols, dtype, Bytes::owned(bytes))?)
 }

@@ -1,6 +1,7 @@
 //! The sections of a run file with their defaults.
 
 use super::layers::Choice;
+use crate::checkpoint::base_cache::DEFAULT_LIMIT;
 use serde::{Serialize, Serializer};
 
 /// An enum of words: the words for reading, the first of a variant for writing.
@@ -156,7 +157,7 @@ choices! {
 }
 
 /// The section `model`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelOptions {
     /// A hub id, a folder or a `.gguf` file.
     pub base: String,
@@ -165,6 +166,33 @@ pub struct ModelOptions {
     pub revision: Option<String>,
     /// Storage of a dense base.
     pub dtype: FloatKind,
+    /// Keep a base that was quantized for the next start.
+    #[serde(skip_serializing_if = "is_default_cache")]
+    pub cache: bool,
+    /// Bytes that all kept bases may take; those not used for longest are removed.
+    #[serde(skip_serializing_if = "is_default_limit")]
+    pub cache_limit: u64,
+}
+
+// Settings that hardly anybody touches are written only when they are not the default.
+fn is_default_cache(on: &bool) -> bool {
+    *on
+}
+
+fn is_default_limit(limit: &u64) -> bool {
+    *limit == DEFAULT_LIMIT
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions {
+            base: String::new(),
+            revision: None,
+            dtype: FloatKind::default(),
+            cache: true,
+            cache_limit: DEFAULT_LIMIT,
+        }
+    }
 }
 
 /// The section `data`.

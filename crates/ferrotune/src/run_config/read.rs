@@ -28,6 +28,10 @@ fn model(mut s: Section) -> Result<ModelOptions> {
         base: s.text(&["base", "model_name_or_path"])?.unwrap_or(default.base),
         revision: s.text(&["revision"])?,
         dtype: s.choice(&["dtype", "torch_dtype"])?.unwrap_or(default.dtype),
+        cache: s.flag(&["cache"])?.unwrap_or(default.cache),
+        cache_limit: s
+            .read(&["cache_limit"], "a number of bytes or a size such as 8GiB", bytes)?
+            .unwrap_or(default.cache_limit),
     };
     s.finish()?;
     Ok(options)

@@ -22,7 +22,6 @@ use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory::{self, Plan};
 use crate::model::families::architecture;
-use crate::model::weights::load;
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
@@ -84,7 +83,9 @@ impl<'a> Trainer<'a> {
         options.packing = options.packing.shared_up_to(arch.fixed_rotation());
         let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, options.packing);
 
-        let (model, own) = load(dev, &base.checkpoint, storage, longest.max(config.data.max_length))?;
+        let positions = longest.max(config.data.max_length);
+        let mut warn = |text| on_event(&Event::Warning { text });
+        let (model, own) = base.load(dev, storage, positions, &mut warn)?;
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
             _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
@@ -93,8 +94,8 @@ impl<'a> Trainer<'a> {
         if matches!(&trainable, Trainable::Adapter(a) if a.config.dropout > 0.0) {
             options.packing = options.packing.shared_up_to(0);
         }
-        let loader = Loader::new(prepared.train, options)?;
-        let sizes = Sizes::of(&loader, &held_out);
+        let mut loader = Loader::new(prepared.train, options)?;
+        let sizes = Sizes::of(&mut loader, &held_out)?;
 
         let trained = trainable.params().elements();
         let ranks = match &trainable {
@@ -406,15 +407,17 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(loader: &Loader, held_out: &[PackedBatch]) -> Self {
+    fn of(loader: &mut Loader, held_out: &[PackedBatch]) -> Result<Self> {
+        let start = loader.state();
         let largest = held_out.iter().map(PackedBatch::len).fold(1, usize::max);
         let mut all = Sizes { largest, tokens: 0, stored: 0 };
-        for step in loader.clone() {
+        for step in loader.by_ref() {
             all.tokens += step.tokens;
             all.stored += step.stored;
             all.largest = step.micro_batches.iter().map(PackedBatch::len).fold(all.largest, usize::max);
         }
-        all
+        loader.restore(start)?;
+        Ok(all)
     }
 }
 

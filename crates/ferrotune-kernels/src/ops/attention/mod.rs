@@ -5,6 +5,7 @@
 //! makes them again from the log-sum-exp that the forward kept.
 
 mod cpu;
+mod few;
 mod reference;
 
 use std::iter::successors;
@@ -162,6 +163,7 @@ pub fn forward(
     let mut lse = dev.empty(heads.q, q.rows());
     match dev {
         Device::Reference(_) => reference::forward(q, k, v, segments, heads, &mut o, &mut lse),
+        Device::Cpu(c) if few::suits(segments) => few::forward(c, q, k, v, segments, heads, &mut o, &mut lse),
         Device::Cpu(c) => cpu::forward(c, precision, q, k, v, segments, heads, &mut o, &mut lse),
     }
     Ok((o, lse))

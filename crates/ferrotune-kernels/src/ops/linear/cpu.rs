@@ -3,17 +3,13 @@
 use super::super::elementwise;
 use super::{Grads, Linear, ranks};
 use crate::cpu::Cpu;
-use crate::cpu::dots::dots;
+use crate::cpu::blocks::FEW;
 use crate::cpu::gemm::{Job, Left, Out, Term, gemm, left};
-use crate::cpu::math::dot;
 use crate::cpu::transpose::{ROWS, transpose};
 use crate::cpu::words::Mat;
 use crate::device::Device;
 use crate::dtype::{DType, Precision};
 use crate::tensor::Tensor;
-
-/// Up to this many rows a product is bound by reading W: each row of W is decoded once and multiplied directly.
-const FEW_ROWS: usize = 4;
 
 /// Columns of a tensor from `start` on, as a matrix whose rows are as far apart as the tensor's.
 fn columns(t: &Tensor, start: usize) -> Mat<'_> {
@@ -101,8 +97,8 @@ pub(super) fn forward(
     mut h: Option<&mut Tensor>,
 ) {
     let (m, k) = (x.rows(), x.cols());
-    if m <= FEW_ROWS && !has_dropout(linears) {
-        return few_rows(dev, cpu, x, linears, outs, accumulate, h);
+    if m <= FEW && !has_dropout(linears) {
+        return super::few::forward(dev, cpu, x, linears, outs, accumulate, h);
     }
     let packed = left(cpu, precision, Mat::from(x), m, k, false, 1.0);
     if let Some(h) = h.as_deref_mut() {
@@ -131,80 +127,6 @@ pub(super) fn forward(
         })
         .collect();
     gemm(cpu, precision, &jobs);
-}
-
-fn few_rows(
-    dev: &Device,
-    cpu: &Cpu,
-    x: &Tensor,
-    linears: &[Linear<'_>],
-    outs: &mut [&mut Tensor],
-    accumulate: bool,
-    h: Option<&mut Tensor>,
-) {
-    let (m, k, isa) = (x.rows(), x.cols(), cpu.isa());
-    let x = elementwise::cast(dev, x, DType::F32);
-    let (total, starts) = ranks(linears);
-    let mut own = dev.empty(m, total.max(1));
-    for (l, start) in linears.iter().zip(&starts) {
-        let Some(b) = l.branch else { continue };
-        for (q, a) in b.a.f32().chunks_exact(k).enumerate() {
-            let mut sums = [0.0; FEW_ROWS];
-            dots(isa, x.f32(), a, &mut sums);
-            for row in 0..m {
-                own.f32_mut()[row * total + start + q] = b.scale * sums[row];
-            }
-        }
-    }
-    if let Some(h) = h {
-        h.set(own.f32());
-    }
-    let h = own.f32();
-    /// Rows of W that a task takes.
-    const RUN: usize = 32;
-    for ((l, out), start) in linears.iter().zip(outs).zip(starts) {
-        let n = l.weight.rows();
-        assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
-        let out = Out::from(&mut **out);
-        let narrow = l.weight.mat().bf16();
-        cpu.run_with(
-            n.div_ceil(RUN),
-            || cpu.pool().take(k),
-            |row, task| {
-                let first = task * RUN;
-                let run = (n - first).min(RUN);
-                let mut ys = [[0.0; RUN]; FEW_ROWS];
-                for j in 0..run {
-                    let mut sums = [0.0; FEW_ROWS];
-                    match (l.weight.mat(), narrow) {
-                        (_, Some(w)) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
-                        (Mat::F32(w, _), _) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
-                        (mat, _) => {
-                            let row = &mut row.f32_mut()[..k];
-                            mat.read(isa, first + j, 0, row);
-                            dots(isa, x.f32(), row, &mut sums);
-                        }
-                    }
-                    for (i, sum) in sums.iter().enumerate().take(m) {
-                        let mut y = *sum;
-                        if let Some(b) = l.branch {
-                            let r = b.a.rows();
-                            y += dot(&h[i * total + start..][..r], &b.b.f32()[(first + j) * r..][..r]);
-                        }
-                        ys[i][j] = y + l.bias.map_or(0.0, |b| b.f32()[first + j]);
-                    }
-                }
-                let mut spare = [0.0; RUN];
-                for (i, ys) in ys.iter().enumerate().take(m) {
-                    let add = |out: &mut [f32]| {
-                        out.iter_mut().zip(ys).for_each(|(o, y)| *o = if accumulate { *o + y } else { *y });
-                    };
-                    // SAFETY: these columns of every row belong to one task.
-                    unsafe { out.write(isa, i * n + first, run, &mut spare, add) };
-                }
-            },
-        );
-    }
 }
 
 pub(super) fn backward(

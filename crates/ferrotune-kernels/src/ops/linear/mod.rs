@@ -8,6 +8,7 @@
 //! `dY W`.
 
 mod cpu;
+mod few;
 mod reference;
 
 use super::elementwise::{self, Dropout};

@@ -22,11 +22,11 @@ pub(super) struct Q3K {
 
 /// 4-bit values; 6-bit scales and minima for each 32.
 #[repr(C)]
-pub(super) struct Q4K {
-    d: [u8; 2],
-    dmin: [u8; 2],
-    scales: [u8; 12],
-    qs: [u8; 128],
+pub(crate) struct Q4K {
+    pub(crate) d: [u8; 2],
+    pub(crate) dmin: [u8; 2],
+    pub(crate) scales: [u8; 12],
+    pub(crate) qs: [u8; 128],
 }
 
 /// 5-bit values, the fifth bit in `qh`; 6-bit scales and minima for each 32.
@@ -41,11 +41,11 @@ pub(super) struct Q5K {
 
 /// 6-bit values, the upper two bits in `qh`; 8-bit scales for each 16.
 #[repr(C)]
-pub(super) struct Q6K {
-    ql: [u8; 128],
-    qh: [u8; 64],
-    scales: [u8; 16],
-    d: [u8; 2],
+pub(crate) struct Q6K {
+    pub(crate) ql: [u8; 128],
+    pub(crate) qh: [u8; 64],
+    pub(crate) scales: [u8; 16],
+    pub(crate) d: [u8; 2],
 }
 
 /// Scale and minimum of a part, unpacked from the 12 bytes that hold eight of each in 6 bits.
@@ -64,6 +64,27 @@ fn scale_and_min(scales: &[u8; 12], part: usize) -> (f32, f32) {
 #[inline(always)]
 fn run(bytes: &[u8], start: usize) -> &[u8; 32] {
     bytes[start..].first_chunk().expect("32 bytes lie behind every start of a part")
+}
+
+impl Q4K {
+    /// The eight scales, then the eight minima, a byte each.
+    #[inline(always)]
+    pub(crate) fn unpacked_scales(&self) -> [u8; 16] {
+        let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|j| self.scales[4 * i + j]));
+        let (a, b, c) = (word(0), word(1), word(2));
+        // Four bytes at a time; see `scale_and_min`.
+        let words = [
+            a & 0x3f3f_3f3f,
+            (c & 0x0f0f_0f0f) | (a >> 2 & 0x3030_3030),
+            b & 0x3f3f_3f3f,
+            (c >> 4 & 0x0f0f_0f0f) | (b >> 2 & 0x3030_3030),
+        ];
+        let mut bytes = [0; 16];
+        for (out, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *out = word.to_le_bytes();
+        }
+        bytes
+    }
 }
 
 // SAFETY: a `repr(C)` struct of byte arrays.

@@ -4,24 +4,24 @@ use super::{Block, PART, half};
 
 /// 8-bit integers times a scale.
 #[repr(C)]
-pub(super) struct Q8_0 {
-    d: [u8; 2],
-    qs: [u8; 32],
+pub(crate) struct Q8_0 {
+    pub(crate) d: [u8; 2],
+    pub(crate) qs: [u8; 32],
 }
 
 /// Nibbles less 8 times a scale.
 #[repr(C)]
-pub(super) struct Q4_0 {
-    d: [u8; 2],
-    qs: [u8; 16],
+pub(crate) struct Q4_0 {
+    pub(crate) d: [u8; 2],
+    pub(crate) qs: [u8; 16],
 }
 
 /// Nibbles times a scale plus a minimum.
 #[repr(C)]
-pub(super) struct Q4_1 {
-    d: [u8; 2],
-    m: [u8; 2],
-    qs: [u8; 16],
+pub(crate) struct Q4_1 {
+    pub(crate) d: [u8; 2],
+    pub(crate) m: [u8; 2],
+    pub(crate) qs: [u8; 16],
 }
 
 /// As `Q4_0` with a fifth bit of each value in `qh`.

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use super::isa::Isa;
 
 mod encode;
-mod k_quants;
-mod legacy;
+pub(crate) mod k_quants;
+pub(crate) mod legacy;
 mod tables;
 mod ternary;
 
@@ -24,7 +24,7 @@ const PART: usize = 32;
 /// # Safety
 ///
 /// Implementors are `repr(C)` structs of bytes and byte arrays only: any bytes are a valid value, alignment is 1.
-unsafe trait Block: Sized {
+pub(crate) unsafe trait Block: Sized {
     /// Values of a block.
     const LEN: usize;
 
@@ -169,7 +169,7 @@ fn part_at<B: Block>(blocks: &[B], at: usize, out: &mut [f32; PART]) {
 
 /// The bytes as whole blocks; a rest that is no block is left out.
 #[inline(always)]
-fn blocks_of<B: Block>(bytes: &[u8]) -> &[B] {
+pub(crate) fn blocks_of<B: Block>(bytes: &[u8]) -> &[B] {
     // SAFETY: `Block` promises alignment 1 and that any bytes are valid; the length is rounded down to whole blocks.
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<B>(), bytes.len() / size_of::<B>()) }
 }
@@ -177,7 +177,7 @@ fn blocks_of<B: Block>(bytes: &[u8]) -> &[B] {
 /// A little-endian half float. Without a branch: moved to the place of f32's bits and multiplied by the difference of
 /// the exponents' biases, which is exact for denormals too; infinities and NaN get their exponent back.
 #[inline(always)]
-fn half(bytes: [u8; 2]) -> f32 {
+pub(crate) fn half(bytes: [u8; 2]) -> f32 {
     let h = u16::from_le_bytes(bytes) as u32;
     let moved = f32::from_bits((h & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let special = if h & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use ferrotune_kernels::quant::{Bytes, Weight};
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use super::GenerationConfig;
 use crate::model::config::ModelConfig;
@@ -193,8 +194,10 @@ impl GgufModel {
         ])
     }
 
-    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
-        self.file.parts()
+    /// Adds the file to a hash: header, and so many blocks of the data.
+    pub(super) fn hash(&self, hash: &mut Sha256, blocks: usize) {
+        let (header, data) = self.file.parts();
+        self.file.file.scattered(|| super::hash_blocks(hash, header, data, blocks));
     }
 }
 

@@ -188,6 +188,11 @@ impl Architecture {
         self.experts.as_ref().filter(|e| e.layers[layer])
     }
 
+    /// The most linears that the layers can have.
+    pub fn linear_count(&self) -> usize {
+        (0..self.layers).map(|i| 4 + 3 * self.experts_of(i).map_or(1, |e| e.count)).sum()
+    }
+
     /// Values of the linears of all layers.
     pub fn linear_elements(&self) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);

@@ -20,6 +20,7 @@ use crate::tensor::Tensor;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;
+pub(super) use rows::{cap_row, scale_row, softmax_row};
 
 /// Queries, and keys, of a tile.
 const TILE: usize = PANEL;

@@ -5,7 +5,7 @@ use crate::cpu::per_isa;
 
 per_isa! {
     /// Online softmax of one row of a tile: gives the factor for what was summed before, and updates `(max, sum)`.
-    pub(super) fn softmax_row(s: &mut [f32], state: &mut (f32, f32)) -> f32 {
+    pub(in super::super) fn softmax_row(s: &mut [f32], state: &mut (f32, f32)) -> f32 {
         let top = max(s).max(state.0);
         for v in s.iter_mut() {
             *v = exp(*v - top);
@@ -17,7 +17,7 @@ per_isa! {
 }
 
 per_isa! {
-    pub(super) fn scale_row(row: &mut [f32], by: f32) {
+    pub(in super::super) fn scale_row(row: &mut [f32], by: f32) {
         for v in row {
             *v *= by;
         }
@@ -26,7 +26,7 @@ per_isa! {
 
 per_isa! {
     /// `s = cap tanh(s / cap)`.
-    pub(super) fn cap_row(s: &mut [f32], cap: f32) {
+    pub(in super::super) fn cap_row(s: &mut [f32], cap: f32) {
         for s in s {
             *s = cap * tanh(*s / cap);
         }

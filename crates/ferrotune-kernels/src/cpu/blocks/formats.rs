@@ -1,0 +1,246 @@
+//! One row of each format times `M` vectors.
+
+use super::lanes::Lanes;
+use crate::quant::gguf::k_quants::{Q4K, Q6K};
+use crate::quant::gguf::legacy::{Q4_0, Q4_1, Q8_0};
+use crate::quant::{FourBit, int8};
+
+/// `M` vectors of `k` values one after the other, and the sums of each 32 of their values where a format needs them.
+#[derive(Clone, Copy)]
+pub(super) struct Vectors<const M: usize> {
+    pub(super) values: *const f32,
+    pub(super) sums: *const f32,
+    pub(super) k: usize,
+}
+
+impl<const M: usize> Vectors<M> {
+    /// Sixteen values of vector `i`.
+    ///
+    /// # Safety
+    /// The instruction set of `L`; they are within the vector.
+    #[inline(always)]
+    unsafe fn at<L: Lanes>(&self, i: usize, at: usize) -> L {
+        // SAFETY: contract of the function.
+        unsafe { L::load(self.values.add(i * self.k + at)) }
+    }
+
+    /// Sum of the values `32 * part ..` of vector `i`.
+    ///
+    /// # Safety
+    /// The sums were made, and it is within the vector.
+    #[inline(always)]
+    unsafe fn sum(&self, i: usize, part: usize) -> f32 {
+        // SAFETY: contract of the function.
+        unsafe { *self.sums.add(i * (self.k / 32) + part) }
+    }
+}
+
+/// The products of sums of lanes.
+///
+/// # Safety
+/// The instruction set of `L`.
+#[inline(always)]
+unsafe fn finish<L: Lanes, const M: usize>(sums: [L; M]) -> [f32; M] {
+    // SAFETY: contract of the function.
+    sums.map(|sum| unsafe { sum.sum() })
+}
+
+/// NF4 or FP4 from the flat position `start` on; the vectors have the even values of each 32 first.
+///
+/// # Safety
+/// The instruction set of `L`; `start` and the vectors' length are multiples of 32, and inside `bits`.
+#[inline(always)]
+pub(super) unsafe fn four_bit<L: Lanes, const M: usize>(
+    bits: &FourBit,
+    start: usize,
+    x: Vectors<M>,
+) -> [f32; M] {
+    let packed = &bits.packed()[start / 2..][..x.k / 2];
+    let shift = bits.block().trailing_zeros();
+    let (mut index, mut at) = (start >> shift, 0);
+    // SAFETY: 16 bytes stand for 32 values of the vectors each time; both end together.
+    unsafe {
+        let table = L::table(bits.code());
+        let mut sums = [L::splat(0.0); M];
+        while at < x.k {
+            let stop = (((index + 1) << shift) - start).min(x.k);
+            let mut part = [L::splat(0.0); M];
+            while at < stop {
+                let (odd, even) = L::lookup(packed.as_ptr().add(at / 2), table);
+                for i in 0..M {
+                    part[i] = odd.fma(x.at(i, at + 16), even.fma(x.at(i, at), part[i]));
+                }
+                at += 32;
+            }
+            let scale = L::splat(bits.scale(index));
+            for i in 0..M {
+                sums[i] = part[i].fma(scale, sums[i]);
+            }
+            index += 1;
+        }
+        finish(sums)
+    }
+}
+
+/// 8-bit integers with one scale.
+///
+/// # Safety
+/// The instruction set of `L`; `codes` has the vectors' length.
+#[inline(always)]
+pub(super) unsafe fn int8<L: Lanes, const M: usize>(codes: &[u8], absmax: f32, x: Vectors<M>) -> [f32; M] {
+    let whole = x.k / 16 * 16;
+    // SAFETY: 16 codes and values each time, or one, all inside.
+    unsafe {
+        let mut sums = [[L::splat(0.0); M]; 2];
+        for at in (0..whole).step_by(16) {
+            let q = L::signed(codes.as_ptr().add(at));
+            let sums = &mut sums[at / 16 % 2];
+            for i in 0..M {
+                sums[i] = q.fma(x.at(i, at), sums[i]);
+            }
+        }
+        let one = L::splat(1.0);
+        let mut y = finish(std::array::from_fn::<L, M, _>(|i| sums[0][i].fma(one, sums[1][i])));
+        for i in 0..M {
+            for at in whole..x.k {
+                y[i] += f32::from(codes[at] as i8) * *x.values.add(i * x.k + at);
+            }
+            y[i] *= int8::value(1, absmax);
+        }
+        y
+    }
+}
+
+/// # Safety
+/// The instruction set of `L`; the blocks are those of the vectors' length.
+#[inline(always)]
+pub(super) unsafe fn q4_0<L: Lanes, const M: usize>(blocks: &[Q4_0], x: Vectors<M>) -> [f32; M] {
+    const LESS_8: [f32; 16] =
+        [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+    // SAFETY: a block stands for 32 values of the vectors.
+    unsafe {
+        let table = L::table(&LESS_8);
+        let mut sums = [L::splat(0.0); M];
+        for (b, block) in blocks.iter().enumerate() {
+            let (low, high) = L::lookup(block.qs.as_ptr(), table);
+            let d = L::splat(L::half(block.d));
+            for i in 0..M {
+                let part = high.fma(x.at(i, 32 * b + 16), low.mul(x.at(i, 32 * b)));
+                sums[i] = part.fma(d, sums[i]);
+            }
+        }
+        finish(sums)
+    }
+}
+
+/// # Safety
+/// As for [`q4_0`]; the vectors have their sums.
+#[inline(always)]
+pub(super) unsafe fn q4_1<L: Lanes, const M: usize>(blocks: &[Q4_1], x: Vectors<M>) -> [f32; M] {
+    let mut mins = [0.0; M];
+    // SAFETY: a block stands for 32 values of the vectors, and for one sum.
+    unsafe {
+        let mut sums = [L::splat(0.0); M];
+        for (b, block) in blocks.iter().enumerate() {
+            let (low, high) = L::nibbles(block.qs.as_ptr());
+            let (d, m) = (L::splat(L::half(block.d)), L::half(block.m));
+            for i in 0..M {
+                let part = high.fma(x.at(i, 32 * b + 16), low.mul(x.at(i, 32 * b)));
+                sums[i] = part.fma(d, sums[i]);
+                mins[i] += m * x.sum(i, b);
+            }
+        }
+        let y = finish(sums);
+        std::array::from_fn(|i| y[i] + mins[i])
+    }
+}
+
+/// # Safety
+/// As for [`q4_0`].
+#[inline(always)]
+pub(super) unsafe fn q8_0<L: Lanes, const M: usize>(blocks: &[Q8_0], x: Vectors<M>) -> [f32; M] {
+    // SAFETY: a block stands for 32 values of the vectors.
+    unsafe {
+        let mut sums = [L::splat(0.0); M];
+        for (b, block) in blocks.iter().enumerate() {
+            let (low, high) = (L::signed(block.qs.as_ptr()), L::signed(block.qs.as_ptr().add(16)));
+            let d = L::splat(L::half(block.d));
+            for i in 0..M {
+                let part = high.fma(x.at(i, 32 * b + 16), low.mul(x.at(i, 32 * b)));
+                sums[i] = part.fma(d, sums[i]);
+            }
+        }
+        finish(sums)
+    }
+}
+
+/// # Safety
+/// As for [`q4_1`], a block standing for 256 values.
+#[inline(always)]
+pub(super) unsafe fn q4_k<L: Lanes, const M: usize>(blocks: &[Q4K], x: Vectors<M>) -> [f32; M] {
+    // Eight lanes of minima: one chain of additions would be the longest in the loop.
+    let mut mins = [[0.0; 8]; M];
+    // SAFETY: a block stands for 256 values of the vectors, and for 8 sums.
+    unsafe {
+        let mut sums = [L::splat(0.0); M];
+        for (b, block) in blocks.iter().enumerate() {
+            let mut scales = [0.0; 16];
+            L::bytes(block.unpacked_scales().as_ptr()).store(scales.as_mut_ptr());
+            let (d, dmin) = (L::half(block.d), L::half(block.dmin));
+            for i in 0..M {
+                for part in 0..8 {
+                    mins[i][part] += dmin * scales[8 + part] * x.sum(i, 8 * b + part);
+                }
+            }
+            for pair in 0..4 {
+                let at = 256 * b + 64 * pair;
+                let qs = block.qs.as_ptr().add(32 * pair);
+                let ((low, high), (low_2, high_2)) = (L::nibbles(qs), L::nibbles(qs.add(16)));
+                let (scale, scale_2) = (L::splat(d * scales[2 * pair]), L::splat(d * scales[2 * pair + 1]));
+                for i in 0..M {
+                    let part = low_2.fma(x.at(i, at + 16), low.mul(x.at(i, at)));
+                    sums[i] = part.fma(scale, sums[i]);
+                    let part = high_2.fma(x.at(i, at + 48), high.mul(x.at(i, at + 32)));
+                    sums[i] = part.fma(scale_2, sums[i]);
+                }
+            }
+        }
+        let y = finish(sums);
+        std::array::from_fn(|i| y[i] - mins[i].iter().sum::<f32>())
+    }
+}
+
+/// # Safety
+/// As for [`q4_0`], a block standing for 256 values.
+#[inline(always)]
+pub(super) unsafe fn q6_k<L: Lanes, const M: usize>(blocks: &[Q6K], x: Vectors<M>) -> [f32; M] {
+    // SAFETY: a block stands for 256 values of the vectors.
+    unsafe {
+        let mut sums = [L::splat(0.0); M];
+        for (b, block) in blocks.iter().enumerate() {
+            let mut scales = [0.0; 16];
+            let d = L::splat(L::half(block.d));
+            L::signed(block.scales.as_ptr()).mul(d).store(scales.as_mut_ptr());
+            for group in 0..2 {
+                let (ql, qh) = (block.ql.as_ptr().add(64 * group), block.qh.as_ptr().add(32 * group));
+                for half in 0..2 {
+                    let (low, next, high) = (ql.add(16 * half), ql.add(32 + 16 * half), qh.add(16 * half));
+                    let quarters = [
+                        L::six::<false, 0>(low, high),
+                        L::six::<false, 2>(next, high),
+                        L::six::<true, 4>(low, high),
+                        L::six::<true, 6>(next, high),
+                    ];
+                    for (quarter, q) in quarters.into_iter().enumerate() {
+                        let at = 128 * group + 32 * quarter + 16 * half;
+                        let scale = L::splat(scales[at / 16]);
+                        for i in 0..M {
+                            sums[i] = q.mul(x.at(i, 256 * b + at)).fma(scale, sums[i]);
+                        }
+                    }
+                }
+            }
+        }
+        finish(sums)
+    }
+}

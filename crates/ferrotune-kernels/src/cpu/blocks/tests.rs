@@ -1,0 +1,93 @@
+use super::*;
+use crate::quant::gguf::encode;
+use crate::quant::nf4::{FourBitKind, quantize};
+use crate::quant::{Bytes, int8};
+use crate::rng::Stream;
+
+/// A weight of random blocks; halves at these places of a block are scales.
+fn random(kind: GgufType, rows: usize, cols: usize, halves: &[usize]) -> Weight {
+    let (stream, size) = (Stream::new(3, kind.name(), 0), kind.block_bytes());
+    let count = rows * cols / kind.block_len();
+    let mut bytes: Vec<u8> = (0..(count * size) as u64).map(|i| (stream.uniform(i) * 256.0) as u8).collect();
+    for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
+        for at in halves {
+            let scale = half::f16::from_f32(stream.normal((i * 7 + at) as u64) * 0.01);
+            block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+    }
+    Weight::gguf(rows, cols, kind, Bytes::owned(bytes)).unwrap()
+}
+
+/// Weights of every format that is multiplied as it is, in odd sizes.
+fn weights() -> Vec<(String, Weight)> {
+    let floats = |rows: usize, cols: usize| {
+        let stream = Stream::new(5, "w", cols as u64);
+        let values: Vec<f32> = (0..(rows * cols) as u64).map(|i| stream.normal(i)).collect();
+        Weight::from_f32(rows, cols, &values)
+    };
+    let mut all = Vec::new();
+    for cols in [32, 96, 576, 1536] {
+        for kind in [FourBitKind::Nf4, FourBitKind::Fp4] {
+            for (block, double) in [(64, true), (64, false), (256, true), (4096, false)] {
+                let w = quantize(&floats(37, cols), kind, block, double).unwrap();
+                all.push((format!("{} {block} {double} {cols}", kind.name()), w));
+            }
+        }
+        for kind in [GgufType::Q4_0, GgufType::Q4_1, GgufType::Q8_0] {
+            let mut values = vec![0.0; 37 * cols];
+            floats(37, cols).decode_flat(0, &mut values);
+            let mut bytes = Vec::new();
+            encode(kind, &values, &mut bytes).unwrap();
+            let weight = Weight::gguf(37, cols, kind, Bytes::owned(bytes)).unwrap();
+            all.push((format!("{} {cols}", kind.name()), weight));
+        }
+    }
+    for cols in [1, 15, 16, 40, 577] {
+        all.push((format!("int8 {cols}"), int8::quantize(&floats(33, cols), true).unwrap()));
+    }
+    for cols in [256, 768] {
+        all.push((format!("Q4_K {cols}"), random(GgufType::Q4K, 35, cols, &[0, 2])));
+        all.push((format!("Q6_K {cols}"), random(GgufType::Q6K, 35, cols, &[208])));
+    }
+    all
+}
+
+#[test]
+fn every_format_number_of_vectors_and_instruction_set_agrees() {
+    let stream = Stream::new(1, "x", 0);
+    for (name, w) in weights() {
+        let (n, k) = (w.rows(), w.cols());
+        let mut decoded = vec![0.0; n * k];
+        w.decode_flat(0, &mut decoded);
+        let x: Vec<f32> = (0..(FEW * k) as u64).map(|i| stream.normal(i) + 0.5).collect();
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            let cpu = Cpu::new(1, isa).unwrap();
+            for m in 1..=FEW {
+                let products = Products::new(&cpu, &w, &x[..m * k]).unwrap();
+                for (first, len) in [(0, RUN), (n - 1, 1), (3, 30)] {
+                    let mut out = [[f32::NAN; RUN]; FEW];
+                    products.run(first, len, &mut out);
+                    for (x, out) in x.chunks_exact(k).zip(&out).take(m) {
+                        for (row, found) in decoded[first * k..].chunks_exact(k).zip(&out[..len]) {
+                            let terms = || x.iter().zip(row).map(|(x, w)| *x as f64 * *w as f64);
+                            let (want, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+                            let error = (*found as f64 - want).abs();
+                            assert!(error <= 1e-6 * size.max(1e-6), "{name} {isa:?} {m}: {found} {want}");
+                        }
+                    }
+                    assert!(out[m..].iter().flatten().all(|v| v.is_nan()), "other vectors are left alone");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_multiplied_as_it_is_says_so() {
+    let cpu = Cpu::new(1, Isa::Portable).unwrap();
+    let odd = quantize(&Weight::from_f32(4, 48, &[1.0; 192]), FourBitKind::Nf4, 64, true).unwrap();
+    assert!(Products::new(&cpu, &odd, &[0.0; 48]).is_none(), "groups of 16 bytes would cross rows");
+    assert!(Products::new(&cpu, &Weight::from_f32(1, 2, &[1.0; 2]), &[0.0; 2]).is_none());
+    let other = random(GgufType::Q5K, 1, 256, &[0, 2]);
+    assert!(Products::new(&cpu, &other, &[0.0; 256]).is_none());
+}

@@ -1,0 +1,271 @@
+//! Sixteen values in one register of AVX-512, or in two of AVX2.
+
+use std::arch::x86_64::*;
+
+use super::lanes::Lanes;
+
+/// One register: AVX-512 with BW and VL, and F16C.
+#[derive(Clone, Copy)]
+pub(super) struct Wide(__m512);
+
+/// Two registers: AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(super) struct Narrow(__m256, __m256);
+
+/// A half float.
+///
+/// # Safety
+/// F16C.
+#[inline(always)]
+unsafe fn half(bytes: [u8; 2]) -> f32 {
+    // SAFETY: contract of the function.
+    unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(i16::from_le_bytes(bytes))))) }
+}
+
+/// Six bits less 32 in bytes; see [`Lanes::six`].
+///
+/// # Safety
+/// Both may be read for 16 bytes; AVX2.
+#[inline(always)]
+unsafe fn six<const HIGH: bool, const SHIFT: i32>(low: *const u8, high: *const u8) -> __m128i {
+    // SAFETY: contract of the function.
+    unsafe {
+        let (low, high) = (_mm_loadu_si128(low.cast()), _mm_loadu_si128(high.cast()));
+        let low = if HIGH { _mm_srli_epi16::<4>(low) } else { low };
+        let low = _mm_and_si128(low, _mm_set1_epi8(15));
+        let high = match SHIFT {
+            0 => _mm_slli_epi16::<4>(high),
+            2 => _mm_slli_epi16::<2>(high),
+            4 => high,
+            _ => _mm_srli_epi16::<2>(high),
+        };
+        let high = _mm_and_si128(high, _mm_set1_epi8(0x30));
+        _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32))
+    }
+}
+
+// SAFETY: every method is used only where the instruction set is there; reads are within the contract.
+unsafe impl Lanes for Wide {
+    type Table = __m512;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self {
+        // SAFETY: contract of the trait, as in all methods.
+        Wide(unsafe { _mm512_set1_ps(v) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: as above.
+        Wide(unsafe { _mm512_loadu_ps(p) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(p, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        // SAFETY: as above.
+        Wide(unsafe { _mm512_mul_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        // SAFETY: as above.
+        Wide(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as above.
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(p: *const u8) -> Self {
+        // SAFETY: as above.
+        Wide(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn signed(p: *const u8) -> Self {
+        // SAFETY: as above.
+        Wide(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn table(values: &[f32; 16]) -> Self::Table {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(p: *const u8, table: Self::Table) -> (Self, Self) {
+        // SAFETY: as above. The permute looks at four bits only, so the low nibbles need not be masked.
+        unsafe {
+            let index = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+            let low = _mm512_permutexvar_ps(index, table);
+            (Wide(low), Wide(_mm512_permutexvar_ps(_mm512_srli_epi32::<4>(index), table)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(p: *const u8) -> (Self, Self) {
+        const COUNT: [f32; 16] =
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+        // SAFETY: as above.
+        unsafe { Self::lookup(p, Self::table(&COUNT)) }
+    }
+
+    #[inline(always)]
+    unsafe fn six<const HIGH: bool, const SHIFT: i32>(low: *const u8, high: *const u8) -> Self {
+        // SAFETY: as above.
+        Wide(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(six::<HIGH, SHIFT>(low, high))) })
+    }
+
+    #[inline(always)]
+    unsafe fn half(bytes: [u8; 2]) -> f32 {
+        // SAFETY: as above.
+        unsafe { half(bytes) }
+    }
+}
+
+impl Narrow {
+    /// 16 signed bytes as f32.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline(always)]
+    unsafe fn of(bytes: __m128i) -> Self {
+        // SAFETY: contract of the function.
+        unsafe {
+            let half = |x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x));
+            Narrow(half(bytes), half(_mm_srli_si128::<8>(bytes)))
+        }
+    }
+
+    /// The low nibbles of bytes looked up.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline(always)]
+    unsafe fn find(bytes: __m128i, (low, high): (__m256, __m256)) -> Self {
+        // SAFETY: contract of the function. The permutes look at three bits; the fourth, moved to the sign, chooses
+        // between them.
+        unsafe {
+            let half = |x| {
+                let index = _mm256_cvtepu8_epi32(x);
+                let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+                let (low, high) =
+                    (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
+                _mm256_blendv_ps(low, high, upper)
+            };
+            Narrow(half(bytes), half(_mm_srli_si128::<8>(bytes)))
+        }
+    }
+}
+
+// SAFETY: as for `Wide`.
+unsafe impl Lanes for Narrow {
+    type Table = (__m256, __m256);
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self {
+        // SAFETY: contract of the trait, as in all methods.
+        unsafe { Narrow(_mm256_set1_ps(v), _mm256_set1_ps(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: as above.
+        unsafe { Narrow(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: as above.
+        unsafe {
+            _mm256_storeu_ps(p, self.0);
+            _mm256_storeu_ps(p.add(8), self.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Narrow(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Narrow(_mm256_fmadd_ps(self.0, b.0, c.0), _mm256_fmadd_ps(self.1, b.1, c.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let eight = _mm256_add_ps(self.0, self.1);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(p: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            let half = |x| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x));
+            Narrow(half(bytes), half(_mm_srli_si128::<8>(bytes)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn signed(p: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe { Self::of(_mm_loadu_si128(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn table(values: &[f32; 16]) -> Self::Table {
+        // SAFETY: as above.
+        unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(p: *const u8, table: Self::Table) -> (Self, Self) {
+        // SAFETY: as above. Bits from neighbouring bytes come into the upper nibbles only, which nobody looks at.
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            (Self::find(bytes, table), Self::find(_mm_srli_epi16::<4>(bytes), table))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(p: *const u8) -> (Self, Self) {
+        // SAFETY: as above.
+        unsafe {
+            let (bytes, mask) = (_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask);
+            (Self::of(_mm_and_si128(bytes, mask)), Self::of(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn six<const HIGH: bool, const SHIFT: i32>(low: *const u8, high: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe { Self::of(six::<HIGH, SHIFT>(low, high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn half(bytes: [u8; 2]) -> f32 {
+        // SAFETY: as above.
+        unsafe { half(bytes) }
+    }
+}

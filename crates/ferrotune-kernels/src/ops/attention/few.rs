@@ -1,0 +1,102 @@
+//! The forward of up to four queries of each segment, as in decoding: keys and values are read where they lie, once for
+//! each head, in f32 whatever the precision.
+
+use half::bf16;
+
+use super::cpu::{cap_row, scale_row, softmax_row};
+use super::{Heads, Segment};
+use crate::cpu::dots::{Element, dots_rows};
+use crate::cpu::words::Mat;
+use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::dtype::DType;
+use crate::tensor::Tensor;
+
+/// Most queries of a segment.
+const FEW: usize = 4;
+
+/// Whether all segments have few queries and stand alone.
+pub(super) fn suits(segments: &[Segment]) -> bool {
+    segments.iter().all(|s| s.q_len <= FEW && s.parent.is_none())
+}
+
+/// `acc += sum of p[j] v[j]`, four rows at a time; rows of `v` are `stride` apart.
+#[inline(always)]
+fn weighted<T: Element>(p: &[f32], v: &[T], stride: usize, acc: &mut [f32]) {
+    let d = acc.len();
+    let (fours, rest) = p.as_chunks::<4>();
+    for (j, p) in fours.iter().enumerate() {
+        let [a, b, c, e] = [0, 1, 2, 3].map(|i| &v[(4 * j + i) * stride..][..d]);
+        for i in 0..d {
+            acc[i] +=
+                (p[0] * a[i].value() + p[1] * b[i].value()) + (p[2] * c[i].value() + p[3] * e[i].value());
+        }
+    }
+    for (j, p) in rest.iter().enumerate() {
+        let v = &v[(4 * fours.len() + j) * stride..][..d];
+        for i in 0..d {
+            acc[i] += p * v[i].value();
+        }
+    }
+}
+
+per_isa! {
+    fn weighted_f32(p: &[f32], v: &[f32], stride: usize, acc: &mut [f32]) {
+        weighted(p, v, stride, acc);
+    }
+}
+
+per_isa! {
+    fn weighted_bf16(p: &[f32], v: &[bf16], stride: usize, acc: &mut [f32]) {
+        weighted(p, v, stride, acc);
+    }
+}
+
+pub(super) fn forward(
+    cpu: &Cpu,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &[Segment],
+    heads: Heads,
+    o: &mut Tensor,
+    lse: &mut Tensor,
+) {
+    let (d, rows, width, stride) = (heads.dim, q.rows(), q.cols(), k.cols());
+    let longest = segments.iter().map(|s| s.k_len).max().unwrap_or(0);
+    let (out, lse, isa) = (SharedMut::new(o.f32_mut()), SharedMut::new(lse.f32_mut()), cpu.isa());
+    let state = || cpu.pool().take(longest + d);
+    cpu.run_with(segments.len() * heads.q, state, |buffer, task| {
+        let (s, h) = (&segments[task / heads.q], task % heads.q);
+        let at = h / (heads.q / heads.kv) * d;
+        let (scores, query) = buffer.f32_mut()[..longest + d].split_at_mut(longest);
+        for i in 0..s.q_len {
+            let (row, keys) = (s.q_start + i, heads.visible(s.k_len - s.q_len + i));
+            let scores = &mut scores[..keys.len()];
+            let first = (s.k_start + keys.start) * stride + at;
+            Mat::from(q).read(isa, row, h * d, query);
+            scale_row(isa, query, heads.scale);
+            match k.dtype() {
+                DType::F32 => dots_rows(isa, query, &k.f32()[first..], stride, scores),
+                _ => dots_rows(isa, query, &k.bf16()[first..], stride, scores),
+            }
+            if let Some(cap) = heads.cap {
+                cap_row(isa, scores, cap);
+            }
+            let mut state = (f32::NEG_INFINITY, 0.0);
+            softmax_row(isa, scores, &mut state);
+            let (top, total) = state;
+            // SAFETY: these columns of the row, and its entry, belong to one task.
+            let (acc, lse) = unsafe {
+                let start = row * width + h * d;
+                (out.slice(start..start + d), lse.slice(h * rows + row..h * rows + row + 1))
+            };
+            acc.fill(0.0);
+            match v.dtype() {
+                DType::F32 => weighted_f32(isa, scores, &v.f32()[first..], stride, acc),
+                _ => weighted_bf16(isa, scores, &v.bf16()[first..], stride, acc),
+            }
+            scale_row(isa, acc, 1.0 / total);
+            lse[0] = top + total.ln();
+        }
+    });
+}

@@ -1,0 +1,154 @@
+//! The forward of up to four rows, as in decoding: it is bound by reading W, so each row of W is read once and multiplied
+//! with all rows of X, from its blocks where its format allows.
+
+use super::super::elementwise;
+use super::{Linear, ranks};
+use crate::cpu::blocks::{FEW, Products, RUN, Results};
+use crate::cpu::dots::dots;
+use crate::cpu::math::dot;
+use crate::cpu::out::Out;
+use crate::cpu::words::Mat;
+use crate::cpu::{Cpu, SharedMut};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::tensor::{Buffer, Tensor};
+
+/// Rows of A that a task takes.
+const RANKS: usize = 8;
+
+/// One of the linears, and where its part of the work begins.
+struct Part<'a> {
+    linear: &'a Linear<'a>,
+    out: Out<'a>,
+    products: Option<Products<'a>>,
+    first_task: usize,
+    first_rank: usize,
+}
+
+pub(super) fn forward(
+    dev: &Device,
+    cpu: &Cpu,
+    x: &Tensor,
+    linears: &[Linear<'_>],
+    outs: &mut [&mut Tensor],
+    accumulate: bool,
+    h: Option<&mut Tensor>,
+) {
+    let wide = (x.dtype() != DType::F32).then(|| elementwise::cast(dev, x, DType::F32));
+    let x = wide.as_ref().unwrap_or(x);
+    let (total, starts) = ranks(linears);
+    let mut own = dev.empty(x.rows(), total.max(1));
+    hidden(cpu, x, linears, &starts, &mut own, total);
+    if let Some(h) = h {
+        h.set(own.f32());
+    }
+
+    let mut tasks = 0;
+    let parts: Vec<Part<'_>> = linears
+        .iter()
+        .zip(outs)
+        .zip(starts)
+        .map(|((linear, out), first_rank)| {
+            assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
+            let products = match linear.weight.mat() {
+                Mat::Weight(w) => Products::new(cpu, w, x.f32()),
+                _ => None,
+            };
+            let first_task = tasks;
+            tasks += linear.weight.rows().div_ceil(RUN);
+            Part { linear, out: Out::from(&mut **out), products, first_task, first_rank }
+        })
+        .collect();
+    let (m, h) = (x.rows(), own.f32());
+    cpu.run_with(
+        tasks,
+        || None,
+        |row, task| {
+            let at = parts.partition_point(|p| p.first_task <= task) - 1;
+            let (part, n) = (&parts[at], parts[at].linear.weight.rows());
+            let first = (task - part.first_task) * RUN;
+            let run = (n - first).min(RUN);
+            let mut ys = [[0.0; RUN]; FEW];
+            match &part.products {
+                Some(products) => products.run(first, run, &mut ys),
+                None => decoded(cpu, x, part.linear, first, run, row, &mut ys),
+            }
+            if let Some(b) = part.linear.branch {
+                let r = b.a.rows();
+                for (i, ys) in ys.iter_mut().enumerate().take(m) {
+                    let h = &h[i * total + part.first_rank..][..r];
+                    for (y, b_row) in ys.iter_mut().zip(b.b.f32()[first * r..].chunks_exact(r)).take(run) {
+                        *y += dot(h, b_row);
+                    }
+                }
+            }
+            if let Some(bias) = part.linear.bias {
+                let bias = &bias.f32()[first..first + run];
+                ys.iter_mut().for_each(|ys| ys.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+            }
+            let mut spare = [0.0; RUN];
+            for (i, ys) in ys.iter().enumerate().take(m) {
+                let add = |out: &mut [f32]| {
+                    out.iter_mut().zip(ys).for_each(|(o, y)| *o = if accumulate { *o + y } else { *y });
+                };
+                // SAFETY: these columns of every row belong to one task.
+                unsafe { part.out.write(cpu.isa(), i * n + first, run, &mut spare, add) };
+            }
+        },
+    );
+}
+
+/// Fills `H = s X At`, `[M, total]`.
+fn hidden(cpu: &Cpu, x: &Tensor, linears: &[Linear<'_>], starts: &[usize], h: &mut Tensor, total: usize) {
+    if total == 0 {
+        return;
+    }
+    assert_eq!(h.shape(), [x.rows(), total]);
+    let h = SharedMut::new(h.f32_mut());
+    cpu.run_ranges(total, RANKS, |range| {
+        for (l, start) in linears.iter().zip(starts) {
+            let Some(b) = l.branch else { continue };
+            for (q, a) in b.a.f32().chunks_exact(x.cols()).enumerate() {
+                let at = start + q;
+                if !range.contains(&at) {
+                    continue;
+                }
+                let mut sums = [0.0; FEW];
+                dots(cpu.isa(), x.f32(), a, &mut sums);
+                for (row, sum) in sums.into_iter().enumerate().take(x.rows()) {
+                    // SAFETY: a column of H belongs to one task.
+                    unsafe { h.slice(row * total + at..row * total + at + 1)[0] = b.scale * sum };
+                }
+            }
+        }
+    });
+}
+
+/// The products of rows that are floats, or that become floats one after the other in `row`.
+fn decoded(
+    cpu: &Cpu,
+    x: &Tensor,
+    linear: &Linear<'_>,
+    first: usize,
+    run: usize,
+    row: &mut Option<Buffer>,
+    ys: &mut Results,
+) {
+    let (k, isa, mat) = (x.cols(), cpu.isa(), linear.weight.mat());
+    let narrow = mat.bf16();
+    for j in 0..run {
+        let mut sums = [0.0; FEW];
+        match (mat, narrow) {
+            (_, Some(w)) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+            (Mat::F32(w, _), _) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+            (mat, _) => {
+                let row = &mut row.get_or_insert_with(|| cpu.pool().take(k)).f32_mut()[..k];
+                mat.read(isa, first + j, 0, row);
+                dots(isa, x.f32(), row, &mut sums);
+            }
+        }
+        for (ys, sum) in ys.iter_mut().zip(sums) {
+            ys[j] = sum;
+        }
+    }
+}

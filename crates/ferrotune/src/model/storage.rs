@@ -1,0 +1,79 @@
+//! The forms in which the linears of a base can be held in memory.
+
+use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
+use ferrotune_kernels::quant::{Bytes, Storage, int8};
+use ferrotune_kernels::{DType, Weight};
+
+use crate::Result;
+
+/// How the linears of the layers are held in memory. Embedding and head keep the checkpoint's storage unless all is
+/// trained or dense.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BaseStorage {
+    /// As the checkpoint has them: no second rounding.
+    AsStored,
+    /// Dense floats; a dense checkpoint that is no wider stays as it is.
+    Dense(DType),
+    /// NF4 or FP4 in blocks.
+    FourBit(FourBitOptions),
+    /// 8-bit rows, as bitsandbytes rounds a linear.
+    Int8,
+    /// f32 parameters (full fine-tuning).
+    Trained,
+}
+
+/// The 4-bit format asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FourBitOptions {
+    /// Code book.
+    pub kind: FourBitKind,
+    /// Values of a block.
+    pub block: usize,
+    /// Whether the block scales are quantized to 8 bits.
+    pub double: bool,
+}
+
+impl BaseStorage {
+    /// What the storage is called where it takes work to make from floats.
+    pub(crate) fn quantized_name(self) -> Option<String> {
+        match self {
+            BaseStorage::FourBit(o) => {
+                let double = if o.double { ", double" } else { "" };
+                Some(format!("{}, blocks of {}{double}", o.kind.name(), o.block))
+            }
+            BaseStorage::Int8 => Some("int8".into()),
+            BaseStorage::AsStored | BaseStorage::Dense(_) | BaseStorage::Trained => None,
+        }
+    }
+
+    /// A frozen weight in this storage.
+    pub(crate) fn hold(self, weight: Weight) -> Result<Weight> {
+        Ok(match self {
+            BaseStorage::AsStored | BaseStorage::Trained => weight,
+            BaseStorage::Dense(dtype) => dense(weight, dtype)?,
+            BaseStorage::FourBit(o) => quantize(&weight, o.kind, o.block, o.double)?,
+            BaseStorage::Int8 => int8::quantize(&weight, true)?,
+        })
+    }
+}
+
+/// The weight as dense floats of at most `dtype`'s width; dense weights are never widened.
+pub(crate) fn dense(weight: Weight, dtype: DType) -> Result<Weight> {
+    if let Storage::Dense(stored, _) = weight.storage()
+        && stored.size() <= dtype.size()
+    {
+        return Ok(weight);
+    }
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let mut bytes = Vec::with_capacity(rows * cols * dtype.size());
+    let mut row = vec![0.0f32; cols];
+    for r in 0..rows {
+        weight.decode(r, 0, &mut row);
+        match dtype {
+            DType::F32 => row.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
+            DType::F16 => row.iter().for_each(|v| bytes.extend(half::f16::from_f32(*v).to_le_bytes())),
+            DType::Bf16 => row.iter().for_each(|v| bytes.extend(half::bf16::from_f32(*v).to_le_bytes())),
+        }
+    }
+    Ok(Weight::dense(rows, cols, dtype, Bytes::owned(bytes))?)
+}
