@@ -60,7 +60,7 @@ impl<'a> Products<'a> {
         let k = weight.cols();
         let rows = match weight.storage() {
             // Groups of 16 bytes must not cross the ends of rows, or of blocks, which are longer.
-            Storage::FourBit(bits) if k % 32 == 0 => Rows::FourBit(bits),
+            Storage::FourBit(bits) if k.is_multiple_of(32) => Rows::FourBit(bits),
             Storage::Int8(rows) => Rows::Int8(rows),
             Storage::Gguf(kind, bytes) => {
                 let bytes = bytes.as_slice();
