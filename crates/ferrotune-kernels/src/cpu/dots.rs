@@ -38,6 +38,27 @@ pub(crate) fn dots_rows<T: Element>(isa: Isa, x: &[f32], w: &[T], stride: usize,
     }
 }
 
+/// `out = sum of p[j] w_j` for rows of `w` that are `stride` apart.
+pub(crate) fn sum_rows<T: Element>(isa: Isa, p: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
+    if let Some(last) = p.len().checked_sub(1) {
+        assert!(last * stride + out.len() <= w.len(), "rows outside the matrix");
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction set is that of the device; the rows are inside by the check above.
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::wide_sum(p, w, stride, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { x86::narrow_sum(p, w, stride, out) },
+        _ => {
+            out.fill(0.0);
+            for (j, p) in p.iter().enumerate() {
+                out.iter_mut().zip(&w[j * stride..]).for_each(|(o, w)| *o += p * w.value());
+            }
+        }
+    }
+}
+
 /// What a row of a weight is made of.
 pub(crate) trait Element: Copy {
     /// As f32.
@@ -148,6 +169,63 @@ mod x86 {
             }
             let [a, b, c, d] = sums;
             _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
+        }
+    }
+
+    /// # Safety
+    /// Rows of `out`'s length are inside `w`; AVX-512 with BW and VL.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) unsafe fn wide_sum<T: Element>(p: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
+        let (fours, rest) = p.as_chunks::<4>();
+        for (c, out) in out.chunks_mut(16).enumerate() {
+            let mask = !0 >> (16 - out.len());
+            // SAFETY: contract of the function; columns beyond the row are masked.
+            unsafe {
+                let at = |j: usize| T::sixteen(w.as_ptr().add(j * stride + 16 * c), mask);
+                // Four sums: one alone would wait for each addition.
+                let mut sums = [_mm512_setzero_ps(); 4];
+                for (j, p) in fours.iter().enumerate() {
+                    for i in 0..4 {
+                        sums[i] = _mm512_fmadd_ps(_mm512_set1_ps(p[i]), at(4 * j + i), sums[i]);
+                    }
+                }
+                for (i, p) in rest.iter().enumerate() {
+                    sums[i] = _mm512_fmadd_ps(_mm512_set1_ps(*p), at(4 * fours.len() + i), sums[i]);
+                }
+                let [a, b, c, d] = sums;
+                let sum = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+                _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, sum);
+            }
+        }
+    }
+
+    /// # Safety
+    /// Rows of `out`'s length are inside `w`; AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn narrow_sum<T: Element>(p: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
+        let (fours, rest) = p.as_chunks::<4>();
+        let (eights, tail) = out.as_chunks_mut::<8>();
+        let whole = 8 * eights.len();
+        for (c, out) in eights.iter_mut().enumerate() {
+            // SAFETY: contract of the function.
+            unsafe {
+                let at = |j: usize| T::eight(w.as_ptr().add(j * stride + 8 * c));
+                let mut sums = [_mm256_setzero_ps(); 4];
+                for (j, p) in fours.iter().enumerate() {
+                    for i in 0..4 {
+                        sums[i] = _mm256_fmadd_ps(_mm256_set1_ps(p[i]), at(4 * j + i), sums[i]);
+                    }
+                }
+                for (i, p) in rest.iter().enumerate() {
+                    sums[i] = _mm256_fmadd_ps(_mm256_set1_ps(*p), at(4 * fours.len() + i), sums[i]);
+                }
+                let [a, b, c, d] = sums;
+                let sum = _mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d));
+                _mm256_storeu_ps(out.as_mut_ptr(), sum);
+            }
+        }
+        for (i, out) in tail.iter_mut().enumerate() {
+            *out = p.iter().enumerate().map(|(j, p)| p * w[j * stride + whole + i].value()).sum();
         }
     }
 

@@ -203,6 +203,28 @@ impl FourBit {
         }
     }
 
+    /// The scales of blocks from `first` on.
+    #[inline(always)]
+    pub(crate) fn scales_into(&self, first: usize, out: &mut [f32]) {
+        match &self.scales {
+            Scales::Plain(scales) => out.copy_from_slice(&scales[first..][..out.len()]),
+            Scales::Nested { codes, absmax, map, offset, block } => {
+                let codes = &codes.as_slice()[first..][..out.len()];
+                let (start, mut at) = (first / block, 0);
+                for (i, absmax) in absmax[start..].iter().enumerate() {
+                    let end = ((start + i + 1) * block - first).min(out.len());
+                    for (out, code) in out[at..end].iter_mut().zip(&codes[at..end]) {
+                        *out = map[*code as usize] * absmax + offset;
+                    }
+                    at = end;
+                    if at == out.len() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// Bytes of the stored form, without the constant tables.
     pub fn nbytes(&self) -> usize {
         let scales = match &self.scales {

@@ -2,6 +2,9 @@
 
 use ferrotune_kernels::rng::Stream;
 
+/// Tokens that are sorted first.
+const FIRST: usize = 128;
+
 /// How tokens are chosen. Greedy at temperature 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
@@ -31,26 +34,44 @@ impl Sampling {
             order.select_nth_unstable_by(keep, by_logit);
             order.truncate(keep);
         }
-        order.sort_unstable_by(by_logit);
-        let top = logits[order[0] as usize];
-        let weights: Vec<f64> =
-            order.iter().map(|i| (((logits[*i as usize] - top) / self.temperature) as f64).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let mut kept = 0.0;
-        let mut count = 0;
-        while count < weights.len() && (count == 0 || kept < self.top_p as f64 * total) {
-            kept += weights[count];
-            count += 1;
-        }
-        let draw = Stream::new(self.seed, "sample", sequence as u64).uniform(position as u64) as f64 * kept;
-        let mut sum = 0.0;
-        for (i, w) in order.iter().zip(&weights).take(count) {
-            sum += w;
-            if draw < sum {
-                return *i;
+        let top = logits[argmax(logits) as usize];
+        let weight = |i: &u32| match (logits[*i as usize] - top) / self.temperature {
+            // Less than what a sum of all others is rounded by.
+            least if least < -60.0 => 0.0,
+            x => (x as f64).exp(),
+        };
+        let total: f64 = order.iter().map(weight).sum();
+        let draw = Stream::new(self.seed, "sample", sequence as u64).uniform(position as u64) as f64;
+        // Nearly always the likeliest few decide: sorting all of a vocabulary takes longer than a small model's layers.
+        let mut sorted = FIRST;
+        loop {
+            let size = sorted.min(order.len());
+            if size < order.len() {
+                order.select_nth_unstable_by(size, by_logit);
             }
+            order[..size].sort_unstable_by(by_logit);
+            let wanted = self.top_p as f64 * total;
+            let (mut kept, mut count) = (0.0, 0);
+            while count < size && (count == 0 || kept < wanted) {
+                kept += weight(&order[count]);
+                count += 1;
+            }
+            let all = size == order.len();
+            if kept >= wanted || self.top_p >= 1.0 || all {
+                let mass = if self.top_p >= 1.0 { total } else { kept };
+                let mut sum = 0.0;
+                for i in &order[..count] {
+                    sum += weight(i);
+                    if draw * mass < sum {
+                        return *i;
+                    }
+                }
+                if all || self.top_p < 1.0 {
+                    return order[count - 1];
+                }
+            }
+            sorted *= 16;
         }
-        order[count - 1]
     }
 }
 
@@ -88,6 +109,14 @@ mod tests {
         }
         let two = Sampling { top_k: 2, ..all };
         assert!((0..1000).all(|p| [1, 2].contains(&two.choose(&logits, 0, p))));
+        // More tokens than are sorted at first, all equally likely: none is left out.
+        let flat = vec![1.0; 3 * FIRST];
+        let mut seen = vec![false; flat.len()];
+        (0..20_000).for_each(|p| seen[all.choose(&flat, 0, p) as usize] = true);
+        assert!(seen.iter().all(|s| *s));
+        let half = Sampling { top_p: 0.5, ..all };
+        assert!((0..2000).all(|p| half.choose(&flat, 0, p) <= 3 * FIRST as u32 / 2));
+        assert!((0..2000).any(|p| half.choose(&flat, 0, p) > FIRST as u32 + 20));
         let likely = Sampling { top_p: 0.5, ..all };
         assert!((0..1000).all(|p| likely.choose(&logits, 0, p) == 1));
     }

@@ -5,6 +5,14 @@ use crate::quant::gguf::k_quants::{Q4K, Q6K};
 use crate::quant::gguf::legacy::{Q4_0, Q4_1, Q8_0};
 use crate::quant::{FourBit, int8};
 
+/// Blocks whose scales are read together.
+const GROUP: usize = 16;
+
+/// Room for the sums of a vector of `k` values: whole groups, the rest being zeros.
+pub(super) fn sums_of(k: usize) -> usize {
+    (k / 32).next_multiple_of(GROUP)
+}
+
 /// `M` vectors of `k` values one after the other, and the sums of each 32 of their values where a format needs them.
 #[derive(Clone, Copy)]
 pub(super) struct Vectors<const M: usize> {
@@ -24,14 +32,30 @@ impl<const M: usize> Vectors<M> {
         unsafe { L::load(self.values.add(i * self.k + at)) }
     }
 
-    /// Sum of the values `32 * part ..` of vector `i`.
+    /// The sums of vector `i` from the values `32 * part` on.
     ///
     /// # Safety
-    /// The sums were made, and it is within the vector.
+    /// The sums were made, and these are within them.
     #[inline(always)]
-    unsafe fn sum(&self, i: usize, part: usize) -> f32 {
+    unsafe fn sums(&self, i: usize, part: usize) -> *const f32 {
         // SAFETY: contract of the function.
-        unsafe { *self.sums.add(i * (self.k / 32) + part) }
+        unsafe { self.sums.add(i * sums_of(self.k) + part) }
+    }
+}
+
+/// What up to [`GROUP`] blocks begin with: a scale and, in some formats, a minimum.
+///
+/// # Safety
+/// The instruction set of `L`; `B` is `N` bytes, four or more.
+#[inline(always)]
+unsafe fn heads<L: Lanes, B, const N: usize>(blocks: &[B]) -> ([f32; GROUP], L) {
+    const { assert!(size_of::<B>() == N && N >= 4) };
+    let mut scales = [0.0; GROUP];
+    // SAFETY: contract of the function; `scales` has 16 values.
+    unsafe {
+        let (first, second) = L::halves::<N>(blocks.as_ptr().cast(), blocks.len().min(GROUP));
+        first.store(scales.as_mut_ptr());
+        (scales, second)
     }
 }
 
@@ -63,20 +87,24 @@ pub(super) unsafe fn four_bit<L: Lanes, const M: usize>(
         let table = L::table(bits.code());
         let mut sums = [L::splat(0.0); M];
         while at < x.k {
-            let stop = (((index + 1) << shift) - start).min(x.k);
-            let mut part = [L::splat(0.0); M];
-            while at < stop {
-                let (odd, even) = L::lookup(packed.as_ptr().add(at / 2), table);
-                for i in 0..M {
-                    part[i] = odd.fma(x.at(i, at + 16), even.fma(x.at(i, at), part[i]));
+            let mut scales = [0.0; GROUP];
+            let last = ((start + x.k - 1) >> shift) + 1;
+            bits.scales_into(index, &mut scales[..(last - index).min(GROUP)]);
+            for scale in scales.into_iter().take(last - index) {
+                index += 1;
+                let stop = ((index << shift) - start).min(x.k);
+                let mut part = [L::splat(0.0); M];
+                while at < stop {
+                    let (odd, even) = L::lookup(packed.as_ptr().add(at / 2), table);
+                    for i in 0..M {
+                        part[i] = odd.fma(x.at(i, at + 16), even.fma(x.at(i, at), part[i]));
+                    }
+                    at += 32;
                 }
-                at += 32;
+                for i in 0..M {
+                    sums[i] = part[i].fma(L::splat(scale), sums[i]);
+                }
             }
-            let scale = L::splat(bits.scale(index));
-            for i in 0..M {
-                sums[i] = part[i].fma(scale, sums[i]);
-            }
-            index += 1;
         }
         finish(sums)
     }
@@ -121,12 +149,16 @@ pub(super) unsafe fn q4_0<L: Lanes, const M: usize>(blocks: &[Q4_0], x: Vectors<
     unsafe {
         let table = L::table(&LESS_8);
         let mut sums = [L::splat(0.0); M];
-        for (b, block) in blocks.iter().enumerate() {
-            let (low, high) = L::lookup(block.qs.as_ptr(), table);
-            let d = L::splat(L::half(block.d));
-            for i in 0..M {
-                let part = high.fma(x.at(i, 32 * b + 16), low.mul(x.at(i, 32 * b)));
-                sums[i] = part.fma(d, sums[i]);
+        let mut at = 0;
+        for blocks in blocks.chunks(GROUP) {
+            let (scales, _) = heads::<L, Q4_0, 18>(blocks);
+            for (block, scale) in blocks.iter().zip(scales) {
+                let (low, high) = L::lookup(block.qs.as_ptr(), table);
+                for i in 0..M {
+                    let part = high.fma(x.at(i, at + 16), low.mul(x.at(i, at)));
+                    sums[i] = part.fma(L::splat(scale), sums[i]);
+                }
+                at += 32;
             }
         }
         finish(sums)
@@ -137,21 +169,27 @@ pub(super) unsafe fn q4_0<L: Lanes, const M: usize>(blocks: &[Q4_0], x: Vectors<
 /// As for [`q4_0`]; the vectors have their sums.
 #[inline(always)]
 pub(super) unsafe fn q4_1<L: Lanes, const M: usize>(blocks: &[Q4_1], x: Vectors<M>) -> [f32; M] {
-    let mut mins = [0.0; M];
-    // SAFETY: a block stands for 32 values of the vectors, and for one sum.
+    // SAFETY: a block stands for 32 values of the vectors, and for one sum; of these there are whole groups.
     unsafe {
         let mut sums = [L::splat(0.0); M];
-        for (b, block) in blocks.iter().enumerate() {
-            let (low, high) = L::nibbles(block.qs.as_ptr());
-            let (d, m) = (L::splat(L::half(block.d)), L::half(block.m));
+        let mut mins = [L::splat(0.0); M];
+        let mut at = 0;
+        for blocks in blocks.chunks(GROUP) {
+            let (scales, group) = heads::<L, Q4_1, 20>(blocks);
             for i in 0..M {
-                let part = high.fma(x.at(i, 32 * b + 16), low.mul(x.at(i, 32 * b)));
-                sums[i] = part.fma(d, sums[i]);
-                mins[i] += m * x.sum(i, b);
+                mins[i] = group.fma(L::load(x.sums(i, at / 32)), mins[i]);
+            }
+            for (block, scale) in blocks.iter().zip(scales) {
+                let (low, high) = L::nibbles(block.qs.as_ptr());
+                for i in 0..M {
+                    let part = high.fma(x.at(i, at + 16), low.mul(x.at(i, at)));
+                    sums[i] = part.fma(L::splat(scale), sums[i]);
+                }
+                at += 32;
             }
         }
-        let y = finish(sums);
-        std::array::from_fn(|i| y[i] + mins[i])
+        let one = L::splat(1.0);
+        finish(std::array::from_fn::<L, M, _>(|i| sums[i].fma(one, mins[i])))
     }
 }
 
@@ -162,12 +200,16 @@ pub(super) unsafe fn q8_0<L: Lanes, const M: usize>(blocks: &[Q8_0], x: Vectors<
     // SAFETY: a block stands for 32 values of the vectors.
     unsafe {
         let mut sums = [L::splat(0.0); M];
-        for (b, block) in blocks.iter().enumerate() {
-            let (low, high) = (L::signed(block.qs.as_ptr()), L::signed(block.qs.as_ptr().add(16)));
-            let d = L::splat(L::half(block.d));
-            for i in 0..M {
-                let part = high.fma(x.at(i, 32 * b + 16), low.mul(x.at(i, 32 * b)));
-                sums[i] = part.fma(d, sums[i]);
+        let mut at = 0;
+        for blocks in blocks.chunks(GROUP) {
+            let (scales, _) = heads::<L, Q8_0, 34>(blocks);
+            for (block, scale) in blocks.iter().zip(scales) {
+                let (low, high) = (L::signed(block.qs.as_ptr()), L::signed(block.qs.as_ptr().add(16)));
+                for i in 0..M {
+                    let part = high.fma(x.at(i, at + 16), low.mul(x.at(i, at)));
+                    sums[i] = part.fma(L::splat(scale), sums[i]);
+                }
+                at += 32;
             }
         }
         finish(sums)
@@ -184,19 +226,21 @@ pub(super) unsafe fn q4_k<L: Lanes, const M: usize>(blocks: &[Q4K], x: Vectors<M
     unsafe {
         let mut sums = [L::splat(0.0); M];
         for (b, block) in blocks.iter().enumerate() {
-            let mut scales = [0.0; 16];
-            L::bytes(block.unpacked_scales().as_ptr()).store(scales.as_mut_ptr());
-            let (d, dmin) = (L::half(block.d), L::half(block.dmin));
+            let (mut scales, mut least) = ([0.0; 16], [0.0; 16]);
+            let both = L::bytes(block.unpacked_scales().as_ptr());
+            both.mul(L::splat(L::half(block.d))).store(scales.as_mut_ptr());
+            both.mul(L::splat(L::half(block.dmin))).store(least.as_mut_ptr());
             for i in 0..M {
+                let sums = &*x.sums(i, 8 * b).cast::<[f32; 8]>();
                 for part in 0..8 {
-                    mins[i][part] += dmin * scales[8 + part] * x.sum(i, 8 * b + part);
+                    mins[i][part] += least[8 + part] * sums[part];
                 }
             }
             for pair in 0..4 {
                 let at = 256 * b + 64 * pair;
                 let qs = block.qs.as_ptr().add(32 * pair);
                 let ((low, high), (low_2, high_2)) = (L::nibbles(qs), L::nibbles(qs.add(16)));
-                let (scale, scale_2) = (L::splat(d * scales[2 * pair]), L::splat(d * scales[2 * pair + 1]));
+                let (scale, scale_2) = (L::splat(scales[2 * pair]), L::splat(scales[2 * pair + 1]));
                 for i in 0..M {
                     let part = low_2.fma(x.at(i, at + 16), low.mul(x.at(i, at)));
                     sums[i] = part.fma(scale, sums[i]);

@@ -40,6 +40,10 @@ pub(super) unsafe trait Lanes: Copy {
     /// Six bits less 32: a nibble of `low` (the high ones if `HIGH`) under the two bits of `high` from `SHIFT` on.
     unsafe fn six<const HIGH: bool, const SHIFT: i32>(low: *const u8, high: *const u8) -> Self;
 
+    /// Half floats: the first and the second of each of `n` blocks that are `STRIDE` bytes apart; zeros after them.
+    /// The first four bytes of these blocks may be read, nothing else.
+    unsafe fn halves<const STRIDE: usize>(p: *const u8, n: usize) -> (Self, Self);
+
     /// A half float.
     unsafe fn half(bytes: [u8; 2]) -> f32;
 }
@@ -123,6 +127,17 @@ unsafe impl Lanes for Plain {
             let nibble = if HIGH { low[i] >> 4 } else { low[i] & 15 };
             f32::from((nibble | (high[i] >> SHIFT & 3) << 4) as i8 - 32)
         }))
+    }
+
+    #[inline(always)]
+    unsafe fn halves<const STRIDE: usize>(p: *const u8, n: usize) -> (Self, Self) {
+        let (mut first, mut second) = ([0.0; 16], [0.0; 16]);
+        for i in 0..n {
+            // SAFETY: contract of the trait.
+            let [a, b, c, d] = unsafe { p.add(i * STRIDE).cast::<[u8; 4]>().read() };
+            (first[i], second[i]) = (half([a, b]), half([c, d]));
+        }
+        (Plain(first), Plain(second))
     }
 
     #[inline(always)]

@@ -50,7 +50,7 @@ pub(crate) struct Products<'a> {
     x: &'a [f32],
     /// The vectors in the order of nibbles: of each 32 values first the even ones.
     split: Option<Buffer>,
-    /// Sums of 32 values each.
+    /// Sums of 32 values each, of each vector [`formats::sums_of`].
     sums: Option<Buffer>,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Products<'a> {
         let k = weight.cols();
         let rows = match weight.storage() {
             // Groups of 16 bytes must not cross the ends of rows, or of blocks, which are longer.
-            Storage::FourBit(bits) if k % 32 == 0 => Rows::FourBit(bits),
+            Storage::FourBit(bits) if k.is_multiple_of(32) => Rows::FourBit(bits),
             Storage::Int8(rows) => Rows::Int8(rows),
             Storage::Gguf(kind, bytes) => {
                 let bytes = bytes.as_slice();
@@ -92,8 +92,12 @@ impl<'a> Products<'a> {
             })
         });
         let sums = matches!(rows, Rows::Q4_1(_) | Rows::Q4K(_)).then(|| {
-            made(m * k / 32, &|out| {
-                out.iter_mut().zip(x.as_chunks::<32>().0).for_each(|(o, x)| *o = sum(x));
+            let stride = formats::sums_of(k);
+            made(m * stride, &|out| {
+                for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(stride)) {
+                    out.fill(0.0);
+                    out.iter_mut().zip(x.as_chunks::<32>().0).for_each(|(o, x)| *o = sum(x));
+                }
             })
         });
         Some(Products { isa: cpu.isa(), rows, m, k, x, split, sums })

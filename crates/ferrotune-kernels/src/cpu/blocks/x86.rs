@@ -127,6 +127,20 @@ unsafe impl Lanes for Wide {
     }
 
     #[inline(always)]
+    unsafe fn halves<const STRIDE: usize>(p: *const u8, n: usize) -> (Self, Self) {
+        // SAFETY: as above; words beyond `n` are masked.
+        unsafe {
+            let count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let (zero, step) = (_mm512_setzero_si512(), _mm512_set1_epi32(STRIDE as i32));
+            let mask = ((1u32 << n) - 1) as __mmask16;
+            let places = _mm512_mullo_epi32(count, step);
+            let words = _mm512_mask_i32gather_epi32::<1>(zero, mask, places, p.cast());
+            let wide = |words| Wide(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)));
+            (wide(words), wide(_mm512_srli_epi32::<16>(words)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn half(bytes: [u8; 2]) -> f32 {
         // SAFETY: as above.
         unsafe { half(bytes) }
@@ -261,6 +275,29 @@ unsafe impl Lanes for Narrow {
     unsafe fn six<const HIGH: bool, const SHIFT: i32>(low: *const u8, high: *const u8) -> Self {
         // SAFETY: as above.
         unsafe { Self::of(six::<HIGH, SHIFT>(low, high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves<const STRIDE: usize>(p: *const u8, n: usize) -> (Self, Self) {
+        // SAFETY: as above; words beyond `n` are masked.
+        unsafe {
+            let (n, step) = (_mm256_set1_epi32(n as i32), _mm256_set1_epi32(STRIDE as i32));
+            let words = |count| {
+                let (zero, places) = (_mm256_setzero_si256(), _mm256_mullo_epi32(count, step));
+                _mm256_mask_i32gather_epi32::<1>(zero, p.cast(), places, _mm256_cmpgt_epi32(n, count))
+            };
+            let a = words(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            let b = words(_mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
+            let eight = |words| {
+                let packed = _mm256_packus_epi32(words, words);
+                let low = _mm256_castsi256_si128(packed);
+                _mm256_cvtph_ps(_mm_unpacklo_epi64(low, _mm256_extracti128_si256::<1>(packed)))
+            };
+            let mask = _mm256_set1_epi32(0xffff);
+            let low = Narrow(eight(_mm256_and_si256(a, mask)), eight(_mm256_and_si256(b, mask)));
+            let high = |words| eight(_mm256_srli_epi32::<16>(words));
+            (low, Narrow(high(a), high(b)))
+        }
     }
 
     #[inline(always)]

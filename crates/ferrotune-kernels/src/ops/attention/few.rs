@@ -1,13 +1,11 @@
 //! The forward of up to four queries of each segment, as in decoding: keys and values are read where they lie, once for
 //! each head, in f32 whatever the precision.
 
-use half::bf16;
-
 use super::cpu::{cap_row, scale_row, softmax_row};
 use super::{Heads, Segment};
-use crate::cpu::dots::{Element, dots_rows};
+use crate::cpu::dots::{dots_rows, sum_rows};
 use crate::cpu::words::Mat;
-use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::cpu::{Cpu, SharedMut};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
 
@@ -17,38 +15,6 @@ const FEW: usize = 4;
 /// Whether all segments have few queries and stand alone.
 pub(super) fn suits(segments: &[Segment]) -> bool {
     segments.iter().all(|s| s.q_len <= FEW && s.parent.is_none())
-}
-
-/// `acc += sum of p[j] v[j]`, four rows at a time; rows of `v` are `stride` apart.
-#[inline(always)]
-fn weighted<T: Element>(p: &[f32], v: &[T], stride: usize, acc: &mut [f32]) {
-    let d = acc.len();
-    let (fours, rest) = p.as_chunks::<4>();
-    for (j, p) in fours.iter().enumerate() {
-        let [a, b, c, e] = [0, 1, 2, 3].map(|i| &v[(4 * j + i) * stride..][..d]);
-        for i in 0..d {
-            acc[i] +=
-                (p[0] * a[i].value() + p[1] * b[i].value()) + (p[2] * c[i].value() + p[3] * e[i].value());
-        }
-    }
-    for (j, p) in rest.iter().enumerate() {
-        let v = &v[(4 * fours.len() + j) * stride..][..d];
-        for i in 0..d {
-            acc[i] += p * v[i].value();
-        }
-    }
-}
-
-per_isa! {
-    fn weighted_f32(p: &[f32], v: &[f32], stride: usize, acc: &mut [f32]) {
-        weighted(p, v, stride, acc);
-    }
-}
-
-per_isa! {
-    fn weighted_bf16(p: &[f32], v: &[bf16], stride: usize, acc: &mut [f32]) {
-        weighted(p, v, stride, acc);
-    }
 }
 
 pub(super) fn forward(
@@ -90,10 +56,9 @@ pub(super) fn forward(
                 let start = row * width + h * d;
                 (out.slice(start..start + d), lse.slice(h * rows + row..h * rows + row + 1))
             };
-            acc.fill(0.0);
             match v.dtype() {
-                DType::F32 => weighted_f32(isa, scores, &v.f32()[first..], stride, acc),
-                _ => weighted_bf16(isa, scores, &v.bf16()[first..], stride, acc),
+                DType::F32 => sum_rows(isa, scores, &v.f32()[first..], stride, acc),
+                _ => sum_rows(isa, scores, &v.bf16()[first..], stride, acc),
             }
             scale_row(isa, acc, 1.0 / total);
             lse[0] = top + total.ln();

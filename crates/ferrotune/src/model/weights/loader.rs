@@ -1,4 +1,4 @@
-//! A checkpoint's tensors become a [`Decoder`]: every name is consumed exactly once, every shape is checked.
+//! The parts of a network, one after the other in the order of its layers.
 
 use std::collections::BTreeSet;
 
@@ -6,123 +6,33 @@ use ferrotune_kernels::ops::attention::Heads;
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
-use super::attention::{Attention, Qkv};
-use super::decoder::Decoder;
-use super::families::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm, architecture};
-use super::layer::{Ffn, Layer};
-use super::linear::{Base, LinearLayer, Vector};
-use super::mlp::{Mlp, Up};
-use super::moe::{Expert, Moe};
-use super::norm::Norm;
-use super::params::Params;
-use super::residual::Residual;
-use super::rope::Rotary;
-pub(crate) use super::storage::dense;
-pub use super::storage::{BaseStorage, FourBitOptions};
+use super::{BaseStorage, Linears, dense};
+use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::base_cache::{BaseCache, BaseWriter, CachedBase, Entry};
-use crate::{Error, Result};
+use crate::model::attention::{Attention, Qkv};
+use crate::model::decoder::Decoder;
+use crate::model::families::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
+use crate::model::layer::{Ffn, Layer};
+use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::mlp::{Mlp, Up};
+use crate::model::moe::{Expert, Moe};
+use crate::model::norm::Norm;
+use crate::model::params::Params;
+use crate::model::residual::Residual;
+use crate::model::rope::Rotary;
 
-/// Loads the network for sequences of up to `positions` tokens, with its parameters if it is trained.
-pub fn load(
-    dev: &Device,
-    checkpoint: &Checkpoint,
-    storage: BaseStorage,
-    positions: usize,
-) -> Result<(Decoder, Params)> {
-    load_linears(dev, checkpoint, storage, positions, Linears::Convert)
-}
-
-/// Like [`load`], with quantized linears from a cache, where they are put first if they are not there. `note` hears
-/// what is wrong with the cache; the network is the same with and without it.
-pub fn load_cached(
-    dev: &Device,
-    checkpoint: &Checkpoint,
-    storage: BaseStorage,
-    positions: usize,
-    cache: Option<&BaseCache>,
-    note: &mut dyn FnMut(String),
-) -> Result<(Decoder, Params)> {
-    let Some(entry) = cache.and_then(|cache| cache.entry(checkpoint, storage)) else {
-        return load(dev, checkpoint, storage, positions);
-    };
-    let found = entry.open().unwrap_or_else(|e| {
-        note(format!("the quantized base is made again: {e}"));
-        None
-    });
-    let made = match found {
-        Some(found) => Ok(found),
-        None => fill(dev, checkpoint, storage, &entry)?,
-    };
-    let linears = match &made {
-        Ok(cached) => Linears::Read(cached),
-        Err(e) => {
-            note(format!("the quantized base is not kept for the next start: {e}"));
-            Linears::Convert
-        }
-    };
-    load_linears(dev, checkpoint, storage, positions, linears)
-}
-
-/// Quantizes a base into the cache, one linear after the other. The outer error is the checkpoint's, the inner one the
-/// cache's.
-fn fill(
-    dev: &Device,
-    checkpoint: &Checkpoint,
-    storage: BaseStorage,
-    entry: &Entry<'_>,
-) -> Result<Result<CachedBase>> {
-    let mut writer = match entry.create(architecture(checkpoint.config())?.linear_count()) {
-        Ok(writer) => writer,
-        Err(e) => return Ok(Err(e)),
-    };
-    load_linears(dev, checkpoint, storage, 1, Linears::Write(&mut writer))?;
-    Ok(entry.finish(writer))
-}
-
-fn load_linears(
-    dev: &Device,
-    checkpoint: &Checkpoint,
-    storage: BaseStorage,
-    positions: usize,
-    from: Linears<'_>,
-) -> Result<(Decoder, Params)> {
-    let arch = architecture(checkpoint.config())?;
-    let (params, consumed) = (Params::default(), BTreeSet::new());
-    let mut loader = Loader { dev, checkpoint, storage, from, params, consumed, linears: 0 };
-    let decoder = loader.decoder(arch, positions)?;
-    let left = checkpoint.unused(&loader.consumed);
-    if !left.is_empty() {
-        let shown = left.iter().take(5).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-        let problem = format!("{} tensors belong to no part of the network: {shown}", left.len());
-        return Err(Error::file(checkpoint.path(), problem)
-            .with_hint("the folder's weights and its config.json describe different networks"));
-    }
-    Ok((decoder, loader.params))
-}
-
-/// Where the linears of the layers come from, or go to.
-enum Linears<'a> {
-    /// From the checkpoint, converted.
-    Convert,
-    /// From a cache.
-    Read(&'a CachedBase),
-    /// Into a cache: the network has empty matrices in their place.
-    Write(&'a mut BaseWriter),
-}
-
-struct Loader<'a> {
-    dev: &'a Device,
-    checkpoint: &'a Checkpoint,
-    storage: BaseStorage,
-    from: Linears<'a>,
-    params: Params,
-    consumed: BTreeSet<String>,
-    linears: usize,
+pub(super) struct Loader<'a> {
+    pub(super) dev: &'a Device,
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) storage: BaseStorage,
+    pub(super) from: Linears<'a>,
+    pub(super) params: Params,
+    pub(super) consumed: BTreeSet<String>,
+    pub(super) linears: usize,
 }
 
 impl Loader<'_> {
-    fn decoder(&mut self, arch: Architecture, positions: usize) -> Result<Decoder> {
+    pub(super) fn decoder(&mut self, arch: Architecture, positions: usize) -> Result<Decoder> {
         let a = &arch;
         let table = self.read("model.embed_tokens.weight", a.vocab, a.hidden)?;
         let embed = self.outer(table, "model.embed_tokens.weight")?;
@@ -150,7 +60,7 @@ impl Loader<'_> {
             let base = self.outer(weight, "lm_head.weight")?;
             lm_head = Some(head(self.linears, base));
         }
-        let rotary = |rope: &super::families::Rope| Rotary::new(self.dev, positions, rope.clone());
+        let rotary = |rope: &crate::model::families::Rope| Rotary::new(self.dev, positions, rope.clone());
         let ropes = a.ropes.iter().map(rotary).collect::<Result<Vec<_>>>()?;
         Ok(Decoder { arch, embed, layers, norm, lm_head, ropes, tied_head })
     }
@@ -245,7 +155,7 @@ impl Loader<'_> {
                     }
                 };
                 self.consumed.insert(tensor);
-                Ok::<_, Error>(self.numbered(own, len, cols, base, None))
+                Ok::<_, crate::Error>(self.numbered(own, len, cols, base, None))
             };
             let both = [2 * e.ffn, a.hidden];
             let gate_up = [
@@ -391,7 +301,7 @@ impl Loader<'_> {
         })
     }
 
-    fn parameter(&mut self, name: &str, weight: &Weight) -> super::params::ParamId {
+    fn parameter(&mut self, name: &str, weight: &Weight) -> crate::model::params::ParamId {
         let mut value = self.dev.empty(weight.rows(), weight.cols());
         for (row, out) in value.f32_mut().chunks_exact_mut(weight.cols()).enumerate() {
             weight.decode(row, 0, out);
