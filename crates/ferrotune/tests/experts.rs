@@ -104,7 +104,9 @@ fn linears_of_experts_take_branches_of_their_own() {
         let tokens = tokens(&positions, &segments);
         let pass = pass(&dev, &adapter.params, Some(&adapter));
         let (x, saved) = model.forward_train(&pass, tokens, Activations::Lean).unwrap();
-        let (_, dx) = forward_backward(&model, &pass, &x, cross_entropy::Targets::once(&TARGETS), 1.0, &mut grads).unwrap();
+        let (_, dx) =
+            forward_backward(&model, &pass, &x, cross_entropy::Targets::once(&TARGETS), 1.0, &mut grads)
+                .unwrap();
         model.backward(&pass, tokens, saved, dx, &mut grads).unwrap();
     }
     // Along the gradient of one parameter the loss changes by its square.

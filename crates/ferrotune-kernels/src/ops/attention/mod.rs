@@ -187,8 +187,13 @@ pub fn backward(
     expect("attention", "o", o, q.shape())?;
     expect("attention", "lse", lse, [heads.q, q.rows()])?;
     expect("attention", "do", d_o, q.shape())?;
-    let mut dq = dev.zeros(q.rows(), q.cols());
-    let (mut dk, mut dv) = (dev.zeros(k.rows(), k.cols()), dev.zeros(v.rows(), v.cols()));
+    // Every query has a segment; keys that no segment has get no gradient from anywhere.
+    let covered = segments.iter().map(|s| s.k_len).sum::<usize>() == k.rows();
+    let sink = |t: &Tensor, written: bool| match dev {
+        Device::Cpu(_) if written => dev.empty(t.rows(), t.cols()),
+        _ => dev.zeros(t.rows(), t.cols()),
+    };
+    let (mut dq, mut dk, mut dv) = (sink(q, true), sink(k, covered), sink(v, covered));
     let grads = (&mut dq, &mut dk, &mut dv);
     match dev {
         Device::Reference(_) => reference::backward((q, k, v), d_o, segments, heads, grads),
