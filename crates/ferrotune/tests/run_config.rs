@@ -47,6 +47,7 @@ fn defaults_are_those_of_the_page() {
     assert_eq!(config.method.targets, Targets::AllLinear);
     assert_eq!(config.method.quant.kind, QuantKind::Auto);
     assert_eq!((config.data.max_length, config.data.packing, config.data.shuffle), (1024, true, true));
+    assert!(config.data.share_prefixes);
     assert_eq!((config.train.batch_tokens, config.train.betas, config.train.eps), (4096, [0.9, 0.999], 1e-8));
     assert_eq!(config.lr(), 2e-4);
     assert_eq!(with(&["method.kind=full"]).unwrap().lr(), 1e-5);
@@ -245,6 +246,7 @@ fn what_is_written_reads_back_the_same() {
         "data.supervise=all",
         "data.max_length=2048",
         "data.packing=false",
+        "data.share_prefixes=no",
         "data.shuffle=off",
         "data.truncation=keep_end",
         "data.overlong=drop",

@@ -45,11 +45,21 @@ pub(super) struct Case {
     pub(super) threads: usize,
     /// Whether the peer runs it too.
     pub(super) peer: bool,
+    /// Whether rows share what they begin with in common.
+    pub(super) shared: bool,
+}
+
+impl Case {
+    /// The same work without sharing, to be run in alternation; where rows begin alike.
+    pub(super) fn unshared(&self) -> Option<Case> {
+        let name = format!("{}-unshared", self.name);
+        (self.workload == Workload::Prefix).then(|| Case { name, shared: false, ..self.clone() })
+    }
 }
 
 fn case(method: Method, precision: &'static str, workload: Workload, threads: usize) -> Case {
     let name = format!("{}-{precision}-{}", method.name(), workload.name());
-    Case { name, method, precision, workload, threads, peer: true }
+    Case { name, method, precision, workload, threads, peer: workload != Workload::Prefix, shared: true }
 }
 
 /// The training runs that the options choose.
@@ -67,6 +77,7 @@ pub(super) fn chosen(options: &Options, threads: usize) -> Vec<Case> {
         let scaled =
             |n| Case { name: format!("scaling-{n}"), peer: false, ..case(Lora, "bf16", Workload::Fixed, n) };
         all.extend([1, 2].map(scaled));
+        all.extend([Lora, Qlora].map(|method| case(method, "bf16", Workload::Prefix, threads)));
     }
     if options.large {
         all.extend([Lora, Qlora].map(|method| case(method, "bf16", Workload::Long, threads)));
@@ -90,11 +101,15 @@ mod tests {
 
     #[test]
     fn options_choose_rows() {
-        assert_eq!(names(Options::default()).len(), 14);
+        assert_eq!(names(Options::default()).len(), 16);
         let quick = Options { quick: true, ..Options::default() };
         assert_eq!(names(quick), ["lora-bf16-fixed", "qlora-bf16-fixed"]);
         let some = Options { only: Some("long".into()), large: true, ..Options::default() };
         assert_eq!(names(some), ["lora-bf16-long", "qlora-bf16-long"]);
+        let prefix = Options { only: Some("prefix".into()), ..Options::default() };
+        let both = chosen(&prefix, 2);
+        assert!(both.iter().all(|c| !c.peer && c.unshared().is_some_and(|c| !c.shared)));
+        assert_eq!(names(prefix), ["lora-bf16-prefix", "qlora-bf16-prefix"]);
         let none = Options { only: Some("long".into()), ..Options::default() };
         assert!(names(none).is_empty());
     }

@@ -149,12 +149,17 @@ impl Bench {
         };
         for case in cases::chosen(&self.options, self.threads) {
             match self.training(&case) {
-                Ok(row) => {
-                    println!("{}", row.line());
-                    if self.compares(&case) && row.peer.fastest().is_none() {
-                        fail(&case.name, "no setting of the peer did the same work");
+                Ok(rows) => {
+                    if let [shared, unshared] = &rows[..] {
+                        results.extras.push(Extra::ratio(shared, unshared));
                     }
-                    results.rows.push(row);
+                    for row in rows {
+                        println!("{}", row.line());
+                        if self.compares(&case) && row.peer.fastest().is_none() {
+                            fail(&case.name, "no setting of the peer did the same work");
+                        }
+                        results.rows.push(row);
+                    }
                 }
                 Err(failure) => fail(&case.name, &failure.0),
             }
@@ -192,8 +197,9 @@ impl Bench {
         case.peer && self.python.is_some()
     }
 
-    /// A case on our side and, in alternation, on the peer's: every setting once, then the fastest again.
-    fn training(&self, case: &Case) -> Result<Row, Failure> {
+    /// A case on our side and, in alternation, on the peer's: every setting once, then the fastest again. Where rows share
+    /// beginnings also without sharing.
+    fn training(&self, case: &Case) -> Result<Vec<Row>, Failure> {
         let model = match case.workload {
             Workload::Long => large::folder(&self.options.work, &self.model)?,
             _ => self.model.clone(),
@@ -212,13 +218,37 @@ impl Bench {
         if let Some((setting, _)) = peer.fastest().filter(|_| !self.options.quick) {
             self.both(case, *setting, &rows, &model, &mut ours, &mut peer)?;
         }
+        let twin = case.unshared();
+        let mut twins = Vec::new();
         while ours.len() < if self.options.quick { 1 } else { ROUNDS } {
             ours.push(self.train(case, &rows, &model)?);
+            if let Some(twin) = &twin {
+                twins.push(self.train(twin, &rows, &model)?);
+            }
         }
+        let shape = Shape::open(&model)?;
+        let first = self.row(case, shape, &rows, ours, peer);
+        let second = twin.map(|twin| self.row(&twin, shape, &rows, twins, Peer::default()));
+        [first].into_iter().chain(second).collect()
+    }
+
+    /// A row of the table.
+    fn row(
+        &self,
+        case: &Case,
+        shape: Shape,
+        rows: &Written,
+        ours: Vec<Measured>,
+        peer: Peer,
+    ) -> Result<Row, Failure> {
         let best = fastest(&ours).ok_or_else(|| Failure("no run".into()))?;
         let lengths = &rows.lengths[case.workload.rows_of_step()..];
-        let flops =
-            Shape::open(&model)?.flops(case.method, RANK, lengths, best.labels[1..].iter().sum::<f64>());
+        let mut flops = shape.flops(case.method, RANK, lengths, best.labels[1..].iter().sum::<f64>());
+        if case.shared {
+            let (times, prefix) = case.workload.saved();
+            let steps = (best.seconds.len() - 1) as f64;
+            flops -= steps * times as f64 * shape.flops(case.method, RANK, &[prefix], 0.0);
+        }
         let rate = flops / best.seconds[1..].iter().sum::<f64>();
         Ok(Row { case: case.clone(), share: rate / self.peak.of(case.precision), rate, ours, peer })
     }
@@ -268,6 +298,7 @@ impl Bench {
             workload: Workload::Fixed,
             threads: self.threads,
             peer: true,
+            shared: true,
         };
         let rows = work::write(case.workload, &self.model, 2, &self.options.work)?;
         let (mut ours, mut theirs) = (f64::MAX, None::<f64>);

@@ -33,6 +33,7 @@ pub(super) fn train(
         format!("train.lr={}", case.method.lr()),
         format!("train.precision={}", case.precision),
         format!("train.threads={}", case.threads),
+        format!("data.share_prefixes={}", case.shared),
     ];
     let mut command = ours.training(run, &settings)?;
     let start = Instant::now();

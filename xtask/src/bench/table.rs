@@ -118,6 +118,13 @@ impl Row {
 }
 
 impl Extra {
+    /// How much faster a case is with shared beginnings.
+    pub(super) fn ratio(shared: &Row, unshared: &Row) -> Self {
+        let speed = |row: &Row| fastest(&row.ours).map_or(f64::NAN, Measured::speed);
+        let name = format!("{} over unshared", shared.case.name);
+        Extra { name, unit: "times", ours: speed(shared) / speed(unshared), peer: None }
+    }
+
     fn cells(&self) -> Vec<String> {
         let peer = self.peer.map_or("-".to_string(), |p| format!("{p:.1} {}", self.unit));
         vec![self.name.clone(), format!("{:.1} {}", self.ours, self.unit), peer]

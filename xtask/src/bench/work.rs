@@ -10,6 +10,9 @@ use crate::shared::rows::{Row, cut, facts, write_rows};
 /// The shortest row of `mix`, and how many lengths there are.
 const MIX: (usize, u64) = (57, 364);
 
+/// Tokens that rows of `prefix` begin with in common, and tokens of their own.
+const PREFIX: (usize, usize) = (400, 100);
+
 /// What a step sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Workload {
@@ -17,6 +20,9 @@ pub(super) enum Workload {
     Fixed,
     /// 8 rows of 57 to 420 tokens, the second half supervised, as in a chat.
     Mix,
+    /// 16 rows that begin with the same 400 tokens, as with a document or a system prompt, and go on with 100 of their own, of
+    /// which the second half is supervised.
+    Prefix,
     /// A row of 512 tokens, all supervised, for the large model.
     Long,
 }
@@ -27,6 +33,7 @@ impl Workload {
         match self {
             Workload::Fixed => "fixed",
             Workload::Mix => "mix",
+            Workload::Prefix => "prefix",
             Workload::Long => "long",
         }
     }
@@ -36,8 +43,14 @@ impl Workload {
         match self {
             Workload::Fixed => 4,
             Workload::Mix => 8,
+            Workload::Prefix => 16,
             Workload::Long => 1,
         }
+    }
+
+    /// Rows of a step less one, and the tokens that they need not compute where beginnings are shared.
+    pub(super) fn saved(self) -> (usize, usize) {
+        if self == Workload::Prefix { (self.rows_of_step() - 1, PREFIX.0) } else { (0, 0) }
     }
 
     fn lengths(self, rows: usize) -> Vec<usize> {
@@ -45,6 +58,7 @@ impl Workload {
         let length = |i: usize| match self {
             Workload::Fixed => 256,
             Workload::Mix => MIX.0 + s.below(i as u64, MIX.1) as usize,
+            Workload::Prefix => PREFIX.0 + PREFIX.1,
             Workload::Long => 512,
         };
         (0..rows).map(length).collect()
@@ -58,8 +72,16 @@ impl Workload {
         for (row, length) in rows.iter_mut().zip(lengths) {
             row.ids.truncate(length);
             row.labels.truncate(length);
-            if self == Workload::Mix {
-                row.labels[..length / 2].fill(-100);
+            match self {
+                Workload::Mix => row.labels[..length / 2].fill(-100),
+                Workload::Prefix => row.labels[..PREFIX.0 + PREFIX.1 / 2].fill(-100),
+                Workload::Fixed | Workload::Long => {}
+            }
+        }
+        if self == Workload::Prefix {
+            for step in rows.chunks_mut(self.rows_of_step()) {
+                let prefix = step[0].ids[..PREFIX.0].to_vec();
+                step.iter_mut().for_each(|row| row.ids[..PREFIX.0].copy_from_slice(&prefix));
             }
         }
         Ok(rows)
@@ -101,6 +123,14 @@ mod tests {
             assert_eq!(row.labels.last(), row.ids.last().map(|id| *id as i64).as_ref());
         }
         assert!(mix.iter().any(|r| r.ids.len() != mix[0].ids.len()));
+        let prefix = rows(Workload::Prefix);
+        assert_eq!(prefix.len(), 48);
+        for step in prefix.chunks(16) {
+            assert!(step.iter().all(|r| r.ids[..400] == step[0].ids[..400] && r.ids.len() == 500));
+            assert!(step[1..].iter().all(|r| r.ids[400..] != step[0].ids[400..]));
+            assert!(step.iter().all(|r| r.labels.iter().filter(|l| **l >= 0).count() == 50));
+        }
+        assert_ne!(prefix[0].ids, prefix[16].ids);
         assert_eq!(rows(Workload::Long).iter().map(|r| r.ids.len()).collect::<Vec<_>>(), [512; 3]);
     }
 }
