@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::checkpoint::safetensors::{OutTensor, SafeFile, write};
 use ferrotune::lora::{Adapter, LoraConfig, Targets, peft};
-use ferrotune::loss::cross_entropy::{self, forward_backward, token_losses};
+use ferrotune::loss::cross_entropy::{TokenTargets, forward_backward, token_losses};
 use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Tokens};
 use ferrotune_kernels::ops::attention::Segment;
@@ -105,8 +105,7 @@ fn linears_of_experts_take_branches_of_their_own() {
         let pass = pass(&dev, &adapter.params, Some(&adapter));
         let (x, saved) = model.forward_train(&pass, tokens, Activations::Lean).unwrap();
         let (_, dx) =
-            forward_backward(&model, &pass, &x, cross_entropy::Targets::once(&TARGETS), 1.0, &mut grads)
-                .unwrap();
+            forward_backward(&model, &pass, &x, TokenTargets::once(&TARGETS), 1.0, &mut grads).unwrap();
         model.backward(&pass, tokens, saved, dx, &mut grads).unwrap();
     }
     // Along the gradient of one parameter the loss changes by its square.

@@ -58,7 +58,7 @@ fn pieces() -> impl Strategy<Value = Vec<TrainRow>> {
                 for t in 0..lengths[piece] {
                     let id = (40 * piece + t) as u32;
                     row.input_ids.push(id);
-                    row.labels.push(if (id + piece as u32) % 3 == 0 { IGNORE } else { id as i32 });
+                    row.labels.push(if (id + piece as u32).is_multiple_of(3) { IGNORE } else { id as i32 });
                 }
             }
             row

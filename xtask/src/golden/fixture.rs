@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ferrotune::checkpoint::safetensors::SafeFile;
-use ferrotune::loss::cross_entropy::Targets;
+use ferrotune::loss::cross_entropy::TokenTargets;
 use ferrotune::model::{Activations, Decoder, Gradients, Pass, Tokens};
 use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
@@ -179,7 +179,7 @@ impl Batch {
             model,
             pass,
             self.tokens(),
-            Targets::once(&self.targets),
+            TokenTargets::once(&self.targets),
             scale,
             policy,
             grads,

@@ -10,17 +10,17 @@ use crate::model::{Decoder, Gradients, Pass};
 
 /// What the rows of a micro-batch predict.
 #[derive(Debug, Clone, Copy)]
-pub struct Targets<'a> {
+pub struct TokenTargets<'a> {
     /// The token that each row predicts; negative for none.
     pub ids: &'a [i32],
     /// How often each counts: rows that several sequences share count once for each of them. All count once if empty.
     pub weights: &'a [u32],
 }
 
-impl<'a> Targets<'a> {
-    /// Targets that all count once.
+impl<'a> TokenTargets<'a> {
+    /// TokenTargets that all count once.
     pub fn once(ids: &'a [i32]) -> Self {
-        Targets { ids, weights: &[] }
+        TokenTargets { ids, weights: &[] }
     }
 
     /// How often row `row` counts.
@@ -74,12 +74,12 @@ pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32
 }
 
 /// The sum of the losses of all rows of `x`.
-pub fn sum(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: Targets<'_>) -> Result<LossSum> {
+pub fn sum(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: TokenTargets<'_>) -> Result<LossSum> {
     let losses = token_losses(model, pass, x, targets.ids)?;
     Ok(weighted(&losses, &supervised(targets.ids).0, targets))
 }
 
-fn weighted(losses: &[f32], rows: &[u32], targets: Targets<'_>) -> LossSum {
+fn weighted(losses: &[f32], rows: &[u32], targets: TokenTargets<'_>) -> LossSum {
     let mut all = LossSum::default();
     for (loss, row) in losses.iter().zip(rows) {
         let weight = targets.weight(*row);
@@ -93,7 +93,7 @@ pub fn forward_backward(
     model: &Decoder,
     pass: &Pass<'_>,
     x: &Tensor,
-    targets: Targets<'_>,
+    targets: TokenTargets<'_>,
     scale: f32,
     grads: &mut Gradients,
 ) -> Result<(LossSum, Tensor)> {

@@ -4,7 +4,7 @@ use ferrotune_kernels::ops::attention::Segment;
 
 use crate::Result;
 use crate::data::pack::PackedBatch;
-use crate::loss::cross_entropy::{self, LossSum, Targets};
+use crate::loss::cross_entropy::{self, LossSum, TokenTargets};
 use crate::model::{Decoder, Pass, Tokens};
 
 /// The segments of a batch as attention takes them.
@@ -13,8 +13,8 @@ pub fn segments(batch: &PackedBatch) -> Vec<Segment> {
 }
 
 /// The targets of a batch as the loss takes them.
-pub fn targets(batch: &PackedBatch) -> Targets<'_> {
-    Targets { ids: &batch.targets, weights: &batch.weights }
+pub fn targets(batch: &PackedBatch) -> TokenTargets<'_> {
+    TokenTargets { ids: &batch.targets, weights: &batch.weights }
 }
 
 /// Token losses of every batch together.

@@ -5,7 +5,7 @@
 
 use ferrotune_kernels::ops::adamw;
 
-use crate::loss::cross_entropy::{self, LossSum, Targets};
+use crate::loss::cross_entropy::{self, LossSum, TokenTargets};
 use crate::model::{Activations, Decoder, Gradients, Pass, Tokens};
 use crate::{Error, Result};
 
@@ -14,7 +14,7 @@ pub fn forward_backward(
     model: &Decoder,
     pass: &Pass<'_>,
     tokens: Tokens<'_>,
-    targets: Targets<'_>,
+    targets: TokenTargets<'_>,
     scale: f32,
     policy: Activations,
     grads: &mut Gradients,
