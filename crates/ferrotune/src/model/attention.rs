@@ -217,7 +217,7 @@ impl Attention {
             None => None,
         };
         let [q, k] = again.as_ref().map_or([&s.q, &s.k], |both| both.each_ref());
-        let (mut dq, mut dk, dv) = attention::backward(
+        let (mut dq, mut dk, mut dv) = attention::backward(
             pass.dev,
             pass.precision,
             (q, k, &s.v),
@@ -231,7 +231,7 @@ impl Attention {
             // The projections read them next, unless there are norms.
             let next = if self.qk_norm.is_some() { DType::F32 } else { pass.precision.saved() };
             let back = |d| rope::backward(pass.dev, d, self.heads.dim, r.rows(), r.table(), next);
-            (dq, dk) = (back(dq)?, back(dk)?);
+            (dq, dk, dv) = (back(dq)?, back(dk)?, pass.stored(dv, next));
         }
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             dq = through(q_norm, pass, &s.q, &dq, grads)?;
