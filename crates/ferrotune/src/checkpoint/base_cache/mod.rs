@@ -1,6 +1,6 @@
 //! Quantized bases kept on disk: a base is quantized once and only mapped at every later start.
 //!
-//! A file of the cache is a safetensors file with the tensors of [`bnb4`](super::bnb4) and [`bnb8`](super::bnb8), the
+//! A file of the cache is a safetensors file with the tensors of [`super::bnb4`] and `bnb8.rs`, the
 //! linears in the order of the layers, so that one after the other can be read ahead and dropped. Each linear starts on
 //! a page of 4 KiB, each of its tensors at a multiple of 64 bytes; tensors named `pad.N` fill the gaps, which
 //! safetensors does not allow. The last tensor, `digest`, is SHA-256 over the header and 64 blocks of 4 KiB at even
