@@ -30,17 +30,7 @@ fn main() {
                 for (i, (b, transposed)) in [(&w, false), (&wt, true)].into_iter().enumerate() {
                     let start = Instant::now();
                     let terms = vec![Term { a: &a, b: Mat::Weight(b), transposed }];
-                    gemm(
-                        &cpu,
-                        precision,
-                        &[Job {
-                            out: &Out::from(&mut out[..]),
-                            columns: (n, 0..n),
-                            terms,
-                            accumulate: false,
-                            bias: None,
-                        }],
-                    );
+                    gemm(&cpu, precision, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
                     best[i + 1] = best[i + 1].min(start.elapsed().as_secs_f64());
                 }
             }

@@ -44,17 +44,7 @@ fn rate(cpu: &Cpu, precision: Precision, [m, n, k]: [usize; 3]) -> f64 {
     while begin.elapsed().as_secs_f64() < SECONDS {
         let start = Instant::now();
         let terms = vec![Term { a: &a, b: Mat::Weight(&w), transposed: false }];
-        gemm(
-            cpu,
-            precision,
-            &[Job {
-                out: &Out::from(&mut out[..]),
-                columns: (n, 0..n),
-                terms,
-                accumulate: false,
-                bias: None,
-            }],
-        );
+        gemm(cpu, precision, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
         best = best.min(start.elapsed().as_secs_f64());
     }
     2.0 * (m * n * k) as f64 / best

@@ -42,6 +42,13 @@ pub struct Job<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+impl<'a> Job<'a> {
+    /// The whole of an output of `n` columns, overwritten.
+    pub fn new(out: &'a Out<'a>, n: usize, terms: Vec<Term<'a>>) -> Self {
+        Job { out, columns: (n, 0..n), terms, accumulate: false, bias: None }
+    }
+}
+
 /// Words of the reduction that are packed at a time: 64 columns of them stay in L2 beside the rows of A.
 fn panel_words(isa: Isa) -> usize {
     match isa {
@@ -340,13 +347,7 @@ mod tests {
             gemm(
                 cpu,
                 precision,
-                &[Job {
-                    out: &Out::from(&mut out[..]),
-                    columns: (n, 0..n),
-                    terms,
-                    accumulate,
-                    bias: Some(&bias),
-                }],
+                &[Job { accumulate, bias: Some(&bias), ..Job::new(&Out::from(&mut out[..]), n, terms) }],
             );
             for i in 0..m * n {
                 let want = 2.0 * want[i] + bias[i % n] as f64 + accumulate as u8 as f64;
@@ -366,17 +367,7 @@ mod tests {
             let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false, 1.0);
             let mut out = vec![0.0; m * n];
             let terms = vec![Term { a: &packed, b: Mat::F32(&b, k), transposed: false }];
-            gemm(
-                &cpu,
-                Precision::F32,
-                &[Job {
-                    out: &Out::from(&mut out[..]),
-                    columns: (n, 0..n),
-                    terms,
-                    accumulate: false,
-                    bias: None,
-                }],
-            );
+            gemm(&cpu, Precision::F32, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
             out
         };
         assert_eq!(run(1), run(2));

@@ -18,7 +18,7 @@ pub struct TokenTargets<'a> {
 }
 
 impl<'a> TokenTargets<'a> {
-    /// TokenTargets that all count once.
+    /// Targets that all count once.
     pub fn once(ids: &'a [i32]) -> Self {
         TokenTargets { ids, weights: &[] }
     }
@@ -64,6 +64,11 @@ fn supervised(targets: &[i32]) -> (Vec<u32>, Vec<u32>) {
 /// The losses of the supervised rows of `x` (the residual stream after the last layer), in order.
 pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32]) -> Result<Vec<f32>> {
     let (rows, ids) = supervised(targets);
+    losses_of(model, pass, x, &rows, &ids)
+}
+
+/// The losses of these rows for these targets.
+fn losses_of(model: &Decoder, pass: &Pass<'_>, x: &Tensor, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>> {
     let mut losses = Vec::with_capacity(rows.len());
     let step = chunk_rows(model.arch.vocab);
     for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
@@ -75,8 +80,8 @@ pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32
 
 /// The sum of the losses of all rows of `x`.
 pub fn sum(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: TokenTargets<'_>) -> Result<LossSum> {
-    let losses = token_losses(model, pass, x, targets.ids)?;
-    Ok(weighted(&losses, &supervised(targets.ids).0, targets))
+    let (rows, ids) = supervised(targets.ids);
+    Ok(weighted(&losses_of(model, pass, x, &rows, &ids)?, &rows, targets))
 }
 
 fn weighted(losses: &[f32], rows: &[u32], targets: TokenTargets<'_>) -> LossSum {

@@ -1,11 +1,11 @@
 //! Vectorised, split over the threads.
 
-use ::half::bf16;
+use half::bf16;
 
 use super::Activation;
+use crate::cpu::dots::Element;
 use crate::cpu::math::{sigmoid, tanh};
 use crate::cpu::out::Out;
-use crate::cpu::words::widen;
 use crate::cpu::{Cpu, Isa, per_isa};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
@@ -30,25 +30,6 @@ fn gelu(x: f32) -> (f32, f32) {
     let t = tanh(C * (x + CUBIC * x * x * x));
     let slope = C * (1.0 + 3.0 * CUBIC * x * x);
     (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
-}
-
-/// Elements that are read as f32.
-trait Element: Copy {
-    fn value(self) -> f32;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn value(self) -> f32 {
-        self
-    }
-}
-
-impl Element for bf16 {
-    #[inline(always)]
-    fn value(self) -> f32 {
-        widen(self)
-    }
 }
 
 #[inline(always)]
@@ -142,7 +123,7 @@ macro_rules! loops {
 }
 
 loops!(wide, f32);
-loops!(half, bf16);
+loops!(narrow, bf16);
 
 per_isa! {
     fn multiply(y: &mut [f32], by: &[f32]) {
@@ -157,7 +138,7 @@ pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
     each_block(cpu, n, |isa, at, len, [spare, _]| {
         let fill = |y: &mut [f32]| match x.dtype() {
             DType::F32 => wide::value(isa, act, &x.f32()[at..], y),
-            _ => half::value(isa, act, &x.bf16()[at..], y),
+            _ => narrow::value(isa, act, &x.bf16()[at..], y),
         };
         // SAFETY: blocks are disjoint.
         unsafe { y.write(isa, at, len, spare, fill) };
@@ -170,7 +151,7 @@ pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &
         let fill = |dx: &mut [f32]| {
             match x.dtype() {
                 DType::F32 => wide::slope(isa, act, &x.f32()[at..], dx),
-                _ => half::slope(isa, act, &x.bf16()[at..], dx),
+                _ => narrow::slope(isa, act, &x.bf16()[at..], dx),
             }
             multiply(isa, dx, &dy[at..]);
         };
@@ -184,7 +165,7 @@ pub(super) fn gated(cpu: &Cpu, act: Activation, gate: &Tensor, up: &Tensor, y: &
     each_block(cpu, n, |isa, at, len, [spare, _]| {
         let fill = |y: &mut [f32]| match gate.dtype() {
             DType::F32 => wide::gated(isa, act, &gate.f32()[at..], &up.f32()[at..], y),
-            _ => half::gated(isa, act, &gate.bf16()[at..], &up.bf16()[at..], y),
+            _ => narrow::gated(isa, act, &gate.bf16()[at..], &up.bf16()[at..], y),
         };
         // SAFETY: blocks are disjoint.
         unsafe { y.write(isa, at, len, spare, fill) };
@@ -205,7 +186,7 @@ pub(super) fn gated_backward(
         let dy = &dy[at..at + len];
         let slopes = |dg: &mut [f32], du: &mut [f32]| match gate.dtype() {
             DType::F32 => wide::gated_slopes(isa, act, &gate.f32()[at..], &up.f32()[at..], dy, dg, du),
-            _ => half::gated_slopes(isa, act, &gate.bf16()[at..], &up.bf16()[at..], dy, dg, du),
+            _ => narrow::gated_slopes(isa, act, &gate.bf16()[at..], &up.bf16()[at..], dy, dg, du),
         };
         // SAFETY: blocks are disjoint.
         unsafe {

@@ -48,8 +48,7 @@ fn single(
     accumulate: bool,
 ) {
     let terms = vec![Term { a, b, transposed }];
-    let out = &Out::from(out);
-    gemm(cpu, precision, &[Job { out, columns: (n, 0..n), terms, accumulate, bias: None }]);
+    gemm(cpu, precision, &[Job { accumulate, ..Job::new(&Out::from(out), n, terms) }]);
 }
 
 fn has_dropout(linears: &[Linear<'_>]) -> bool {
@@ -72,8 +71,7 @@ fn hidden(
     let out = &Out::from(h);
     let fill = |a: &Left<'_>, start: usize, r: usize| {
         let terms = vec![Term { a, b: rows_of_a(&all, start), transposed: false }];
-        let columns = (total, start..start + r);
-        gemm(cpu, precision, &[Job { out, columns, terms, accumulate: false, bias: None }]);
+        gemm(cpu, precision, &[Job { columns: (total, start..start + r), ..Job::new(out, total, terms) }]);
     };
     if !has_dropout(linears) {
         return fill(packed, 0, total);
@@ -122,8 +120,7 @@ pub(super) fn forward(
             if let (Some(a), Some(b)) = (riding, l.branch) {
                 terms.push(Term { a, b: Mat::from(b.b), transposed: false });
             }
-            let n = l.weight.rows();
-            Job { out, columns: (n, 0..n), terms, accumulate, bias: l.bias.map(Tensor::f32) }
+            Job { accumulate, bias: l.bias.map(Tensor::f32), ..Job::new(out, l.weight.rows(), terms) }
         })
         .collect();
     gemm(cpu, precision, &jobs);
@@ -184,9 +181,8 @@ fn through_b(
     let out = &Out::from(&mut g);
     let jobs = linears.iter().zip(dys).zip(starts).filter_map(|((l, dy), start)| {
         let b = l.branch?;
-        let columns = (total, start..start + b.a.rows());
         let terms = vec![Term { a: dy, b: Mat::from(b.b), transposed: true }];
-        Some(Job { out, columns, terms, accumulate: false, bias: None })
+        Some(Job { columns: (total, start..start + b.a.rows()), ..Job::new(out, total, terms) })
     });
     gemm(cpu, precision, &jobs.collect::<Vec<_>>());
     g
@@ -223,8 +219,7 @@ fn input_gradient(
             terms.push(Term { a, b: *b, transposed: true });
         }
     }
-    let out = &Out::from(&mut *dx);
-    gemm(cpu, precision, &[Job { out, columns: (k, 0..k), terms, accumulate, bias: None }]);
+    gemm(cpu, precision, &[Job { accumulate, ..Job::new(&Out::from(&mut *dx), k, terms) }]);
     for (l, riding) in linears.iter().zip(&riding) {
         let (Some(drop), Some((a, b))) = (l.branch.and_then(|b| b.dropout), riding) else { continue };
         let mut own = dev.empty(m, k);
@@ -256,12 +251,14 @@ fn gradients_of_a(
     let together = (!has_dropout(linears)).then(|| product(x, 0, total));
     for ((l, grads), start) in linears.iter().zip(grads).zip(starts) {
         let (Some(b), Some(da)) = (l.branch, grads.a.as_deref_mut()) else { continue };
-        let dropped = b.dropout.map(|drop| elementwise::dropout(dev, x, drop));
-        let own = (together.is_none()).then(|| product(dropped.as_ref().unwrap_or(x), start, b.a.rows()));
-        let sum = match (&together, &own) {
-            (Some(all), _) => &all.f32()[start * k..][..da.len()],
-            (None, Some(own)) => own.f32(),
-            (None, None) => continue,
+        let own;
+        let sum = match &together {
+            Some(all) => &all.f32()[start * k..][..da.len()],
+            None => {
+                let dropped = b.dropout.map(|drop| elementwise::dropout(dev, x, drop));
+                own = product(dropped.as_ref().unwrap_or(x), start, b.a.rows());
+                own.f32()
+            }
         };
         da.f32_mut().iter_mut().zip(sum).for_each(|(o, v)| *o += b.scale * v);
     }
@@ -293,9 +290,7 @@ fn gradients_of_b(
         let mut turned: Vec<Tensor> = same.iter().map(|i| dev.empty(r, dys[*i].k)).collect();
         let outs: Vec<Out<'_>> = turned.iter_mut().map(Out::from).collect();
         let jobs = same.iter().zip(&hts).zip(&outs).map(|((i, a), out)| {
-            let n = dys[*i].k;
-            let terms = vec![Term { a, b: dys[*i].mat(), transposed: true }];
-            Job { out, columns: (n, 0..n), terms, accumulate: false, bias: None }
+            Job::new(out, dys[*i].k, vec![Term { a, b: dys[*i].mat(), transposed: true }])
         });
         gemm(cpu, precision, &jobs.collect::<Vec<_>>());
         drop(outs);

@@ -63,11 +63,6 @@ impl BaseCache {
         BaseCache { folder: folder.to_path_buf(), limit, writes: Mutex::default() }
     }
 
-    /// The same with another limit.
-    pub fn set_limit(&mut self, limit: u64) {
-        self.limit = limit;
-    }
-
     /// The place of a base in a storage; none for storages that are not quantized.
     pub(crate) fn entry(&self, checkpoint: &Checkpoint, storage: BaseStorage) -> Option<Entry<'_>> {
         let storage = storage.quantized_name()?;
