@@ -1,6 +1,7 @@
 """One training run of the reference stack on given token ids, as a plain PyTorch loop: nothing of a trainer is timed.
 
-job: {"out", "model", "rows", "rows_of_step", "method", "dtype", "checkpointing", "lr", "rank", "alpha", "threads", "started"}
+job: {"out", "model", "rows", "rows_of_step", "method", "dtype", "checkpointing", "lr", "rank", "alpha", "threads", "environment",
+"started"}
 
 Batches are padded at the end to the longest row of the step, as the field's trainers do; a batch without padding gets no
 mask, which is the faster path. Tokens are counted without padding. `started` is the wall time at which the process was asked for.
@@ -11,8 +12,10 @@ import resource
 import sys
 import time
 
-# Nothing is fetched.
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+# Nothing is fetched. What holds the libraries to an instruction set must be there before they are loaded.
+with open(sys.argv[1]) as f:
+    JOB = json.load(f)
+os.environ.update(JOB["environment"], HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -71,8 +74,7 @@ def peak():
 
 
 def main():
-    with open(sys.argv[1]) as f:
-        job = json.load(f)
+    job = JOB
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
     with open(job["rows"]) as f:

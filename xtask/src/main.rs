@@ -52,7 +52,16 @@ enum Task {
         /// Threads of both sides (default: all cores).
         #[arg(long)]
         threads: Option<usize>,
-        /// Write docs/benchmarks.md.
+        /// Python interpreter that has llama-cpp-python, built for the same instruction set: the peer of decoding.
+        #[arg(long)]
+        llama: Option<PathBuf>,
+        /// A lower instruction set than the CPU has, for both sides: avx2 or avx512.
+        #[arg(long)]
+        isa: Option<String>,
+        /// Predicted and measured peak memory of many ways to train, and nothing else.
+        #[arg(long)]
+        memory: bool,
+        /// Write the results into docs/benchmarks.md, in place of those of the same machine and rows.
         #[arg(long)]
         write: bool,
     },
@@ -88,7 +97,22 @@ enum Task {
 fn main() -> ExitCode {
     let ok = match Args::parse().task {
         Task::Golden { dirs } => golden(&dirs),
-        Task::Bench { python, work, model, gguf, peer, quick, large, only, steps, threads, write } => {
+        Task::Bench {
+            python,
+            work,
+            model,
+            gguf,
+            peer,
+            quick,
+            large,
+            only,
+            steps,
+            threads,
+            llama,
+            isa,
+            memory,
+            write,
+        } => {
             let options = xtask::bench::Options {
                 python,
                 work,
@@ -100,6 +124,9 @@ fn main() -> ExitCode {
                 only,
                 steps,
                 threads,
+                llama,
+                isa,
+                memory,
                 write,
             };
             xtask::bench::run(options)

@@ -62,25 +62,31 @@ fn case(method: Method, precision: &'static str, workload: Workload, threads: us
     Case { name, method, precision, workload, threads, peer: workload != Workload::Prefix, shared: true }
 }
 
-/// The training runs that the options choose.
-pub(super) fn chosen(options: &Options, threads: usize) -> Vec<Case> {
+/// The precision in which a CPU trains fastest.
+pub(super) fn fastest(bf16: bool) -> &'static str {
+    if bf16 { "bf16" } else { "f32" }
+}
+
+/// The training runs that the options choose; on a CPU that multiplies bf16 in hardware, or that does not.
+pub(super) fn chosen(options: &Options, bf16: bool, threads: usize) -> Vec<Case> {
     use Method::{Full, Lora, Qlora};
     let mut all = Vec::new();
+    let best = fastest(bf16);
     for workload in [Workload::Fixed, Workload::Mix] {
-        for precision in ["bf16", "f32"] {
+        for precision in ["bf16", "f32"].into_iter().filter(|precision| bf16 || *precision == best) {
             all.extend([Lora, Qlora, Full].map(|method| case(method, precision, workload, threads)));
         }
     }
     if options.quick {
-        all.retain(|c| c.method != Full && c.precision == "bf16" && c.workload == Workload::Fixed);
+        all.retain(|c| c.method != Full && c.precision == best && c.workload == Workload::Fixed);
     } else {
         let scaled =
-            |n| Case { name: format!("scaling-{n}"), peer: false, ..case(Lora, "bf16", Workload::Fixed, n) };
+            |n| Case { name: format!("scaling-{n}"), peer: false, ..case(Lora, best, Workload::Fixed, n) };
         all.extend([1, 2].map(scaled));
-        all.extend([Lora, Qlora].map(|method| case(method, "bf16", Workload::Prefix, threads)));
+        all.extend([Lora, Qlora].map(|method| case(method, best, Workload::Prefix, threads)));
     }
     if options.large {
-        all.extend([Lora, Qlora].map(|method| case(method, "bf16", Workload::Long, threads)));
+        all.extend([Lora, Qlora].map(|method| case(method, best, Workload::Long, threads)));
     }
     all.retain(|c| wanted(options, &c.name));
     all
@@ -96,7 +102,7 @@ mod tests {
     use super::*;
 
     fn names(options: Options) -> Vec<String> {
-        chosen(&options, 2).into_iter().map(|c| c.name).collect()
+        chosen(&options, true, 2).into_iter().map(|c| c.name).collect()
     }
 
     #[test]
@@ -107,10 +113,12 @@ mod tests {
         let some = Options { only: Some("long".into()), large: true, ..Options::default() };
         assert_eq!(names(some), ["lora-bf16-long", "qlora-bf16-long"]);
         let prefix = Options { only: Some("prefix".into()), ..Options::default() };
-        let both = chosen(&prefix, 2);
+        let both = chosen(&prefix, true, 2);
         assert!(both.iter().all(|c| !c.peer && c.unshared().is_some_and(|c| !c.shared)));
         assert_eq!(names(prefix), ["lora-bf16-prefix", "qlora-bf16-prefix"]);
         let none = Options { only: Some("long".into()), ..Options::default() };
         assert!(names(none).is_empty());
+        let plain = chosen(&Options { large: true, ..Options::default() }, false, 2);
+        assert!(plain.len() == 12 && plain.iter().all(|c| c.precision == "f32"));
     }
 }

@@ -21,7 +21,7 @@ fn says(program: &str, arguments: &[&str]) -> String {
 }
 
 /// Names and values: processor, memory, system, versions.
-pub(super) fn describe(threads: usize) -> Vec<(&'static str, String)> {
+pub(super) fn describe(threads: usize, isa: Isa) -> Vec<(&'static str, String)> {
     let file = |path| std::fs::read_to_string(path).unwrap_or_default();
     let unknown = || "unknown".to_string();
     let memory = field(&file("/proc/meminfo"), "MemTotal")
@@ -31,7 +31,7 @@ pub(super) fn describe(threads: usize) -> Vec<(&'static str, String)> {
     vec![
         ("CPU", field(&file("/proc/cpuinfo"), "model name").unwrap_or_else(unknown)),
         ("cores", format!("{cores}, {threads} threads used")),
-        ("instruction set", Isa::detect().name().to_string()),
+        ("instruction set", isa.name().to_string()),
         ("memory", memory),
         ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
         (

@@ -4,10 +4,13 @@
 //! the same run, and the peer's runs stand between ours, so that a machine that gets slower slows all of them.
 
 mod cases;
+mod document;
 mod flops;
 mod large;
+mod llama;
 mod machine;
 mod measured;
+mod memory;
 mod ours;
 mod peak;
 mod peer;
@@ -15,6 +18,8 @@ mod table;
 mod work;
 
 use std::path::{Path, PathBuf};
+
+use ferrotune_kernels::cpu::Isa;
 
 use crate::golden::Failure;
 use crate::shared::ours::Ours;
@@ -59,7 +64,13 @@ pub struct Options {
     pub steps: Option<usize>,
     /// Threads of both sides.
     pub threads: Option<usize>,
-    /// Write `docs/benchmarks.md`.
+    /// A Python interpreter that has llama-cpp-python.
+    pub llama: Option<PathBuf>,
+    /// A lower instruction set than the CPU has, by name, for both sides.
+    pub isa: Option<String>,
+    /// Predicted and measured peaks of many ways to train, and nothing else.
+    pub memory: bool,
+    /// Write into `docs/benchmarks.md`.
     pub write: bool,
 }
 
@@ -74,6 +85,7 @@ struct Bench {
     model: PathBuf,
     gguf: Option<PathBuf>,
     peak: Peak,
+    isa: Isa,
     threads: usize,
 }
 
@@ -81,12 +93,16 @@ struct Bench {
 #[allow(clippy::print_stdout)]
 pub fn run(options: Options) -> bool {
     let outcome = prepare(options).and_then(|bench| {
+        if bench.options.memory {
+            return Ok(bench.memory());
+        }
         let (results, failed) = bench.measure();
         print!("\n{}", results.text());
         results.write(&bench.options.work.join("results.json"))?;
         if bench.options.write {
             let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
-            std::fs::write(docs, results.document(&bench.options))?;
+            let before = std::fs::read_to_string(&docs).unwrap_or_default();
+            std::fs::write(docs, document::with_section(&before, &results.section(&bench.options)))?;
         }
         Ok(failed)
     });
@@ -107,14 +123,22 @@ fn prepare(mut options: Options) -> Result<Bench, Failure> {
     options.work = options.work.canonicalize()?;
     let threads = options.threads.unwrap_or(std::thread::available_parallelism()?.get());
     // Before anything else heats the machine; its buffers are gone when the others run.
-    let peak = Peak::measure(threads)?;
+    let isa = isa(&options)?;
+    let peak = Peak::measure(threads, isa)?;
     let ours = Ours::build()?;
     let python = match options.peer {
         true => Some(Python::prepare(options.python.as_deref(), &options.work)?),
         false => None,
     };
     let (model, gguf) = model(&options, &ours, python.as_ref())?;
-    Ok(Bench { options, ours, python, model, gguf, peak, threads })
+    Ok(Bench { options, ours, python, model, gguf, peak, isa, threads })
+}
+
+/// The instruction set of both sides.
+fn isa(options: &Options) -> Result<Isa, Failure> {
+    let Some(name) = &options.isa else { return Ok(Isa::detect()) };
+    let found = Isa::ALL.into_iter().find(|isa| isa.name() == name && isa.available());
+    found.ok_or_else(|| Failure(format!("this CPU has no instruction set {name}")))
 }
 
 /// The model as a folder, and as a GGUF file if there is one: the user's, or those of the wheel.
@@ -141,13 +165,13 @@ impl Bench {
     #[allow(clippy::print_stdout)]
     fn measure(&self) -> (Results, usize) {
         let versions = self.python.as_ref().map(Python::versions);
-        let mut results = Results::new(machine::describe(self.threads), versions, self.peak);
+        let mut results = Results::new(machine::describe(self.threads, self.isa), versions, self.peak);
         let mut failed = 0;
         let mut fail = |name: &str, failure: &str| {
             println!("FAIL {name}: {failure}");
             failed += 1;
         };
-        for case in cases::chosen(&self.options, self.threads) {
+        for case in cases::chosen(&self.options, self.isa.has_bf16(), self.threads) {
             match self.training(&case) {
                 Ok(rows) => {
                     if let [shared, unshared] = &rows[..] {
@@ -279,14 +303,14 @@ impl Bench {
         if run.exists() {
             std::fs::remove_dir_all(&run)?;
         }
-        ours::train(&self.ours, case, rows, model, &run)
+        ours::train(&self.ours, case, rows, model, self.isa, &run)
     }
 
     fn peer(&self, case: &Case, setting: Setting, rows: &Written, model: &Path) -> Result<Measured, Failure> {
         let python = self.python.as_ref().ok_or_else(|| Failure("there is no peer".into()))?;
         let out = self.options.work.join("peer");
         std::fs::create_dir_all(&out)?;
-        peer::train(python, case, setting, rows, model, &out)
+        peer::train(python, case, setting, rows, model, self.isa, &out)
     }
 
     /// Seconds until the first step begins: process, model, tokenizer, adapter, rows.
@@ -294,7 +318,7 @@ impl Bench {
         let case = Case {
             name: name.into(),
             method,
-            precision: "bf16",
+            precision: cases::fastest(self.isa.has_bf16()),
             workload: Workload::Fixed,
             threads: self.threads,
             peer: true,
@@ -315,10 +339,16 @@ impl Bench {
 
     /// Tokens per second of greedy decoding.
     fn decode(&self, name: &str, model: &Path, storage: &str) -> Result<Extra, Failure> {
-        let mut best: f64 = 0.0;
-        for _ in 0..ROUNDS {
-            best = best.max(ours::decode(&self.ours, model, storage, self.threads)?);
+        let (mut best, mut theirs) = (0.0f64, None::<f64>);
+        for _ in 0..=ROUNDS {
+            best = best.max(ours::decode(&self.ours, model, storage, self.isa, self.threads)?);
+            // Its 4-bit file is the measure for each of our 4-bit formats.
+            if let (Some(llama), Some(gguf), true) = (&self.options.llama, &self.gguf, name != "decode-bf16")
+            {
+                let rate = llama::decode(llama, gguf, self.threads, &self.options.work)?;
+                theirs = Some(theirs.map_or(rate, |best| best.max(rate)));
+            }
         }
-        Ok(Extra { name: name.into(), unit: "tokens/s", ours: best, peer: None })
+        Ok(Extra { name: name.into(), unit: "tokens/s", ours: best, peer: theirs })
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
+use ferrotune_kernels::cpu::Isa;
 use serde_json::{Value, json};
 
 use super::cases::Case;
@@ -15,12 +16,17 @@ use crate::golden::Failure;
 use crate::shared::ours::Ours;
 use crate::shared::python::number;
 
+/// What is continued, by how many tokens.
+pub(super) const PROMPT: &str = "A balance sheet shows what a company owns and what it owes. Its first part";
+pub(super) const NEW_TOKENS: usize = 96;
+
 /// Trains a case into the folder `run`, which must not be there.
 pub(super) fn train(
     ours: &Ours,
     case: &Case,
     rows: &Written,
     model: &Path,
+    isa: Isa,
     run: &Path,
 ) -> Result<Measured, Failure> {
     let settings = [
@@ -36,6 +42,7 @@ pub(super) fn train(
         format!("data.share_prefixes={}", case.shared),
     ];
     let mut command = ours.training(run, &settings)?;
+    command.args(["--isa", isa.name()]);
     let start = Instant::now();
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let mut first_step = None;
@@ -69,10 +76,25 @@ fn read(run: &Path, first_step: f64) -> Result<Measured, Failure> {
 }
 
 /// Tokens per second of greedy decoding.
-pub(super) fn decode(ours: &Ours, model: &Path, storage: &str, threads: usize) -> Result<f64, Failure> {
+pub(super) fn decode(
+    ours: &Ours,
+    model: &Path,
+    storage: &str,
+    isa: Isa,
+    threads: usize,
+) -> Result<f64, Failure> {
     let (model, threads) = (model.display().to_string(), threads.to_string());
-    let prompt = "A balance sheet shows what a company owns and what it owes. Its first part";
-    let mut arguments = vec!["--threads", &threads, "generate", &model, "--raw", "--prompt", prompt];
-    arguments.extend(["--temperature", "0", "--max-new-tokens", "96", "--quant", storage]);
+    let new = NEW_TOKENS.to_string();
+    let mut arguments = vec!["--threads", &threads, "--isa", isa.name(), "generate", &model, "--raw"];
+    arguments.extend([
+        "--prompt",
+        PROMPT,
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        &new,
+        "--quant",
+        storage,
+    ]);
     number(&ours.run(&arguments)?, "tokens_per_second")
 }

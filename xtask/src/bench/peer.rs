@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ferrotune_kernels::cpu::Isa;
 use serde_json::{Value, json};
 
 use super::cases::Case;
@@ -46,6 +47,17 @@ pub(super) fn settings(precision: &'static str, quick: bool) -> Vec<Setting> {
     all
 }
 
+/// Variables that hold torch, oneDNN and MKL to an instruction set. bitsandbytes has no such switch: it takes the best.
+fn environment(isa: Isa) -> Value {
+    match isa {
+        Isa::Avx2 => json!({
+            "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"
+        }),
+        Isa::Avx512 => json!({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}),
+        Isa::Portable | Isa::Avx512Bf16 => json!({}),
+    }
+}
+
 /// Runs a case in a process of its own.
 pub(super) fn train(
     python: &Python,
@@ -53,13 +65,14 @@ pub(super) fn train(
     setting: Setting,
     rows: &Written,
     model: &Path,
+    isa: Isa,
     out: &Path,
 ) -> Result<Measured, Failure> {
     let job = json!({
         "out": out, "model": model, "rows": rows.path, "rows_of_step": case.workload.rows_of_step(),
         "method": case.method.name(), "dtype": setting.dtype, "checkpointing": setting.checkpointing,
         "lr": case.method.lr(), "rank": RANK, "alpha": ALPHA, "threads": case.threads,
-        "started": SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64(),
+        "environment": environment(isa), "started": SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64(),
     });
     let results = python.script("bench/peer.py", out, &job)?;
     let steps: &[Value] = results["steps"].as_array().map_or(&[], Vec::as_slice);

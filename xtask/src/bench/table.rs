@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Options;
 use super::cases::Case;
+use super::document::Section;
 use super::measured::{Measured, fastest, spread};
 use super::peak::Peak;
 use super::peer::Peer;
@@ -60,6 +61,11 @@ pub(super) struct Results {
     pub(super) rows: Vec<Row>,
     /// Loading and decoding.
     pub(super) extras: Vec<Extra>,
+}
+
+/// Two places below ten, one above.
+fn short(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") }
 }
 
 fn megabytes(bytes: f64) -> String {
@@ -126,14 +132,14 @@ impl Extra {
     }
 
     fn cells(&self) -> Vec<String> {
-        let peer = self.peer.map_or("-".to_string(), |p| format!("{p:.1} {}", self.unit));
-        vec![self.name.clone(), format!("{:.1} {}", self.ours, self.unit), peer]
+        let peer = self.peer.map_or("-".to_string(), |p| format!("{} {}", short(p), self.unit));
+        vec![self.name.clone(), format!("{} {}", short(self.ours), self.unit), peer]
     }
 
     /// A line while the suite goes on.
     pub(super) fn line(&self) -> String {
-        let peer = self.peer.map_or(String::new(), |p| format!(", peer {p:.1} {}", self.unit));
-        format!("{}: {:.1} {}{peer}", self.name, self.ours, self.unit)
+        let peer = self.peer.map_or(String::new(), |p| format!(", peer {} {}", short(p), self.unit));
+        format!("{}: {} {}{peer}", self.name, short(self.ours), self.unit)
     }
 }
 
@@ -199,8 +205,8 @@ impl Results {
         Ok(std::fs::write(path, format!("{all:#}\n"))?)
     }
 
-    /// `docs/benchmarks.md`.
-    pub(super) fn document(&self, options: &Options) -> String {
+    /// A section of `docs/benchmarks.md`.
+    pub(super) fn section(&self, options: &Options) -> Section {
         let machine: String =
             self.machine.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect();
         let peer = self.peer_versions.iter().map(|v| format!("- peer: {v}\n")).collect::<String>();
@@ -210,12 +216,15 @@ impl Results {
             true => refused,
             false => format!("\nSettings of the peer that gave no number:\n\n{refused}"),
         };
-        format!(
-            "{}{machine}{peer}\n    {}\n\n{}{refused}",
-            include_str!("../../bench/preface.md"),
-            command(options),
-            self.text()
-        )
+        let of = |wanted: &str| {
+            let found = self.machine.iter().find(|(name, _)| *name == wanted);
+            found.map_or("", |(_, value)| value.as_str())
+        };
+        let rows = options.only.as_deref().unwrap_or("everything");
+        Section {
+            heading: format!("## {}, {}: {rows}", of("CPU"), of("instruction set")),
+            text: format!("{machine}{peer}\n    {}\n\n{}{refused}", command(options), self.text()),
+        }
     }
 }
 
@@ -231,6 +240,8 @@ fn command(options: &Options) -> String {
     add(options.gguf.is_some(), "--gguf SMOLLM2_GGUF".into());
     options.only.iter().for_each(|only| add(true, format!("--only {only}")));
     options.steps.iter().for_each(|steps| add(true, format!("--steps {steps}")));
+    add(options.llama.is_some(), "--llama PYTHON".into());
+    options.isa.iter().for_each(|isa| add(true, format!("--isa {isa}")));
     options.threads.iter().for_each(|threads| add(true, format!("--threads {threads}")));
     text
 }
@@ -265,8 +276,8 @@ mod tests {
     #[test]
     fn a_number_without_a_peer_has_a_dash() {
         let extra = |peer| Extra { name: "load".into(), unit: "s", ours: 0.25, peer };
-        assert_eq!(extra(None).cells()[1..], ["0.2 s", "-"]);
-        assert_eq!(extra(None).line(), "load: 0.2 s");
-        assert_eq!(extra(Some(8.0)).line(), "load: 0.2 s, peer 8.0 s");
+        assert_eq!(extra(None).cells()[1..], ["0.25 s", "-"]);
+        assert_eq!(extra(None).line(), "load: 0.25 s");
+        assert_eq!(extra(Some(8.0)).line(), "load: 0.25 s, peer 8.00 s");
     }
 }

@@ -42,6 +42,11 @@ impl Python {
         }
     }
 
+    /// An interpreter that has what a script needs.
+    pub(crate) fn named(interpreter: &Path) -> Self {
+        Python { interpreter: interpreter.to_path_buf() }
+    }
+
     /// Whatever Python the system has: enough to fetch a wheel.
     pub(crate) fn of_system() -> Self {
         Python { interpreter: PathBuf::from("python3") }

@@ -1,0 +1,121 @@
+//! Predicted against measured peak memory, for many ways to train: the plan must be an upper bound, and a near one.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::work::{self, Workload};
+use super::{ALPHA, Bench, RANK, cases, large};
+use crate::golden::Failure;
+use crate::shared::python::number;
+
+/// Steps of a run: the second one has all buffers, the third shows that nothing grows.
+const STEPS: usize = 3;
+
+/// A peak may be this share of the prediction at least, where the model has 100 MB and more.
+const LEAST: f64 = 0.9;
+
+/// Small model: name and what is set besides the method.
+const SMALL: [(&str, &str, &[&str]); 15] = [
+    ("lora keep", "lora", &[]),
+    ("lora lean", "lora", &["train.activations=lean"]),
+    ("lora recompute", "lora", &["train.activations=recompute"]),
+    ("lora streamed", "lora", &["train.stream=always"]),
+    ("lora dora", "lora", &["method.dora=true"]),
+    ("lora 8-bit optimizer", "lora", &["train.optimizer=adamw8bit"]),
+    ("qlora keep", "qlora", &[]),
+    ("qlora f32", "qlora", &["train.precision=f32"]),
+    ("qlora lean", "qlora", &["train.activations=lean"]),
+    ("qlora recompute", "qlora", &["train.activations=recompute"]),
+    ("qlora streamed", "qlora", &["train.stream=always"]),
+    ("qlora int8", "qlora", &["method.quant.type=int8"]),
+    (
+        "qlora least",
+        "qlora",
+        &["train.activations=recompute", "train.stream=always", "train.optimizer=adamw8bit"],
+    ),
+    ("full keep", "full", &[]),
+    ("full 8-bit optimizer", "full", &["train.optimizer=adamw8bit"]),
+];
+
+/// The same for the large model.
+const LARGE: [(&str, &str, &[&str]); 5] = [
+    ("1.1B lora", "lora", &[]),
+    ("1.1B lora streamed", "lora", &["train.stream=always"]),
+    ("1.1B qlora", "qlora", &[]),
+    ("1.1B qlora streamed", "qlora", &["train.stream=always"]),
+    ("1.1B qlora recompute streamed", "qlora", &["train.activations=recompute", "train.stream=always"]),
+];
+
+impl Bench {
+    /// A line for each way; how many missed.
+    #[allow(clippy::print_stdout)]
+    pub(super) fn memory(&self) -> usize {
+        let mut missed = 0;
+        println!("{:<30} {:>12} {:>11} {:>6}", "run", "predicted MB", "measured MB", "share");
+        let mut line = |name: &str, outcome: Result<(f64, f64), Failure>| match outcome {
+            Ok((predicted, measured)) => {
+                let share = measured / predicted;
+                let word = if (LEAST..=1.0).contains(&share) { "" } else { "  MISSED" };
+                missed += (!word.is_empty()) as usize;
+                let [p, m] = [predicted, measured].map(|bytes| bytes / 1e6);
+                println!("{name:<30} {p:>12.0} {m:>11.0} {:>5.0}%{word}", 100.0 * share);
+            }
+            Err(failure) => {
+                missed += 1;
+                println!("FAIL {name}: {}", failure.0);
+            }
+        };
+        let chosen = |name: &str| cases::wanted(&self.options, name);
+        for (name, method, set) in SMALL.iter().filter(|s| chosen(s.0)) {
+            line(name, self.peak_of(&self.model, Workload::Fixed, method, set));
+        }
+        if self.options.large {
+            match large::folder(&self.options.work, &self.model) {
+                Err(failure) => line("1.1B", Err(failure)),
+                Ok(model) => {
+                    for (name, method, set) in LARGE.iter().filter(|s| chosen(s.0)) {
+                        line(name, self.peak_of(&model, Workload::Long, method, set));
+                    }
+                }
+            }
+        }
+        missed
+    }
+
+    /// Predicted and measured bytes of a run.
+    fn peak_of(
+        &self,
+        model: &Path,
+        workload: Workload,
+        method: &str,
+        set: &[&str],
+    ) -> Result<(f64, f64), Failure> {
+        let rows = work::write(workload, model, STEPS, &self.options.work)?;
+        let run = self.options.work.join("run");
+        if run.exists() {
+            std::fs::remove_dir_all(&run)?;
+        }
+        let mut settings = vec![
+            format!("model.base={}", json!(model)),
+            format!("method.kind={method}"),
+            format!("method.rank={RANK}"),
+            format!("method.alpha={ALPHA}"),
+            format!("data.train={}", json!(rows.path)),
+            format!("train.batch_rows={}", workload.rows_of_step()),
+            "train.precision=bf16".into(),
+            format!("train.threads={}", self.threads),
+        ];
+        settings.extend(set.iter().map(|s| s.to_string()));
+        let mut command = self.ours.training(&run, &settings)?;
+        let out = command.args(["--isa", self.isa.name()]).output()?;
+        let text = String::from_utf8_lossy(&out.stderr);
+        let events: Vec<Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        let start = events.iter().find(|e| e["event"] == "start");
+        let start =
+            start.ok_or_else(|| Failure(text.lines().last().unwrap_or("no start was told").to_string()))?;
+        let parts = start["plan"].as_object().into_iter().flat_map(|plan| plan.values());
+        let done: Value = serde_json::from_slice(&out.stdout)?;
+        Ok((parts.filter_map(Value::as_f64).sum(), number(&done, "peak_rss_bytes")?))
+    }
+}
