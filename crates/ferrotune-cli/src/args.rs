@@ -32,6 +32,8 @@ pub enum Command {
     Quickstart(QuickstartArgs),
     /// Train as a run file says.
     Train(TrainArgs),
+    /// Memory and speed of every way to train a model on this machine, before anything is loaded.
+    Plan(PlanArgs),
     /// Loss, perplexity and exact match on rows.
     Eval(EvalArgs),
     /// Continue a prompt.
@@ -285,9 +287,25 @@ pub struct TrainArgs {
     /// Override a key of the run file, such as `--set train.lr=1e-4`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Memory that the run may use, such as 8GiB: the fastest way that fits is taken.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
     /// Go on from the newest checkpoint of the output folder, or start if there is none.
     #[arg(long)]
     pub resume: bool,
+}
+
+/// `ferrotune plan RUN.yaml|MODEL [--memory 8GiB]`
+#[derive(Debug, clap::Args)]
+pub struct PlanArgs {
+    /// Run file, or a model: folder, .gguf file or hub id, of which config.json is enough.
+    pub run: String,
+    /// Override a key of the run file.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Memory that the run may use, such as 8GiB (default: what the machine has).
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
 }
 
 /// `ferrotune cache [--clear]`

@@ -147,8 +147,14 @@ impl Report {
     fn start(&self, s: &Summary) {
         let share = 100.0 * s.trainable_parameters as f64 / s.total_parameters.max(1) as f64;
         self.say(format!(
-            "method: {} on a base in {}, {} on {} threads ({}), activations {:?}",
-            s.method, s.base_format, s.precision, s.threads, s.isa, s.activations
+            "method: {} on a base in {}{}, {} on {} threads ({}), activations {:?}",
+            s.method,
+            s.base_format,
+            if s.streamed { ", streamed from its file" } else { "" },
+            s.precision,
+            s.threads,
+            s.isa,
+            s.activations
         ));
         self.say(format!(
             "trainable: {} of {} parameters ({share:.2}%)",

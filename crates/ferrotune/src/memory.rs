@@ -51,6 +51,8 @@ pub struct Shape {
     pub precision: Precision,
     /// Activation policy.
     pub policy: Activations,
+    /// Bytes of the base that leave memory behind the work; 0 if it stays there.
+    pub streamed: usize,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
     /// Trainable values.
@@ -75,25 +77,16 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     let embedding = a.vocab * a.hidden;
     let outer = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?.nbytes()
         * if a.tied { 1 } else { 2 };
-    let (probe, rows, cols) = a.probe();
-    let stored = checkpoint.weight(probe, rows, cols)?;
-    let per_value = match (s.storage, stored.storage()) {
-        (BaseStorage::AsStored, _) => stored.nbytes() as f64 / (rows * cols) as f64,
-        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
-        (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
-        (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
-        (BaseStorage::Int8, _) => 1.0 + 4.0 / a.hidden as f64,
-        (BaseStorage::Trained, _) => 0.0,
-    };
-    let linears = a.linear_elements() as f64 * per_value;
+    let linears = a.linear_elements() as f64 * bytes_per_value(checkpoint, a, s.storage)?;
     // What is converted while loading leaves memory again, one matrix after the other.
-    let base = linears as usize + outer;
+    // What is trained is not there a second time; its tables are converted once more when they are written.
+    let base = (linears as usize).saturating_sub(s.streamed) + outer;
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
     // A half whose output is normed keeps it.
     let normed = if matches!(a.norms, NormPlaces::Around | NormPlaces::After) { a.hidden * saved } else { 0 };
-    let attention = (a.hidden + q + 2 * kv + q) * saved + a.heads * 4 + 4 * s.ranks + normed;
+    let attention = (a.hidden + q + 2 * kv + q) * saved + a.heads * 4 + s.ranks * saved + normed;
     let mlp = a.hidden * saved + normed;
     let hidden = a.hidden_width() * saved;
     let per_token = match s.policy {
@@ -107,18 +100,41 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     // The sum before scaling, its gradient, and with dropout both parts of the input.
     let busy = busy + if s.scaled { 4 * a.ffn * 4 } else { 0 };
     let chunk = chunk_rows(a.vocab).min(s.tokens);
-    let head = chunk * (a.vocab * 4 + a.vocab * 4 / narrow + 4 * a.hidden * 4);
+    // In f32 the gradient takes the place of the logits.
+    let rounded = if narrow == 1 { 0 } else { a.vocab * 2 };
+    let head = chunk * (a.vocab * 4 + rounded + 4 * a.hidden * 4);
     let private = s.threads * (64 * 1024 * 4 + 16 * 2066 * 4);
     let trained_embedding = if s.storage == BaseStorage::Trained { embedding / 64 } else { 0 };
-    Ok(Plan {
+    let workspace = (busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding;
+    let plan = Plan {
         base,
         trainable: s.trainable * 4,
         gradients: s.trainable * 4,
         optimizer: s.optimizer,
         activations: per_token * a.layers * s.tokens,
-        workspace: ((busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding)
-            .max(s.start),
+        workspace,
         program: 40 * 1024 * 1024 + a.vocab * 900 + s.data,
+    };
+    // Pages of 2 MB at the ends of the pool's mappings of 64 MB.
+    let pages = (plan.total() - plan.base - plan.program) / 32;
+    Ok(Plan { workspace: (workspace + pages).max(s.start), ..plan })
+}
+
+/// Bytes that a value of the layers' linears takes in a storage.
+pub(crate) fn bytes_per_value(
+    checkpoint: &Checkpoint,
+    a: &Architecture,
+    storage: BaseStorage,
+) -> Result<f64> {
+    let (probe, rows, cols) = a.probe();
+    let stored = checkpoint.weight(probe, rows, cols)?;
+    Ok(match (storage, stored.storage()) {
+        (BaseStorage::AsStored, _) => stored.nbytes() as f64 / (rows * cols) as f64,
+        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
+        (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
+        (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
+        (BaseStorage::Int8, _) => 1.0 + 4.0 / a.hidden as f64,
+        (BaseStorage::Trained, _) => 0.0,
     })
 }
 

@@ -272,6 +272,7 @@ fn what_is_written_reads_back_the_same() {
         "train.eval_every=10",
         "train.log_every=5",
         "train.activations=recompute",
+        "train.stream=always",
         "train.memory=1.5GiB",
         "output.dir=\"true\"",
         "output.checkpoint_every=7",

@@ -32,7 +32,7 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     let base = open_cached(args, &found.base, found.run.as_ref(), report)?;
     let dev = device(args, None)?;
     let storage = match (a.onto.as_str(), &found.run) {
-        ("trained", Some(run)) => setup::storage(run, &base, Precision::F32)?,
+        ("trained", Some(run)) => setup::storage(run, &base.checkpoint, Precision::F32)?,
         ("trained" | "stored", _) => BaseStorage::AsStored,
         (other, _) => {
             return Err(

@@ -7,6 +7,7 @@ mod eval;
 mod generate;
 mod merge;
 mod open;
+mod plan;
 mod preview;
 mod quantize;
 mod quickstart;
@@ -34,6 +35,7 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
     match &args.command {
         Command::Quickstart(a) => quickstart::run(args, a, report),
         Command::Train(a) => train::run(args, a, report),
+        Command::Plan(a) => plan::run(args, a, report),
         Command::Eval(a) => eval::run(args, a, report),
         Command::Generate(a) => generate::run(args, a, report),
         Command::Chat(a) => chat::run(args, a, report),

@@ -131,7 +131,7 @@ fn storage(
     let four_bit = |kind| BaseStorage::FourBit(FourBitOptions { kind, block: 64, double: true });
     Ok(match word {
         "auto" => match run {
-            Some(run) => setup::storage(run, base, precision)?,
+            Some(run) => setup::storage(run, &base.checkpoint, precision)?,
             None => BaseStorage::AsStored,
         },
         "keep" => BaseStorage::AsStored,

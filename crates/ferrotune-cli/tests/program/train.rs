@@ -255,6 +255,7 @@ fn how_the_work_is_done_does_not_change_the_result() {
     let expected = run("a", &["--threads", "1"]);
     assert!(run("b", &["--threads", "3"]) == expected, "threads");
     assert!(run("c", &["--set", "train.activations=recompute"]) == expected, "activations");
+    assert!(run("f", &["--set", "train.stream=always"]) == expected, "a base that stays in its file");
     for (dir, option) in [("d", "train.micro_batch_tokens=60"), ("e", "data.packing=false")] {
         let (losses, _) = run(dir, &["--set", option]);
         for (found, expected) in losses.iter().zip(&expected.0) {

@@ -8,6 +8,7 @@ pub mod math;
 pub(crate) mod microkernel;
 pub(crate) mod out;
 pub(crate) mod panel;
+pub mod speed;
 mod team;
 pub(crate) mod transpose;
 pub(crate) mod words;

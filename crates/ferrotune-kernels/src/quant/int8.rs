@@ -43,6 +43,11 @@ impl Int8Rows {
         self.cols
     }
 
+    /// The values, which may lie in a file.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.codes
+    }
+
     /// The signed bytes, row-major.
     pub fn codes(&self) -> &[u8] {
         self.codes.as_slice()

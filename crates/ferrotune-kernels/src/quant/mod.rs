@@ -22,10 +22,26 @@ pub use gguf::GgufType;
 pub use int8::Int8Rows;
 pub use nf4::{FourBit, FourBitKind};
 
+/// What [`Bytes`] are a part of: memory of this process, or a file that is read where it is touched.
+pub trait Owner: AsRef<[u8]> + Send + Sync {
+    /// Whether the content is a file's, so that it need not stay in memory.
+    fn in_file(&self) -> bool {
+        false
+    }
+
+    /// Asks the system to read a part of the file before it is touched.
+    fn read_ahead(&self, _part: Range<usize>) {}
+
+    /// Gives the memory behind a part of the file back; where it is touched again, it is read again.
+    fn release(&self, _part: Range<usize>) {}
+}
+
+impl Owner for Vec<u8> {}
+
 /// Bytes that are either owned or a part of something shared, such as a memory map.
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Owner>,
     range: Range<usize>,
 }
 
@@ -37,8 +53,8 @@ impl Bytes {
     }
 
     /// A part of `owner`; panics if `range` is outside it, so check what a file says before.
-    pub fn shared(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= owner.as_ref().as_ref().len());
+    pub fn shared(owner: Arc<dyn Owner>, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= (*owner).as_ref().len());
         Bytes { owner, range }
     }
 
@@ -47,6 +63,11 @@ impl Bytes {
         assert!(range.start <= range.end && range.end <= self.range.len());
         let start = self.range.start;
         Bytes { owner: Arc::clone(&self.owner), range: start + range.start..start + range.end }
+    }
+
+    /// Whether they are a file's.
+    fn in_file(&self) -> bool {
+        self.owner.in_file()
     }
 
     /// The bytes.
@@ -149,6 +170,31 @@ impl Weight {
             Storage::Int8(rows) => rows.nbytes(),
             Storage::Gguf(_, bytes) => bytes.as_slice().len(),
         }
+    }
+
+    /// What of the weight lies in a file: its values, and the codes of its scales.
+    fn in_file(&self) -> impl Iterator<Item = &Bytes> {
+        let parts = match &self.storage {
+            Storage::Dense(_, bytes) | Storage::Gguf(_, bytes) => [Some(bytes), None],
+            Storage::FourBit(bits) => bits.parts(),
+            Storage::Int8(rows) => [Some(rows.bytes()), None],
+        };
+        parts.into_iter().flatten().filter(|bytes| bytes.in_file())
+    }
+
+    /// Bytes of the weight that lie in a file and need not stay in memory.
+    pub fn bytes_in_file(&self) -> usize {
+        self.in_file().map(|bytes| bytes.as_slice().len()).sum()
+    }
+
+    /// Asks the system to read what lies in a file before it is used.
+    pub fn read_ahead(&self) {
+        self.in_file().for_each(|bytes| bytes.owner.read_ahead(bytes.range.clone()));
+    }
+
+    /// Gives memory behind what lies in a file back to the system, which reads it again when it is used again.
+    pub fn release(&self) {
+        self.in_file().for_each(|bytes| bytes.owner.release(bytes.range.clone()));
     }
 
     /// The bytes of a weight that is stored in this type.

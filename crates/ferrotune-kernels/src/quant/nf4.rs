@@ -177,6 +177,15 @@ impl FourBit {
         self.len == 0
     }
 
+    /// The two parts that are as long as the tensor, which may lie in a file: values and codes of scales.
+    pub(super) fn parts(&self) -> [Option<&Bytes>; 2] {
+        let codes = match &self.scales {
+            Scales::Plain(_) => None,
+            Scales::Nested { codes, .. } => Some(codes),
+        };
+        [Some(&self.packed), codes]
+    }
+
     /// Two values a byte, the first in the high nibble.
     pub fn packed(&self) -> &[u8] {
         self.packed.as_slice()

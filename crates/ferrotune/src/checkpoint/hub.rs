@@ -176,6 +176,25 @@ pub fn fetch(id: &HubId, settings: &HubSettings, on: &mut OnProgress) -> Result<
     }
 }
 
+/// The `config.json` of `id`, of the cache or downloaded into it; nothing else is.
+pub fn fetch_config(id: &HubId, settings: &HubSettings, on: &mut OnProgress) -> Result<PathBuf> {
+    if let Some(path) = cached(id, settings).map(|folder| folder.join(CONFIG)).filter(|path| path.is_file()) {
+        return Ok(path);
+    }
+    if settings.offline {
+        return fetch(id, settings, on);
+    }
+    let repository = Repository::new(id, settings)?;
+    let (commit, files) = repository.files()?;
+    if id.file.is_some() || !files.iter().any(|f| f == CONFIG) {
+        let hint = "a plan needs config.json, or the .gguf file on this machine";
+        return Err(repository.error(format!("no {CONFIG} in it")).with_hint(hint));
+    }
+    let path = repository.folder.join("snapshots").join(&commit).join(CONFIG);
+    repository.file(&commit, CONFIG, &path, on)?;
+    Ok(path)
+}
+
 /// A model on the hub.
 struct Repository<'a> {
     id: &'a HubId,

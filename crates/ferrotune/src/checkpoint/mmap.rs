@@ -1,17 +1,52 @@
 //! The one place that maps a file into memory.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use ferrotune_kernels::quant::Bytes;
+use ferrotune_kernels::quant::{Bytes, Owner};
 
 use crate::{Error, Result};
 
 /// A read-only file mapped into memory. Clones are cheap, and every view of it keeps it mapped.
 #[derive(Clone)]
 pub struct MappedFile {
-    map: Arc<memmap2::Mmap>,
+    map: Arc<Map>,
+}
+
+/// The mapping, which the weights of a model own together.
+struct Map(memmap2::Mmap);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Owner for Map {
+    fn in_file(&self) -> bool {
+        true
+    }
+
+    fn read_ahead(&self, part: Range<usize>) {
+        // Advice: where it is not taken, pages are read when they are touched.
+        #[cfg(unix)]
+        let _ = self.0.advise_range(memmap2::Advice::WillNeed, part.start, part.len());
+        #[cfg(not(unix))]
+        let _ = part;
+    }
+
+    #[allow(unsafe_code)]
+    fn release(&self, part: Range<usize>) {
+        // SAFETY: the map is read-only and backed by the file, so its pages come back with the same content.
+        #[cfg(unix)]
+        let _ = unsafe {
+            self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, part.start, part.len())
+        };
+        #[cfg(not(unix))]
+        let _ = part;
+    }
 }
 
 impl MappedFile {
@@ -26,40 +61,79 @@ impl MappedFile {
         // SAFETY: the map is read-only and private to this process's view; like every reader of model files we rely
         // on nobody shortening or rewriting the file while it is in use (our own writers replace files by renaming).
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Ok(MappedFile { map: Arc::new(map) })
+        Ok(MappedFile { map: Arc::new(Map(map)) })
     }
 
     /// The whole content.
     pub fn as_slice(&self) -> &[u8] {
-        &self.map
+        &self.map.0
     }
 
     /// Lets the system take back the memory behind a part of the file that will not be read again soon: weights that
     /// were converted would otherwise stay resident beside what they became. Reading it again reads the file again.
-    #[allow(unsafe_code)]
     pub(crate) fn release(&self, part: &[u8]) {
-        let start = (part.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
-        if start.checked_add(part.len()).is_none_or(|end| end > self.map.len()) {
-            return; // not a part of this file
+        let start = (part.as_ptr() as usize).wrapping_sub(self.as_slice().as_ptr() as usize);
+        // Anything else is no part of this file.
+        if let Some(end) = start.checked_add(part.len()).filter(|end| *end <= self.as_slice().len()) {
+            self.map.release(start..end);
         }
-        // SAFETY: the map is read-only and backed by the file, so its pages come back with the same content.
-        #[cfg(unix)]
-        let _ =
-            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len()) };
     }
 
     /// Lets `read` look at places far apart: the system then reads only what is asked for, not megabytes around it.
     pub(crate) fn scattered<T>(&self, read: impl FnOnce() -> T) -> T {
         #[cfg(unix)]
-        let _ = self.map.advise(memmap2::Advice::Random);
+        let _ = self.map.0.advise(memmap2::Advice::Random);
         let result = read();
         #[cfg(unix)]
-        let _ = self.map.advise(memmap2::Advice::Normal);
+        let _ = self.map.0.advise(memmap2::Advice::Normal);
         result
     }
 
     /// A view of a part of the file without a copy; the caller has checked that the range lies inside.
-    pub(crate) fn bytes(&self, range: std::ops::Range<usize>) -> Bytes {
+    pub(crate) fn bytes(&self, range: Range<usize>) -> Bytes {
         Bytes::shared(self.map.clone(), range)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// KiB of a mapped file that are in this process's memory.
+    fn resident(path: &Path) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let name = path.display().to_string();
+        let mut lines = maps.lines().skip_while(|line| !line.ends_with(&name));
+        let line = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn released_parts_leave_memory_and_keep_their_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let content: Vec<u8> = (0..4 << 20).map(|i: usize| (i / 4096) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        let half = ferrotune_kernels::Weight::dense(
+            1024,
+            2048,
+            ferrotune_kernels::DType::F16,
+            file.bytes(0..4 << 20),
+        );
+        let weight = half.unwrap();
+        assert_eq!(weight.bytes_in_file(), 4 << 20);
+        assert!(file.as_slice() == content);
+        assert!(resident(&path) >= 4096, "{}", resident(&path));
+        weight.release();
+        assert_eq!(resident(&path), 0);
+        weight.read_ahead();
+        assert!(file.as_slice() == content, "it is read again");
+        let owned = ferrotune_kernels::Weight::from_f32(1, 2, &[1.0, 2.0]);
+        assert_eq!(owned.bytes_in_file(), 0);
+        owned.release();
+        let mut values = [0.0; 2];
+        owned.decode(0, 0, &mut values);
+        assert_eq!(values, [1.0, 2.0]);
     }
 }

@@ -33,6 +33,7 @@ pub mod outputs;
 pub mod quantized_folder;
 pub mod run_folder;
 pub mod safetensors;
+mod shapes;
 pub mod starter;
 pub mod train_state;
 pub mod wheel;
@@ -42,6 +43,7 @@ pub use atomic::write_atomic;
 use folder::Folder;
 use gguf::GgufModel;
 use safetensors::SafeFile;
+use shapes::Shapes;
 
 /// An opened base model: a Hugging Face folder or a GGUF file.
 pub struct Checkpoint {
@@ -54,6 +56,7 @@ pub struct Checkpoint {
 enum Source {
     Folder(Folder),
     Gguf(GgufModel),
+    Shapes(Shapes),
 }
 
 /// What `generation_config.json` suggests; everything is optional.
@@ -96,6 +99,13 @@ impl Checkpoint {
         Ok(Self::of(path, config, source))
     }
 
+    /// A model of which only the configuration is known: matrices have sizes and no content. For plans.
+    pub fn of_config(config: ModelConfig) -> Result<Self> {
+        let path = config.path.clone();
+        let shapes = Shapes::of(&config, &path)?;
+        Ok(Self::of(&path, config, Source::Shapes(shapes)))
+    }
+
     fn of(path: &Path, config: ModelConfig, source: Source) -> Self {
         Checkpoint { path: path.to_path_buf(), config, source, fingerprint: OnceLock::new() }
     }
@@ -105,6 +115,7 @@ impl Checkpoint {
         let mut files: Vec<&Path> = match &self.source {
             Source::Folder(folder) => folder.shards.files().iter().map(SafeFile::path).collect(),
             Source::Gguf(_) => vec![&self.path],
+            Source::Shapes(_) => Vec::new(),
         };
         files.sort_by_key(|path| path.file_name());
         files
@@ -125,6 +136,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.shards.get(name).is_some(),
             Source::Gguf(model) => model.contains(name),
+            Source::Shapes(_) => true,
         }
     }
 
@@ -133,6 +145,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.names(),
             Source::Gguf(model) => model.names(),
+            Source::Shapes(_) => Vec::new(),
         }
     }
 
@@ -141,6 +154,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.weight(name, rows, cols),
             Source::Gguf(model) => model.weight(name, rows, cols),
+            Source::Shapes(shapes) => shapes.weight(name, rows, cols),
         }
     }
 
@@ -153,6 +167,7 @@ impl Checkpoint {
                 }
             }
             Source::Gguf(model) => model.release(name),
+            Source::Shapes(_) => {}
         }
     }
 
@@ -161,6 +176,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.stacked(name, shape, index, rows),
             Source::Gguf(_) => Err(Error::tensor(self.path(), name, "stacked weights are not read")),
+            Source::Shapes(shapes) => shapes.weight(name, rows.len(), shape[2]),
         }
     }
 
@@ -169,6 +185,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.vector(name, len),
             Source::Gguf(model) => model.vector(name, len),
+            Source::Shapes(_) => Ok(vec![0.0; len]),
         }
     }
 
@@ -177,6 +194,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.tokenizer_json(),
             Source::Gguf(model) => model.tokenizer_json(),
+            Source::Shapes(_) => Err(Error::file(&self.path, "only the configuration is known")),
         }
     }
 
@@ -185,6 +203,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.chat_template(),
             Source::Gguf(model) => model.chat_template(),
+            Source::Shapes(_) => Ok(None),
         }
     }
 
@@ -193,6 +212,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.special_tokens(),
             Source::Gguf(model) => model.special_tokens(),
+            Source::Shapes(_) => Ok(BTreeMap::new()),
         }
     }
 
@@ -201,6 +221,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.add_bos(),
             Source::Gguf(model) => model.add_bos().map(Some),
+            Source::Shapes(_) => Ok(None),
         }
     }
 
@@ -209,6 +230,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.generation(),
             Source::Gguf(model) => model.generation(),
+            Source::Shapes(_) => Ok(GenerationConfig::default()),
         }
     }
 
@@ -223,6 +245,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.sidecars(),
             Source::Gguf(model) => model.sidecars(&self.config),
+            Source::Shapes(_) => Ok(Vec::new()),
         }
     }
 
@@ -260,6 +283,7 @@ impl Checkpoint {
             Source::Gguf(model) => {
                 model.hash(&mut hash, BLOCKS);
             }
+            Source::Shapes(_) => hash.update(self.config.raw.to_string()),
         }
         hex(&hash.finalize())
     }

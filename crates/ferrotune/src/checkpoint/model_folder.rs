@@ -1,5 +1,6 @@
 //! A Hugging Face model folder made from what is in memory: merged adapters, fully fine-tuned models.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use ::safetensors::Dtype;
@@ -89,17 +90,17 @@ fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool) -> 
     write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
 }
 
-fn embedding(model: &Decoder, params: &Params, adapter: Option<&Adapter>) -> Vec<f32> {
+fn embedding<'a>(model: &Decoder, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {
     match &model.embed {
-        Base::Trained(id) => params.get(*id).to_vec(),
-        Base::Frozen(_) => merged_embedding(model, adapter),
+        Base::Trained(id) => params.get(*id).f32().into(),
+        Base::Frozen(_) => merged_embedding(model, adapter).into(),
     }
 }
 
-fn linear_values(linear: &LinearLayer, params: &Params, adapter: Option<&Adapter>) -> Vec<f32> {
+fn linear_values<'a>(linear: &LinearLayer, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {
     match &linear.base {
-        Base::Trained(id) => params.get(*id).to_vec(),
-        Base::Frozen(_) => merged_weight(linear, adapter),
+        Base::Trained(id) => params.get(*id).f32().into(),
+        Base::Frozen(_) => merged_weight(linear, adapter).into(),
     }
 }
 
@@ -119,9 +120,12 @@ pub(super) fn safetensors_dtype(dtype: DType) -> Dtype {
 }
 
 pub(super) fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
+    // Of the right size at once: a table of a large vocabulary would be copied over and over as it grows.
+    let mut bytes = Vec::with_capacity(values.len() * dtype.size());
     match dtype {
-        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-        DType::Bf16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+        DType::F32 => values.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
+        DType::F16 => values.iter().for_each(|v| bytes.extend(half::f16::from_f32(*v).to_le_bytes())),
+        DType::Bf16 => values.iter().for_each(|v| bytes.extend(half::bf16::from_f32(*v).to_le_bytes())),
     }
+    bytes
 }

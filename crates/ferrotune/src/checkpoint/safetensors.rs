@@ -283,6 +283,9 @@ impl<'a> OutTensor<'a> {
 
     /// f32 values.
     pub fn f32(shape: &[usize], values: &'a [f32]) -> Self {
+        if cfg!(target_endian = "little") {
+            return Self::bytes(Dtype::F32, shape, bytemuck::cast_slice(values));
+        }
         Self::lazy(Dtype::F32, shape, move || values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 

@@ -47,6 +47,28 @@ impl Adapter {
         Ok(adapter)
     }
 
+    /// Lengths of the tensors that a fresh adapter would have, and the sum of its ranks; no tensor is made.
+    pub fn foresee(dev: &Device, model: &Decoder, config: LoraConfig) -> Result<(Vec<usize>, usize)> {
+        let config = expand(model, config);
+        let chosen = choose(model, &config)?;
+        chosen.check_used(model, &config)?;
+        let (mut lengths, mut ranks) = (Vec::new(), 0);
+        let mut make = |slot: &Slot<'_>| {
+            lengths.push(slot.rows * slot.cols);
+            Ok(match slot.part {
+                // These are cut into parts of the experts.
+                Part::StackA | Part::StackB => dev.zeros(slot.rows, slot.cols),
+                _ => dev.zeros(1, 1),
+            })
+        };
+        let layout = lay_out(dev, model, &config, &chosen, &mut make)?;
+        drop(layout);
+        for (_, rank, _) in &chosen.linears {
+            ranks += rank;
+        }
+        Ok((lengths, ranks))
+    }
+
     /// An adapter whose tensors `make` gives; the frozen weights that its initialisation changed are made again.
     pub(super) fn build<'m>(
         dev: &Device,

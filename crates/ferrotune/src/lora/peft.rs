@@ -85,6 +85,11 @@ fn stored(adapter: &Adapter, model: &Decoder, base: &str) -> AdapterConfig {
     }
 }
 
+/// The constants of the adapter in a folder.
+pub fn config(folder: &Path) -> Result<LoraConfig> {
+    constants(&AdapterFile::read(folder)?.config, &folder.join(CONFIG_FILE))
+}
+
 /// Reads an adapter for `model`; every tensor must belong to it.
 pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
     if !is_adapter(folder) {

@@ -43,6 +43,8 @@ pub struct Decoder {
     pub lm_head: Option<LinearLayer>,
     /// The rotary embeddings that layers use.
     pub ropes: Vec<Rotary>,
+    /// Whether frozen layers are read as they are needed and leave memory behind the work of a training pass.
+    pub streamed: bool,
     /// The embedding as a head, when it is tied.
     pub(super) tied_head: Option<LinearLayer>,
 }
@@ -131,8 +133,10 @@ impl Decoder {
     pub fn forward(&self, pass: &Pass<'_>, tokens: Tokens<'_>) -> Result<Tensor> {
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
-        for layer in &self.layers {
+        for (i, layer) in self.layers.iter().enumerate() {
+            self.read_ahead(Some(i + 1));
             layer.forward(pass, &mut x, tokens, &rotations, None, Keep::Nothing)?;
+            self.leave(i);
         }
         Ok(x)
     }
@@ -174,6 +178,7 @@ impl Decoder {
         let mut x = self.embed(pass, tokens.ids)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
+            self.read_ahead(Some(i + 1));
             let keep = match policy {
                 _ if i < first => Keep::Nothing,
                 Activations::Keep => Keep::All,
@@ -185,6 +190,10 @@ impl Decoder {
                 (i >= first && keep == Keep::Nothing).then(|| elementwise::cast(pass.dev, &x, x.dtype()));
             let saved = layer.forward(pass, &mut x, tokens, &rotations, None, keep)?;
             layers.push(input.map(Stored::Input).or(saved.map(Stored::Kept)));
+            // The backward begins with the last one.
+            if i + 1 < self.layers.len() {
+                self.leave(i);
+            }
         }
         Ok((x, Saved { layers, first }))
     }
@@ -201,6 +210,7 @@ impl Decoder {
         let embedding = pass.trains_embedding(&self.embed);
         let rotations = self.rotations(pass.dev, tokens)?;
         for (i, (layer, stored)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
+            self.read_ahead(i.checked_sub(1).filter(|below| *below >= saved.first));
             let kept = match stored {
                 None => break,
                 Some(Stored::Kept(kept)) => Some(kept),
@@ -211,6 +221,7 @@ impl Decoder {
             let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
             let need_dx = i > saved.first || embedding;
             layer.backward(pass, kept, &mut dx, tokens, &rotations, need_dx, grads)?;
+            self.leave(i);
         }
         if embedding {
             pass.embed_backward(&self.embed, tokens.ids, self.arch.embed_scale, &dx, grads)?;

@@ -156,6 +156,19 @@ choices! {
     }
 }
 
+choices! {
+    /// Whether a frozen base stays in its file, of which a few layers at a time are in memory.
+    StreamPolicy {
+        /// If the run does not fit the memory budget otherwise.
+        #[default]
+        Auto = "auto",
+        /// Always.
+        Always = "always",
+        /// Never.
+        Never = "never",
+    }
+}
+
 /// The section `model`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelOptions {
@@ -319,6 +332,8 @@ pub struct TrainOptions {
     pub log_every: usize,
     /// What is kept for the backward pass.
     pub activations: ActivationPolicy,
+    /// Whether the base stays in its file.
+    pub stream: StreamPolicy,
     /// Bytes that the run may use; what the machine has if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
@@ -349,6 +364,7 @@ impl Default for TrainOptions {
             eval_every: None,
             log_every: 10,
             activations: ActivationPolicy::default(),
+            stream: StreamPolicy::default(),
             memory: None,
         }
     }

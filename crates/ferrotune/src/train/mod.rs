@@ -1,6 +1,8 @@
 //! One optimizer step, the loop around it, evaluation, and what a resumed run needs.
 
 pub mod eval;
+pub mod foresee;
+mod needs;
 pub mod record;
 pub mod setup;
 pub mod step;

@@ -72,6 +72,8 @@ pub struct Summary {
     pub log_every: usize,
     /// Activation policy.
     pub activations: crate::model::Activations,
+    /// Whether layers of the base leave memory behind the work.
+    pub streamed: bool,
     /// Predicted peak memory by part.
     pub plan: Plan,
 }

@@ -1,5 +1,7 @@
 //! From a run file to things that can run: device, precision, storage of the base, the trainable part.
 
+use std::path::Path;
+
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::quant::nf4::FourBitKind;
@@ -7,9 +9,9 @@ use ferrotune_kernels::{DType, Device, Precision};
 
 use super::record::Event;
 use crate::Result;
-use crate::base::BaseModel;
+use crate::checkpoint::Checkpoint;
 use crate::data::PreparedData;
-use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases};
+use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases, peft};
 use crate::model::families::architecture;
 use crate::model::weights::{BaseStorage, FourBitOptions};
 use crate::model::{Adapted, Params};
@@ -62,6 +64,11 @@ pub fn device(threads: Option<usize>, isa: Option<Isa>) -> Result<Device> {
     Ok(Device::Cpu(Cpu::new(threads, isa.unwrap_or_else(Isa::detect))?))
 }
 
+/// Worker threads of a device.
+pub fn threads(dev: &Device) -> usize {
+    if let Device::Cpu(cpu) = dev { cpu.threads() } else { 1 }
+}
+
 /// The precision asked for, or bf16 where the device multiplies it in hardware.
 pub fn precision(kind: FloatKind, dev: &Device) -> Precision {
     match (kind, dev) {
@@ -73,14 +80,14 @@ pub fn precision(kind: FloatKind, dev: &Device) -> Precision {
 }
 
 /// Whether the checkpoint's linears are stored in blocks already.
-fn is_quantized(base: &BaseModel) -> Result<bool> {
-    let a = architecture(base.checkpoint.config())?;
+fn is_quantized(base: &Checkpoint) -> Result<bool> {
+    let a = architecture(base.config())?;
     let (probe, rows, cols) = a.probe();
-    Ok(!matches!(base.checkpoint.weight(probe, rows, cols)?.storage(), Storage::Dense(..)))
+    Ok(!matches!(base.weight(probe, rows, cols)?.storage(), Storage::Dense(..)))
 }
 
 /// How the base is held for a method.
-pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Result<BaseStorage> {
+pub fn storage(config: &RunConfig, base: &Checkpoint, precision: Precision) -> Result<BaseStorage> {
     let quant = &config.method.quant;
     let four_bit =
         |kind| BaseStorage::FourBit(FourBitOptions { kind, block: quant.block, double: quant.double });
@@ -103,6 +110,14 @@ pub fn storage(config: &RunConfig, base: &BaseModel, precision: Precision) -> Re
             QuantKind::Int8 => BaseStorage::Int8,
         },
     })
+}
+
+/// The constants of the adapter that a run begins with: those of the run file, or of the folder that it names.
+pub fn lora(config: &RunConfig) -> Result<LoraConfig> {
+    match &config.train.init_adapter {
+        Some(folder) => peft::config(Path::new(folder)),
+        None => Ok(lora_config(&config.method)),
+    }
 }
 
 /// The adapter's constants of a run file.
@@ -157,11 +172,11 @@ pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Box<dyn Opti
     }
 }
 
-/// Bytes of its state.
-pub fn optimizer_bytes(train: &TrainOptions, params: &Params) -> usize {
+/// Bytes of its state for tensors of these lengths.
+pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize {
     match train.optimizer {
-        OptimizerKind::Adamw => 8 * params.elements(),
-        OptimizerKind::Adamw8bit => params.iter().map(|(_, p)| adamw8::state_bytes(p.len())).sum(),
+        OptimizerKind::Adamw => lengths.iter().map(|len| 8 * len).sum(),
+        OptimizerKind::Adamw8bit => lengths.iter().map(|len| adamw8::state_bytes(*len)).sum(),
     }
 }
 

@@ -8,10 +8,13 @@ use ferrotune_kernels::{Device, Precision};
 use sha2::{Digest, Sha256};
 
 use super::eval;
+use super::foresee;
+use super::needs::{Held, Needs, Rows};
 use super::record::{EvalRecord, Event, StepRecord, Summary};
 use super::setup::{self, Trainable};
 use super::step;
 use crate::base::BaseModel;
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::run_folder::RunFolder;
 use crate::checkpoint::train_state::{self, TrainState};
 use crate::data::PreparedData;
@@ -21,11 +24,11 @@ use crate::data::tokenize::TrainRow;
 use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory::{self, Plan};
-use crate::model::families::architecture;
+use crate::model::families::{Architecture, architecture};
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, RunConfig};
+use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, RunConfig, StreamPolicy};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -74,7 +77,7 @@ impl<'a> Trainer<'a> {
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
-        let storage = setup::storage(config, base, precision)?;
+        let storage = setup::storage(config, &base.checkpoint, precision)?;
         let mut options = LoaderOptions::from(config);
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
@@ -82,61 +85,41 @@ impl<'a> Trainer<'a> {
         let arch = architecture(base.checkpoint.config())?;
         options.packing = options.packing.shared_up_to(arch.fixed_rotation());
         let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, options.packing);
-
-        let positions = longest.max(config.data.max_length);
-        let mut warn = |text| on_event(&Event::Warning { text });
-        let (model, own) = base.load(dev, storage, positions, &mut warn)?;
-        let trainable = match config.method.kind {
-            MethodKind::Full => Trainable::Full(own),
-            _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
-        };
         // Each row has its own mask.
-        if matches!(&trainable, Trainable::Adapter(a) if a.config.dropout > 0.0) {
+        if config.method.kind != MethodKind::Full && setup::lora(config)?.dropout > 0.0 {
             options.packing = options.packing.shared_up_to(0);
         }
         let mut loader = Loader::new(prepared.train, options)?;
         let sizes = Sizes::of(&mut loader, &held_out)?;
+        let held = Held { storage, precision, threads: setup::threads(dev) };
+        let rows = Rows { largest: sizes.largest, bytes: data_bytes };
 
-        let trained = trainable.params().elements();
-        let ranks = match &trainable {
-            Trainable::Adapter(a) => a.ranks().div_ceil(arch.layers.max(1)),
-            Trainable::Full(_) => 0,
+        // What cannot fit is refused before anything is loaded or converted.
+        let foreseen = Needs::foreseen(config, dev, &foresee::shapes(dev, &base.checkpoint)?)?;
+        let saves = foresee::streaming_saves(config, &base.checkpoint, &arch, storage)?;
+        choose(config, &base.checkpoint, &arch, foreseen.shape(config, &arch, held, rows), saves)?;
+
+        let positions = longest.max(config.data.max_length);
+        let mut warn = |text| on_event(&Event::Warning { text });
+        let (mut model, own) = base.load(dev, storage, positions, &mut warn)?;
+        let trainable = match config.method.kind {
+            MethodKind::Full => Trainable::Full(own),
+            _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
         };
-        let (scaled, start, changed) = match &trainable {
-            Trainable::Adapter(a) => {
-                // Decompositions in f64, one on each thread.
-                let one = 20 * arch.ffn * arch.hidden + 24 * arch.hidden * arch.hidden;
-                let workers = if a.config.init.changes_base() { rayon::current_num_threads() } else { 0 };
-                (a.config.dora, workers * one, a.changed_bytes())
-            }
-            Trainable::Full(_) => (false, 0, 0),
-        };
-        let data = data_bytes + changed;
-        let threads = if let Device::Cpu(cpu) = dev { cpu.threads() } else { 1 };
-        let plan_for = |policy| {
-            let shape = memory::Shape {
-                storage,
-                precision,
-                policy,
-                tokens: sizes.largest,
-                trainable: trained,
-                optimizer: setup::optimizer_bytes(&config.train, trainable.params()),
-                ranks,
-                scaled,
-                start,
-                data,
-                threads,
-            };
-            memory::plan(&base.checkpoint, &arch, shape)
-        };
-        let (policy, plan) = choose_policy(config, plan_for)?;
+        let needs = Needs::of(&trainable);
+        let trained = needs.elements();
+        let (in_file, saves) = model.in_file();
+        let shape = needs.shape(config, &arch, held, rows);
+        let saves = (in_file > 0).then_some(saves);
+        let (policy, streamed, plan) = choose(config, &base.checkpoint, &arch, shape, saves)?;
+        model.streamed = streamed;
         let adapter_values = if matches!(trainable, Trainable::Adapter(_)) { trained } else { 0 };
         let summary = Summary {
             method: config.method.kind.to_string(),
             base_format: model.storage_name().into(),
             precision: if precision == Precision::Bf16 { "bf16" } else { "f32" },
             isa: if let Device::Cpu(cpu) = dev { cpu.isa().name().into() } else { "reference".into() },
-            threads,
+            threads: held.threads,
             trainable_parameters: trained,
             total_parameters: model.base_elements() + adapter_values,
             steps: loader.steps_total(),
@@ -144,6 +127,7 @@ impl<'a> Trainer<'a> {
             stored_tokens: sizes.stored,
             log_every: config.train.log_every,
             activations: policy,
+            streamed,
             plan,
         };
         on_event(&Event::Start(summary.clone()));
@@ -368,25 +352,24 @@ fn make_adapter(config: &RunConfig, dev: &Device, model: &Decoder) -> Result<Ada
     }
 }
 
-/// The policy asked for, or the fastest whose plan fits the budget; refuses if none does.
-fn choose_policy(
+/// The policy asked for and whether the base is streamed, or the fastest of these whose plan fits the budget; refuses if
+/// none does. `saves`: bytes that streaming saves, if the base lies in a file.
+fn choose(
     config: &RunConfig,
-    plan_for: impl Fn(Activations) -> Result<Plan>,
-) -> Result<(Activations, Plan)> {
+    checkpoint: &Checkpoint,
+    arch: &Architecture,
+    shape: memory::Shape,
+    saves: Option<usize>,
+) -> Result<(Activations, bool, Plan)> {
     let budget = config.train.memory.or_else(memory::available);
-    let wanted = match config.train.activations {
-        ActivationPolicy::Auto => vec![Activations::Keep, Activations::Lean, Activations::Recompute],
-        ActivationPolicy::Keep => vec![Activations::Keep],
-        ActivationPolicy::Lean => vec![Activations::Lean],
-        ActivationPolicy::Recompute => vec![Activations::Recompute],
-    };
-    let mut least = 0;
-    for policy in wanted {
-        let plan = plan_for(policy)?;
-        least = plan.total() as u64;
-        if budget.is_none_or(|b| least <= b) {
-            return Ok((policy, plan));
+    let mut least = u64::MAX;
+    for (policy, stream) in policies(config, saves.is_some()) {
+        let streamed = saves.filter(|_| stream).unwrap_or(0);
+        let plan = memory::plan(checkpoint, arch, memory::Shape { policy, streamed, ..shape })?;
+        if budget.is_none_or(|b| plan.total() as u64 <= b) {
+            return Ok((policy, stream, plan));
         }
+        least = least.min(plan.total() as u64);
     }
     let problem = format!(
         "the run needs {} and {} are there",
@@ -396,10 +379,27 @@ fn choose_policy(
     Err(Error::train(problem).with_hint("use method.kind=qlora, a smaller train.batch_tokens (or train.micro_batch_tokens), or train.activations=recompute"))
 }
 
+/// What the run file allows, the fastest first: activations, and whether the base is streamed.
+pub(super) fn policies(config: &RunConfig, in_file: bool) -> Vec<(Activations, bool)> {
+    let wanted: &[Activations] = match config.train.activations {
+        ActivationPolicy::Auto => &[Activations::Keep, Activations::Lean, Activations::Recompute],
+        ActivationPolicy::Keep => &[Activations::Keep],
+        ActivationPolicy::Lean => &[Activations::Lean],
+        ActivationPolicy::Recompute => &[Activations::Recompute],
+    };
+    // A streamed layer is read again, which is little beside the work on it; computing it again is more.
+    let streams: &[bool] = match config.train.stream {
+        StreamPolicy::Auto if in_file => &[false, true],
+        StreamPolicy::Always if in_file => &[true],
+        _ => &[false],
+    };
+    wanted.iter().flat_map(|policy| streams.iter().map(|streamed| (*policy, *streamed))).collect()
+}
+
 /// Tokens of a run.
-struct Sizes {
+pub(super) struct Sizes {
     /// Stored by the largest micro-batch.
-    largest: usize,
+    pub(super) largest: usize,
     /// Of the rows of all steps.
     tokens: usize,
     /// Stored by all steps.
@@ -407,7 +407,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(loader: &mut Loader, held_out: &[PackedBatch]) -> Result<Self> {
+    pub(super) fn of(loader: &mut Loader, held_out: &[PackedBatch]) -> Result<Self> {
         let start = loader.state();
         let largest = held_out.iter().map(PackedBatch::len).fold(1, usize::max);
         let mut all = Sizes { largest, tokens: 0, stored: 0 };

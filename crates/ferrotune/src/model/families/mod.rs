@@ -195,14 +195,36 @@ impl Architecture {
 
     /// Values of the linears of all layers.
     pub fn linear_elements(&self) -> usize {
+        (0..self.layers).map(|i| self.layer_elements(i)).sum()
+    }
+
+    /// Values of the linears of a layer.
+    pub fn layer_elements(&self, layer: usize) -> usize {
+        self.layer_with(layer, self.experts.as_ref().map_or(0, |e| e.count))
+    }
+
+    /// Values of the linears of all layers that a token is multiplied with.
+    pub fn active_elements(&self) -> usize {
+        let experts = self.experts.as_ref().map_or(0, |e| e.per_token);
+        (0..self.layers).map(|i| self.layer_with(i, experts)).sum()
+    }
+
+    fn layer_with(&self, layer: usize, experts: usize) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let attention = 2 * (q + kv) * self.hidden;
         let parts = if self.mlp == MlpKind::Plain { 2 } else { 3 };
-        let mlp = |i| match self.experts_of(i) {
-            Some(e) => e.count * self.hidden * (1 + 3 * e.ffn),
-            None => parts * self.ffn * self.hidden,
-        };
-        (0..self.layers).map(|i| attention + mlp(i)).sum()
+        attention
+            + match self.experts_of(layer) {
+                Some(e) => self.hidden * (e.count + 3 * experts * e.ffn),
+                None => parts * self.ffn * self.hidden,
+            }
+    }
+
+    /// Values of the largest matrix, whatever is stored together.
+    pub fn largest_matrix(&self) -> usize {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn);
+        self.hidden * self.vocab.max(2 * self.ffn).max(q + 2 * kv).max(expert)
     }
 
     /// Values that the activation reads for a token, in the widest layer.

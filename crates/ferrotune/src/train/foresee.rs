@@ -1,0 +1,239 @@
+//! What a run would take with each method and each way to save memory, from shapes alone: nothing is downloaded, loaded or
+//! converted, and no weight is read.
+
+use ferrotune_kernels::cpu::speed::products_per_second;
+use ferrotune_kernels::{Device, Precision};
+
+use super::needs::{Held, Needs, Rows};
+use super::setup;
+use super::trainer::{Sizes, policies};
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::data::PreparedData;
+use crate::data::loader::{Loader, LoaderOptions, evaluation_batches};
+use crate::data::tokenize::TrainRow;
+use crate::memory::{self, Plan, human};
+use crate::model::families::{Architecture, architecture};
+use crate::model::streaming::leaves;
+use crate::model::weights::{BaseStorage, load};
+use crate::model::{Activations, Decoder};
+use crate::run_config::{MethodKind, RunConfig};
+
+/// Share of the products' best rate that training steps reach; `docs/benchmarks.md` has what was measured.
+const SHARE: f64 = 0.85;
+
+/// Models of fewer values learn more when all of them are trained.
+const SMALL: usize = 10_000_000;
+
+/// One way to run.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Foreseen {
+    /// What is trained.
+    pub method: MethodKind,
+    /// Activation policy.
+    pub activations: Activations,
+    /// Whether the base stays in its file.
+    pub streamed: bool,
+    /// Predicted peak memory by part.
+    pub plan: Plan,
+    /// The peak.
+    pub peak_bytes: u64,
+    /// Whether it is within the budget.
+    pub fits: bool,
+    /// Predicted speed.
+    pub tokens_per_second: f64,
+}
+
+/// The rows of a run as far as they are known.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    rows: Rows,
+    /// Tokens of a row on average.
+    length: f64,
+    /// Share of the tokens that are supervised.
+    supervised: f64,
+}
+
+impl Load {
+    /// At most what the run file allows.
+    pub fn bound(config: &RunConfig) -> Self {
+        let largest = LoaderOptions::from(config).micro_batch_tokens.max(config.data.max_length);
+        Load { rows: Rows { largest, bytes: 0 }, length: config.data.max_length as f64, supervised: 1.0 }
+    }
+
+    /// Of rows that are there: the steps are made as the run would make them.
+    pub fn of(config: &RunConfig, checkpoint: &Checkpoint, prepared: PreparedData) -> Result<Self> {
+        let mut options = LoaderOptions::from(config);
+        let longest = architecture(checkpoint.config())?.fixed_rotation();
+        options.packing = options.packing.shared_up_to(longest);
+        let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, options.packing);
+        if config.method.kind != MethodKind::Full && setup::lora(config)?.dropout > 0.0 {
+            options.packing = options.packing.shared_up_to(0);
+        }
+        let all = || prepared.train.iter().chain(&prepared.eval);
+        let bytes = all().map(|r| 8 * r.len() + 48).sum();
+        let report = &prepared.train_report;
+        let tokens = prepared.train.iter().map(TrainRow::len).sum::<usize>().max(1) as f64;
+        let (length, labels) = (tokens / prepared.train.len().max(1) as f64, report.label_tokens as f64);
+        let largest = Sizes::of(&mut Loader::new(prepared.train, options)?, &held_out)?.largest;
+        Ok(Load { rows: Rows { largest, bytes }, length, supervised: labels / tokens })
+    }
+
+    /// Tokens of the largest micro-batch.
+    pub fn tokens(&self) -> usize {
+        self.rows.largest
+    }
+}
+
+/// Every way to run, methods and then policies in the order of their speed.
+pub fn foresee(
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    dev: &Device,
+    load: Load,
+) -> Result<Vec<Foreseen>> {
+    let arch = architecture(checkpoint.config())?;
+    let precision = setup::precision(config.train.precision, dev);
+    let model = shapes(dev, checkpoint)?;
+    let budget = config.train.memory.or_else(memory::available);
+    let rate = rate(dev, precision, &arch);
+    let mut all = Vec::new();
+    for kind in [MethodKind::Full, MethodKind::Lora, MethodKind::Qlora] {
+        let mut config = config.clone();
+        config.method.kind = kind;
+        if config.validate().is_err() {
+            continue;
+        }
+        let storage = setup::storage(&config, checkpoint, precision)?;
+        let needs = Needs::foreseen(&config, dev, &model)?;
+        let held = Held { storage, precision, threads: setup::threads(dev) };
+        let shape = needs.shape(&config, &arch, held, load.rows);
+        let saves = streaming_saves(&config, checkpoint, &arch, storage)?;
+        for (policy, streamed) in policies(&config, saves.is_some_and(|bytes| bytes > 0)) {
+            let streamed_bytes = if streamed { saves.unwrap_or(0) } else { 0 };
+            let shape = memory::Shape { policy, streamed: streamed_bytes, ..shape };
+            let plan = memory::plan(checkpoint, &arch, shape)?;
+            let peak_bytes = plan.total() as u64;
+            all.push(Foreseen {
+                method: kind,
+                activations: policy,
+                streamed,
+                plan,
+                peak_bytes,
+                fits: budget.is_none_or(|budget| peak_bytes <= budget),
+                tokens_per_second: SHARE * rate / work(&arch, kind, needs.elements(), policy, &load),
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// The network without its values.
+pub(super) fn shapes(dev: &Device, checkpoint: &Checkpoint) -> Result<Decoder> {
+    let shapes = Checkpoint::of_config(checkpoint.config().clone())?;
+    Ok(load(dev, &shapes, BaseStorage::AsStored, 1)?.0)
+}
+
+/// Bytes that a streamed base does not need in memory, if it lies in a file: that of the model, or of the cache.
+pub(super) fn streaming_saves(
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    a: &Architecture,
+    storage: BaseStorage,
+) -> Result<Option<usize>> {
+    let in_file = match storage {
+        BaseStorage::AsStored => true,
+        BaseStorage::FourBit(_) | BaseStorage::Int8 => config.model.cache,
+        BaseStorage::Dense(_) | BaseStorage::Trained => false,
+    };
+    if !in_file {
+        return Ok(None);
+    }
+    let layers: Vec<usize> = (0..a.layers).map(|i| a.layer_elements(i)).collect();
+    let away = leaves(&layers);
+    Ok(Some((away as f64 * memory::bytes_per_value(checkpoint, a, storage)?) as usize))
+}
+
+/// Operations per second of products of this model's width; nothing is known of the reference device.
+fn rate(dev: &Device, precision: Precision, a: &Architecture) -> f64 {
+    let Device::Cpu(cpu) = dev else { return f64::NAN };
+    let (n, k) = (a.ffn.clamp(64, 2048), a.hidden.clamp(64, 2048));
+    products_per_second(cpu, precision, [512, n, k], 0.2)
+}
+
+/// Operations for a token: products forward and back, attention, what is trained, and what is computed again.
+fn work(a: &Architecture, kind: MethodKind, trained: usize, policy: Activations, load: &Load) -> f64 {
+    let linears = 2.0 * a.active_elements() as f64;
+    let head = 2.0 * (a.vocab * a.hidden) as f64 * load.supervised;
+    // Half of the square is seen; the backward is 2.5 times the forward.
+    let attention = 4.0 * (load.length / 2.0) * (a.heads * a.head_dim * a.layers) as f64;
+    let weights = match kind {
+        MethodKind::Full => linears + head,
+        MethodKind::Lora | MethodKind::Qlora => 6.0 * trained as f64,
+    };
+    let again = match policy {
+        Activations::Keep => 0.0,
+        Activations::Lean => 2.0 * (a.hidden_width() * a.hidden * a.layers) as f64,
+        Activations::Recompute => linears + attention,
+    };
+    2.0 * (linears + head) + 3.5 * attention + weights + again
+}
+
+/// The way to run that is advised, by its place in the list, and why; without a way that fits, the least of all and why
+/// it does not.
+pub fn advise(all: &[Foreseen], values: usize) -> Option<(usize, String)> {
+    let first = |kind| all.iter().position(|f| f.method == kind && f.fits);
+    let (full, lora, qlora) = (first(MethodKind::Full), first(MethodKind::Lora), first(MethodKind::Qlora));
+    let peak = |i: usize| all[i].peak_bytes;
+    if let (Some(full), true) = (full, values < SMALL) {
+        return Some((full, format!("a model of {values} values learns little through an adapter")));
+    }
+    match (lora, qlora) {
+        (Some(lora), Some(qlora)) if peak(qlora) as f64 <= 0.9 * peak(lora) as f64 => {
+            let saved = human(peak(lora) - peak(qlora));
+            Some((qlora, format!("it learns as well as LoRA, runs as fast and takes {saved} less")))
+        }
+        (Some(lora), Some(_)) => Some((lora, "a base in 4 bits would save less than a tenth".into())),
+        (Some(lora), None) => Some((lora, "it is what fits".into())),
+        (None, Some(qlora)) => Some((qlora, "LoRA on the base as it is does not fit".into())),
+        (None, None) => {
+            let least = (0..all.len()).min_by_key(|i| peak(*i))?;
+            let tokens = "a smaller train.micro_batch_tokens takes less";
+            Some((least, format!("nothing fits; this takes the least, {}; {tokens}", human(peak(least)))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(method: MethodKind, peak_bytes: u64, fits: bool) -> Foreseen {
+        Foreseen {
+            method,
+            activations: Activations::Keep,
+            streamed: false,
+            plan: Plan::default(),
+            peak_bytes,
+            fits,
+            tokens_per_second: 1.0,
+        }
+    }
+
+    #[test]
+    fn what_fits_and_costs_least_is_advised() {
+        use MethodKind::{Full, Lora, Qlora};
+        let advised = |peaks: [u64; 3], budget: u64, values| {
+            let ways = [Full, Lora, Qlora].into_iter().zip(peaks);
+            let all: Vec<Foreseen> = ways.map(|(kind, peak)| way(kind, peak, peak <= budget)).collect();
+            advise(&all, values).map(|(i, _)| all[i].method)
+        };
+        assert_eq!(advised([300, 100, 60], 1000, 135_000_000), Some(Qlora));
+        assert_eq!(advised([300, 100, 95], 1000, 135_000_000), Some(Lora));
+        assert_eq!(advised([300, 100, 60], 80, 135_000_000), Some(Qlora));
+        assert_eq!(advised([300, 100, 120], 110, 135_000_000), Some(Lora));
+        assert_eq!(advised([300, 100, 60], 1000, 1_000_000), Some(Full));
+        assert_eq!(advised([300, 100, 60], 10, 1_000_000), Some(Qlora));
+        assert_eq!(advise(&[], 5), None);
+    }
+}
