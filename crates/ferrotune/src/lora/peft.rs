@@ -85,6 +85,18 @@ fn stored(adapter: &Adapter, model: &Decoder, base: &str) -> AdapterConfig {
     }
 }
 
+/// An error about the constants of an adapter, which are keys of a file in its folder, not of a run file.
+pub(crate) fn of_folder(error: Error, folder: &Path) -> Error {
+    match error {
+        Error::Config { key, problem, hint } => {
+            let key = file_key(key.trim_start_matches("method."));
+            Error::file(folder.join(CONFIG_FILE), format!("`{key}`: {problem}"))
+                .with_hint(hint.unwrap_or_else(|| OTHER_BASE.into()))
+        }
+        other => other,
+    }
+}
+
 /// The constants of the adapter in a folder.
 pub fn config(folder: &Path) -> Result<LoraConfig> {
     constants(&AdapterFile::read(folder)?.config, &folder.join(CONFIG_FILE))
@@ -120,15 +132,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
         used.insert(tensor.name.clone());
         Ok(dev.tensor(slot.rows, slot.cols, &tensor.values))
     };
-    let adapter = Adapter::build(dev, model, config, &mut make).map_err(|e| match e {
-        // The constants are keys of the file here, not of a run file.
-        Error::Config { key, problem, hint } => {
-            let key = file_key(key.trim_start_matches("method."));
-            Error::file(&config_path, format!("`{key}`: {problem}"))
-                .with_hint(hint.unwrap_or_else(|| OTHER_BASE.into()))
-        }
-        other => other,
-    })?;
+    let adapter = Adapter::build(dev, model, config, &mut make).map_err(|e| of_folder(e, folder))?;
     for left in file.tensors.iter().filter(|t| !used.contains(&t.name)) {
         let problem = match frozen_copy(model, left) {
             Some(true) => continue,

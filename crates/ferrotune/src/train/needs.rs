@@ -1,10 +1,12 @@
 //! What a memory plan must know of a run: of what is trained, how the base is held, and of the rows.
 
+use std::path::Path;
+
 use ferrotune_kernels::{Device, Precision, Tensor};
 
 use super::setup::{self, Trainable};
 use crate::Result;
-use crate::lora::Adapter;
+use crate::lora::{Adapter, peft};
 use crate::memory::Shape;
 use crate::model::families::Architecture;
 use crate::model::weights::BaseStorage;
@@ -76,7 +78,11 @@ impl Needs {
         }
         let lora = setup::lora(config)?;
         let (scaled, decomposes) = (lora.dora, lora.init.changes_base());
-        let (lengths, ranks) = Adapter::foresee(dev, model, lora)?;
+        let foreseen = Adapter::foresee(dev, model, lora);
+        let (lengths, ranks) = foreseen.map_err(|e| match &config.train.init_adapter {
+            Some(folder) => peft::of_folder(e, Path::new(folder)),
+            None => e,
+        })?;
         // Weights that an initialisation changes are kept beside the model's, in f32 at most.
         let changed = if decomposes { 4 * model.arch.linear_elements() } else { 0 };
         Ok(Needs { lengths, ranks, scaled, decomposes, changed })
