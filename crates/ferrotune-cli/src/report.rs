@@ -170,17 +170,7 @@ impl Report {
             ));
         }
         let p = &s.plan;
-        let part = |name: &str, bytes: usize| format!("{name} {}", human(bytes as u64));
-        let parts = [
-            part("base", p.base),
-            part("trainable", p.trainable),
-            part("gradients", p.gradients),
-            part("optimizer", p.optimizer),
-            part("activations", p.activations),
-            part("workspace", p.workspace),
-            part("program", p.program),
-        ];
-        self.say(format!("memory: {} predicted peak ({})", human(p.total() as u64), parts.join(", ")));
+        self.say(format!("memory: {} predicted peak ({})", human(p.total() as u64), p.describe()));
         self.plan.set(p.total() as u64);
         self.log_every.set(s.log_every);
         let bar = ProgressBar::new(s.steps as u64);

@@ -30,15 +30,27 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Its parts with their names.
+    pub fn parts(&self) -> [(&'static str, usize); 7] {
+        [
+            ("base", self.base),
+            ("trainable", self.trainable),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("workspace", self.workspace),
+            ("program", self.program),
+        ]
+    }
+
     /// The predicted peak.
     pub fn total(&self) -> usize {
-        self.base
-            + self.trainable
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.workspace
-            + self.program
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The parts for people: `base 96 MB, trainable 20 MB, ...`.
+    pub fn describe(&self) -> String {
+        self.parts().map(|(name, bytes)| format!("{name} {}", human(bytes as u64))).join(", ")
     }
 }
 

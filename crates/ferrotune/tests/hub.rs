@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ferrotune::Error;
 use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::hub::{HubId, HubSettings, cached, fetch};
+use ferrotune::checkpoint::hub::{HubId, HubSettings, cached, fetch, fetch_config};
 use ferrotune::checkpoint::net::{NetSettings, Progress};
 use server::{COMMIT, Hub, HubTricks, nowhere, proxy, sha256};
 
@@ -97,6 +97,23 @@ fn a_model_is_brought_into_the_shared_layout() {
     assert_eq!(fetch(&id(), &settings, &mut quiet).unwrap(), path);
     assert_eq!(cached(&id(), &settings), Some(path));
     assert_eq!(hub.server.asked().len(), before, "a cached model asks nobody");
+}
+
+#[test]
+fn the_configuration_comes_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(ID, files(), HubTricks::default());
+    let settings = settings(&hub.server.url, dir.path());
+    let path = fetch_config(&id(), &settings, &mut quiet).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), files()["config.json"]);
+    let beside = fs::read_dir(path.parent().unwrap()).unwrap().count();
+    assert_eq!(beside, 1, "nothing else is brought");
+    assert_eq!(cached(&id(), &settings), None, "the model is not here");
+    let offline = HubSettings { offline: true, ..settings.clone() };
+    let refused = fetch_config(&id(), &offline, &mut quiet).unwrap_err();
+    assert!(hint(&refused).contains("--offline"), "{refused}");
+    let folder = fetch(&id(), &settings, &mut quiet).unwrap();
+    assert_eq!(fetch_config(&id(), &offline, &mut quiet).unwrap(), folder.join("config.json"));
 }
 
 #[test]

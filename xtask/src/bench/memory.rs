@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::work::{self, Workload};
-use super::{ALPHA, Bench, RANK, cases, large};
+use super::{Bench, cases, large, ours};
 use crate::golden::Failure;
 use crate::shared::python::number;
 
@@ -96,16 +96,7 @@ impl Bench {
         if run.exists() {
             std::fs::remove_dir_all(&run)?;
         }
-        let mut settings = vec![
-            format!("model.base={}", json!(model)),
-            format!("method.kind={method}"),
-            format!("method.rank={RANK}"),
-            format!("method.alpha={ALPHA}"),
-            format!("data.train={}", json!(rows.path)),
-            format!("train.batch_rows={}", workload.rows_of_step()),
-            "train.precision=bf16".into(),
-            format!("train.threads={}", self.threads),
-        ];
+        let mut settings = ours::settings(method, "bf16", workload, &rows, model, self.threads);
         settings.extend(set.iter().map(|s| s.to_string()));
         let mut command = self.ours.training(&run, &settings)?;
         let out = command.args(["--isa", self.isa.name()]).output()?;

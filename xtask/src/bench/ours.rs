@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::cases::Case;
 use super::measured::Measured;
-use super::work::Written;
+use super::work::{Workload, Written};
 use super::{ALPHA, RANK};
 use crate::golden::Failure;
 use crate::shared::ours::Ours;
@@ -19,6 +19,27 @@ use crate::shared::python::number;
 /// What is continued, by how many tokens.
 pub(super) const PROMPT: &str = "A balance sheet shows what a company owns and what it owes. Its first part";
 pub(super) const NEW_TOKENS: usize = 96;
+
+/// What every run of ours sets.
+pub(super) fn settings(
+    method: &str,
+    precision: &str,
+    workload: Workload,
+    rows: &Written,
+    model: &Path,
+    threads: usize,
+) -> Vec<String> {
+    vec![
+        format!("model.base={}", json!(model)),
+        format!("method.kind={method}"),
+        format!("method.rank={RANK}"),
+        format!("method.alpha={ALPHA}"),
+        format!("data.train={}", json!(rows.path)),
+        format!("train.batch_rows={}", workload.rows_of_step()),
+        format!("train.precision={precision}"),
+        format!("train.threads={threads}"),
+    ]
+}
 
 /// Trains a case into the folder `run`, which must not be there.
 pub(super) fn train(
@@ -29,18 +50,9 @@ pub(super) fn train(
     isa: Isa,
     run: &Path,
 ) -> Result<Measured, Failure> {
-    let settings = [
-        format!("model.base={}", json!(model)),
-        format!("method.kind={}", case.method.name()),
-        format!("method.rank={RANK}"),
-        format!("method.alpha={ALPHA}"),
-        format!("data.train={}", json!(rows.path)),
-        format!("train.batch_rows={}", case.workload.rows_of_step()),
-        format!("train.lr={}", case.method.lr()),
-        format!("train.precision={}", case.precision),
-        format!("train.threads={}", case.threads),
-        format!("data.share_prefixes={}", case.shared),
-    ];
+    let mut settings = settings(case.method.name(), case.precision, case.workload, rows, model, case.threads);
+    settings
+        .extend([format!("train.lr={}", case.method.lr()), format!("data.share_prefixes={}", case.shared)]);
     let mut command = ours.training(run, &settings)?;
     command.args(["--isa", isa.name()]);
     let start = Instant::now();

@@ -1,10 +1,9 @@
 //! `plan`: memory and speed of every way to train a model on this machine, from shapes alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ferrotune::Result;
-use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::checkpoint::hub::{self, HubId};
 use ferrotune::memory::{self, human};
@@ -14,7 +13,7 @@ use ferrotune::run_config::RunConfig;
 use ferrotune::train::foresee::{Foreseen, Load, advise, foresee};
 use serde_json::json;
 
-use super::device;
+use super::{device, open_base};
 use crate::args::{Args, PlanArgs};
 use crate::environment::Environment;
 use crate::report::Report;
@@ -40,7 +39,7 @@ pub fn run(args: &Args, a: &PlanArgs, report: &Report) -> Result<ExitCode> {
         report.output(&table(&all, advised.as_ref().map(|(i, _)| *i)));
         if let Some((i, why)) = &advised {
             report.output(&format!("* {}: {why}", all[*i].method));
-            report.output(&parts(&all[*i]));
+            report.output(&format!("  {}", all[*i].plan.describe()));
         }
     }
     let advice = advised.map(|(i, why)| json!({"way": all[i], "reason": why}));
@@ -53,8 +52,7 @@ pub fn run(args: &Args, a: &PlanArgs, report: &Report) -> Result<ExitCode> {
 
 /// A run file, or the defaults for a model.
 fn config(a: &PlanArgs) -> Result<RunConfig> {
-    let mut overrides = a.set.clone();
-    overrides.extend(a.memory.iter().map(|memory| format!("train.memory={memory}")));
+    let mut overrides = a.overrides.list();
     let path = Path::new(&a.run);
     let run_file = path.extension().is_some_and(|e| ["yaml", "yml", "toml", "json"].iter().any(|r| e == *r));
     if run_file {
@@ -64,35 +62,33 @@ fn config(a: &PlanArgs) -> Result<RunConfig> {
     RunConfig::from_overrides(&overrides)
 }
 
-/// The model, of which the configuration is enough, and the rows, if they can be read without a download.
+/// The model, of which the configuration is enough, and the rows, if the model is here.
 fn subject(args: &Args, config: &RunConfig, report: &Report) -> Result<(Checkpoint, Load)> {
-    let name = config.model.base.as_str();
-    let path = Path::new(name);
-    let environment = Environment::read(args.offline);
-    let id = if path.exists() { None } else { HubId::parse(name) };
-    let here = match &id {
-        Some(id) => hub::cached(id, &environment.hub),
-        None => Some(path.to_path_buf()),
-    };
-    let alone = |path: &Path| path.is_dir() && path.join("config.json").is_file() && !has_weights(path);
-    if let Some(here) = here.filter(|path| !alone(path)) {
-        let base = BaseModel::open(&here, name)?;
-        let load = match config.data.train.is_empty() {
-            true => Load::bound(config),
-            false => Load::of(config, &base.checkpoint, base.prepare(config)?)?,
-        };
-        return Ok((base.checkpoint, load));
+    if let Some(file) = configuration(args, &config.model.base, report)? {
+        return Ok((Checkpoint::of_config(ModelConfig::read(&file, SUPPORTED)?)?, Load::bound(config)));
     }
-    let file = match &id {
-        Some(id) => {
-            let fetched = hub::fetch_config(id, &environment.hub, &mut |progress| report.progress(&progress));
-            report.end_bar();
-            fetched?
-        }
-        None => path.join("config.json"),
+    let base = open_base(args, &config.model.base, report)?;
+    let load = match config.data.train.is_empty() {
+        true => Load::bound(config),
+        false => Load::of(config, &base.checkpoint, base.prepare(config)?)?,
     };
-    let config_file = ModelConfig::read(&file, SUPPORTED)?;
-    Ok((Checkpoint::of_config(config_file)?, Load::bound(config)))
+    Ok((base.checkpoint, load))
+}
+
+/// The `config.json` of a model whose weights are not here.
+fn configuration(args: &Args, name: &str, report: &Report) -> Result<Option<PathBuf>> {
+    let path = Path::new(name);
+    if path.exists() {
+        let file = path.join("config.json");
+        return Ok((file.is_file() && !has_weights(path)).then_some(file));
+    }
+    let settings = Environment::read(args.offline).hub;
+    let Some(id) = HubId::parse(name).filter(|id| hub::cached(id, &settings).is_none()) else {
+        return Ok(None);
+    };
+    let fetched = hub::fetch_config(&id, &settings, &mut |progress| report.progress(&progress));
+    report.end_bar();
+    fetched.map(Some)
 }
 
 fn has_weights(folder: &Path) -> bool {
@@ -103,7 +99,7 @@ fn has_weights(folder: &Path) -> bool {
 /// A line for each way to run.
 fn table(all: &[Foreseen], advised: Option<usize>) -> String {
     let mut text = format!(
-        "  {:<6} {:<10} {:<9} {:>9} {:>5}  {:>8}",
+        "  {:<6} {:<11} {:<9} {:>9} {:>5}  {:>8}",
         "method", "activations", "base", "peak", "fits", "tokens/s"
     );
     for (i, f) in all.iter().enumerate() {
@@ -119,20 +115,4 @@ fn table(all: &[Foreseen], advised: Option<usize>) -> String {
         );
     }
     text + "\n"
-}
-
-fn parts(f: &Foreseen) -> String {
-    let p = &f.plan;
-    let parts = [
-        ("base", p.base),
-        ("trainable", p.trainable),
-        ("gradients", p.gradients),
-        ("optimizer", p.optimizer),
-        ("activations", p.activations),
-        ("workspace", p.workspace),
-        ("program", p.program),
-    ];
-    let parts: Vec<String> =
-        parts.iter().map(|(name, bytes)| format!("{name} {}", human(*bytes as u64))).collect();
-    format!("  {}", parts.join(", "))
 }

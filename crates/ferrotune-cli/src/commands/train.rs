@@ -19,9 +19,7 @@ use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
-    let mut overrides = a.set.clone();
-    overrides.extend(a.memory.iter().map(|memory| format!("train.memory={memory}")));
-    let config = RunConfig::load(&a.run, &overrides)?;
+    let config = RunConfig::load(&a.run, &a.overrides.list())?;
     let dev = device(args, config.train.threads)?;
     let base = open_cached(args, &config.model.base, Some(&config), report)?;
     let outcome = train(&config, &base, &dev, a.resume, report)?;

@@ -65,11 +65,6 @@ impl Bytes {
         Bytes { owner: Arc::clone(&self.owner), range: start + range.start..start + range.end }
     }
 
-    /// Whether they are a file's.
-    fn in_file(&self) -> bool {
-        self.owner.in_file()
-    }
-
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.range.clone()]
@@ -179,7 +174,7 @@ impl Weight {
             Storage::FourBit(bits) => bits.parts(),
             Storage::Int8(rows) => [Some(rows.bytes()), None],
         };
-        parts.into_iter().flatten().filter(|bytes| bytes.in_file())
+        parts.into_iter().flatten().filter(|bytes| bytes.owner.in_file())
     }
 
     /// Bytes of the weight that lie in a file and need not stay in memory.

@@ -160,11 +160,7 @@ pub fn fetch(id: &HubId, settings: &HubSettings, on: &mut OnProgress) -> Result<
         return Ok(path.clone());
     }
     if settings.offline {
-        let place = id.folder(&settings.cache_dir);
-        let problem =
-            format!("not (completely) in the cache {}, and the network is not used", place.display());
-        return Err(network(&id.to_string(), problem)
-            .with_hint("run once without --offline (and HF_HUB_OFFLINE), or give a local folder"));
+        return Err(not_here(id, settings));
     }
     let repository = Repository::new(id, settings)?;
     match (repository.fetch(on), found) {
@@ -176,13 +172,21 @@ pub fn fetch(id: &HubId, settings: &HubSettings, on: &mut OnProgress) -> Result<
     }
 }
 
+/// The error for a model that only the network could bring.
+fn not_here(id: &HubId, settings: &HubSettings) -> Error {
+    let place = id.folder(&settings.cache_dir);
+    let problem = format!("not (completely) in the cache {}, and the network is not used", place.display());
+    network(&id.to_string(), problem)
+        .with_hint("run once without --offline (and HF_HUB_OFFLINE), or give a local folder")
+}
+
 /// The `config.json` of `id`, of the cache or downloaded into it; nothing else is.
 pub fn fetch_config(id: &HubId, settings: &HubSettings, on: &mut OnProgress) -> Result<PathBuf> {
     if let Some(path) = cached(id, settings).map(|folder| folder.join(CONFIG)).filter(|path| path.is_file()) {
         return Ok(path);
     }
     if settings.offline {
-        return fetch(id, settings, on);
+        return Err(not_here(id, settings));
     }
     let repository = Repository::new(id, settings)?;
     let (commit, files) = repository.files()?;

@@ -1,6 +1,5 @@
 //! A model of which only the configuration is there: its matrices have sizes and no content, for plans.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,7 +43,7 @@ impl Shapes {
     }
 
     pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
-        let range: Range<usize> = 0..rows * cols * self.dtype.size();
+        let range = 0..rows * cols * self.dtype.size();
         if range.end > self.blank.0.len() {
             let problem = format!("[{rows}, {cols}] is larger than the largest matrix of this architecture");
             return Err(Error::tensor(Path::new("config.json"), name, problem));

@@ -52,7 +52,7 @@ impl Adapter {
         let config = expand(model, config);
         let chosen = choose(model, &config)?;
         chosen.check_used(model, &config)?;
-        let (mut lengths, mut ranks) = (Vec::new(), 0);
+        let mut lengths = Vec::new();
         let mut make = |slot: &Slot<'_>| {
             lengths.push(slot.rows * slot.cols);
             Ok(match slot.part {
@@ -61,12 +61,8 @@ impl Adapter {
                 _ => dev.zeros(1, 1),
             })
         };
-        let layout = lay_out(dev, model, &config, &chosen, &mut make)?;
-        drop(layout);
-        for (_, rank, _) in &chosen.linears {
-            ranks += rank;
-        }
-        Ok((lengths, ranks))
+        lay_out(dev, model, &config, &chosen, &mut make)?;
+        Ok((lengths, chosen.linears.iter().map(|(_, rank, _)| rank).sum()))
     }
 
     /// An adapter whose tensors `make` gives; the frozen weights that its initialisation changed are made again.

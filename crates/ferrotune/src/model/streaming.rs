@@ -29,11 +29,11 @@ fn frozen(layer: &Layer) -> impl Iterator<Item = &Weight> {
 }
 
 impl Decoder {
-    /// Bytes of the layers that lie in a file, and how many of them a streamed base does not need in memory.
-    pub fn in_file(&self) -> (usize, usize) {
+    /// Bytes that a streamed base does not need in memory; `None` if no layer lies in a file.
+    pub fn streaming_saves(&self) -> Option<usize> {
         let of = |layer: &Layer| frozen(layer).map(Weight::bytes_in_file).sum::<usize>();
         let layers: Vec<usize> = self.layers.iter().map(of).collect();
-        (layers.iter().sum(), leaves(&layers))
+        layers.iter().any(|bytes| *bytes > 0).then(|| leaves(&layers))
     }
 
     /// Before a layer is at work: the one that follows is read meanwhile.

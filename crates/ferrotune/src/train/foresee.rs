@@ -4,20 +4,20 @@
 use ferrotune_kernels::cpu::speed::products_per_second;
 use ferrotune_kernels::{Device, Precision};
 
+use super::feed::Feed;
 use super::needs::{Held, Needs, Rows};
 use super::setup;
-use super::trainer::{Sizes, policies};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::data::PreparedData;
-use crate::data::loader::{Loader, LoaderOptions, evaluation_batches};
+use crate::data::loader::LoaderOptions;
 use crate::data::tokenize::TrainRow;
 use crate::memory::{self, Plan, human};
 use crate::model::families::{Architecture, architecture};
 use crate::model::streaming::leaves;
 use crate::model::weights::{BaseStorage, load};
 use crate::model::{Activations, Decoder};
-use crate::run_config::{MethodKind, RunConfig};
+use crate::run_config::{ActivationPolicy, MethodKind, RunConfig, StreamPolicy};
 
 /// Share of the products' best rate that training steps reach; `docs/benchmarks.md` has what was measured.
 const SHARE: f64 = 0.85;
@@ -63,20 +63,13 @@ impl Load {
 
     /// Of rows that are there: the steps are made as the run would make them.
     pub fn of(config: &RunConfig, checkpoint: &Checkpoint, prepared: PreparedData) -> Result<Self> {
-        let mut options = LoaderOptions::from(config);
-        let longest = architecture(checkpoint.config())?.fixed_rotation();
-        options.packing = options.packing.shared_up_to(longest);
-        let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, options.packing);
-        if config.method.kind != MethodKind::Full && setup::lora(config)?.dropout > 0.0 {
-            options.packing = options.packing.shared_up_to(0);
-        }
-        let all = || prepared.train.iter().chain(&prepared.eval);
-        let bytes = all().map(|r| 8 * r.len() + 48).sum();
-        let report = &prepared.train_report;
+        let arch = architecture(checkpoint.config())?;
         let tokens = prepared.train.iter().map(TrainRow::len).sum::<usize>().max(1) as f64;
-        let (length, labels) = (tokens / prepared.train.len().max(1) as f64, report.label_tokens as f64);
-        let largest = Sizes::of(&mut Loader::new(prepared.train, options)?, &held_out)?.largest;
-        Ok(Load { rows: Rows { largest, bytes }, length, supervised: labels / tokens })
+        let length = tokens / prepared.train.len().max(1) as f64;
+        let supervised = prepared.train_report.label_tokens as f64 / tokens;
+        let lora = setup::lora(config)?;
+        let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
+        Ok(Load { rows: feed.rows, length, supervised })
     }
 
     /// Tokens of the largest micro-batch.
@@ -105,14 +98,12 @@ pub fn foresee(
             continue;
         }
         let storage = setup::storage(&config, checkpoint, precision)?;
-        let needs = Needs::foreseen(&config, dev, &model)?;
+        let needs = Needs::foreseen(&config, setup::lora(&config)?, dev, &model)?;
         let held = Held { storage, precision, threads: setup::threads(dev) };
         let shape = needs.shape(&config, &arch, held, load.rows);
-        let saves = streaming_saves(&config, checkpoint, &arch, storage)?;
-        for (policy, streamed) in policies(&config, saves.is_some_and(|bytes| bytes > 0)) {
-            let streamed_bytes = if streamed { saves.unwrap_or(0) } else { 0 };
-            let shape = memory::Shape { policy, streamed: streamed_bytes, ..shape };
-            let plan = memory::plan(checkpoint, &arch, shape)?;
+        // Where nothing is saved, streaming is no way of its own.
+        let saves = streaming_saves(&config, checkpoint, &arch, storage)?.filter(|bytes| *bytes > 0);
+        for (policy, streamed, plan) in ways(&config, checkpoint, &arch, shape, saves)? {
             let peak_bytes = plan.total() as u64;
             all.push(Foreseen {
                 method: kind,
@@ -126,6 +117,34 @@ pub fn foresee(
         }
     }
     Ok(all)
+}
+
+/// What the run file allows with its plan, the fastest first: activations, and whether the base is streamed. `saves`: bytes
+/// that streaming saves, if the base lies in a file.
+pub(super) fn ways(
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    a: &Architecture,
+    shape: memory::Shape,
+    saves: Option<usize>,
+) -> Result<Vec<(Activations, bool, Plan)>> {
+    let policies: &[Activations] = match config.train.activations {
+        ActivationPolicy::Auto => &[Activations::Keep, Activations::Lean, Activations::Recompute],
+        ActivationPolicy::Keep => &[Activations::Keep],
+        ActivationPolicy::Lean => &[Activations::Lean],
+        ActivationPolicy::Recompute => &[Activations::Recompute],
+    };
+    // A streamed layer is read again, which is little beside the work on it; computing it again is more.
+    let streams = match (config.train.stream, saves) {
+        (StreamPolicy::Auto, Some(bytes)) => vec![(false, 0), (true, bytes)],
+        (StreamPolicy::Always, Some(bytes)) => vec![(true, bytes)],
+        _ => vec![(false, 0)],
+    };
+    let all = policies.iter().flat_map(|policy| streams.iter().map(|stream| (*policy, *stream)));
+    let planned = all.map(|(policy, (stream, streamed))| {
+        Ok((policy, stream, memory::plan(checkpoint, a, memory::Shape { policy, streamed, ..shape })?))
+    });
+    planned.collect()
 }
 
 /// The network without its values.

@@ -1,6 +1,7 @@
 //! One optimizer step, the loop around it, evaluation, and what a resumed run needs.
 
 pub mod eval;
+mod feed;
 pub mod foresee;
 mod needs;
 pub mod record;

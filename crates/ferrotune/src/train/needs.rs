@@ -6,12 +6,12 @@ use ferrotune_kernels::{Device, Precision, Tensor};
 
 use super::setup::{self, Trainable};
 use crate::Result;
-use crate::lora::{Adapter, peft};
+use crate::lora::{Adapter, LoraConfig, peft};
 use crate::memory::Shape;
 use crate::model::families::Architecture;
 use crate::model::weights::BaseStorage;
 use crate::model::{Activations, Decoder};
-use crate::run_config::{MethodKind, RunConfig};
+use crate::run_config::RunConfig;
 
 /// Of what is trained.
 #[derive(Debug)]
@@ -62,8 +62,13 @@ impl Needs {
     }
 
     /// Of what the run file would make beside a model, of which only the shapes are looked at.
-    pub(super) fn foreseen(config: &RunConfig, dev: &Device, model: &Decoder) -> Result<Self> {
-        if config.method.kind == MethodKind::Full {
+    pub(super) fn foreseen(
+        config: &RunConfig,
+        lora: Option<LoraConfig>,
+        dev: &Device,
+        model: &Decoder,
+    ) -> Result<Self> {
+        let Some(lora) = lora else {
             let mut lengths = vec![model.arch.vocab * model.arch.hidden];
             for l in model.linears() {
                 lengths.push(l.rows * l.cols);
@@ -75,8 +80,7 @@ impl Needs {
                 lengths.extend(n.bias.as_ref().map(|_| len));
             }
             return Ok(Needs::full(lengths));
-        }
-        let lora = setup::lora(config)?;
+        };
         let (scaled, decomposes) = (lora.dora, lora.init.changes_base());
         let foreseen = Adapter::foresee(dev, model, lora);
         let (lengths, ranks) = foreseen.map_err(|e| match &config.train.init_adapter {

@@ -112,11 +112,15 @@ pub fn storage(config: &RunConfig, base: &Checkpoint, precision: Precision) -> R
     })
 }
 
-/// The constants of the adapter that a run begins with: those of the run file, or of the folder that it names.
-pub fn lora(config: &RunConfig) -> Result<LoraConfig> {
+/// The constants of the adapter that a run begins with, if it trains one: those of the run file, or of the folder that it
+/// names.
+pub fn lora(config: &RunConfig) -> Result<Option<LoraConfig>> {
+    if config.method.kind == MethodKind::Full {
+        return Ok(None);
+    }
     match &config.train.init_adapter {
-        Some(folder) => peft::config(Path::new(folder)),
-        None => Ok(lora_config(&config.method)),
+        Some(folder) => peft::config(Path::new(folder)).map(Some),
+        None => Ok(Some(lora_config(&config.method))),
     }
 }
 

@@ -8,8 +8,9 @@ use ferrotune_kernels::{Device, Precision};
 use sha2::{Digest, Sha256};
 
 use super::eval;
+use super::feed::Feed;
 use super::foresee;
-use super::needs::{Held, Needs, Rows};
+use super::needs::{Held, Needs};
 use super::record::{EvalRecord, Event, StepRecord, Summary};
 use super::setup::{self, Trainable};
 use super::step;
@@ -18,7 +19,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::run_folder::RunFolder;
 use crate::checkpoint::train_state::{self, TrainState};
 use crate::data::PreparedData;
-use crate::data::loader::{Loader, LoaderOptions, Step, evaluation_batches};
+use crate::data::loader::{Loader, Step};
 use crate::data::pack::PackedBatch;
 use crate::data::tokenize::TrainRow;
 use crate::lora::{Adapter, peft};
@@ -28,7 +29,7 @@ use crate::model::families::{Architecture, architecture};
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, ActivationPolicy, LossNormalization, MethodKind, RunConfig, StreamPolicy};
+use crate::run_config::{self, LossNormalization, MethodKind, RunConfig};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -78,26 +79,17 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
         let storage = setup::storage(config, &base.checkpoint, precision)?;
-        let mut options = LoaderOptions::from(config);
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
-        let data_bytes: usize = prepared.train.iter().chain(&prepared.eval).map(|r| 8 * r.len() + 48).sum();
         let arch = architecture(base.checkpoint.config())?;
-        options.packing = options.packing.shared_up_to(arch.fixed_rotation());
-        let held_out = evaluation_batches(&prepared.eval, options.micro_batch_tokens, options.packing);
-        // Each row has its own mask.
-        if config.method.kind != MethodKind::Full && setup::lora(config)?.dropout > 0.0 {
-            options.packing = options.packing.shared_up_to(0);
-        }
-        let mut loader = Loader::new(prepared.train, options)?;
-        let sizes = Sizes::of(&mut loader, &held_out)?;
+        let lora = setup::lora(config)?;
+        let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
         let held = Held { storage, precision, threads: setup::threads(dev) };
-        let rows = Rows { largest: sizes.largest, bytes: data_bytes };
 
         // What cannot fit is refused before anything is loaded or converted.
-        let foreseen = Needs::foreseen(config, dev, &foresee::shapes(dev, &base.checkpoint)?)?;
+        let foreseen = Needs::foreseen(config, lora, dev, &foresee::shapes(dev, &base.checkpoint)?)?;
         let saves = foresee::streaming_saves(config, &base.checkpoint, &arch, storage)?;
-        choose(config, &base.checkpoint, &arch, foreseen.shape(config, &arch, held, rows), saves)?;
+        choose(config, &base.checkpoint, &arch, foreseen.shape(config, &arch, held, feed.rows), saves)?;
 
         let positions = longest.max(config.data.max_length);
         let mut warn = |text| on_event(&Event::Warning { text });
@@ -108,10 +100,10 @@ impl<'a> Trainer<'a> {
         };
         let needs = Needs::of(&trainable);
         let trained = needs.elements();
-        let (in_file, saves) = model.in_file();
-        let shape = needs.shape(config, &arch, held, rows);
-        let saves = (in_file > 0).then_some(saves);
+        let shape = needs.shape(config, &arch, held, feed.rows);
+        let saves = model.streaming_saves();
         let (policy, streamed, plan) = choose(config, &base.checkpoint, &arch, shape, saves)?;
+        let Feed { loader, held_out, tokens, stored, .. } = feed;
         model.streamed = streamed;
         let adapter_values = if matches!(trainable, Trainable::Adapter(_)) { trained } else { 0 };
         let summary = Summary {
@@ -123,8 +115,8 @@ impl<'a> Trainer<'a> {
             trainable_parameters: trained,
             total_parameters: model.base_elements() + adapter_values,
             steps: loader.steps_total(),
-            tokens: sizes.tokens,
-            stored_tokens: sizes.stored,
+            tokens,
+            stored_tokens: stored,
             log_every: config.train.log_every,
             activations: policy,
             streamed,
@@ -362,14 +354,11 @@ fn choose(
     saves: Option<usize>,
 ) -> Result<(Activations, bool, Plan)> {
     let budget = config.train.memory.or_else(memory::available);
-    let mut least = u64::MAX;
-    for (policy, stream) in policies(config, saves.is_some()) {
-        let streamed = saves.filter(|_| stream).unwrap_or(0);
-        let plan = memory::plan(checkpoint, arch, memory::Shape { policy, streamed, ..shape })?;
-        if budget.is_none_or(|b| plan.total() as u64 <= b) {
-            return Ok((policy, stream, plan));
-        }
-        least = least.min(plan.total() as u64);
+    let ways = foresee::ways(config, checkpoint, arch, shape, saves)?;
+    let least = ways.iter().map(|(.., plan)| plan.total() as u64).min().unwrap_or(0);
+    let fits = |plan: &Plan| budget.is_none_or(|b| plan.total() as u64 <= b);
+    if let Some(way) = ways.into_iter().find(|(.., plan)| fits(plan)) {
+        return Ok(way);
     }
     let problem = format!(
         "the run needs {} and {} are there",
@@ -377,48 +366,6 @@ fn choose(
         memory::human(budget.unwrap_or(0))
     );
     Err(Error::train(problem).with_hint("use method.kind=qlora, a smaller train.batch_tokens (or train.micro_batch_tokens), or train.activations=recompute"))
-}
-
-/// What the run file allows, the fastest first: activations, and whether the base is streamed.
-pub(super) fn policies(config: &RunConfig, in_file: bool) -> Vec<(Activations, bool)> {
-    let wanted: &[Activations] = match config.train.activations {
-        ActivationPolicy::Auto => &[Activations::Keep, Activations::Lean, Activations::Recompute],
-        ActivationPolicy::Keep => &[Activations::Keep],
-        ActivationPolicy::Lean => &[Activations::Lean],
-        ActivationPolicy::Recompute => &[Activations::Recompute],
-    };
-    // A streamed layer is read again, which is little beside the work on it; computing it again is more.
-    let streams: &[bool] = match config.train.stream {
-        StreamPolicy::Auto if in_file => &[false, true],
-        StreamPolicy::Always if in_file => &[true],
-        _ => &[false],
-    };
-    wanted.iter().flat_map(|policy| streams.iter().map(|streamed| (*policy, *streamed))).collect()
-}
-
-/// Tokens of a run.
-pub(super) struct Sizes {
-    /// Stored by the largest micro-batch.
-    pub(super) largest: usize,
-    /// Of the rows of all steps.
-    tokens: usize,
-    /// Stored by all steps.
-    stored: usize,
-}
-
-impl Sizes {
-    pub(super) fn of(loader: &mut Loader, held_out: &[PackedBatch]) -> Result<Self> {
-        let start = loader.state();
-        let largest = held_out.iter().map(PackedBatch::len).fold(1, usize::max);
-        let mut all = Sizes { largest, tokens: 0, stored: 0 };
-        for step in loader.by_ref() {
-            all.tokens += step.tokens;
-            all.stored += step.stored;
-            all.largest = step.micro_batches.iter().map(PackedBatch::len).fold(all.largest, usize::max);
-        }
-        loader.restore(start)?;
-        Ok(all)
-    }
 }
 
 /// SHA-256 of the rows, in order.
