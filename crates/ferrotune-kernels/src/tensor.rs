@@ -110,6 +110,16 @@ impl Buffer {
     pub fn bf16_mut(&mut self) -> &mut [bf16] {
         bytemuck::cast_slice_mut(self.f32_mut())
     }
+
+    /// The words as four bytes each.
+    pub fn i8(&self) -> &[i8] {
+        bytemuck::cast_slice(self.f32())
+    }
+
+    /// The words as four bytes each, to write.
+    pub fn i8_mut(&mut self) -> &mut [i8] {
+        bytemuck::cast_slice_mut(self.f32_mut())
+    }
 }
 
 impl Drop for Buffer {
@@ -195,6 +205,17 @@ impl Tensor {
     pub fn bf16_mut(&mut self) -> &mut [bf16] {
         assert_eq!(self.dtype, DType::Bf16, "bf16 elements of a {} tensor", self.dtype.name());
         &mut self.buffer.bf16_mut()[..self.rows * self.cols]
+    }
+
+    /// The words of an f32 matrix as halves: element `i` is the halves `2 i` and `2 i + 1`.
+    pub(crate) fn halves_mut(&mut self) -> &mut [bf16] {
+        assert_eq!(self.dtype, DType::F32, "halves of a {} tensor", self.dtype.name());
+        &mut self.buffer.bf16_mut()[..2 * self.rows * self.cols]
+    }
+
+    /// A matrix whose first halves hold its elements in bf16.
+    pub(crate) fn into_bf16(self) -> Tensor {
+        Tensor { dtype: DType::Bf16, ..self }
     }
 
     /// Writes all elements, rounding to nearest even if they are bf16.

@@ -1,5 +1,6 @@
 //! Memory: planned from shapes before a run, read from the system during it.
 
+use ferrotune_kernels::ops::eight_bit::Packed;
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Precision};
 
@@ -63,6 +64,8 @@ pub struct Shape {
     pub precision: Precision,
     /// Activation policy.
     pub policy: Activations,
+    /// Whether activations wait in 8 bits.
+    pub eight_bit: bool,
     /// Bytes of the base that leave memory behind the work; 0 if it stays there.
     pub streamed: usize,
     /// Tokens of the largest micro-batch.
@@ -96,11 +99,12 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
+    let waiting = |values: usize| if s.eight_bit { Packed::nbytes(values) } else { values * saved };
     // A half whose output is normed keeps it.
     let normed = if matches!(a.norms, NormPlaces::Around | NormPlaces::After) { a.hidden * saved } else { 0 };
-    let attention = (a.hidden + q + 2 * kv + q) * saved + a.heads * 4 + s.ranks * saved + normed;
-    let mlp = a.hidden * saved + normed;
-    let hidden = a.hidden_width() * saved;
+    let attention = waiting(a.hidden + kv + q) + (q + kv) * saved + a.heads * 4 + s.ranks * saved + normed;
+    let mlp = waiting(a.hidden) + normed;
+    let hidden = waiting(a.hidden_width());
     let per_token = match s.policy {
         Activations::Keep => attention + mlp + hidden,
         Activations::Lean => attention + mlp,
@@ -111,10 +115,11 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     let busy = 4 * a.ffn * 4 + 2 * a.ffn * 4 / narrow + 6 * a.hidden * 4 + recomputed;
     // The sum before scaling, its gradient, and with dropout both parts of the input.
     let busy = busy + if s.scaled { 4 * a.ffn * 4 } else { 0 };
+    // What a layer takes out of its 8 bits.
+    let busy = busy + if s.eight_bit { (a.hidden + a.hidden_width()) * saved } else { 0 };
     let chunk = chunk_rows(a.vocab).min(s.tokens);
-    // In f32 the gradient takes the place of the logits.
-    let rounded = if narrow == 1 { 0 } else { a.vocab * 2 };
-    let head = chunk * (a.vocab * 4 + rounded + 4 * a.hidden * 4);
+    // The gradient takes the place of the logits.
+    let head = chunk * (a.vocab * 4 + 4 * a.hidden * 4);
     let private = s.threads * (64 * 1024 * 4 + 16 * 2066 * 4);
     let trained_embedding = if s.storage == BaseStorage::Trained { embedding / 64 } else { 0 };
     let workspace = (busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding;

@@ -256,6 +256,27 @@ fn every_family_trains_in_bf16() {
     }
 }
 
+/// Activations in 8 bits leave the loss as it is and turn the gradient by a little, in every policy that keeps any.
+#[test]
+fn eight_bit_activations_give_nearly_the_same_gradient() {
+    let rows = batches(&rows(), 1000, true);
+    let mut case = Case::f32(cpu(2));
+    let (loss, expected) = case.grads(&rows, Activations::Keep);
+    case.model.eight_bit = true;
+    for policy in [Activations::Keep, Activations::Lean] {
+        let (found, grads) = case.grads(&rows, policy);
+        assert_eq!(found, loss, "the forward pass is exact");
+        let (mut off, mut all) = (0.0, 0.0);
+        for (g, e) in grads.iter().flatten().zip(expected.iter().flatten()) {
+            off += (*g as f64 - *e as f64).powi(2);
+            all += (*e as f64).powi(2);
+        }
+        let relative = (off / all).sqrt();
+        assert!(relative > 0.0 && relative < 0.02, "{policy:?}: off by {relative}");
+    }
+    assert!(case.grads(&rows, Activations::Recompute).1 == expected, "inputs of layers stay as they are");
+}
+
 #[test]
 fn dropout_follows_its_seed_and_stays_out_of_evaluation() {
     let batches = batches(&rows(), 1000, true);

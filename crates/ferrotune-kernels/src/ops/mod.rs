@@ -14,6 +14,7 @@
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
 //! | [`route`] | experts of each token and their weights | dlogits |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
+//! | [`eight_bit`] | an activation in 8 bits until its backward | the values again |
 //! | [`elementwise`] | add, copy, rows, columns, dropout | the same |
 //! | [`adamw`] | the update; no backward | |
 
@@ -24,6 +25,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod dora;
+pub mod eight_bit;
 pub mod elementwise;
 pub mod embedding;
 mod groups;

@@ -13,7 +13,7 @@ use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::ops::softmax_xent::Logits;
-use ferrotune_kernels::ops::{adamw, elementwise, embedding, rope, route, softmax_xent};
+use ferrotune_kernels::ops::{adamw, eight_bit, elementwise, embedding, rope, route, softmax_xent};
 use ferrotune_kernels::quant::dynamic8::{Blocks8, DynamicMap};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{DType, Device, Tensor};
@@ -153,9 +153,10 @@ fn rope_agrees_and_its_backward_is_its_inverse() {
 #[test]
 fn softmax_xent_agrees() {
     let dev = Device::reference();
-    let outputs = random(&dev, 6, 5000, "logits");
-    let targets = [0, 4999, 17, 2048, 2047, 1];
-    let scales = [0.5, 0.5, 1.5, 0.25, 2.0, 0.5];
+    // An odd vocabulary: a row of the narrow gradient begins in the middle of a word.
+    let outputs = random(&dev, 13, 5001, "logits");
+    let targets = [0, 5000, 17, 2048, 2047, 1, 4096, 3, 3, 12, 4999, 0, 7];
+    let scales = [0.5, 0.5, 1.5, 0.25, 2.0, 0.5, 1.0, 1.0, 0.75, 0.5, 1.25, 0.5, 1.0];
     for how in [Logits::default(), Logits { scale: 0.25, cap: None }, Logits { scale: 1.5, cap: Some(2.0) }] {
         let run = |dev: &Device| {
             let copy = || elementwise::cast(dev, &outputs, DType::F32);
@@ -192,6 +193,36 @@ fn softmax_xent_agrees() {
     let (l, how) = (random(&dev, 1, 10, "l"), Logits::default());
     let few = softmax_xent::forward_backward(&dev, l, &[1], how, &[], DType::F32);
     assert!(few.is_err(), "a target without a scale");
+}
+
+#[test]
+fn eight_bits_agree_and_are_within_half_a_step() {
+    let reference = Device::reference();
+    // Not a whole number of blocks; one block of zeros, one of tiny values.
+    let mut values: Vec<f32> = random(&reference, 77, 131, "x").to_vec();
+    values[64..128].fill(0.0);
+    values[128..192].iter_mut().for_each(|v| *v *= 1e-38);
+    for dtype in [DType::F32, DType::Bf16] {
+        let run = |dev: &Device| {
+            let x = elementwise::cast(dev, &dev.tensor(77, 131, &values), dtype);
+            let back = eight_bit::unpack(dev, &eight_bit::pack(dev, &x));
+            assert_eq!((back.shape(), back.dtype()), (x.shape(), dtype));
+            (x.to_vec(), back.to_vec())
+        };
+        let (x, expected) = run(&reference);
+        for (x, back) in x.chunks(eight_bit::BLOCK).zip(expected.chunks(eight_bit::BLOCK)) {
+            let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+            // Half a step, the rounding of the scale at the largest code, and that of a bf16 value.
+            let limit = largest * (0.5 / 127.0 + 1.0 / 256.0 + 1.0 / 256.0) + f32::MIN_POSITIVE;
+            x.iter().zip(back).for_each(|(x, b)| assert!((x - b).abs() <= limit, "{x} became {b}"));
+        }
+        let mean = |f: &dyn Fn(f32, f32) -> f32| x.iter().zip(&expected).map(|(x, b)| f(*x, *b)).sum::<f32>();
+        let relative = (mean(&|x, b| (x - b).powi(2)) / mean(&|x, _| x * x)).sqrt();
+        assert!(relative < 0.007, "{relative}");
+        for dev in cpus() {
+            assert_eq!(run(&dev).1, expected, "{dev:?}");
+        }
+    }
 }
 
 #[test]

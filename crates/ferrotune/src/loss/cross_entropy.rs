@@ -51,9 +51,9 @@ impl LossSum {
     }
 }
 
-/// Rows of a chunk: 64 MiB of f32 logits, between 16 and 512 rows.
+/// Rows of a chunk: 32 MiB of f32 logits, between 16 and 512 rows.
 pub fn chunk_rows(vocab: usize) -> usize {
-    (16 * 1024 * 1024 / vocab.max(1)).clamp(16, 512)
+    (8 * 1024 * 1024 / vocab.max(1)).clamp(16, 512)
 }
 
 /// `(row, target)` of every supervised row; `targets[t]` is the token that row `t` predicts, negative for none.

@@ -11,6 +11,7 @@ use super::norm::Norm;
 use super::params::Gradients;
 use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
 use super::rope::Rotation;
+use super::waiting::{Keep, Waiting};
 use crate::Result;
 
 /// Tokens of a pass: which, where in their sequences, and who sees whom.
@@ -116,12 +117,12 @@ impl Qkv {
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct AttentionSaved {
-    x: Tensor,
+    x: Waiting,
     /// Before norm and rotation if there are norms, after the rotation if not.
     q: Tensor,
     k: Tensor,
-    v: Tensor,
-    o: Tensor,
+    v: Waiting,
+    o: Waiting,
     lse: Tensor,
     h_qkv: Option<Tensor>,
     h_o: Option<Tensor>,
@@ -137,7 +138,7 @@ impl Attention {
         tokens: Tokens<'_>,
         rotation: Option<&Rotation<'_>>,
         cache: Option<(&mut LayerCache, &[u32])>,
-        keep: bool,
+        keep: Option<Keep>,
     ) -> Result<Option<AttentionSaved>> {
         let dev = pass.dev;
         let n = before(&self.norm, pass, x)?;
@@ -167,10 +168,13 @@ impl Attention {
         }
         let (o, lse) = attention::forward(dev, pass.precision, &q, &k, &v, tokens.segments, self.heads)?;
         let o = narrow(pass, o);
-        let x_in = keep.then(|| elementwise::cast(dev, x, pass.precision.saved()));
+        let x_in = keep.map(|keep| (elementwise::cast(dev, x, pass.precision.saved()), keep));
         let (h_o, residual) = self.residual.forward(pass, &o, &self.o_proj, x)?;
         let [q, k] = raw.unwrap_or([q, k]);
-        Ok(x_in.map(|x| AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }))
+        Ok(x_in.map(|(x, keep)| {
+            let [x, v, o] = [x, v, o].map(|t| Waiting::new(pass, t, keep));
+            AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }
+        }))
     }
 
     fn rotate(
@@ -204,7 +208,8 @@ impl Attention {
         let normed = self.qk_norm.iter().flatten().any(|n| n.trained(pass));
         let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
         let d = self.residual.backward(pass, &s.residual, d_out.unwrap_or(dx), grads)?;
-        let d_o = pass.linears_backward(&s.o, s.h_o.as_ref(), [&self.o_proj], [&*d], below, grads)?;
+        let o = s.o.take(pass);
+        let d_o = pass.linears_backward(&o, s.h_o.as_ref(), [&self.o_proj], [&*d], below, grads)?;
         drop(d);
         let Some(d_o) = d_o else { return Ok(()) };
         let again = match &self.qk_norm {
@@ -217,16 +222,17 @@ impl Attention {
             None => None,
         };
         let [q, k] = again.as_ref().map_or([&s.q, &s.k], |both| both.each_ref());
+        let v = s.v.take(pass);
         let (mut dq, mut dk, mut dv) = attention::backward(
             pass.dev,
             pass.precision,
-            (q, k, &s.v),
-            (&s.o, &s.lse),
+            (q, k, &v),
+            (&o, &s.lse),
             &d_o,
             tokens.segments,
             self.heads,
         )?;
-        drop((d_o, again, s.v, s.o));
+        drop((d_o, again, v, o));
         if let Some(r) = rotation {
             // The projections read them next, unless there are norms.
             let next = if self.qk_norm.is_some() { DType::F32 } else { pass.precision.saved() };
@@ -238,11 +244,12 @@ impl Attention {
             dk = through(k_norm, pass, &s.k, &dk, grads)?;
         }
         drop((s.q, s.k));
-        let n = before(&self.norm, pass, &s.x)?;
+        let x = s.x.take(pass);
+        let n = before(&self.norm, pass, &x)?;
         let dn = self.qkv.backward(pass, &n, s.h_qkv.as_ref(), [&dq, &dk, &dv], need_dn, grads)?;
         drop(n);
         if let Some(dn) = dn {
-            before_backward(&self.norm, pass, &s.x, &dn, dx, grads)?;
+            before_backward(&self.norm, pass, &x, &dn, dx, grads)?;
         }
         Ok(())
     }

@@ -10,10 +10,10 @@ use super::families::Architecture;
 use super::kv_cache::{KvCache, Slots};
 use super::layer::{Layer, LayerSaved};
 use super::linear::{Base, LinearLayer, Pass, Vector};
-use super::mlp::Keep;
 use super::norm::Norm;
 use super::params::Gradients;
 use super::rope::{Rotary, Rotation};
+use super::waiting::Keep;
 use crate::Result;
 
 /// What a layer keeps for its backward.
@@ -45,6 +45,8 @@ pub struct Decoder {
     pub ropes: Vec<Rotary>,
     /// Whether frozen layers are read as they are needed and leave memory behind the work of a training pass.
     pub streamed: bool,
+    /// Whether activations wait for the backward of a training pass in 8 bits.
+    pub eight_bit: bool,
     /// The embedding as a head, when it is tied.
     pub(super) tied_head: Option<LinearLayer>,
 }
@@ -135,7 +137,7 @@ impl Decoder {
         let mut x = self.embed(pass, tokens.ids)?;
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
-            layer.forward(pass, &mut x, tokens, &rotations, None, Keep::Nothing)?;
+            layer.forward(pass, &mut x, tokens, &rotations, None, None)?;
             self.leave(i);
         }
         Ok(x)
@@ -153,7 +155,7 @@ impl Decoder {
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, ids)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
-            layer.forward(pass, &mut x, tokens, &rotations, Some((cache, &slots.rows)), Keep::Nothing)?;
+            layer.forward(pass, &mut x, tokens, &rotations, Some((cache, &slots.rows)), None)?;
         }
         Ok(x)
     }
@@ -180,14 +182,13 @@ impl Decoder {
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
             let keep = match policy {
-                _ if i < first => Keep::Nothing,
-                Activations::Keep => Keep::All,
-                Activations::Lean => Keep::Lean,
-                Activations::Recompute => Keep::Nothing,
+                _ if i < first => None,
+                Activations::Keep => Some(Keep { wide: true, eight_bit: self.eight_bit }),
+                Activations::Lean => Some(Keep { wide: false, eight_bit: self.eight_bit }),
+                Activations::Recompute => None,
             };
             // f32: the second forward must start from the same bits as the first.
-            let input =
-                (i >= first && keep == Keep::Nothing).then(|| elementwise::cast(pass.dev, &x, x.dtype()));
+            let input = (i >= first && keep.is_none()).then(|| elementwise::cast(pass.dev, &x, x.dtype()));
             let saved = layer.forward(pass, &mut x, tokens, &rotations, None, keep)?;
             layers.push(input.map(Stored::Input).or(saved.map(Stored::Kept)));
             // The backward begins with the last one.
@@ -215,7 +216,7 @@ impl Decoder {
                 None => break,
                 Some(Stored::Kept(kept)) => Some(kept),
                 Some(Stored::Input(mut x)) => {
-                    layer.forward(pass, &mut x, tokens, &rotations, None, Keep::All)?
+                    layer.forward(pass, &mut x, tokens, &rotations, None, Some(Keep::ALL))?
                 }
             };
             let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };

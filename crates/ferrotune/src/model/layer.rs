@@ -6,11 +6,12 @@ use ferrotune_kernels::{DType, Tensor};
 use super::attention::{Attention, AttentionSaved, Tokens};
 use super::kv_cache::LayerCache;
 use super::linear::{LinearLayer, Pass};
-use super::mlp::{Keep, Mlp, MlpSaved};
+use super::mlp::{Mlp, MlpSaved};
 use super::moe::{Moe, MoeSaved};
 use super::norm::Norm;
 use super::params::Gradients;
 use super::rope::Rotation;
+use super::waiting::Keep;
 use crate::Result;
 
 /// One decoder layer.
@@ -48,7 +49,7 @@ impl Ffn {
         pass: &Pass<'_>,
         input: Option<&Tensor>,
         x: &mut Tensor,
-        keep: Keep,
+        keep: Option<Keep>,
     ) -> Result<Option<FfnSaved>> {
         Ok(match self {
             Ffn::Dense(mlp) => mlp.forward(pass, input, x, keep)?.map(FfnSaved::Dense),
@@ -113,11 +114,11 @@ impl Layer {
         tokens: Tokens<'_>,
         rotations: &[Rotation<'_>],
         cache: Option<(&mut LayerCache, &[u32])>,
-        keep: Keep,
+        keep: Option<Keep>,
     ) -> Result<Option<LayerSaved>> {
         let input = self.parallel.then(|| elementwise::cast(pass.dev, x, DType::F32));
         let rotation = self.attention.rotation.map(|i| &rotations[i]);
-        let attention = self.attention.forward(pass, x, tokens, rotation, cache, keep != Keep::Nothing)?;
+        let attention = self.attention.forward(pass, x, tokens, rotation, cache, keep)?;
         let mlp = self.mlp.forward(pass, input.as_ref(), x, keep)?;
         Ok(attention.zip(mlp).map(Box::new))
     }

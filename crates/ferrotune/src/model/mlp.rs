@@ -8,6 +8,7 @@ use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
+use super::waiting::{Keep, Waiting};
 use crate::Result;
 
 /// MLP of one layer.
@@ -105,6 +106,14 @@ enum Hidden {
 }
 
 impl Hidden {
+    /// As they wait for the backward.
+    fn wait(self, pass: &Pass<'_>, keep: Keep) -> HiddenSaved {
+        match self {
+            Hidden::Gated(both) => HiddenSaved::Gated(both.map(|x| Waiting::new(pass, x, keep))),
+            Hidden::Plain(x) => HiddenSaved::Plain(Waiting::new(pass, x, keep)),
+        }
+    }
+
     fn activate(&self, pass: &Pass<'_>, act: Activation) -> Result<Tensor> {
         Ok(match self {
             Hidden::Gated([gate, up]) => activation::gated(pass.dev, act, gate, up, pass.precision.saved())?,
@@ -126,26 +135,31 @@ impl Hidden {
     }
 }
 
+/// [`Hidden`] until the backward.
+#[derive(Debug)]
+enum HiddenSaved {
+    Gated([Waiting; 2]),
+    Plain(Waiting),
+}
+
+impl HiddenSaved {
+    fn take(self, pass: &Pass<'_>) -> Hidden {
+        match self {
+            HiddenSaved::Gated(both) => Hidden::Gated(both.map(|x| x.take(pass))),
+            HiddenSaved::Plain(x) => Hidden::Plain(x.take(pass)),
+        }
+    }
+}
+
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct MlpSaved {
-    x: Tensor,
+    x: Waiting,
     /// What the activation reads; without it the backward computes it again.
-    hidden: Option<Hidden>,
+    hidden: Option<HiddenSaved>,
     h_up: Option<Tensor>,
     h_down: Option<Tensor>,
     residual: ResidualSaved,
-}
-
-/// What of the MLP is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing.
-    Nothing,
-    /// All but the widest tensors.
-    Lean,
-    /// Everything.
-    All,
 }
 
 impl Mlp {
@@ -155,15 +169,16 @@ impl Mlp {
         pass: &Pass<'_>,
         input: Option<&Tensor>,
         x: &mut Tensor,
-        keep: Keep,
+        keep: Option<Keep>,
     ) -> Result<Option<MlpSaved>> {
         let from = input.unwrap_or(x);
         let n = before(&self.norm, pass, from)?;
         let (hidden, h_up) = self.up.forward(pass, &n)?;
-        let x_in = (keep != Keep::Nothing).then(|| elementwise::cast(pass.dev, from, pass.precision.saved()));
+        let x_in = keep
+            .map(|keep| Waiting::new(pass, elementwise::cast(pass.dev, from, pass.precision.saved()), keep));
         drop(n);
         let y = hidden.activate(pass, self.activation)?;
-        let hidden = (keep == Keep::All).then_some(hidden);
+        let hidden = keep.filter(|keep| keep.wide).map(|keep| hidden.wait(pass, keep));
         let (h_down, residual) = self.residual.forward(pass, &y, &self.down_proj, x)?;
         Ok(x_in.map(|x| MlpSaved { x, hidden, h_up, h_down, residual }))
     }
@@ -179,9 +194,10 @@ impl Mlp {
         grads: &mut Gradients,
     ) -> Result<()> {
         let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
-        let n = before(&self.norm, pass, &s.x)?;
+        let x = s.x.take(pass);
+        let n = before(&self.norm, pass, &x)?;
         let hidden = match s.hidden {
-            Some(hidden) => hidden,
+            Some(hidden) => hidden.take(pass),
             None => self.up.forward(pass, &n)?.0,
         };
         let y = hidden.activate(pass, self.activation)?;
@@ -195,7 +211,7 @@ impl Mlp {
         let dn = self.up.backward(pass, &n, s.h_up.as_ref(), &d_hidden, need_dn, grads)?;
         drop(n);
         if let Some(dn) = dn {
-            before_backward(&self.norm, pass, &s.x, &dn, dx, grads)?;
+            before_backward(&self.norm, pass, &x, &dn, dx, grads)?;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ pub mod norm;
 pub mod params;
 pub mod residual;
 pub mod rope;
+pub mod waiting;
 
 pub use adapted::Adapted;
 pub use attention::Tokens;

@@ -6,10 +6,10 @@ use ferrotune_kernels::ops::route::{self, Routes};
 use ferrotune_kernels::{DType, Tensor};
 
 use super::linear::{LinearLayer, Pass};
-use super::mlp::Keep;
 use super::norm::Norm;
 use super::params::Gradients;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
+use super::waiting::{Keep, Waiting};
 use crate::Result;
 
 /// Experts of one layer.
@@ -43,13 +43,13 @@ pub struct Expert {
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct MoeSaved {
-    x: Tensor,
+    x: Waiting,
     /// Where tokens went: a choice that the rounding of a second forward must not change.
     routes: Routes,
     logits: Tensor,
     h_router: Option<Tensor>,
     /// Of each expert that got tokens: gate and up; without them the backward computes them again.
-    hidden: Option<Vec<Option<Hidden>>>,
+    hidden: Option<Vec<Option<HiddenSaved>>>,
     residual: ResidualSaved,
 }
 
@@ -58,6 +58,25 @@ pub struct MoeSaved {
 struct Hidden {
     gate_up: [Tensor; 2],
     h_up: Option<Tensor>,
+}
+
+/// [`Hidden`] until the backward.
+#[derive(Debug)]
+struct HiddenSaved {
+    gate_up: [Waiting; 2],
+    h_up: Option<Tensor>,
+}
+
+impl Hidden {
+    fn wait(self, pass: &Pass<'_>, keep: Keep) -> HiddenSaved {
+        HiddenSaved { gate_up: self.gate_up.map(|x| Waiting::new(pass, x, keep)), h_up: self.h_up }
+    }
+}
+
+impl HiddenSaved {
+    fn take(self, pass: &Pass<'_>) -> Hidden {
+        Hidden { gate_up: self.gate_up.map(|x| x.take(pass)), h_up: self.h_up }
+    }
 }
 
 impl Expert {
@@ -69,8 +88,9 @@ impl Expert {
 
 impl Moe {
     /// Adds the experts' outputs for `x` to `x`.
-    pub fn forward(&self, pass: &Pass<'_>, x: &mut Tensor, keep: Keep) -> Result<Option<MoeSaved>> {
+    pub fn forward(&self, pass: &Pass<'_>, x: &mut Tensor, keep: Option<Keep>) -> Result<Option<MoeSaved>> {
         let dev = pass.dev;
+        let wide = keep.filter(|keep| keep.wide);
         let n = before(&self.norm, pass, x)?;
         let ([logits], h_router) = pass.linears(&n, [&self.router], DType::F32)?;
         let routes = route::forward(&logits, self.top_k, self.normalise)?;
@@ -86,12 +106,13 @@ impl Moe {
             let y = activation::gated(dev, self.activation, gate, up, pass.precision.saved())?;
             let ([y], _) = pass.linears(&y, [&expert.down], DType::F32)?;
             elementwise::add_rows(dev, &y, rows, weights, &mut out)?;
-            kept.push((keep == Keep::All).then_some(hidden));
+            kept.push(wide.map(|keep| hidden.wait(pass, keep)));
         }
         drop(n);
-        let x_in = (keep != Keep::Nothing).then(|| elementwise::cast(dev, x, pass.precision.saved()));
+        let x_in =
+            keep.map(|keep| Waiting::new(pass, elementwise::cast(dev, x, pass.precision.saved()), keep));
         let residual = self.residual.add(pass, out, x)?;
-        let hidden = (keep == Keep::All).then_some(kept);
+        let hidden = wide.map(|_| kept);
         Ok(x_in.map(|x| MoeSaved { x, routes, logits, h_router, hidden, residual }))
     }
 
@@ -107,7 +128,8 @@ impl Moe {
     ) -> Result<()> {
         let dev = pass.dev;
         let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
-        let n = before(&self.norm, pass, &s.x)?;
+        let x_in = s.x.take(pass);
+        let n = before(&self.norm, pass, &x_in)?;
         let d = self.residual.backward(pass, &s.residual, dx, grads)?;
         let mut dn = dev.zeros(n.rows(), n.cols());
         let mut dweights: Vec<Vec<f32>> = Vec::with_capacity(self.experts.len());
@@ -121,7 +143,7 @@ impl Moe {
             }
             let x = elementwise::gather(dev, &n, rows)?;
             let hidden = match hidden {
-                Some(hidden) => hidden,
+                Some(hidden) => hidden.take(pass),
                 None => expert.hidden(pass, &x)?,
             };
             let [gate, up] = &hidden.gate_up;
@@ -151,7 +173,7 @@ impl Moe {
         drop(n);
         if let Some(router) = router {
             elementwise::add(dev, &mut dn, &router, 1.0)?;
-            before_backward(&self.norm, pass, &s.x, &dn, dx, grads)?;
+            before_backward(&self.norm, pass, &x_in, &dn, dx, grads)?;
         }
         Ok(())
     }

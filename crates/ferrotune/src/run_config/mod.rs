@@ -12,8 +12,9 @@ mod read;
 pub use layers::Notation;
 pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
 pub use options::{
-    ActivationPolicy, DataFormat, DataOptions, EvalSource, FloatKind, LossNormalization, ModelOptions,
-    OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy, Supervise, TrainOptions, Truncation,
+    ActivationPolicy, ActivationStorage, DataFormat, DataOptions, EvalSource, FloatKind, LossNormalization,
+    ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy, Supervise, TrainOptions,
+    Truncation,
 };
 
 use crate::error::{Error, Result};

@@ -157,6 +157,17 @@ choices! {
 }
 
 choices! {
+    /// How activations wait for the backward pass.
+    ActivationStorage {
+        /// As they were computed.
+        #[default]
+        Exact = "exact",
+        /// Most of them in 8 bits: half the memory, and gradients that are off by a little.
+        Int8 = "int8",
+    }
+}
+
+choices! {
     /// Whether a frozen base stays in its file, of which a few layers at a time are in memory.
     StreamPolicy {
         /// If the run does not fit the memory budget otherwise.
@@ -332,6 +343,8 @@ pub struct TrainOptions {
     pub log_every: usize,
     /// What is kept for the backward pass.
     pub activations: ActivationPolicy,
+    /// How that waits.
+    pub activation_storage: ActivationStorage,
     /// Whether the base stays in its file.
     pub stream: StreamPolicy,
     /// Bytes that the run may use; what the machine has if absent.
@@ -364,6 +377,7 @@ impl Default for TrainOptions {
             eval_every: None,
             log_every: 10,
             activations: ActivationPolicy::default(),
+            activation_storage: ActivationStorage::default(),
             stream: StreamPolicy::default(),
             memory: None,
         }

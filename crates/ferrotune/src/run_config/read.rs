@@ -201,6 +201,7 @@ fn train(mut s: Section) -> Result<TrainOptions> {
         eval_every: s.count(&["eval_every", "eval_steps"])?,
         log_every: s.count(&["log_every", "logging_steps"])?.unwrap_or(default.log_every),
         activations: s.choice(&["activations"])?.unwrap_or(default.activations),
+        activation_storage: s.choice(&["activation_storage"])?.unwrap_or(default.activation_storage),
         stream: s.choice(&["stream"])?.unwrap_or(default.stream),
         memory: s.read(&["memory"], "a number of bytes or a size such as 8GiB", bytes)?,
     };

@@ -11,7 +11,7 @@ use crate::memory::Shape;
 use crate::model::families::Architecture;
 use crate::model::weights::BaseStorage;
 use crate::model::{Activations, Decoder};
-use crate::run_config::RunConfig;
+use crate::run_config::{ActivationStorage, RunConfig};
 
 /// Of what is trained.
 #[derive(Debug)]
@@ -110,6 +110,7 @@ impl Needs {
             storage: held.storage,
             precision: held.precision,
             policy: Activations::Keep,
+            eight_bit: config.train.activation_storage == ActivationStorage::Int8,
             streamed: 0,
             tokens: rows.largest,
             trainable: self.elements(),

@@ -72,12 +72,10 @@ pub fn forward_backward(
             let losses = reference::run(&mut outputs, targets, how, Some(scales));
             (losses, if dtype == DType::F32 { outputs } else { cast(dev, &outputs, dtype) })
         }
-        (Device::Cpu(c), DType::F32) => {
-            (cpu::forward_backward(c, &mut outputs, targets, how, scales, None), outputs)
-        }
         (Device::Cpu(c), _) => {
-            let mut narrow = dev.uninit(outputs.rows(), outputs.cols(), dtype);
-            (cpu::forward_backward(c, &mut outputs, targets, how, scales, Some(&mut narrow)), narrow)
+            let narrow = dtype != DType::F32;
+            let losses = cpu::forward_backward(c, &mut outputs, targets, how, scales, narrow);
+            (losses, if narrow { outputs.into_bf16() } else { outputs })
         }
     })
 }

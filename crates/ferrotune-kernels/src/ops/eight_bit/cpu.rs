@@ -1,0 +1,112 @@
+//! Blocks split over the threads.
+
+use half::bf16;
+
+use super::{BLOCK, scale};
+use crate::cpu::words::{rounded_bits, widen};
+use crate::cpu::{Cpu, Isa, SharedMut, per_isa};
+use crate::dtype::DType;
+use crate::tensor::Tensor;
+
+/// Blocks worth handing to a thread.
+const GRAIN: usize = 256;
+
+/// Added to a number below 2^22 and taken away, this leaves the nearest whole number (ties to even), which then also
+/// stands in the lowest bits of the sum: `as i8` would compare with NaN and limits first, one value at a time.
+const ROUND: f32 = 12_582_912.0;
+
+#[inline(always)]
+fn pack_block(x: &[f32; BLOCK], codes: &mut [i8]) -> bf16 {
+    let mut lanes = [0.0f32; 16];
+    for x in x.as_chunks::<16>().0 {
+        for (lane, v) in lanes.iter_mut().zip(x) {
+            *lane = if v.abs() > *lane { v.abs() } else { *lane };
+        }
+    }
+    let (step, inverse) = scale(lanes.iter().fold(0.0, |m, v| f32::max(m, *v)));
+    let mut whole = [0i8; BLOCK];
+    for (code, v) in whole.iter_mut().zip(x) {
+        *code = (v * inverse + ROUND).to_bits() as i8;
+    }
+    codes.copy_from_slice(&whole[..codes.len()]);
+    bf16::from_bits((step.to_bits() >> 16) as u16)
+}
+
+per_isa! {
+    fn pack_wide(x: &[f32], codes: &mut [i8], scales: &mut [bf16]) {
+        for ((x, codes), scale) in x.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(scales) {
+            let mut block = [0.0; BLOCK];
+            block[..x.len()].copy_from_slice(x);
+            *scale = pack_block(&block, codes);
+        }
+    }
+}
+
+per_isa! {
+    fn pack_narrow(x: &[bf16], codes: &mut [i8], scales: &mut [bf16]) {
+        for ((x, codes), scale) in x.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(scales) {
+            let mut block = [0.0; BLOCK];
+            block.iter_mut().zip(x).for_each(|(b, x)| *b = widen(*x));
+            *scale = pack_block(&block, codes);
+        }
+    }
+}
+
+per_isa! {
+    fn unpack_wide(codes: &[i8], scales: &[bf16], x: &mut [f32]) {
+        for ((x, codes), scale) in x.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(scales) {
+            let scale = widen(*scale);
+            x.iter_mut().zip(codes).for_each(|(x, c)| *x = *c as f32 * scale);
+        }
+    }
+}
+
+per_isa! {
+    fn unpack_narrow(codes: &[i8], scales: &[bf16], x: &mut [bf16]) {
+        for ((x, codes), scale) in x.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(scales) {
+            let scale = widen(*scale);
+            for (x, c) in x.iter_mut().zip(codes) {
+                *x = bf16::from_bits((rounded_bits(*c as f32 * scale) >> 16) as u16);
+            }
+        }
+    }
+}
+
+pub(super) fn pack(cpu: &Cpu, x: &Tensor, codes: &mut [i8], scales: &mut [bf16]) {
+    let (n, isa) = (codes.len(), cpu.isa());
+    let blocks = scales.len();
+    let (codes, scales) = (SharedMut::new(codes), SharedMut::new(scales));
+    cpu.run_ranges(blocks, GRAIN, |r| {
+        let values = r.start * BLOCK..n.min(r.end * BLOCK);
+        // SAFETY: every block belongs to one task.
+        let (codes, scales) = unsafe { (codes.slice(values.clone()), scales.slice(r)) };
+        match x.dtype() {
+            DType::F32 => pack_wide(isa, &x.f32()[values], codes, scales),
+            _ => pack_narrow(isa, &x.bf16()[values], codes, scales),
+        }
+    });
+}
+
+pub(super) fn unpack(cpu: &Cpu, codes: &[i8], scales: &[bf16], x: &mut Tensor) {
+    let isa = cpu.isa();
+    match x.dtype() {
+        DType::F32 => split(cpu, codes, scales, x.f32_mut(), isa, unpack_wide),
+        _ => split(cpu, codes, scales, x.bf16_mut(), isa, unpack_narrow),
+    }
+}
+
+fn split<T: Send + Sync>(
+    cpu: &Cpu,
+    codes: &[i8],
+    scales: &[bf16],
+    x: &mut [T],
+    isa: Isa,
+    unpack: fn(Isa, &[i8], &[bf16], &mut [T]),
+) {
+    let x = SharedMut::new(x);
+    cpu.run_ranges(scales.len(), GRAIN, |r| {
+        let values = r.start * BLOCK..codes.len().min(r.end * BLOCK);
+        // SAFETY: every block belongs to one task.
+        unpack(isa, &codes[values.clone()], &scales[r], unsafe { x.slice(values) });
+    });
+}

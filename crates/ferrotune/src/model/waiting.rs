@@ -1,0 +1,44 @@
+//! Activations between forward and backward.
+
+use ferrotune_kernels::Tensor;
+use ferrotune_kernels::ops::eight_bit::{self, Packed};
+
+use super::linear::Pass;
+
+/// What of a layer is kept for its backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Also the widest tensors, gate and up; the backward makes them again otherwise.
+    pub wide: bool,
+    /// Inputs and what is multiplied wait in 8 bits. Queries and keys do not: their scores meet a log-sum-exp that was
+    /// made of the exact ones.
+    pub eight_bit: bool,
+}
+
+impl Keep {
+    /// Everything, as it was computed.
+    pub const ALL: Keep = Keep { wide: true, eight_bit: false };
+}
+
+/// An activation that waits for the backward.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// As it was computed.
+    Whole(Tensor),
+    /// In 8 bits.
+    Packed(Packed),
+}
+
+impl Waiting {
+    pub(super) fn new(pass: &Pass<'_>, x: Tensor, keep: Keep) -> Self {
+        if keep.eight_bit { Waiting::Packed(eight_bit::pack(pass.dev, &x)) } else { Waiting::Whole(x) }
+    }
+
+    /// The values, in the type that they had.
+    pub(super) fn take(self, pass: &Pass<'_>) -> Tensor {
+        match self {
+            Waiting::Whole(x) => x,
+            Waiting::Packed(packed) => eight_bit::unpack(pass.dev, &packed),
+        }
+    }
+}
