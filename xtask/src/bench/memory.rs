@@ -16,7 +16,7 @@ const STEPS: usize = 3;
 const LEAST: f64 = 0.9;
 
 /// Small model: name and what is set besides the method.
-const SMALL: [(&str, &str, &[&str]); 15] = [
+const SMALL: [(&str, &str, &[&str]); 18] = [
     ("lora keep", "lora", &[]),
     ("lora lean", "lora", &["train.activations=lean"]),
     ("lora recompute", "lora", &["train.activations=recompute"]),
@@ -29,6 +29,13 @@ const SMALL: [(&str, &str, &[&str]); 15] = [
     ("qlora recompute", "qlora", &["train.activations=recompute"]),
     ("qlora streamed", "qlora", &["train.stream=always"]),
     ("qlora int8", "qlora", &["method.quant.type=int8"]),
+    ("qlora 8-bit activations", "qlora", &["train.activation_storage=int8"]),
+    ("qlora 8-bit activations streamed", "qlora", &["train.activation_storage=int8", "train.stream=always"]),
+    (
+        "qlora lean, 8-bit activations streamed",
+        "qlora",
+        &["train.activations=lean", "train.activation_storage=int8", "train.stream=always"],
+    ),
     (
         "qlora least",
         "qlora",
@@ -39,11 +46,16 @@ const SMALL: [(&str, &str, &[&str]); 15] = [
 ];
 
 /// The same for the large model.
-const LARGE: [(&str, &str, &[&str]); 5] = [
+const LARGE: [(&str, &str, &[&str]); 6] = [
     ("1.1B lora", "lora", &[]),
     ("1.1B lora streamed", "lora", &["train.stream=always"]),
     ("1.1B qlora", "qlora", &[]),
     ("1.1B qlora streamed", "qlora", &["train.stream=always"]),
+    (
+        "1.1B qlora 8-bit activations streamed",
+        "qlora",
+        &["train.activation_storage=int8", "train.stream=always"],
+    ),
     ("1.1B qlora recompute streamed", "qlora", &["train.activations=recompute", "train.stream=always"]),
 ];
 
@@ -52,14 +64,14 @@ impl Bench {
     #[allow(clippy::print_stdout)]
     pub(super) fn memory(&self) -> usize {
         let mut missed = 0;
-        println!("{:<30} {:>12} {:>11} {:>6}", "run", "predicted MB", "measured MB", "share");
+        println!("{:<40} {:>12} {:>11} {:>6}", "run", "predicted MB", "measured MB", "share");
         let mut line = |name: &str, outcome: Result<(f64, f64), Failure>| match outcome {
             Ok((predicted, measured)) => {
                 let share = measured / predicted;
                 let word = if (LEAST..=1.0).contains(&share) { "" } else { "  MISSED" };
                 missed += (!word.is_empty()) as usize;
                 let [p, m] = [predicted, measured].map(|bytes| bytes / 1e6);
-                println!("{name:<30} {p:>12.0} {m:>11.0} {:>5.0}%{word}", 100.0 * share);
+                println!("{name:<40} {p:>12.0} {m:>11.0} {:>5.0}%{word}", 100.0 * share);
             }
             Err(failure) => {
                 missed += 1;

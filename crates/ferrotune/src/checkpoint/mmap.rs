@@ -79,13 +79,15 @@ impl MappedFile {
         }
     }
 
-    /// Lets `read` look at places far apart: the system then reads only what is asked for, not megabytes around it.
+    /// Lets `read` look at places far apart: the system then reads only what is asked for, not megabytes around it. What
+    /// it mapped around each place, 64 KiB, leaves this process again.
     pub(crate) fn scattered<T>(&self, read: impl FnOnce() -> T) -> T {
         #[cfg(unix)]
         let _ = self.map.0.advise(memmap2::Advice::Random);
         let result = read();
         #[cfg(unix)]
         let _ = self.map.0.advise(memmap2::Advice::Normal);
+        self.map.release(0..self.as_slice().len());
         result
     }
 

@@ -16,39 +16,40 @@ const GRAIN: usize = 256;
 const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
-fn pack_block(x: &[f32; BLOCK], codes: &mut [i8]) -> bf16 {
-    let mut lanes = [0.0f32; 16];
-    for x in x.as_chunks::<16>().0 {
-        for (lane, v) in lanes.iter_mut().zip(x) {
-            *lane = if v.abs() > *lane { v.abs() } else { *lane };
-        }
+fn pack_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], bf16) {
+    // Magnitudes are ordered as their bits are, and a largest integer needs no care for NaN: one register after the other.
+    let largest = x.iter().fold(0, |m, v| u32::max(m, v.to_bits() & 0x7FFF_FFFF));
+    let (step, inverse) = scale(f32::from_bits(largest));
+    (x.map(|v| (v * inverse + ROUND).to_bits() as i8), bf16::from_bits((step.to_bits() >> 16) as u16))
+}
+
+/// Whole blocks as arrays, whose length the compiler knows; then what is left.
+#[inline(always)]
+fn pack_all<T: Copy + Default>(x: &[T], codes: &mut [i8], scales: &mut [bf16], wide: impl Fn(T) -> f32) {
+    let ((blocks, rest), (whole, left)) = (x.as_chunks::<BLOCK>(), codes.as_chunks_mut::<BLOCK>());
+    for ((x, codes), scale) in blocks.iter().zip(whole).zip(&mut *scales) {
+        let mut block = [0.0; BLOCK];
+        block.iter_mut().zip(x).for_each(|(b, x)| *b = wide(*x));
+        (*codes, *scale) = pack_block(&block);
     }
-    let (step, inverse) = scale(lanes.iter().fold(0.0, |m, v| f32::max(m, *v)));
-    let mut whole = [0i8; BLOCK];
-    for (code, v) in whole.iter_mut().zip(x) {
-        *code = (v * inverse + ROUND).to_bits() as i8;
+    if let (Some(scale), false) = (scales.last_mut(), rest.is_empty()) {
+        let mut block = [0.0; BLOCK];
+        block.iter_mut().zip(rest).for_each(|(b, x)| *b = wide(*x));
+        let (codes, step) = pack_block(&block);
+        left.copy_from_slice(&codes[..left.len()]);
+        *scale = step;
     }
-    codes.copy_from_slice(&whole[..codes.len()]);
-    bf16::from_bits((step.to_bits() >> 16) as u16)
 }
 
 per_isa! {
     fn pack_wide(x: &[f32], codes: &mut [i8], scales: &mut [bf16]) {
-        for ((x, codes), scale) in x.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(scales) {
-            let mut block = [0.0; BLOCK];
-            block[..x.len()].copy_from_slice(x);
-            *scale = pack_block(&block, codes);
-        }
+        pack_all(x, codes, scales, #[inline(always)] |x| x);
     }
 }
 
 per_isa! {
     fn pack_narrow(x: &[bf16], codes: &mut [i8], scales: &mut [bf16]) {
-        for ((x, codes), scale) in x.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(scales) {
-            let mut block = [0.0; BLOCK];
-            block.iter_mut().zip(x).for_each(|(b, x)| *b = widen(*x));
-            *scale = pack_block(&block, codes);
-        }
+        pack_all(x, codes, scales, #[inline(always)] |x| widen(x));
     }
 }
 
