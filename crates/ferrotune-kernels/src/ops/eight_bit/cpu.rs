@@ -49,7 +49,7 @@ per_isa! {
 
 per_isa! {
     fn pack_narrow(x: &[bf16], codes: &mut [i8], scales: &mut [bf16]) {
-        pack_all(x, codes, scales, #[inline(always)] |x| widen(x));
+        pack_all(x, codes, scales, widen);
     }
 }
 
