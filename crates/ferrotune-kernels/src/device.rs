@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cpu::Cpu;
 use crate::dtype::DType;
-use crate::tensor::{Buffer, Pool, Tensor};
+use crate::tensor::{Pool, Tensor};
 
 /// A place to compute.
 #[derive(Debug, Clone)]
@@ -27,11 +27,6 @@ impl Device {
             Device::Reference(pool) => pool,
             Device::Cpu(cpu) => cpu.pool(),
         }
-    }
-
-    /// Words with unspecified content.
-    pub(crate) fn words(&self, words: usize) -> Buffer {
-        self.pool().take(words)
     }
 
     /// A matrix with unspecified content, for an op that writes all of it.

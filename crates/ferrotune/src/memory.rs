@@ -99,7 +99,9 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
-    let waiting = |values: usize| if s.eight_bit { Packed::nbytes(values) } else { values * saved };
+    // A layer that is computed again is used at once, as it is.
+    let eight_bit = s.eight_bit && s.policy != Activations::Recompute;
+    let waiting = |values: usize| if eight_bit { Packed::nbytes(values) } else { values * saved };
     // A half whose output is normed keeps it.
     let normed = if matches!(a.norms, NormPlaces::Around | NormPlaces::After) { a.hidden * saved } else { 0 };
     let attention = waiting(a.hidden + kv + q) + (q + kv) * saved + a.heads * 4 + s.ranks * saved + normed;
@@ -116,7 +118,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     // The sum before scaling, its gradient, and with dropout both parts of the input.
     let busy = busy + if s.scaled { 4 * a.ffn * 4 } else { 0 };
     // What a layer takes out of its 8 bits.
-    let busy = busy + if s.eight_bit { (a.hidden + a.hidden_width()) * saved } else { 0 };
+    let busy = busy + if eight_bit { (a.hidden + a.hidden_width()) * saved } else { 0 };
     let chunk = chunk_rows(a.vocab).min(s.tokens);
     // The gradient takes the place of the logits.
     let head = chunk * (a.vocab * 4 + 4 * a.hidden * 4);

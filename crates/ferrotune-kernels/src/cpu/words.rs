@@ -98,6 +98,12 @@ pub(crate) fn round_bf16(x: f32) -> f32 {
     f32::from_bits(rounded_bits(x))
 }
 
+/// `x` rounded to bf16, as one.
+#[inline(always)]
+pub(crate) fn narrow_one(x: f32) -> bf16 {
+    bf16::from_bits((rounded_bits(x) >> 16) as u16)
+}
+
 /// What a word is: an f32 value, one rounded to bf16 (for kernels without bf16), or two bf16 values, the first in the
 /// lower half.
 #[derive(Clone, Copy, PartialEq)]
@@ -139,7 +145,7 @@ per_isa! {
 per_isa! {
     fn narrow_any(x: &[f32], out: &mut [bf16]) {
         for (o, x) in out.iter_mut().zip(x) {
-            *o = bf16::from_bits((rounded_bits(*x) >> 16) as u16);
+            *o = narrow_one(*x);
         }
     }
 }
@@ -235,7 +241,7 @@ mod x86 {
 
     use half::bf16;
 
-    use super::rounded_bits;
+    use super::{narrow_one, rounded_bits};
 
     /// Rows that are asked for before they are read: they are far apart, so the processor does not guess the next ones.
     const AHEAD: usize = 32;
@@ -286,7 +292,7 @@ mod x86 {
             }
         }
         for (o, x) in tail.iter_mut().zip(rest) {
-            *o = bf16::from_bits((rounded_bits(*x) >> 16) as u16);
+            *o = narrow_one(*x);
         }
     }
 

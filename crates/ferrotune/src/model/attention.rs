@@ -168,11 +168,11 @@ impl Attention {
         }
         let (o, lse) = attention::forward(dev, pass.precision, &q, &k, &v, tokens.segments, self.heads)?;
         let o = narrow(pass, o);
-        let x_in = keep.map(|keep| (elementwise::cast(dev, x, pass.precision.saved()), keep));
+        let x_in = keep.map(|keep| (Waiting::copy_of(pass, x, keep), keep));
         let (h_o, residual) = self.residual.forward(pass, &o, &self.o_proj, x)?;
         let [q, k] = raw.unwrap_or([q, k]);
         Ok(x_in.map(|(x, keep)| {
-            let [x, v, o] = [x, v, o].map(|t| Waiting::new(pass, t, keep));
+            let [v, o] = [v, o].map(|t| Waiting::new(pass, t, keep));
             AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }
         }))
     }

@@ -182,10 +182,10 @@ impl Decoder {
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
             let keep = match policy {
-                _ if i < first => None,
-                Activations::Keep => Some(Keep { wide: true, eight_bit: self.eight_bit }),
-                Activations::Lean => Some(Keep { wide: false, eight_bit: self.eight_bit }),
-                Activations::Recompute => None,
+                Activations::Keep | Activations::Lean if i >= first => {
+                    Some(Keep { wide: policy == Activations::Keep, eight_bit: self.eight_bit })
+                }
+                _ => None,
             };
             // f32: the second forward must start from the same bits as the first.
             let input = (i >= first && keep.is_none()).then(|| elementwise::cast(pass.dev, &x, x.dtype()));

@@ -98,22 +98,23 @@ impl Up {
     }
 }
 
-/// What the activation reads (or the gradient of it).
+/// What the activation reads (or the gradient of it), or what waits of it.
 #[derive(Debug)]
-enum Hidden {
-    Gated([Tensor; 2]),
-    Plain(Tensor),
+enum Hidden<T = Tensor> {
+    Gated([T; 2]),
+    Plain(T),
+}
+
+impl<T> Hidden<T> {
+    fn map<U>(self, mut f: impl FnMut(T) -> U) -> Hidden<U> {
+        match self {
+            Hidden::Gated(both) => Hidden::Gated(both.map(f)),
+            Hidden::Plain(x) => Hidden::Plain(f(x)),
+        }
+    }
 }
 
 impl Hidden {
-    /// As they wait for the backward.
-    fn wait(self, pass: &Pass<'_>, keep: Keep) -> HiddenSaved {
-        match self {
-            Hidden::Gated(both) => HiddenSaved::Gated(both.map(|x| Waiting::new(pass, x, keep))),
-            Hidden::Plain(x) => HiddenSaved::Plain(Waiting::new(pass, x, keep)),
-        }
-    }
-
     fn activate(&self, pass: &Pass<'_>, act: Activation) -> Result<Tensor> {
         Ok(match self {
             Hidden::Gated([gate, up]) => activation::gated(pass.dev, act, gate, up, pass.precision.saved())?,
@@ -135,28 +136,12 @@ impl Hidden {
     }
 }
 
-/// [`Hidden`] until the backward.
-#[derive(Debug)]
-enum HiddenSaved {
-    Gated([Waiting; 2]),
-    Plain(Waiting),
-}
-
-impl HiddenSaved {
-    fn take(self, pass: &Pass<'_>) -> Hidden {
-        match self {
-            HiddenSaved::Gated(both) => Hidden::Gated(both.map(|x| x.take(pass))),
-            HiddenSaved::Plain(x) => Hidden::Plain(x.take(pass)),
-        }
-    }
-}
-
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct MlpSaved {
     x: Waiting,
     /// What the activation reads; without it the backward computes it again.
-    hidden: Option<HiddenSaved>,
+    hidden: Option<Hidden<Waiting>>,
     h_up: Option<Tensor>,
     h_down: Option<Tensor>,
     residual: ResidualSaved,
@@ -174,11 +159,10 @@ impl Mlp {
         let from = input.unwrap_or(x);
         let n = before(&self.norm, pass, from)?;
         let (hidden, h_up) = self.up.forward(pass, &n)?;
-        let x_in = keep
-            .map(|keep| Waiting::new(pass, elementwise::cast(pass.dev, from, pass.precision.saved()), keep));
+        let x_in = keep.map(|keep| Waiting::copy_of(pass, from, keep));
         drop(n);
         let y = hidden.activate(pass, self.activation)?;
-        let hidden = keep.filter(|keep| keep.wide).map(|keep| hidden.wait(pass, keep));
+        let hidden = keep.filter(|keep| keep.wide).map(|keep| hidden.map(|x| Waiting::new(pass, x, keep)));
         let (h_down, residual) = self.residual.forward(pass, &y, &self.down_proj, x)?;
         Ok(x_in.map(|x| MlpSaved { x, hidden, h_up, h_down, residual }))
     }
@@ -197,7 +181,7 @@ impl Mlp {
         let x = s.x.take(pass);
         let n = before(&self.norm, pass, &x)?;
         let hidden = match s.hidden {
-            Some(hidden) => hidden.take(pass),
+            Some(hidden) => hidden.map(|x| x.take(pass)),
             None => self.up.forward(pass, &n)?.0,
         };
         let y = hidden.activate(pass, self.activation)?;

@@ -49,33 +49,20 @@ pub struct MoeSaved {
     logits: Tensor,
     h_router: Option<Tensor>,
     /// Of each expert that got tokens: gate and up; without them the backward computes them again.
-    hidden: Option<Vec<Option<HiddenSaved>>>,
+    hidden: Option<Vec<Option<Hidden<Waiting>>>>,
     residual: ResidualSaved,
 }
 
-/// Gate and up of an expert's tokens, and `H` of their branches.
+/// Gate and up of an expert's tokens (or what waits of them), and `H` of their branches.
 #[derive(Debug)]
-struct Hidden {
-    gate_up: [Tensor; 2],
+struct Hidden<T = Tensor> {
+    gate_up: [T; 2],
     h_up: Option<Tensor>,
 }
 
-/// [`Hidden`] until the backward.
-#[derive(Debug)]
-struct HiddenSaved {
-    gate_up: [Waiting; 2],
-    h_up: Option<Tensor>,
-}
-
-impl Hidden {
-    fn wait(self, pass: &Pass<'_>, keep: Keep) -> HiddenSaved {
-        HiddenSaved { gate_up: self.gate_up.map(|x| Waiting::new(pass, x, keep)), h_up: self.h_up }
-    }
-}
-
-impl HiddenSaved {
-    fn take(self, pass: &Pass<'_>) -> Hidden {
-        Hidden { gate_up: self.gate_up.map(|x| x.take(pass)), h_up: self.h_up }
+impl<T> Hidden<T> {
+    fn map<U>(self, f: impl FnMut(T) -> U) -> Hidden<U> {
+        Hidden { gate_up: self.gate_up.map(f), h_up: self.h_up }
     }
 }
 
@@ -106,11 +93,10 @@ impl Moe {
             let y = activation::gated(dev, self.activation, gate, up, pass.precision.saved())?;
             let ([y], _) = pass.linears(&y, [&expert.down], DType::F32)?;
             elementwise::add_rows(dev, &y, rows, weights, &mut out)?;
-            kept.push(wide.map(|keep| hidden.wait(pass, keep)));
+            kept.push(wide.map(|keep| hidden.map(|x| Waiting::new(pass, x, keep))));
         }
         drop(n);
-        let x_in =
-            keep.map(|keep| Waiting::new(pass, elementwise::cast(dev, x, pass.precision.saved()), keep));
+        let x_in = keep.map(|keep| Waiting::copy_of(pass, x, keep));
         let residual = self.residual.add(pass, out, x)?;
         let hidden = wide.map(|_| kept);
         Ok(x_in.map(|x| MoeSaved { x, routes, logits, h_router, hidden, residual }))
@@ -143,7 +129,7 @@ impl Moe {
             }
             let x = elementwise::gather(dev, &n, rows)?;
             let hidden = match hidden {
-                Some(hidden) => hidden.take(pass),
+                Some(hidden) => hidden.map(|x| x.take(pass)),
                 None => expert.hidden(pass, &x)?,
             };
             let [gate, up] = &hidden.gate_up;

@@ -2,6 +2,7 @@
 
 use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::eight_bit::{self, Packed};
+use ferrotune_kernels::ops::elementwise;
 
 use super::linear::Pass;
 
@@ -32,6 +33,11 @@ pub(super) enum Waiting {
 impl Waiting {
     pub(super) fn new(pass: &Pass<'_>, x: Tensor, keep: Keep) -> Self {
         if keep.eight_bit { Waiting::Packed(eight_bit::pack(pass.dev, &x)) } else { Waiting::Whole(x) }
+    }
+
+    /// A copy of `x` in the type that is saved.
+    pub(super) fn copy_of(pass: &Pass<'_>, x: &Tensor, keep: Keep) -> Self {
+        Waiting::new(pass, elementwise::cast(pass.dev, x, pass.precision.saved()), keep)
     }
 
     /// The values, in the type that they had.

@@ -29,7 +29,7 @@ use crate::model::families::{Architecture, architecture};
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, ActivationStorage, LossNormalization, MethodKind, RunConfig};
+use crate::run_config::{self, LossNormalization, MethodKind, RunConfig};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -105,7 +105,7 @@ impl<'a> Trainer<'a> {
         let (policy, streamed, plan) = choose(config, &base.checkpoint, &arch, shape, saves)?;
         let Feed { loader, held_out, tokens, stored, .. } = feed;
         model.streamed = streamed;
-        model.eight_bit = config.train.activation_storage == ActivationStorage::Int8;
+        model.eight_bit = shape.eight_bit;
         let adapter_values = if matches!(trainable, Trainable::Adapter(_)) { trained } else { 0 };
         let summary = Summary {
             method: config.method.kind.to_string(),

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::{BLOCK, scale};
-use crate::cpu::words::{rounded_bits, widen};
+use crate::cpu::words::{narrow_one, widen};
 use crate::cpu::{Cpu, Isa, SharedMut, per_isa};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
@@ -20,22 +20,26 @@ fn pack_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], bf16) {
     // Magnitudes are ordered as their bits are, and a largest integer needs no care for NaN: one register after the other.
     let largest = x.iter().fold(0, |m, v| u32::max(m, v.to_bits() & 0x7FFF_FFFF));
     let (step, inverse) = scale(f32::from_bits(largest));
-    (x.map(|v| (v * inverse + ROUND).to_bits() as i8), bf16::from_bits((step.to_bits() >> 16) as u16))
+    (x.map(|v| (v * inverse + ROUND).to_bits() as i8), narrow_one(step))
+}
+
+/// A block of `x`, with zeros where it is shorter.
+#[inline(always)]
+fn block_of<T: Copy>(x: &[T], wide: &impl Fn(T) -> f32) -> [f32; BLOCK] {
+    let mut block = [0.0; BLOCK];
+    block.iter_mut().zip(x).for_each(|(b, x)| *b = wide(*x));
+    block
 }
 
 /// Whole blocks as arrays, whose length the compiler knows; then what is left.
 #[inline(always)]
-fn pack_all<T: Copy + Default>(x: &[T], codes: &mut [i8], scales: &mut [bf16], wide: impl Fn(T) -> f32) {
+fn pack_all<T: Copy>(x: &[T], codes: &mut [i8], scales: &mut [bf16], wide: impl Fn(T) -> f32) {
     let ((blocks, rest), (whole, left)) = (x.as_chunks::<BLOCK>(), codes.as_chunks_mut::<BLOCK>());
     for ((x, codes), scale) in blocks.iter().zip(whole).zip(&mut *scales) {
-        let mut block = [0.0; BLOCK];
-        block.iter_mut().zip(x).for_each(|(b, x)| *b = wide(*x));
-        (*codes, *scale) = pack_block(&block);
+        (*codes, *scale) = pack_block(&block_of(x, &wide));
     }
     if let (Some(scale), false) = (scales.last_mut(), rest.is_empty()) {
-        let mut block = [0.0; BLOCK];
-        block.iter_mut().zip(rest).for_each(|(b, x)| *b = wide(*x));
-        let (codes, step) = pack_block(&block);
+        let (codes, step) = pack_block(&block_of(rest, &wide));
         left.copy_from_slice(&codes[..left.len()]);
         *scale = step;
     }
@@ -67,7 +71,7 @@ per_isa! {
         for ((x, codes), scale) in x.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(scales) {
             let scale = widen(*scale);
             for (x, c) in x.iter_mut().zip(codes) {
-                *x = bf16::from_bits((rounded_bits(*c as f32 * scale) >> 16) as u16);
+                *x = narrow_one(*c as f32 * scale);
             }
         }
     }

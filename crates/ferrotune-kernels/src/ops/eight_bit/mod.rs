@@ -9,6 +9,7 @@ mod reference;
 
 use half::bf16;
 
+use crate::cpu::words::round_bf16;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::tensor::{Buffer, Tensor};
@@ -45,7 +46,8 @@ impl Packed {
 /// `x` (f32 or bf16) in 8 bits.
 pub fn pack(dev: &Device, x: &Tensor) -> Packed {
     let blocks = x.len().div_ceil(BLOCK);
-    let (mut codes, mut scales) = (dev.words(x.len().div_ceil(4)), dev.words(blocks.div_ceil(2)));
+    let take = |words| dev.pool().take(words);
+    let (mut codes, mut scales) = (take(x.len().div_ceil(4)), take(blocks.div_ceil(2)));
     let out = (&mut codes.i8_mut()[..x.len()], &mut scales.bf16_mut()[..blocks]);
     match dev {
         Device::Reference(_) => reference::pack(x, out.0, out.1),
@@ -69,6 +71,6 @@ pub fn unpack(dev: &Device, packed: &Packed) -> Tensor {
 /// too small to divide by it.
 #[inline(always)]
 fn scale(largest: f32) -> (f32, f32) {
-    let scale = crate::cpu::words::round_bf16(largest / 127.0);
+    let scale = round_bf16(largest / 127.0);
     if scale < f32::MIN_POSITIVE { (0.0, 0.0) } else { (scale, 1.0 / scale) }
 }
