@@ -3,11 +3,17 @@
 //! the same places; pages that were touched once stay, and nothing is asked of the system.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions};
 
 /// Words of a cache line; places begin on one.
 const LINE: usize = 16;
+
+/// Where mappings of a file begin: a multiple of any page.
+const ALIGN: u64 = 64 << 10;
 
 /// Region and first word.
 pub(crate) type Place = (usize, usize);
@@ -18,6 +24,8 @@ pub(crate) struct Arena {
     regions: Vec<Region>,
     /// Words of the next mapping, unless more are asked for.
     step: usize,
+    /// Where mappings lie, if not in memory.
+    file: Option<File>,
     free: BTreeMap<Place, usize>,
     by_length: BTreeSet<(usize, Place)>,
 }
@@ -32,7 +40,41 @@ struct Region {
 impl Arena {
     /// An arena of mappings of `step` words.
     pub(crate) fn new(step: usize) -> Self {
-        Arena { regions: Vec::new(), step, free: BTreeMap::new(), by_length: BTreeSet::new() }
+        Arena { regions: Vec::new(), step, file: None, free: BTreeMap::new(), by_length: BTreeSet::new() }
+    }
+
+    /// The same in a file that nobody else uses: the system may take its memory away and read it again later.
+    pub(crate) fn in_file(step: usize, file: File) -> Self {
+        Arena { file: Some(file), ..Arena::new(step) }
+    }
+
+    /// Whether it lies in a file.
+    pub(crate) fn is_in_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Asks the system to read words of a place before they are used; of no meaning in memory.
+    pub(crate) fn read_ahead(&self, (region, start): Place, words: Range<usize>) {
+        if self.is_in_file() {
+            let map = &self.regions[region].map;
+            #[cfg(unix)]
+            let _ = map.advise_range(Advice::WillNeed, 4 * (start + words.start), 4 * words.len());
+            #[cfg(not(unix))]
+            let _ = (map, start, words);
+        }
+    }
+
+    /// Gives the memory behind words of a place back; their content is read from the file when they are used again.
+    pub(crate) fn release(&self, (region, start): Place, words: Range<usize>) {
+        if self.is_in_file() {
+            let map = &self.regions[region].map;
+            let (at, len) = (4 * (start + words.start), 4 * words.len());
+            // SAFETY: the mapping is shared with its file, which keeps what was written.
+            #[cfg(unix)]
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) };
+            #[cfg(not(unix))]
+            let _ = (map, at, len);
+        }
     }
 
     /// Words that were touched at some time.
@@ -79,10 +121,10 @@ impl Arena {
 
     fn grow(&mut self, words: usize) -> std::io::Result<(usize, Place)> {
         let words = words.max(self.step);
-        let map = MmapOptions::new().len(words * size_of::<f32>()).map_anon()?;
-        // Large pages save most of the faults and of the translations; where there are none, nothing is lost.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
+        let map = match &mut self.file {
+            None => anonymous(words * size_of::<f32>())?,
+            Some(file) => appended(file, words * size_of::<f32>())?,
+        };
         let place = (self.regions.len(), 0);
         self.regions.push(Region { map, used: 0 });
         self.insert(place, words);
@@ -98,6 +140,28 @@ impl Arena {
         self.free.remove(&place);
         self.by_length.remove(&(length, place));
     }
+}
+
+fn anonymous(bytes: usize) -> std::io::Result<MmapMut> {
+    let map = MmapOptions::new().len(bytes).map_anon()?;
+    // Large pages save most of the faults and of the translations; where there are none, nothing is lost.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(Advice::HugePage);
+    Ok(map)
+}
+
+/// Bytes of zeros at the end of a file, mapped. They are written, so that a full disk is an error here and not a fault
+/// when a page is used.
+fn appended(file: &mut File, bytes: usize) -> std::io::Result<MmapMut> {
+    let start = file.seek(SeekFrom::End(0))?.next_multiple_of(ALIGN);
+    file.set_len(start)?;
+    file.seek(SeekFrom::End(0))?;
+    let zeros = vec![0; 1 << 20];
+    for at in (0..bytes).step_by(zeros.len()) {
+        file.write_all(&zeros[..zeros.len().min(bytes - at)])?;
+    }
+    // SAFETY: the file belongs to this arena alone, and no range of it is mapped twice.
+    unsafe { MmapOptions::new().offset(start).len(bytes).map_mut(&*file) }
 }
 
 #[cfg(test)]
@@ -126,6 +190,33 @@ mod tests {
         held.into_iter().for_each(|(place, length)| arena.put(place, length));
         assert_eq!(arena.free.len(), arena.regions.len(), "every region is one free range again");
         assert_eq!(arena.by_length.len(), arena.regions.len());
+    }
+
+    #[test]
+    fn words_in_a_file_keep_what_is_written() {
+        let folder = std::env::temp_dir().join(format!("ferrotune-arena-{}", std::process::id()));
+        let open = |p: &std::path::Path| {
+            File::options().read(true).write(true).create(true).truncate(true).open(p).unwrap()
+        };
+        let mut arena = Arena::in_file(1 << 10, open(&folder));
+        let places: Vec<_> = [700, 900, 5000].map(|n| arena.take(n).unwrap()).into();
+        for (i, (place, words, ptr)) in places.iter().enumerate() {
+            // SAFETY: the place is this test's alone.
+            unsafe { std::slice::from_raw_parts_mut(*ptr, *words) }.fill(i as f32 + 0.5);
+            arena.release(*place, 0..*words);
+        }
+        for (i, (place, words, ptr)) in places.iter().enumerate() {
+            arena.read_ahead(*place, 0..*words);
+            // SAFETY: as above.
+            let found = unsafe { std::slice::from_raw_parts(*ptr, *words) };
+            assert!(found.iter().all(|v| *v == i as f32 + 0.5));
+        }
+        std::fs::remove_file(&folder).unwrap();
+        // A file that cannot be written is an error, not a fault later.
+        std::fs::write(&folder, "").unwrap();
+        let mut arena = Arena::in_file(1 << 10, File::open(&folder).unwrap());
+        assert!(arena.take(700).is_err());
+        std::fs::remove_file(&folder).unwrap();
     }
 
     #[test]

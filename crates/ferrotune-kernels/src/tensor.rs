@@ -1,6 +1,8 @@
 //! A matrix on a device: shape, element type, and a buffer that goes back to its pool when dropped.
 
 use std::alloc::{self, Layout};
+use std::fs::File;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
@@ -22,37 +24,59 @@ struct State {
     large: Arena,
     /// Short buffers apart, so that they do not break up the room of the long ones.
     small: Arena,
+    /// Shorter buffers are small.
+    large_words: usize,
     live_words: usize,
     peak_words: usize,
 }
 
-/// Shorter buffers are small.
+/// Buffers of fewer words are small.
 const LARGE_WORDS: usize = 8 * 1024;
 
 impl Default for Pool {
     fn default() -> Self {
         let (large, small) = (Arena::new(16 << 20), Arena::new(1 << 20));
-        Pool { state: Mutex::new(State { large, small, live_words: 0, peak_words: 0 }) }
+        Pool::of(large, small, LARGE_WORDS)
     }
 }
 
 impl Pool {
+    fn of(large: Arena, small: Arena, large_words: usize) -> Self {
+        Pool { state: Mutex::new(State { large, small, large_words, live_words: 0, peak_words: 0 }) }
+    }
+
+    /// A pool whose buffers lie in a file that nobody else uses, one after the other in the order in which they are taken;
+    /// `words` is what they take together. The system may take their memory away; new buffers hold zeros.
+    pub fn in_file(file: File, words: usize) -> Self {
+        Pool::of(Arena::in_file(words, file), Arena::new(0), 0)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A buffer of at least `words` f32 words with unspecified (but initialised) content.
     pub fn take(self: &Arc<Self>, words: usize) -> Buffer {
+        // As the standard library does when the system has no memory left.
+        let layout = || Layout::array::<f32>(words).unwrap_or(Layout::new::<f32>());
+        self.try_take(words).unwrap_or_else(|_| alloc::handle_alloc_error(layout()))
+    }
+
+    /// The same where the system may refuse, as a full disk does.
+    fn try_take(self: &Arc<Self>, words: usize) -> std::io::Result<Buffer> {
         let mut s = self.lock();
-        let arena = if words < LARGE_WORDS { &mut s.small } else { &mut s.large };
-        let (place, len, ptr) = match arena.take(words) {
-            Ok(found) => found,
-            // As the standard library does when the system has no memory left.
-            Err(_) => alloc::handle_alloc_error(Layout::array::<f32>(words).unwrap_or(Layout::new::<f32>())),
-        };
+        let small = words < s.large_words;
+        let arena = if small { &mut s.small } else { &mut s.large };
+        let (place, len, ptr) = arena.take(words)?;
         s.live_words += len;
         s.peak_words = s.peak_words.max(s.live_words);
-        Buffer { ptr, len, place, small: words < LARGE_WORDS, pool: Arc::clone(self) }
+        Ok(Buffer { ptr, len, place, small, pool: Arc::clone(self) })
+    }
+
+    /// An f32 matrix of zeros in a pool that lies in a file.
+    pub fn zeros_in_file(self: &Arc<Self>, rows: usize, cols: usize) -> std::io::Result<Tensor> {
+        let buffer = self.try_take(rows * cols)?;
+        Ok(Tensor { rows, cols, dtype: DType::F32, buffer })
     }
 
     /// The largest sum of live buffers so far, in bytes.
@@ -131,6 +155,25 @@ impl Drop for Buffer {
     }
 }
 
+/// Where a matrix lies in a file, to say which part is needed next and which no more.
+#[derive(Debug, Clone)]
+pub(crate) struct Pages {
+    place: Place,
+    pool: Arc<Pool>,
+}
+
+impl Pages {
+    /// Reads these elements before they are used.
+    pub(crate) fn read_ahead(&self, elements: Range<usize>) {
+        self.pool.lock().large.read_ahead(self.place, elements);
+    }
+
+    /// Gives the memory behind these elements back.
+    pub(crate) fn release(&self, elements: Range<usize>) {
+        self.pool.lock().large.release(self.place, elements);
+    }
+}
+
 /// A contiguous row-major `rows x cols` matrix of f32 or bf16.
 #[derive(Debug)]
 pub struct Tensor {
@@ -181,6 +224,24 @@ impl Tensor {
     /// Bytes of the elements.
     pub fn nbytes(&self) -> usize {
         self.len() * self.dtype.size()
+    }
+
+    /// Where it lies, if that is a file.
+    pub(crate) fn pages(&self) -> Option<Pages> {
+        let in_file = !self.buffer.small && self.buffer.pool.lock().large.is_in_file();
+        in_file.then(|| Pages { place: self.buffer.place, pool: Arc::clone(&self.buffer.pool) })
+    }
+
+    /// Whether it lies in a file.
+    pub fn in_file(&self) -> bool {
+        self.pages().is_some()
+    }
+
+    /// Gives the memory behind a matrix that lies in a file back; of no meaning for others.
+    pub fn release(&self) {
+        if let Some(pages) = self.pages() {
+            pages.release(0..self.len());
+        }
     }
 
     /// The elements of an f32 matrix in host memory. For ops, tests and files; layers do not index elements.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Options;
 use super::cases::Case;
 use super::document::Section;
+use super::huge::Streamed;
 use super::measured::{Measured, fastest, spread};
 use super::peak::Peak;
 use super::peer::Peer;
@@ -24,6 +25,18 @@ const HEADER: [&str; 11] = [
     "peer MB",
     "speed ratio",
     "memory ratio",
+];
+
+const STREAMED: [&str; 9] = [
+    "run",
+    "step s",
+    "read GB a step",
+    "disk GB/s",
+    "of the disk's peak",
+    "of the CPU's peak",
+    "peak MB",
+    "planned MB",
+    "group MB",
 ];
 
 /// A training run's numbers.
@@ -61,6 +74,8 @@ pub(super) struct Results {
     pub(super) rows: Vec<Row>,
     /// Loading and decoding.
     pub(super) extras: Vec<Extra>,
+    /// A base larger than memory.
+    pub(super) streamed: Vec<Streamed>,
 }
 
 /// Two places below ten, one above.
@@ -143,6 +158,38 @@ impl Extra {
     }
 }
 
+impl Streamed {
+    fn cells(&self) -> Vec<String> {
+        let rate = self.read / self.seconds;
+        vec![
+            self.name.clone(),
+            format!("{:.1}", self.seconds),
+            format!("{:.1}", self.read / 1e9),
+            format!("{:.2}", rate / 1e9),
+            format!("{:.0}%", 100.0 * rate / self.disk),
+            format!("{:.0}%", 100.0 * self.compute),
+            megabytes(self.peak),
+            megabytes(self.planned),
+            self.held.map_or("-".into(), megabytes),
+        ]
+    }
+
+    /// A line while the suite goes on.
+    pub(super) fn line(&self) -> String {
+        let words: Vec<String> =
+            STREAMED.iter().zip(self.cells()).skip(1).map(|(name, cell)| format!("{name} {cell}")).collect();
+        format!("{}: {}; losses {:.4?}", self.name, words.join(", "), self.losses)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name, "step_seconds": self.seconds, "read_bytes_per_step": self.read,
+            "disk_bytes_per_second": self.disk, "share_of_peak": self.compute, "peak_rss_bytes": self.peak,
+            "planned_bytes": self.planned, "group_peak_bytes": self.held, "losses": self.losses,
+        })
+    }
+}
+
 /// Lines of a Markdown table, columns aligned.
 fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |i: usize| rows.iter().map(|r| r[i].len()).chain([header[i].len()]).max().unwrap_or(0);
@@ -165,7 +212,7 @@ impl Results {
         peer_versions: Option<String>,
         peak: Peak,
     ) -> Self {
-        Results { machine, peer_versions, peak, rows: Vec::new(), extras: Vec::new() }
+        Results { machine, peer_versions, peak, rows: Vec::new(), extras: Vec::new(), streamed: Vec::new() }
     }
 
     /// The tables.
@@ -177,6 +224,10 @@ impl Results {
         if !self.extras.is_empty() {
             let rows: Vec<_> = self.extras.iter().map(Extra::cells).collect();
             parts.push(table(&["measured", "ferrotune", "peer"], &rows));
+        }
+        if !self.streamed.is_empty() {
+            let rows: Vec<_> = self.streamed.iter().map(Streamed::cells).collect();
+            parts.push(table(&STREAMED, &rows));
         }
         parts.push(format!("{}\n", self.peak_line()));
         parts.join("\n")
@@ -200,6 +251,7 @@ impl Results {
             "machine": machine, "peer_versions": self.peer_versions,
             "peak_flops_per_second": {"f32": self.peak.of("f32"), "bf16": self.peak.of("bf16")},
             "training": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
+            "streamed": self.streamed.iter().map(Streamed::json).collect::<Vec<_>>(),
             "others": self.extras.iter().map(extra).collect::<Vec<_>>(),
         });
         Ok(std::fs::write(path, format!("{all:#}\n"))?)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune_kernels::rng::Stream;
 
+use super::llama_shape::LLAMA_65B;
 use crate::golden::Failure;
 use crate::shared::rows::{Row, cut, facts, write_rows};
 
@@ -25,6 +26,8 @@ pub(super) enum Workload {
     Prefix,
     /// A row of 512 tokens, all supervised, for the large model.
     Long,
+    /// A row of 128 tokens, all supervised, for the model that is larger than memory.
+    Short,
 }
 
 impl Workload {
@@ -35,6 +38,7 @@ impl Workload {
             Workload::Mix => "mix",
             Workload::Prefix => "prefix",
             Workload::Long => "long",
+            Workload::Short => "short",
         }
     }
 
@@ -44,7 +48,7 @@ impl Workload {
             Workload::Fixed => 4,
             Workload::Mix => 8,
             Workload::Prefix => 16,
-            Workload::Long => 1,
+            Workload::Long | Workload::Short => 1,
         }
     }
 
@@ -60,6 +64,7 @@ impl Workload {
             Workload::Mix => MIX.0 + s.below(i as u64, MIX.1) as usize,
             Workload::Prefix => PREFIX.0 + PREFIX.1,
             Workload::Long => 512,
+            Workload::Short => 128,
         };
         (0..rows).map(length).collect()
     }
@@ -75,7 +80,7 @@ impl Workload {
             match self {
                 Workload::Mix => row.labels[..length / 2].fill(-100),
                 Workload::Prefix => row.labels[..PREFIX.0 + PREFIX.1 / 2].fill(-100),
-                Workload::Fixed | Workload::Long => {}
+                Workload::Fixed | Workload::Long | Workload::Short => {}
             }
         }
         if self == Workload::Prefix {
@@ -98,7 +103,12 @@ pub(super) struct Written {
 
 /// Writes the rows of a workload into `work`, in the model's tokens.
 pub(super) fn write(workload: Workload, model: &Path, steps: usize, work: &Path) -> Result<Written, Failure> {
-    let rows = workload.rows(&facts(model)?, steps)?;
+    let mut ids = facts(model)?;
+    if workload == Workload::Short {
+        // The vocabulary of that model is smaller than the tokenizer's.
+        ids.iter_mut().for_each(|id| *id %= LLAMA_65B.vocab as u32);
+    }
+    let rows = workload.rows(&ids, steps)?;
     let path = work.join(format!("{}-{steps}.jsonl", workload.name()));
     write_rows(&path, &rows)?;
     Ok(Written { path, lengths: rows.iter().map(|r| r.ids.len()).collect() })

@@ -61,6 +61,23 @@ pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
     Ok(())
 }
 
+/// A file in `folder` that only this process sees, and that is gone with it, however it ends.
+pub fn scratch(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let path = temporary_name(&folder.join("scratch"))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(windows)]
+    {
+        // FILE_FLAG_DELETE_ON_CLOSE.
+        std::os::windows::fs::OpenOptionsExt::custom_flags(&mut options, 0x0400_0000);
+    }
+    let file = options.open(&path).map_err(|e| Error::io(&path, e))?;
+    #[cfg(not(windows))]
+    fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+    Ok(file)
+}
+
 /// A hidden name beside `path` that no other write uses.
 pub(super) fn temporary_name(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::file(path, "not a file name"))?;
@@ -82,6 +99,14 @@ pub(super) fn sync_folder(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scratch_has_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = scratch(&dir.path().join("run")).unwrap();
+        file.write_all(b"x").unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("run")).unwrap().count(), cfg!(windows) as usize);
+    }
 
     #[test]
     fn failed_write_leaves_the_old_file_and_no_temporary() {

@@ -46,6 +46,12 @@ pub fn save(folder: &Path, state: &TrainState, params: &Params, optimizer: &dyn 
 
 fn out(saved: Saved<'_>) -> OutTensor<'_> {
     match saved {
+        // One after the other, so that what lies in a file need not be in memory as a whole.
+        Saved::Tensor(t) if t.in_file() => OutTensor::lazy(Dtype::F32, &t.shape(), move || {
+            let bytes = t.f32().iter().flat_map(|v| v.to_le_bytes()).collect();
+            t.release();
+            bytes
+        }),
         Saved::Tensor(t) => OutTensor::f32(&t.shape(), t.f32()),
         Saved::Codes(shape, codes) => OutTensor::bytes(Dtype::U8, &shape, codes),
         Saved::Scales(scales) => OutTensor::f32(&[1, scales.len()], scales),

@@ -1,6 +1,10 @@
 //! AdamW with 32-bit state.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use ferrotune_kernels::ops::adamw;
+use ferrotune_kernels::tensor::Pool;
 use ferrotune_kernels::{Device, Tensor};
 
 use super::{Optimizer, ReadTensor, Saved};
@@ -92,6 +96,21 @@ impl AdamW {
         let zeros = || params.iter().map(|(_, p)| dev.zeros(p.rows(), p.cols())).collect();
         AdamW { config, m: zeros(), v: zeros(), steps: 0 }
     }
+
+    /// The same with moments in a file that nobody else uses, as bitsandbytes' `PagedAdamW`: where memory is short the system
+    /// takes theirs, and a step waits for the disk instead of failing. Same bits.
+    pub fn paged(params: &Params, config: AdamWConfig, file: File) -> std::io::Result<Self> {
+        // A buffer begins at a line of 16 words.
+        let words = params.iter().map(|(_, p)| 2 * p.len().next_multiple_of(16)).sum();
+        let pool = Arc::new(Pool::in_file(file, words));
+        let (mut m, mut v) = (Vec::new(), Vec::new());
+        // In the order of a step.
+        for (_, p) in params.iter() {
+            m.push(pool.zeros_in_file(p.rows(), p.cols())?);
+            v.push(pool.zeros_in_file(p.rows(), p.cols())?);
+        }
+        Ok(AdamW { config, m, v, steps: 0 })
+    }
 }
 
 impl Optimizer for AdamW {
@@ -143,6 +162,7 @@ impl Optimizer for AdamW {
             for (name, t) in params.names().iter().zip(tensors) {
                 let values = read(&format!("{name}.{part}"), t.shape())?;
                 t.f32_mut().copy_from_slice(&values);
+                t.release();
             }
         }
         self.steps = steps;

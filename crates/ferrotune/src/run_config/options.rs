@@ -123,6 +123,8 @@ choices! {
         /// Adam with decoupled weight decay.
         #[default]
         Adamw = "adamw" | "adamw_torch",
+        /// The same with moments in a file, whose memory the system may take.
+        PagedAdamw = "paged_adamw" | "paged_adamw_32bit",
         /// The same with moments in 8 bits.
         Adamw8bit = "adamw8bit" | "adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit",
     }

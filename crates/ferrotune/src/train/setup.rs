@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use ferrotune_kernels::cpu::{Cpu, Isa};
+use ferrotune_kernels::ops::adamw as adamw_op;
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
 
 use super::record::Event;
-use crate::Result;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, atomic};
 use crate::data::PreparedData;
 use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases, peft};
+use crate::memory::human;
 use crate::model::families::architecture;
 use crate::model::weights::{BaseStorage, FourBitOptions};
 use crate::model::{Adapted, Params};
@@ -22,6 +23,7 @@ use crate::run_config::{
     BiasKind, FloatKind, LoraInit, MethodKind, MethodOptions, OptimizerKind, QuantKind, RunConfig,
     TrainOptions,
 };
+use crate::{Error, Result};
 
 /// What is trained.
 #[derive(Debug)]
@@ -158,7 +160,7 @@ pub fn lora_config(method: &MethodOptions) -> LoraConfig {
 }
 
 /// The optimizer that a run file names, at its first step.
-pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Box<dyn Optimizer> {
+pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Result<Box<dyn Optimizer>> {
     let train = &run.train;
     let config = AdamWConfig {
         betas: (train.betas[0], train.betas[1]),
@@ -170,16 +172,31 @@ pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Box<dyn Opti
             embedding: run.method.loraplus_lr_embedding / run.lr().max(f64::MIN_POSITIVE),
         }),
     };
-    match train.optimizer {
+    Ok(match train.optimizer {
         OptimizerKind::Adamw => Box::new(AdamW::new(dev, params, config)),
+        OptimizerKind::PagedAdamw => {
+            let folder = Path::new(&run.output.dir);
+            let paged = AdamW::paged(params, config, atomic::scratch(folder)?);
+            Box::new(paged.map_err(|e| {
+                let bytes = optimizer_file_bytes(params);
+                Error::io(folder, e)
+                    .with_hint(format!("the optimizer's moments take {} of disk there", human(bytes)))
+            })?)
+        }
         OptimizerKind::Adamw8bit => Box::new(AdamW8::new(dev, params, config)),
-    }
+    })
+}
+
+fn optimizer_file_bytes(params: &Params) -> u64 {
+    8 * params.elements() as u64
 }
 
 /// Bytes of its state for tensors of these lengths.
 pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize {
     match train.optimizer {
         OptimizerKind::Adamw => lengths.iter().map(|len| 8 * len).sum(),
+        // What is at work, and what is read meanwhile.
+        OptimizerKind::PagedAdamw => adamw_op::PAGED_WINDOW.min(lengths.iter().map(|len| 8 * len).sum()),
         OptimizerKind::Adamw8bit => lengths.iter().map(|len| adamw8::state_bytes(*len)).sum(),
     }
 }

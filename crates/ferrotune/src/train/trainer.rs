@@ -125,7 +125,7 @@ impl<'a> Trainer<'a> {
         };
         on_event(&Event::Start(summary.clone()));
         let t = &config.train;
-        let optimizer = setup::optimizer(config, dev, trainable.params());
+        let optimizer = setup::optimizer(config, dev, trainable.params())?;
         let schedule = Schedule {
             lr: config.lr(),
             shape: match t.schedule {

@@ -1,11 +1,16 @@
 //! Pieces of all tensors in one list, so that many small adapter tensors still fill the threads.
 
+use std::ops::Range;
+
 use super::{AdamW, Factors, Param};
 use crate::cpu::{Cpu, SharedMut, per_isa};
-use crate::tensor::Tensor;
+use crate::tensor::{Pages, Tensor};
 
 /// Elements of a piece.
-const PIECE: usize = 16 * 1024;
+pub(super) const PIECE: usize = 16 * 1024;
+
+/// Pieces that are in memory together where moments lie in a file (8 MiB of each moment); the next ones are read meanwhile.
+pub(super) const WINDOW: usize = 128;
 
 per_isa! {
     pub(super) fn update_piece(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: &Factors) {
@@ -36,6 +41,19 @@ fn pieces(lengths: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
     lengths.enumerate().flat_map(|(t, n)| (0..n).step_by(PIECE).map(move |at| (t, at))).collect()
 }
 
+/// Elements of each tensor that a run of pieces covers.
+fn covered(pieces: &[(usize, usize)], lengths: impl Fn(usize) -> usize) -> Vec<(usize, Range<usize>)> {
+    let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
+    for &(t, at) in pieces {
+        let end = (at + PIECE).min(lengths(t));
+        match runs.last_mut() {
+            Some((last, run)) if *last == t => run.end = end,
+            _ => runs.push((t, at..end)),
+        }
+    }
+    runs
+}
+
 pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
     let list = pieces(params.iter().map(|p| p.value.len()));
     struct Shared<'a> {
@@ -43,11 +61,13 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
         grad: &'a [f32],
         m: SharedMut<'a, f32>,
         v: SharedMut<'a, f32>,
+        pages: [Option<Pages>; 2],
         factors: Factors,
     }
     let shared: Vec<Shared<'_>> = params
         .iter_mut()
         .map(|p| Shared {
+            pages: [p.m.pages(), p.v.pages()],
             value: SharedMut::new(p.value.f32_mut()),
             grad: p.grad.f32(),
             m: SharedMut::new(p.m.f32_mut()),
@@ -55,14 +75,31 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
             factors: Factors::new(constants, p.decay, p.lr_factor),
         })
         .collect();
-    cpu.run(list.len(), |i| {
-        let (t, at) = list[i];
-        let s = &shared[t];
-        let r = at..(at + PIECE).min(s.grad.len());
-        // SAFETY: pieces are disjoint.
-        let (value, m, v) = unsafe { (s.value.slice(r.clone()), s.m.slice(r.clone()), s.v.slice(r.clone())) };
-        update_piece(cpu.isa(), value, &s.grad[r], m, v, &s.factors);
-    });
+    let paged = shared.iter().any(|s| s.pages.iter().any(Option::is_some));
+    let window = if paged { WINDOW } else { list.len().max(1) };
+    let advise = |pieces: &[(usize, usize)], advice: fn(&Pages, Range<usize>)| {
+        for (t, run) in covered(pieces, |t| shared[t].grad.len()) {
+            shared[t].pages.iter().flatten().for_each(|pages| advice(pages, run.clone()));
+        }
+    };
+    let mut windows = list.chunks(window).peekable();
+    while let Some(now) = windows.next() {
+        if let (true, Some(next)) = (paged, windows.peek()) {
+            advise(next, Pages::read_ahead);
+        }
+        cpu.run(now.len(), |i| {
+            let (t, at) = now[i];
+            let s = &shared[t];
+            let r = at..(at + PIECE).min(s.grad.len());
+            // SAFETY: pieces are disjoint.
+            let (value, m, v) =
+                unsafe { (s.value.slice(r.clone()), s.m.slice(r.clone()), s.v.slice(r.clone())) };
+            update_piece(cpu.isa(), value, &s.grad[r], m, v, &s.factors);
+        });
+        if paged {
+            advise(now, Pages::release);
+        }
+    }
 }
 
 pub(super) fn sum_of_squares(cpu: &Cpu, tensors: &[&Tensor]) -> f64 {

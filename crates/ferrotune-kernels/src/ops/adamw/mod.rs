@@ -79,7 +79,11 @@ impl Factors {
     }
 }
 
-/// One update of every parameter.
+/// Bytes of moments that are in memory together where they lie in a file: those at work and those that are read meanwhile.
+pub const PAGED_WINDOW: usize = 2 * 2 * 4 * cpu::WINDOW * cpu::PIECE;
+
+/// One update of every parameter. Moments that lie in a file ([`Pool::in_file`](crate::tensor::Pool::in_file)) are read ahead
+/// of the work, and their memory is given back behind it; the bits are the same.
 pub fn update(dev: &Device, constants: AdamW, params: &mut [Param<'_>]) -> Result<()> {
     for p in params.iter() {
         expect("adamw", "gradient", p.grad, p.value.shape())?;
