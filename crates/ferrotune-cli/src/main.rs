@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    ferrotune::checkpoint::mmap::explain_bus_errors();
     let args = args::Args::parse();
     let report = report::Report::new(args.json);
     match commands::run(&args, &report) {

@@ -72,7 +72,7 @@ fn keys_and_values_of_the_run_file() {
         ("data.max_length=1", &["data.max_length"], ""),
         ("data.eval=150%", &["data.eval"], ""),
         ("train.memory=lots", &["train.memory", "lots"], ""),
-        ("train.memory=1MB", &["the run needs"], "train.batch_tokens"),
+        ("train.memory=1MB", &["the run needs"], "train.micro_batch_tokens"),
         ("nonsense", &["nonsense"], "="),
         ("method.targets=[q_porj]", &["q_porj"], "q_proj"),
         ("method.targets=q_proj", &["q_proj"], "regular expression"),

@@ -1,6 +1,9 @@
 //! Disks that are full and folders that cannot be written: a clear error, and what was whole stays whole.
 
-use super::helper::{Out, PROGRAM, Place, chats, names};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::helper::{Out, PROGRAM, Place, chats, model, names};
 
 #[test]
 fn an_output_folder_that_cannot_be_made() {
@@ -64,10 +67,55 @@ fn a_full_disk_leaves_the_last_checkpoint() {
 
 #[cfg(unix)]
 #[test]
+fn a_full_disk_has_no_room_for_moments() {
+    let place = Place::with_run("full");
+    let args = ["train", "run.yaml", "--set", "train.optimizer=paged_adamw"];
+    let out = limited(&place, 40, &args).refused(&["out", "File too large"]);
+    assert!(out.stderr.contains("moments take"), "{out:#?}");
+    assert_eq!(names(&place.path("out")), [] as [&str; 0]);
+    place.run(&args).ok();
+}
+
+#[cfg(unix)]
+#[test]
 fn a_full_disk_leaves_no_half_model() {
     let place = Place::with_run("lora");
     place.run(&["train", "run.yaml", "--set", "train.max_steps=1"]).ok();
     limited(&place, 100, &["merge", "out", "--output", "merged"]).refused(&["merged", "File too large"]);
     assert!(!place.path("merged").exists());
     place.run(&["merge", "out", "--output", "merged"]).ok();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_model_cut_short_while_it_trains_leaves_the_last_checkpoint() {
+    let place = Place::with_run("lora");
+    // A base of its own, as it is to be damaged.
+    let own = place.path("base");
+    std::fs::create_dir(&own).expect("a folder");
+    for file in std::fs::read_dir(model("mistral")).expect("the model").flatten() {
+        std::fs::copy(file.path(), own.join(file.file_name())).expect("a copy");
+    }
+    let base = format!("model.base={}", own.display());
+    let args = ["train", "run.yaml", "--set", &base, "--set", "train.epochs=4000"];
+    let args = [&args[..], &["--set", "output.checkpoint_every=1"]].concat();
+    let run = place.command(PROGRAM, &args).stderr(Stdio::piped()).spawn().expect("the program");
+    let first = place.path("out/checkpoints/step-2");
+    let end = Instant::now() + Duration::from_secs(60);
+    while !first.exists() {
+        assert!(Instant::now() < end, "no checkpoint in a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let weights =
+        std::fs::OpenOptions::new().write(true).open(own.join("model.safetensors")).expect("weights");
+    weights.set_len(4096).expect("shorter");
+    let out: Out = run.wait_with_output().expect("the program").into();
+    let out = out.refused(&["cut short"]);
+    assert!(out.stderr.contains("--resume"), "{out:#?}");
+    let last = names(&place.path("out/checkpoints"));
+    let whole = last.iter().filter(|name| name.starts_with("step-"));
+    assert!(whole.clone().count() >= 1, "{last:?}");
+    for step in whole {
+        assert!(place.path(&format!("out/checkpoints/{step}/state.json")).exists(), "{step}");
+    }
 }

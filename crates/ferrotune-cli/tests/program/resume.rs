@@ -184,6 +184,28 @@ fn eight_bit_moments_are_resumed() {
 }
 
 #[test]
+fn paged_moments_are_those_in_memory() {
+    let place = Place::with_run("full");
+    let run = |dir: &str, optimizer: &str, more: &[&str]| {
+        let (dir, optimizer) = (format!("output.dir={dir}"), format!("train.optimizer={optimizer}"));
+        let sets = [&dir, &optimizer, "train.max_steps=6", "output.checkpoint_every=2"];
+        let sets = sets.into_iter().flat_map(|s| ["--set", s]);
+        place.run(
+            &["train", "run.yaml"].into_iter().chain(sets).chain(more.iter().copied()).collect::<Vec<_>>(),
+        )
+    };
+    run("whole", "adamw", &[]).ok();
+    run("out", "paged_adamw", &[]).ok();
+    assert_eq!(place.losses("out"), place.losses("whole"));
+    let same = |file: &str| place.bytes(&format!("out/{file}")) == place.bytes(&format!("whole/{file}"));
+    assert!(same("model.safetensors") && same("checkpoints/step-6/optimizer.safetensors"));
+    std::fs::remove_dir_all(place.path("out/checkpoints/step-6")).expect("the last checkpoint");
+    run("out", "paged_adamw_32bit", &["--resume"]).ok();
+    assert!(same("model.safetensors") && same("checkpoints/step-6/optimizer.safetensors"));
+    assert!(names(&place.path("out")).iter().all(|name| !name.contains("scratch")), "the file has no name");
+}
+
+#[test]
 fn another_base_or_other_rows_are_refused() {
     let place = place();
     let short = ["--set", "train.max_steps=4"];

@@ -2,6 +2,7 @@
 
 pub(crate) mod blocks;
 pub(crate) mod dots;
+mod four_bit;
 pub mod gemm;
 pub(crate) mod left;
 pub mod math;

@@ -1,6 +1,7 @@
 //! The right operand of a product, packed panel by panel: 64 columns, decoded on the way if they are a weight.
 
 use super::Isa;
+use super::four_bit::{pair_rows, pair_values};
 use super::microkernel::{Micro, PANEL};
 use super::transpose::{ROWS, transpose};
 use super::words::{Mat, Words, row, zip, zip_narrow, zip_rows};
@@ -56,7 +57,12 @@ fn pack_reduction_rows(
         Some(values) if cols == PANEL && nr == PANEL => {
             zip_rows(isa, &values[k0 * b.cols() + n0..], b.cols(), k / 2, out)
         }
-        _ => 0,
+        _ => match b {
+            Mat::Weight(w) if kind == Words::Pairs && cols == PANEL && nr == PANEL => {
+                pair_rows(isa, w, (k0, n0), k / 2, out)
+            }
+            _ => 0,
+        },
     };
     for w in done..words {
         let i = w * kind.values();
@@ -111,8 +117,16 @@ fn pack_column_rows(
             _ => {
                 for (j, out) in rows.chunks_exact_mut(stride).enumerate() {
                     if j < live {
-                        b.read(isa, first + j, k0, &mut values[..k]);
-                        row(isa, kind, &values[..k], &mut out[..words]);
+                        let fast = match b {
+                            Mat::Weight(w) if kind == Words::Pairs && k % 2 == 0 => {
+                                pair_values(isa, w, first + j, k0, &mut out[..words])
+                            }
+                            _ => false,
+                        };
+                        if !fast {
+                            b.read(isa, first + j, k0, &mut values[..k]);
+                            row(isa, kind, &values[..k], &mut out[..words]);
+                        }
                     } else {
                         out.fill(0.0);
                     }

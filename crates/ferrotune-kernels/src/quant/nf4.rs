@@ -212,6 +212,19 @@ impl FourBit {
         }
     }
 
+    /// Asks for the scale of a block before it is read; a hint, also beyond the end.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn prefetch_scale(&self, index: usize) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let at = match &self.scales {
+            Scales::Plain(scales) => scales.as_ptr().wrapping_add(index).cast(),
+            Scales::Nested { codes, .. } => codes.as_slice().as_ptr().wrapping_add(index).cast(),
+        };
+        // SAFETY: a hint reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at) };
+    }
+
     /// The scales of blocks from `first` on.
     #[inline(always)]
     pub(crate) fn scales_into(&self, first: usize, out: &mut [f32]) {

@@ -1,9 +1,11 @@
-//! The one place that maps a file into memory.
+//! The one place that maps a file into memory, and that hears when it is cut short meanwhile.
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrotune_kernels::quant::{Bytes, Owner};
 
@@ -95,6 +97,35 @@ impl MappedFile {
     pub(crate) fn bytes(&self, range: Range<usize>) -> Bytes {
         Bytes::shared(self.map.clone(), range)
     }
+}
+
+/// What is said where a mapped file cannot be read any more.
+#[cfg(unix)]
+const CUT_SHORT: &str = "error: a file that is read while the program works was cut short, or its disk failed\n\
+                         hint: model files must not change while they are in use; the last checkpoint is whole: go on \
+                         from it with --resume once the file is complete again\n";
+
+/// Lets the process end with an error instead of a bus error when a mapped file is cut short while it is in use: there is
+/// no other way to hear of it. For a program, once; a library leaves the signal as it is.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+pub fn explain_bus_errors() {
+    extern "C" fn explain(_: libc::c_int) {
+        // Threads that read the same file meet the same end; one speaks for all.
+        static SAID: AtomicBool = AtomicBool::new(false);
+        let said = SAID.swap(true, Ordering::Relaxed);
+        // SAFETY: the calls are allowed in a signal handler, and the text is a constant.
+        unsafe {
+            while said {
+                libc::pause();
+            }
+            libc::write(libc::STDERR_FILENO, CUT_SHORT.as_ptr().cast(), CUT_SHORT.len());
+            libc::_exit(1);
+        }
+    }
+    let handler = explain as extern "C" fn(libc::c_int);
+    // SAFETY: the handler touches nothing of the program.
+    unsafe { libc::signal(libc::SIGBUS, handler as libc::sighandler_t) };
 }
 
 #[cfg(all(test, target_os = "linux"))]

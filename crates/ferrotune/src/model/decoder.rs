@@ -135,6 +135,7 @@ impl Decoder {
     pub fn forward(&self, pass: &Pass<'_>, tokens: Tokens<'_>) -> Result<Tensor> {
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
+        self.leave_embedding();
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
             layer.forward(pass, &mut x, tokens, &rotations, None, None)?;
@@ -178,6 +179,7 @@ impl Decoder {
         let first = self.first_trained(pass);
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
+        self.leave_embedding();
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
@@ -208,6 +210,7 @@ impl Decoder {
         mut dx: Tensor,
         grads: &mut Gradients,
     ) -> Result<()> {
+        self.leave_head();
         let embedding = pass.trains_embedding(&self.embed);
         let rotations = self.rotations(pass.dev, tokens)?;
         for (i, (layer, stored)) in self.layers.iter().zip(saved.layers).enumerate().rev() {

@@ -4,7 +4,7 @@ pub mod config;
 pub mod families;
 
 mod storage;
-pub(crate) mod streaming;
+pub mod streaming;
 pub mod weights;
 
 pub mod decoder;

@@ -11,13 +11,22 @@ use super::decoder::Decoder;
 use super::layer::Layer;
 use super::linear::Base;
 
-/// Layers that are in memory together: the one at work, the next, and what the system maps around them.
-const RESIDENT: usize = 3;
+/// What streaming does to a base of which nothing else is in memory than the layer at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streaming {
+    /// Bytes that are not in memory at a time.
+    pub away: usize,
+    /// Bytes that the system reads ahead of the work.
+    pub ahead: usize,
+}
 
-/// Of layers of these sizes, what is not in memory at a time.
-pub(crate) fn leaves(layers: &[usize]) -> usize {
-    let largest = layers.iter().max().copied().unwrap_or(0);
-    layers.iter().sum::<usize>().saturating_sub(RESIDENT * largest)
+impl Streaming {
+    /// Of layers of these sizes; `None` where nothing leaves.
+    pub(crate) fn of(layers: &[usize]) -> Option<Self> {
+        let largest = layers.iter().max().copied().unwrap_or(0);
+        let away = layers.iter().sum::<usize>().saturating_sub(largest);
+        (away > 0).then_some(Streaming { away, ahead: largest })
+    }
 }
 
 /// Frozen matrices of a layer.
@@ -29,17 +38,18 @@ fn frozen(layer: &Layer) -> impl Iterator<Item = &Weight> {
 }
 
 impl Decoder {
-    /// Bytes that a streamed base does not need in memory; `None` if no layer lies in a file.
-    pub fn streaming_saves(&self) -> Option<usize> {
+    /// What streaming saves; `None` if no layer lies in a file.
+    pub fn streaming(&self) -> Option<Streaming> {
         let of = |layer: &Layer| frozen(layer).map(Weight::bytes_in_file).sum::<usize>();
-        let layers: Vec<usize> = self.layers.iter().map(of).collect();
-        layers.iter().any(|bytes| *bytes > 0).then(|| leaves(&layers))
+        Streaming::of(&self.layers.iter().map(of).collect::<Vec<_>>())
     }
 
-    /// Before a layer is at work: the one that follows is read meanwhile.
+    /// Before a layer is at work: the one that follows is read meanwhile; after the last one a head of its own.
     pub(super) fn read_ahead(&self, next: Option<usize>) {
-        if let Some(layer) = next.filter(|_| self.streamed).and_then(|i| self.layers.get(i)) {
-            frozen(layer).for_each(Weight::read_ahead);
+        let Some(next) = next.filter(|_| self.streamed) else { return };
+        match self.layers.get(next) {
+            Some(layer) => frozen(layer).for_each(Weight::read_ahead),
+            None => self.frozen_head().into_iter().for_each(Weight::read_ahead),
         }
     }
 
@@ -47,6 +57,28 @@ impl Decoder {
     pub(super) fn leave(&self, layer: usize) {
         if self.streamed {
             frozen(&self.layers[layer]).for_each(Weight::release);
+        }
+    }
+
+    /// After the rows of an embedding were taken, unless it is the head too.
+    pub(super) fn leave_embedding(&self) {
+        if let (true, Some(_), Base::Frozen(table)) = (self.streamed, &self.lm_head, &self.embed) {
+            table.release();
+        }
+    }
+
+    /// After the loss.
+    pub(super) fn leave_head(&self) {
+        if self.streamed {
+            self.frozen_head().into_iter().for_each(Weight::release);
+        }
+    }
+
+    /// A head that is not the embedding.
+    fn frozen_head(&self) -> Option<&Weight> {
+        match self.lm_head.as_ref().map(|head| &head.base) {
+            Some(Base::Frozen(head)) => Some(head),
+            _ => None,
         }
     }
 }

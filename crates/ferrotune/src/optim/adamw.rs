@@ -169,3 +169,53 @@ impl Optimizer for AdamW {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrotune_kernels::cpu::{Cpu, Isa};
+    use ferrotune_kernels::rng::Stream;
+
+    #[test]
+    fn moments_in_a_file_give_the_same_bits() {
+        let all = [Device::reference(), Device::Cpu(Cpu::new(2, Isa::detect()).unwrap())];
+        for dev in all {
+            // More than one window, and a tensor that begins inside one.
+            let shapes = [[3, 5], [1300, 1700], [900, 1100], [1, 7]];
+            let filled = |seed: u64| {
+                shapes.iter().enumerate().map(move |(i, [rows, cols])| {
+                    let s = Stream::new(seed, "paged", i as u64);
+                    (*rows, *cols, (0..(rows * cols) as u64).map(|n| s.normal(n)).collect::<Vec<f32>>())
+                })
+            };
+            let params = || {
+                let mut params = Params::default();
+                for (i, (rows, cols, values)) in filled(1).enumerate() {
+                    params.push(format!("p{i}"), dev.tensor(rows, cols, &values));
+                }
+                params
+            };
+            let (mut plain, mut paged) = (params(), params());
+            let folder = tempfile::tempdir().unwrap();
+            let file = crate::checkpoint::atomic::scratch(folder.path()).unwrap();
+            let config = AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() };
+            let mut a = AdamW::new(&dev, &plain, config);
+            let mut b = AdamW::paged(&paged, config, file).unwrap();
+            for step in 0..3 {
+                let mut grads = Gradients::zeros(&dev, &plain);
+                for (i, (rows, cols, values)) in filled(2 + step).enumerate() {
+                    let id = plain.find(&format!("p{i}")).unwrap();
+                    grads.put(id, dev.tensor(rows, cols, &values));
+                }
+                a.step(&dev, &mut plain, &grads, 1e-2, 0.5).unwrap();
+                b.step(&dev, &mut paged, &grads, 1e-2, 0.5).unwrap();
+            }
+            let same =
+                |x: &Tensor, y: &Tensor| x.f32().iter().zip(y.f32()).all(|(x, y)| x.to_bits() == y.to_bits());
+            assert!(plain.iter().zip(paged.iter()).all(|((_, x), (_, y))| same(x, y)));
+            assert!(
+                a.m.iter().chain(&a.v).zip(b.m.iter().chain(&b.v)).all(|(x, y)| same(x, y) && y.in_file())
+            );
+        }
+    }
+}

@@ -14,7 +14,7 @@ use crate::data::loader::LoaderOptions;
 use crate::data::tokenize::TrainRow;
 use crate::memory::{self, Plan, human};
 use crate::model::families::{Architecture, architecture};
-use crate::model::streaming::leaves;
+use crate::model::streaming::Streaming;
 use crate::model::weights::{BaseStorage, load};
 use crate::model::{Activations, Decoder};
 use crate::run_config::{ActivationPolicy, MethodKind, RunConfig, StreamPolicy};
@@ -101,9 +101,8 @@ pub fn foresee(
         let needs = Needs::foreseen(&config, setup::lora(&config)?, dev, &model)?;
         let held = Held { storage, precision, threads: setup::threads(dev) };
         let shape = needs.shape(&config, &arch, held, load.rows);
-        // Where nothing is saved, streaming is no way of its own.
-        let saves = streaming_saves(&config, checkpoint, &arch, storage)?.filter(|bytes| *bytes > 0);
-        for (policy, streamed, plan) in ways(&config, checkpoint, &arch, shape, saves)? {
+        let streaming = streaming(&config, checkpoint, &arch, storage)?;
+        for (policy, streamed, plan) in ways(&config, checkpoint, &arch, shape, streaming)? {
             let peak_bytes = plan.total() as u64;
             all.push(Foreseen {
                 method: kind,
@@ -111,7 +110,7 @@ pub fn foresee(
                 streamed,
                 plan,
                 peak_bytes,
-                fits: budget.is_none_or(|budget| peak_bytes <= budget),
+                fits: budget.is_none_or(|budget| plan.needs() as u64 <= budget),
                 tokens_per_second: SHARE * rate / work(&arch, kind, needs.elements(), policy, &load),
             });
         }
@@ -119,14 +118,14 @@ pub fn foresee(
     Ok(all)
 }
 
-/// What the run file allows with its plan, the fastest first: activations, and whether the base is streamed. `saves`: bytes
-/// that streaming saves, if the base lies in a file.
+/// What the run file allows with its plan, the fastest first: activations, and whether the base is streamed, if it lies in a
+/// file.
 pub(super) fn ways(
     config: &RunConfig,
     checkpoint: &Checkpoint,
     a: &Architecture,
     shape: memory::Shape,
-    saves: Option<usize>,
+    streaming: Option<Streaming>,
 ) -> Result<Vec<(Activations, bool, Plan)>> {
     let policies: &[Activations] = match config.train.activations {
         ActivationPolicy::Auto => &[Activations::Keep, Activations::Lean, Activations::Recompute],
@@ -135,14 +134,15 @@ pub(super) fn ways(
         ActivationPolicy::Recompute => &[Activations::Recompute],
     };
     // A streamed layer is read again, which is little beside the work on it; computing it again is more.
-    let streams = match (config.train.stream, saves) {
-        (StreamPolicy::Auto, Some(bytes)) => vec![(false, 0), (true, bytes)],
-        (StreamPolicy::Always, Some(bytes)) => vec![(true, bytes)],
-        _ => vec![(false, 0)],
+    let streams = match (config.train.stream, streaming) {
+        (StreamPolicy::Auto, Some(_)) => vec![None, streaming],
+        (StreamPolicy::Always, Some(_)) => vec![streaming],
+        _ => vec![None],
     };
     let all = policies.iter().flat_map(|policy| streams.iter().map(|stream| (*policy, *stream)));
-    let planned = all.map(|(policy, (stream, streamed))| {
-        Ok((policy, stream, memory::plan(checkpoint, a, memory::Shape { policy, streamed, ..shape })?))
+    let planned = all.map(|(policy, streamed)| {
+        let plan = memory::plan(checkpoint, a, memory::Shape { policy, streamed, ..shape })?;
+        Ok((policy, streamed.is_some(), plan))
     });
     planned.collect()
 }
@@ -153,13 +153,13 @@ pub(super) fn shapes(dev: &Device, checkpoint: &Checkpoint) -> Result<Decoder> {
     Ok(load(dev, &shapes, BaseStorage::AsStored, 1)?.0)
 }
 
-/// Bytes that a streamed base does not need in memory, if it lies in a file: that of the model, or of the cache.
-pub(super) fn streaming_saves(
+/// What streaming saves, if the base lies in a file: that of the model, or of the cache.
+pub(super) fn streaming(
     config: &RunConfig,
     checkpoint: &Checkpoint,
     a: &Architecture,
     storage: BaseStorage,
-) -> Result<Option<usize>> {
+) -> Result<Option<Streaming>> {
     let in_file = match storage {
         BaseStorage::AsStored => true,
         BaseStorage::FourBit(_) | BaseStorage::Int8 => config.model.cache,
@@ -168,9 +168,9 @@ pub(super) fn streaming_saves(
     if !in_file {
         return Ok(None);
     }
-    let layers: Vec<usize> = (0..a.layers).map(|i| a.layer_elements(i)).collect();
-    let away = leaves(&layers);
-    Ok(Some((away as f64 * memory::bytes_per_value(checkpoint, a, storage)?) as usize))
+    let each = memory::bytes_per_value(checkpoint, a, storage)?;
+    let layers = (0..a.layers).map(|i| (a.layer_elements(i) as f64 * each) as usize);
+    Ok(Streaming::of(&layers.collect::<Vec<_>>()))
 }
 
 /// Operations per second of products of this model's width; nothing is known of the reference device.

@@ -1,5 +1,6 @@
 //! One optimizer step, the loop around it, evaluation, and what a resumed run needs.
 
+mod budget;
 pub mod eval;
 mod feed;
 pub mod foresee;

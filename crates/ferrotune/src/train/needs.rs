@@ -111,7 +111,7 @@ impl Needs {
             precision: held.precision,
             policy: Activations::Keep,
             eight_bit: config.train.activation_storage == ActivationStorage::Int8,
-            streamed: 0,
+            streamed: None,
             tokens: rows.largest,
             trainable: self.elements(),
             optimizer: setup::optimizer_bytes(&config.train, &self.lengths),

@@ -178,17 +178,13 @@ pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Result<Box<d
             let folder = Path::new(&run.output.dir);
             let paged = AdamW::paged(params, config, atomic::scratch(folder)?);
             Box::new(paged.map_err(|e| {
-                let bytes = optimizer_file_bytes(params);
-                Error::io(folder, e)
-                    .with_hint(format!("the optimizer's moments take {} of disk there", human(bytes)))
+                let bytes = human(8 * params.elements() as u64);
+                Error::file(folder, format!("the optimizer's moments take {bytes} of disk there: {e}"))
+                    .with_hint("make room, or use train.optimizer=adamw8bit, which needs no disk")
             })?)
         }
         OptimizerKind::Adamw8bit => Box::new(AdamW8::new(dev, params, config)),
     })
-}
-
-fn optimizer_file_bytes(params: &Params) -> u64 {
-    8 * params.elements() as u64
 }
 
 /// Bytes of its state for tensors of these lengths.

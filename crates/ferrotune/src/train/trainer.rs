@@ -7,6 +7,7 @@ use std::time::Instant;
 use ferrotune_kernels::{Device, Precision};
 use sha2::{Digest, Sha256};
 
+use super::budget;
 use super::eval;
 use super::feed::Feed;
 use super::foresee;
@@ -15,7 +16,6 @@ use super::record::{EvalRecord, Event, StepRecord, Summary};
 use super::setup::{self, Trainable};
 use super::step;
 use crate::base::BaseModel;
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::run_folder::RunFolder;
 use crate::checkpoint::train_state::{self, TrainState};
 use crate::data::PreparedData;
@@ -24,8 +24,8 @@ use crate::data::pack::PackedBatch;
 use crate::data::tokenize::TrainRow;
 use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
-use crate::memory::{self, Plan};
-use crate::model::families::{Architecture, architecture};
+use crate::memory;
+use crate::model::families::architecture;
 use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
@@ -66,6 +66,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     held_out: Vec<PackedBatch>,
     fingerprints: (String, String),
+    /// The hard limit on memory, which may change while a run goes on.
+    pub limit: fn() -> Option<u64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -88,8 +90,14 @@ impl<'a> Trainer<'a> {
 
         // What cannot fit is refused before anything is loaded or converted.
         let foreseen = Needs::foreseen(config, lora, dev, &foresee::shapes(dev, &base.checkpoint)?)?;
-        let saves = foresee::streaming_saves(config, &base.checkpoint, &arch, storage)?;
-        choose(config, &base.checkpoint, &arch, foreseen.shape(config, &arch, held, feed.rows), saves)?;
+        let streaming = foresee::streaming(config, &base.checkpoint, &arch, storage)?;
+        budget::choose(
+            config,
+            &base.checkpoint,
+            &arch,
+            foreseen.shape(config, &arch, held, feed.rows),
+            streaming,
+        )?;
 
         let positions = longest.max(config.data.max_length);
         let mut warn = |text| on_event(&Event::Warning { text });
@@ -101,8 +109,8 @@ impl<'a> Trainer<'a> {
         let needs = Needs::of(&trainable);
         let trained = needs.elements();
         let shape = needs.shape(config, &arch, held, feed.rows);
-        let saves = model.streaming_saves();
-        let (policy, streamed, plan) = choose(config, &base.checkpoint, &arch, shape, saves)?;
+        let streaming = model.streaming();
+        let (policy, streamed, plan) = budget::choose(config, &base.checkpoint, &arch, shape, streaming)?;
         let Feed { loader, held_out, tokens, stored, .. } = feed;
         model.streamed = streamed;
         model.eight_bit = shape.eight_bit;
@@ -152,6 +160,7 @@ impl<'a> Trainer<'a> {
             schedule,
             held_out,
             fingerprints,
+            limit: memory::limit,
         })
     }
 
@@ -241,9 +250,13 @@ impl<'a> Trainer<'a> {
                 outcome.eval_loss = Some(self.evaluate(folder, on_event)?);
             }
             let every = self.config.output.checkpoint_every;
-            if last || every.is_some_and(|every| record.step % every == 0) {
+            let lowered = budget::lowered((self.limit)(), &self.summary.plan);
+            if last || lowered.is_some() || every.is_some_and(|every| record.step % every == 0) {
                 self.checkpoint(folder, on_event)?;
                 on_disk = outcome.steps;
+            }
+            if let (Some(problem), false) = (lowered, last) {
+                return Err(problem);
             }
         }
         outcome.interrupted = outcome.steps < self.loader.steps_total();
@@ -343,30 +356,6 @@ fn make_adapter(config: &RunConfig, dev: &Device, model: &Decoder) -> Result<Ada
         Some(folder) => peft::load(dev, Path::new(folder), model),
         None => Adapter::init(dev, model, setup::lora_config(&config.method), config.train.seed),
     }
-}
-
-/// The policy asked for and whether the base is streamed, or the fastest of these whose plan fits the budget; refuses if
-/// none does. `saves`: bytes that streaming saves, if the base lies in a file.
-fn choose(
-    config: &RunConfig,
-    checkpoint: &Checkpoint,
-    arch: &Architecture,
-    shape: memory::Shape,
-    saves: Option<usize>,
-) -> Result<(Activations, bool, Plan)> {
-    let budget = config.train.memory.or_else(memory::available);
-    let ways = foresee::ways(config, checkpoint, arch, shape, saves)?;
-    let least = ways.iter().map(|(.., plan)| plan.total() as u64).min().unwrap_or(0);
-    let fits = |plan: &Plan| budget.is_none_or(|b| plan.total() as u64 <= b);
-    if let Some(way) = ways.into_iter().find(|(.., plan)| fits(plan)) {
-        return Ok(way);
-    }
-    let problem = format!(
-        "the run needs {} and {} are there",
-        memory::human(least),
-        memory::human(budget.unwrap_or(0))
-    );
-    Err(Error::train(problem).with_hint("use method.kind=qlora, a smaller train.batch_tokens (or train.micro_batch_tokens), or train.activations=recompute"))
 }
 
 /// SHA-256 of the rows, in order.

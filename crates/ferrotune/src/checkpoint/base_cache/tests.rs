@@ -104,6 +104,87 @@ fn every_linear_is_the_same_made_kept_and_read() {
 }
 
 #[test]
+fn a_killed_program_is_gone_on_with() {
+    let checkpoint = golden("models/llama3_rope/model");
+    let whole = tempfile::tempdir().unwrap();
+    let cache = BaseCache::new(whole.path(), DEFAULT_LIMIT);
+    linears(&checkpoint, NF4, Some(&cache));
+    cache.flush();
+    let file = file_of(whole.path());
+    let expected = std::fs::read(&file).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
+    let quantized = linears(&checkpoint, NF4, None).0;
+    let count = quantized.len();
+    let weight = |i: usize| {
+        let (name, rows, cols, _) = &quantized[i];
+        (name.clone(), NF4.hold(checkpoint.weight(&format!("{name}.weight"), *rows, *cols).unwrap()).unwrap())
+    };
+    let hidden = |ending: &str| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        dir.path().join(format!(".{name}{ending}"))
+    };
+    // A program that is killed does not clean up.
+    let killed = |linears: usize| {
+        let mut writer = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        for i in 0..linears {
+            let (name, weight) = weight(i);
+            if !writer.has(&name) {
+                writer.add(&name, &weight);
+            }
+        }
+        let (data, log) =
+            (std::fs::read(hidden(".tmp")).unwrap(), std::fs::read(hidden(".log.tmp")).unwrap());
+        drop(writer);
+        (data, log)
+    };
+    let (data, log) = killed(5);
+    let put_back = |data: &[u8], log: &[u8]| {
+        std::fs::write(hidden(".tmp"), data).unwrap();
+        std::fs::write(hidden(".log.tmp"), log).unwrap();
+    };
+    let there = || {
+        let writer = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        (0..count).filter(|i| writer.has(&quantized[*i].0)).count()
+    };
+    put_back(&data, &log);
+    assert_eq!(there(), 5);
+    put_back(&data, &log[..log.len() - 1]);
+    assert_eq!(there(), 4, "a line without an end");
+    put_back(&data[..data.len() - 1], &log);
+    assert_eq!(there(), 4, "bytes that never came to the disk");
+    let mut wrong = data.clone();
+    let last = wrong.len() - 100;
+    wrong[last] ^= 1;
+    put_back(&wrong, &log);
+    assert_eq!(there(), 4, "other bytes");
+    put_back(&data, b"nonsense\n");
+    assert_eq!(there(), 0);
+    assert!(!hidden(".tmp").exists() && !hidden(".log.tmp").exists(), "one that ends by itself cleans up");
+
+    put_back(&data, &log);
+    let other = {
+        let first = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        assert!(first.has(&quantized[0].0));
+        let second = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        second.has(&quantized[0].0)
+    };
+    assert!(!other, "two programs do not write one file");
+    for (data, log) in [(&data, &log), (&wrong, &log)] {
+        put_back(data, log);
+        linears(&checkpoint, NF4, Some(&cache));
+        cache.flush();
+        assert!(
+            std::fs::read(file_of(dir.path())).unwrap() == expected,
+            "the file of one that was not killed"
+        );
+        assert!(!hidden(".tmp").exists() && !hidden(".log.tmp").exists());
+        clear(dir.path()).unwrap();
+    }
+}
+
+#[test]
 fn a_kept_base_is_read_and_not_made_again() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);

@@ -1,16 +1,23 @@
 //! A file of the cache, written linear by linear: nothing but the linear at hand is in memory.
+//!
+//! A program that is killed leaves the half-written file and a log beside it, with a line for each linear that is whole and
+//! SHA-256 of its bytes. The next one goes on after the last line that fits.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::View;
 use ferrotune_kernels::quant::{Storage, Weight};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::super::atomic::{sync_folder, temporary_name};
 use super::super::safetensors::{Dtype, OutTensor, SafeFile};
-use super::super::{bnb4, bnb8};
+use super::super::{bnb4, bnb8, hex};
 use crate::{Error, Result};
 
 /// Name of the last tensor.
@@ -32,6 +39,10 @@ const HEADER: u64 = 3072;
 pub(crate) struct BaseWriter {
     file: Unnamed,
     out: BufWriter<File>,
+    /// Of the linear at hand.
+    hash: Sha256,
+    /// Linears that are whole.
+    whole: BTreeSet<String>,
     header: Map<String, Value>,
     /// Bytes kept free for the header.
     room: u64,
@@ -41,10 +52,23 @@ pub(crate) struct BaseWriter {
     failed: Option<Error>,
 }
 
-/// A file that is removed unless it gets its name.
+/// A line of the log.
+#[derive(Serialize, Deserialize)]
+struct Whole {
+    linear: String,
+    /// Where it ends, and the gaps before that.
+    end: u64,
+    pads: usize,
+    sha256: String,
+    tensors: Map<String, Value>,
+}
+
+/// A file that is removed unless it gets its name, or the program is killed.
 #[derive(Debug)]
 pub(super) struct Unnamed {
     hidden: PathBuf,
+    /// Its log, if another program may go on with it; locked as long as this one does.
+    log: Option<(PathBuf, File)>,
     named: bool,
 }
 
@@ -65,19 +89,99 @@ impl Drop for Unnamed {
         if !self.named {
             let _ = fs::remove_file(&self.hidden);
         }
+        if let Some((path, _)) = &self.log {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
+/// `path` with another ending, hidden: files of a cache that are not whole end in `.tmp`.
+fn hidden(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// The log of a half-written file, locked; `None` if another program writes it now.
+fn lock(path: &Path) -> Option<File> {
+    let log = OpenOptions::new().read(true).append(true).create(true).open(path).ok()?;
+    log.try_lock().ok()?;
+    // The one that had the lock may have removed the file between the two lines above.
+    let (own, named) = (log.metadata().ok()?, fs::metadata(path).ok()?);
+    #[cfg(unix)]
+    let same = std::os::unix::fs::MetadataExt::ino(&own) == std::os::unix::fs::MetadataExt::ino(&named);
+    #[cfg(not(unix))]
+    let same = own.len() == named.len();
+    same.then_some(log)
+}
+
 impl BaseWriter {
+    /// Starts the file that is to become `path`, or goes on with what a killed program left of it.
     pub(super) fn create(path: &Path, linears: usize) -> Result<Self> {
-        let hidden = temporary_name(path)?;
         let io = |e| Error::io(path, e);
-        let mut out = OpenOptions::new().read(true).write(true).create_new(true).open(&hidden).map_err(io)?;
-        let file = Unnamed { hidden, named: false };
+        let log = hidden(path, ".log.tmp");
+        let (hidden, log) = match lock(&log) {
+            Some(file) => (hidden(path, ".tmp"), Some((log, file))),
+            None => (temporary_name(path)?, None),
+        };
+        let mut options = OpenOptions::new();
+        let out = options.read(true).write(true).create(true).truncate(false).open(&hidden).map_err(io)?;
+        let file = Unnamed { hidden, log, named: false };
         let room = (HEADER * (linears as u64 + 2)).next_multiple_of(PAGE);
-        out.seek(SeekFrom::Start(room)).map_err(io)?;
         let out = BufWriter::with_capacity(1 << 16, out);
-        Ok(BaseWriter { file, out, header: Map::new(), room, at: 0, pads: 0, failed: None })
+        let (hash, whole, header) = (Sha256::new(), BTreeSet::new(), Map::new());
+        let mut writer = BaseWriter { file, out, hash, whole, header, room, at: 0, pads: 0, failed: None };
+        writer.go_on().map_err(io)?;
+        Ok(writer)
+    }
+
+    /// Takes over the linears that are whole, and drops what comes after them.
+    fn go_on(&mut self) -> std::io::Result<()> {
+        let mut text = String::new();
+        if let Some((_, log)) = &mut self.file.log {
+            // A log that is no text has no line that fits.
+            let _ = log.seek(SeekFrom::Start(0)).and_then(|_| log.read_to_string(&mut text));
+        }
+        let mut kept = 0;
+        self.out.seek(SeekFrom::Start(self.room))?;
+        for line in text.split_inclusive('\n') {
+            let Ok(whole) = serde_json::from_str::<Whole>(line) else { break };
+            if !line.ends_with('\n')
+                || whole.end < self.at
+                || self.hash_of(whole.end - self.at)? != whole.sha256
+            {
+                break;
+            }
+            (self.at, self.pads) = (whole.end, whole.pads);
+            self.header.extend(whole.tensors);
+            self.whole.insert(whole.linear);
+            kept += line.len() as u64;
+        }
+        if let Some((_, log)) = &mut self.file.log {
+            log.set_len(kept)?;
+        }
+        self.out.get_ref().set_len(self.room + self.at)?;
+        self.out.seek(SeekFrom::Start(self.room + self.at))?;
+        Ok(())
+    }
+
+    /// SHA-256 of the next bytes of the file.
+    fn hash_of(&mut self, bytes: u64) -> std::io::Result<String> {
+        let mut hash = Sha256::new();
+        let mut piece = vec![0; 1 << 20];
+        let mut part = self.out.get_ref().take(bytes);
+        loop {
+            match part.read(&mut piece)? {
+                0 => return Ok(hex(&hash.finalize())),
+                read => hash.update(&piece[..read]),
+            }
+        }
+    }
+
+    /// Whether a linear is there already.
+    pub(crate) fn has(&self, linear: &str) -> bool {
+        self.whole.contains(linear)
     }
 
     /// Whether a write failed; the others are then left out, and [`BaseWriter::finish`] gives the error.
@@ -103,26 +207,44 @@ impl BaseWriter {
             Storage::Int8(rows) => bnb8::tensors(linear, rows),
             _ => return Err(Error::tensor(&self.file.hidden, linear, "not quantized")),
         };
-        self.align(PAGE)?;
+        let mut names = vec![self.align(PAGE)?];
         for (name, tensor) in tensors {
-            self.align(LINE)?;
+            names.push(self.align(LINE)?);
+            names.push(Some(name.clone()));
             self.put(name, &tensor)?;
         }
-        Ok(())
+        self.log(linear, names.into_iter().flatten().collect())
     }
 
-    fn align(&mut self, to: u64) -> Result<()> {
+    /// Notes that a linear of these tensors is whole.
+    fn log(&mut self, linear: &str, names: Vec<String>) -> Result<()> {
+        let sha256 = hex(&self.hash.finalize_reset());
+        let Some((path, log)) = &mut self.file.log else { return Ok(()) };
+        let tensors = names.into_iter().filter_map(|n| self.header.get(&n).map(|about| (n, about.clone())));
+        let (linear, tensors) = (linear.to_string(), tensors.collect());
+        let line = json!(Whole { linear, end: self.at, pads: self.pads, sha256, tensors });
+        // Never before the bytes that it speaks of.
+        let written = self.out.flush().and_then(|()| writeln!(log, "{line}"));
+        written.map_err(|e| Error::io(path, e))
+    }
+
+    /// Fills the gap before the next place of this kind; the name of what fills it.
+    fn align(&mut self, to: u64) -> Result<Option<String>> {
         let gap = (self.at.next_multiple_of(to) - self.at) as usize;
         if gap == 0 {
-            return Ok(());
+            return Ok(None);
         }
         self.pads += 1;
-        self.put(format!("pad.{}", self.pads), &OutTensor::bytes(Dtype::U8, &[gap], &vec![0; gap]))
+        let name = format!("pad.{}", self.pads);
+        self.put(name.clone(), &OutTensor::bytes(Dtype::U8, &[gap], &vec![0; gap]))?;
+        Ok(Some(name))
     }
 
     fn put(&mut self, name: String, tensor: &OutTensor<'_>) -> Result<()> {
         let end = self.at + tensor.nbytes() as u64;
-        self.out.write_all(&tensor.data()).map_err(|e| Error::io(&self.file.hidden, e))?;
+        let data = tensor.data();
+        self.hash.update(&data);
+        self.out.write_all(&data).map_err(|e| Error::io(&self.file.hidden, e))?;
         let about = json!({"dtype": tensor.dtype(), "shape": tensor.shape(), "data_offsets": [self.at, end]});
         self.header.insert(name, about);
         self.at = end;

@@ -270,7 +270,7 @@ impl Loader<'_> {
         let stored = form(&weight);
         let empty = || Weight::dense(0, 0, DType::F32, Bytes::owned(Vec::new()));
         let held = match &self.from {
-            Linears::Write(writer) if writer.has_failed() => empty()?,
+            Linears::Write(writer) if writer.has_failed() || writer.has(name) => empty()?,
             _ => self.storage.hold(weight)?,
         };
         if form(&held) != stored {
@@ -278,7 +278,9 @@ impl Loader<'_> {
         }
         Ok(Base::Frozen(match &mut self.from {
             Linears::Write(writer) => {
-                writer.add(name, &held);
+                if !writer.has(name) {
+                    writer.add(name, &held);
+                }
                 empty()?
             }
             Linears::Convert | Linears::Read(_) => held,

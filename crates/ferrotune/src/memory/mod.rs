@@ -1,5 +1,9 @@
 //! Memory: planned from shapes before a run, read from the system during it.
 
+mod system;
+
+pub use system::{Resident, available, limit, resident};
+
 use ferrotune_kernels::ops::eight_bit::Packed;
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Precision};
@@ -9,6 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::loss::cross_entropy::chunk_rows;
 use crate::model::Activations;
 use crate::model::families::{Architecture, NormPlaces};
+use crate::model::streaming::Streaming;
 use crate::model::weights::BaseStorage;
 
 /// Predicted bytes of a run, by part.
@@ -28,6 +33,8 @@ pub struct Plan {
     pub workspace: usize,
     /// The program, its tokenizer and the data.
     pub program: usize,
+    /// Layers of a streamed base that are read ahead: the system's memory, not that of the process.
+    pub page_cache: usize,
 }
 
 impl Plan {
@@ -44,14 +51,23 @@ impl Plan {
         ]
     }
 
-    /// The predicted peak.
+    /// The predicted peak of the process.
     pub fn total(&self) -> usize {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
+    /// What must be there for it: the peak, and what the system reads ahead.
+    pub fn needs(&self) -> usize {
+        self.total() + self.page_cache
+    }
+
     /// The parts for people: `base 96 MB, trainable 20 MB, ...`.
     pub fn describe(&self) -> String {
-        self.parts().map(|(name, bytes)| format!("{name} {}", human(bytes as u64))).join(", ")
+        let parts = self.parts().map(|(name, bytes)| format!("{name} {}", human(bytes as u64))).join(", ");
+        match self.page_cache {
+            0 => parts,
+            bytes => format!("{parts}; page cache {}", human(bytes as u64)),
+        }
     }
 }
 
@@ -66,8 +82,8 @@ pub struct Shape {
     pub policy: Activations,
     /// Whether activations wait in 8 bits.
     pub eight_bit: bool,
-    /// Bytes of the base that leave memory behind the work; 0 if it stays there.
-    pub streamed: usize,
+    /// What of the base leaves memory behind the work, if it does not stay there.
+    pub streamed: Option<Streaming>,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
     /// Trainable values.
@@ -86,16 +102,23 @@ pub struct Shape {
     pub threads: usize,
 }
 
+/// Bytes of the program itself and of what it holds besides tokens.
+const PROGRAM: usize = 24 << 20;
+
+/// Bytes that a token of a vocabulary takes in a tokenizer, and while it is read.
+const TOKEN: usize = 600;
+
 /// Predicts the peak of a training run.
 pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan> {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     let embedding = a.vocab * a.hidden;
-    let outer = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?.nbytes()
-        * if a.tied { 1 } else { 2 };
+    // Of a streamed base either the embedding is in memory or a head of its own.
+    let tables = if a.tied || s.streamed.is_some() { 1 } else { 2 };
+    let outer = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?.nbytes() * tables;
     let linears = a.linear_elements() as f64 * bytes_per_value(checkpoint, a, s.storage)?;
     // What is converted while loading leaves memory again, one matrix after the other.
     // What is trained is not there a second time; its tables are converted once more when they are written.
-    let base = (linears as usize).saturating_sub(s.streamed) + outer;
+    let base = (linears as usize).saturating_sub(s.streamed.map_or(0, |s| s.away)) + outer;
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
@@ -132,7 +155,8 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         optimizer: s.optimizer,
         activations: per_token * a.layers * s.tokens,
         workspace,
-        program: 40 * 1024 * 1024 + a.vocab * 900 + s.data,
+        program: PROGRAM + a.vocab * TOKEN + s.data,
+        page_cache: s.streamed.map_or(0, |s| s.ahead),
     };
     // Pages of 2 MB at the ends of the pool's mappings of 64 MB.
     let pages = (plan.total() - plan.base - plan.program) / 32;
@@ -155,33 +179,6 @@ pub(crate) fn bytes_per_value(
         (BaseStorage::Int8, _) => 1.0 + 4.0 / a.hidden as f64,
         (BaseStorage::Trained, _) => 0.0,
     })
-}
-
-/// Resident memory of this process: now, and at its peak.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Resident {
-    /// Bytes now.
-    pub now: u64,
-    /// Largest so far.
-    pub peak: u64,
-}
-
-/// Reads the resident memory; zeros where the system does not tell.
-pub fn resident() -> Resident {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name));
-        let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|v| v.parse::<u64>().ok());
-        kib.unwrap_or(0) * 1024
-    };
-    Resident { now: field("VmRSS:"), peak: field("VmHWM:") }
-}
-
-/// Memory that the system could give to a new program; `None` where it does not tell.
-pub fn available() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Bytes in the unit that reads best: `512 MB`, `3.4 GB` (powers of ten).
