@@ -23,7 +23,7 @@ use super::flops::Shape;
 use super::limit::Limit;
 use super::llama_shape::LLAMA_65B;
 use super::work::{self, Workload};
-use super::{Bench, RANK, cases, large, ours};
+use super::{Bench, RANK, cases, large, measured, ours};
 use crate::golden::Failure;
 use crate::shared::python::{number, output};
 
@@ -31,7 +31,7 @@ use crate::shared::python::{number, output};
 const ROOM: u64 = 42 << 30;
 
 /// Steps of a run: the first is not counted.
-const STEPS: usize = 3;
+const STEPS: usize = 2;
 
 /// Hard limits, in GiB.
 const LIMITS: [u64; 2] = [24, 8];
@@ -127,8 +127,7 @@ impl Bench {
             last = line?;
             let Ok(event) = serde_json::from_str::<Value>(&last) else { continue };
             if event["event"] == "start" {
-                let parts = event["plan"].as_object().into_iter().flat_map(|plan| plan.values());
-                planned = parts.filter_map(Value::as_f64).sum();
+                planned = measured::planned(&event).0;
             } else if event["event"] == "step" {
                 read.push(read_bytes(&io)?);
                 steps.push(event);

@@ -54,6 +54,16 @@ impl Measured {
     }
 }
 
+/// Bytes that the event of a run's start predicts: of the process, and with what the system reads ahead of it.
+pub(super) fn planned(start: &Value) -> (f64, f64) {
+    let parts = start["plan"].as_object().into_iter().flatten();
+    let bytes = |with_pages: bool| {
+        let counted = parts.clone().filter(|(name, _)| with_pages || *name != "page_cache");
+        counted.filter_map(|(_, bytes)| bytes.as_f64()).sum()
+    };
+    (bytes(false), bytes(true))
+}
+
 /// The fastest of several runs of one thing.
 pub(super) fn fastest(runs: &[Measured]) -> Option<&Measured> {
     runs.iter().max_by(|a, b| a.speed().total_cmp(&b.speed()))
@@ -108,6 +118,12 @@ pub(super) mod tests {
         assert_eq!((run.speed(), run.median_step()), (37.5, 2.0));
         assert!(Measured::of_steps(&steps[..1]).is_err());
         assert!(Measured::of_steps(&[json!({"loss": 2.0}), json!({"loss": 2.0})]).is_err());
+    }
+
+    #[test]
+    fn pages_that_the_system_reads_are_no_part_of_the_process() {
+        assert_eq!(planned(&json!({"plan": {"base": 5, "program": 2, "page_cache": 3}})), (7.0, 10.0));
+        assert_eq!(planned(&json!({})), (0.0, 0.0));
     }
 
     #[test]

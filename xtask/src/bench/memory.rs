@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::limit::Limit;
 use super::work::{self, Workload};
-use super::{Bench, cases, large, ours};
+use super::{Bench, cases, large, measured, ours};
 use crate::golden::Failure;
 use crate::shared::python::number;
 
@@ -16,7 +17,7 @@ const STEPS: usize = 3;
 const LEAST: f64 = 0.9;
 
 /// Small model: name and what is set besides the method.
-const SMALL: [(&str, &str, &[&str]); 18] = [
+const SMALL: [(&str, &str, &[&str]); 20] = [
     ("lora keep", "lora", &[]),
     ("lora lean", "lora", &["train.activations=lean"]),
     ("lora recompute", "lora", &["train.activations=recompute"]),
@@ -43,10 +44,19 @@ const SMALL: [(&str, &str, &[&str]); 18] = [
     ),
     ("full keep", "full", &[]),
     ("full 8-bit optimizer", "full", &["train.optimizer=adamw8bit"]),
+    ("full paged optimizer", "full", &["train.optimizer=paged_adamw"]),
+    ("full lean, paged optimizer", "full", &["train.optimizer=paged_adamw", "train.activations=lean"]),
+];
+
+/// Ways that are run once more inside a hard limit of the system at what they are planned to need.
+const CAPPED: [(&str, &str, &[&str]); 3] = [
+    ("qlora keep, capped", "qlora", &[]),
+    ("qlora streamed, capped", "qlora", &["train.stream=always"]),
+    ("full paged optimizer, capped", "full", &["train.optimizer=paged_adamw"]),
 ];
 
 /// The same for the large model.
-const LARGE: [(&str, &str, &[&str]); 6] = [
+const LARGE: [(&str, &str, &[&str]); 8] = [
     ("1.1B lora", "lora", &[]),
     ("1.1B lora streamed", "lora", &["train.stream=always"]),
     ("1.1B qlora", "qlora", &[]),
@@ -56,8 +66,19 @@ const LARGE: [(&str, &str, &[&str]); 6] = [
         "qlora",
         &["train.activation_storage=int8", "train.stream=always"],
     ),
+    ("1.1B lora recompute", "lora", &["train.activations=recompute"]),
+    ("1.1B qlora recompute", "qlora", &["train.activations=recompute"]),
     ("1.1B qlora recompute streamed", "qlora", &["train.activations=recompute", "train.stream=always"]),
 ];
+
+/// Bytes of a run.
+struct Peak {
+    planned: f64,
+    /// With what the system reads ahead.
+    needs: f64,
+    peak: f64,
+    losses: Vec<f64>,
+}
 
 impl Bench {
     /// A line for each way; how many missed.
@@ -80,14 +101,18 @@ impl Bench {
         };
         let chosen = |name: &str| cases::wanted(&self.options, name);
         for (name, method, set) in SMALL.iter().filter(|s| chosen(s.0)) {
-            line(name, self.peak_of(&self.model, Workload::Fixed, method, set));
+            line(name, self.peak_of(&self.model, Workload::Fixed, method, set, None).map(|p| (p.planned, p.peak)));
+        }
+        for (name, method, set) in CAPPED.iter().filter(|s| chosen(s.0)) {
+            line(name, self.capped(method, set));
         }
         if self.options.large {
             match large::folder(&self.options.work, &self.model) {
                 Err(failure) => line("1.1B", Err(failure)),
                 Ok(model) => {
                     for (name, method, set) in LARGE.iter().filter(|s| chosen(s.0)) {
-                        line(name, self.peak_of(&model, Workload::Long, method, set));
+                        let found = self.peak_of(&model, Workload::Long, method, set, None);
+                        line(name, found.map(|p| (p.planned, p.peak)));
                     }
                 }
             }
@@ -95,14 +120,26 @@ impl Bench {
         missed
     }
 
-    /// Predicted and measured bytes of a run.
+    /// A run that gets no more from the system than another one like it was planned to need.
+    fn capped(&self, method: &str, set: &[&str]) -> Result<(f64, f64), Failure> {
+        let free = self.peak_of(&self.model, Workload::Fixed, method, set, None)?;
+        let limit = Limit::new(free.needs as u64)?;
+        let capped = self.peak_of(&self.model, Workload::Fixed, method, set, Some(&limit))?;
+        if capped.losses != free.losses {
+            return Err(Failure(format!("losses {:?} became {:?}", free.losses, capped.losses)));
+        }
+        Ok((capped.planned, capped.peak))
+    }
+
+    /// Predicted and measured bytes of a run, inside a limit or not.
     fn peak_of(
         &self,
         model: &Path,
         workload: Workload,
         method: &str,
         set: &[&str],
-    ) -> Result<(f64, f64), Failure> {
+        limit: Option<&Limit>,
+    ) -> Result<Peak, Failure> {
         let rows = work::write(workload, model, STEPS, &self.options.work)?;
         let run = self.options.work.join("run");
         if run.exists() {
@@ -111,14 +148,24 @@ impl Bench {
         let mut settings = ours::settings(method, "bf16", workload, &rows, model, self.threads);
         settings.extend(set.iter().map(|s| s.to_string()));
         let mut command = self.ours.training(&run, &settings)?;
-        let out = command.args(["--isa", self.isa.name()]).output()?;
+        command.args(["--isa", self.isa.name()]);
+        let out = limit.map_or_else(|| command.output(), |limit| limit.run(&command).output())?;
         let text = String::from_utf8_lossy(&out.stderr);
         let events: Vec<Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
         let start = events.iter().find(|e| e["event"] == "start");
-        let start =
-            start.ok_or_else(|| Failure(text.lines().last().unwrap_or("no start was told").to_string()))?;
-        let parts = start["plan"].as_object().into_iter().flat_map(|plan| plan.values());
+        let last = || Failure(text.lines().last().unwrap_or("no start was told").to_string());
+        let start = start.ok_or_else(last)?;
+        if !out.status.success() {
+            return Err(Failure(format!("{}: {}", out.status, last().0)));
+        }
         let done: Value = serde_json::from_slice(&out.stdout)?;
-        Ok((parts.filter_map(Value::as_f64).sum(), number(&done, "peak_rss_bytes")?))
+        let (planned, needs) = measured::planned(start);
+        let steps = events.iter().filter(|e| e["event"] == "step");
+        Ok(Peak {
+            planned,
+            needs,
+            peak: number(&done, "peak_rss_bytes")?,
+            losses: steps.filter_map(|e| e["loss"].as_f64()).collect(),
+        })
     }
 }

@@ -32,9 +32,13 @@ impl Owner for Map {
     }
 
     fn read_ahead(&self, part: Range<usize>) {
-        // Advice: where it is not taken, pages are read when they are touched.
+        // Advice: where it is not taken, pages are read when they are touched. Linux takes no more of a request than it would
+        // read ahead by itself, often 128 KiB, and forgets the rest.
         #[cfg(unix)]
-        let _ = self.0.advise_range(memmap2::Advice::WillNeed, part.start, part.len());
+        for start in part.clone().step_by(128 << 10) {
+            let len = (part.end - start).min(128 << 10);
+            let _ = self.0.advise_range(memmap2::Advice::WillNeed, start, len);
+        }
         #[cfg(not(unix))]
         let _ = part;
     }
@@ -116,8 +120,10 @@ pub fn explain_bus_errors() {
         let said = SAID.swap(true, Ordering::Relaxed);
         // SAFETY: the calls are allowed in a signal handler, and the text is a constant.
         unsafe {
-            while said {
-                libc::pause();
+            if said {
+                loop {
+                    libc::pause();
+                }
             }
             libc::write(libc::STDERR_FILENO, CUT_SHORT.as_ptr().cast(), CUT_SHORT.len());
             libc::_exit(1);

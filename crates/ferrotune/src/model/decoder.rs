@@ -13,6 +13,7 @@ use super::linear::{Base, LinearLayer, Pass, Vector};
 use super::norm::Norm;
 use super::params::Gradients;
 use super::rope::{Rotary, Rotation};
+use super::streaming::Reader;
 use super::waiting::Keep;
 use crate::Result;
 
@@ -43,8 +44,8 @@ pub struct Decoder {
     pub lm_head: Option<LinearLayer>,
     /// The rotary embeddings that layers use.
     pub ropes: Vec<Rotary>,
-    /// Whether frozen layers are read as they are needed and leave memory behind the work of a training pass.
-    pub streamed: bool,
+    /// Who reads frozen layers ahead, if they leave memory behind the work of a pass.
+    pub(super) reader: Option<Reader>,
     /// Whether activations wait for the backward of a training pass in 8 bits.
     pub eight_bit: bool,
     /// The embedding as a head, when it is tied.

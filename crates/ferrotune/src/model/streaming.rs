@@ -5,6 +5,8 @@
 //! memory nothing is read twice, and where there is none a run gets slower instead of being ended. The values are the
 //! same bytes either way.
 
+use std::sync::mpsc::{Sender, channel};
+
 use ferrotune_kernels::Weight;
 
 use super::decoder::Decoder;
@@ -29,6 +31,29 @@ impl Streaming {
     }
 }
 
+/// A thread that asks the system for what is needed next: to find room for it takes time that the work need not wait for.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// Closed when the reader is dropped, which ends the thread.
+    next: Sender<Vec<Weight>>,
+}
+
+impl Reader {
+    fn start() -> Self {
+        let (next, weights) = channel::<Vec<Weight>>();
+        // Without a thread nothing is read ahead, and the work reads what it touches.
+        let _ = std::thread::Builder::new()
+            .name("read ahead".into())
+            .spawn(move || weights.iter().flatten().for_each(|weight| weight.read_ahead()));
+        Reader { next }
+    }
+
+    fn read<'a>(&self, weights: impl Iterator<Item = &'a Weight>) {
+        // Clones share the mapping.
+        let _ = self.next.send(weights.cloned().collect());
+    }
+}
+
 /// Frozen matrices of a layer.
 fn frozen(layer: &Layer) -> impl Iterator<Item = &Weight> {
     layer.linears().filter_map(|l| match &l.base {
@@ -44,32 +69,37 @@ impl Decoder {
         Streaming::of(&self.layers.iter().map(of).collect::<Vec<_>>())
     }
 
+    /// Lets frozen layers be read as they are needed and leave memory behind the work of a pass.
+    pub fn stream(&mut self) {
+        self.reader = Some(Reader::start());
+    }
+
     /// Before a layer is at work: the one that follows is read meanwhile; after the last one a head of its own.
     pub(super) fn read_ahead(&self, next: Option<usize>) {
-        let Some(next) = next.filter(|_| self.streamed) else { return };
+        let (Some(reader), Some(next)) = (&self.reader, next) else { return };
         match self.layers.get(next) {
-            Some(layer) => frozen(layer).for_each(Weight::read_ahead),
-            None => self.frozen_head().into_iter().for_each(Weight::read_ahead),
+            Some(layer) => reader.read(frozen(layer)),
+            None => reader.read(self.frozen_head().into_iter()),
         }
     }
 
     /// After it.
     pub(super) fn leave(&self, layer: usize) {
-        if self.streamed {
+        if self.reader.is_some() {
             frozen(&self.layers[layer]).for_each(Weight::release);
         }
     }
 
     /// After the rows of an embedding were taken, unless it is the head too.
     pub(super) fn leave_embedding(&self) {
-        if let (true, Some(_), Base::Frozen(table)) = (self.streamed, &self.lm_head, &self.embed) {
+        if let (Some(_), Some(_), Base::Frozen(table)) = (&self.reader, &self.lm_head, &self.embed) {
             table.release();
         }
     }
 
     /// After the loss.
     pub(super) fn leave_head(&self) {
-        if self.streamed {
+        if self.reader.is_some() {
             self.frozen_head().into_iter().for_each(Weight::release);
         }
     }

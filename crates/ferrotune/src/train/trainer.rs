@@ -112,7 +112,9 @@ impl<'a> Trainer<'a> {
         let streaming = model.streaming();
         let (policy, streamed, plan) = budget::choose(config, &base.checkpoint, &arch, shape, streaming)?;
         let Feed { loader, held_out, tokens, stored, .. } = feed;
-        model.streamed = streamed;
+        if streamed {
+            model.stream();
+        }
         model.eight_bit = shape.eight_bit;
         let adapter_values = if matches!(trainable, Trainable::Adapter(_)) { trained } else { 0 };
         let summary = Summary {

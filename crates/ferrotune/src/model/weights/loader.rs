@@ -62,17 +62,7 @@ impl Loader<'_> {
         }
         let rotary = |rope: &crate::model::families::Rope| Rotary::new(self.dev, positions, rope.clone());
         let ropes = a.ropes.iter().map(rotary).collect::<Result<Vec<_>>>()?;
-        Ok(Decoder {
-            arch,
-            embed,
-            layers,
-            norm,
-            lm_head,
-            ropes,
-            streamed: false,
-            eight_bit: false,
-            tied_head,
-        })
+        Ok(Decoder { arch, embed, layers, norm, lm_head, ropes, reader: None, eight_bit: false, tied_head })
     }
 
     fn layer(&mut self, a: &Architecture, i: usize) -> Result<Layer> {
