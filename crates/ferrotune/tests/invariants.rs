@@ -11,7 +11,7 @@ use ferrotune::data::tokenize::{IGNORE, TrainRow};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::model::linear::DropoutKey;
 use ferrotune::model::weights::{BaseStorage, load};
-use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass};
+use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Policies};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
 use ferrotune::train::{eval, step};
@@ -72,12 +72,12 @@ impl Case {
     }
 
     /// Mean loss and gradients of a step.
-    fn step(&self, batches: &[PackedBatch], policy: Activations) -> (f64, Gradients) {
-        gradients(&self.model, &self.pass(), batches, policy)
+    fn step(&self, batches: &[PackedBatch], policies: impl Into<Policies>) -> (f64, Gradients) {
+        gradients(&self.model, &self.pass(), batches, policies)
     }
 
-    fn grads(&self, batches: &[PackedBatch], policy: Activations) -> (f64, Vec<Vec<f32>>) {
-        let (loss, grads) = self.step(batches, policy);
+    fn grads(&self, batches: &[PackedBatch], policies: impl Into<Policies>) -> (f64, Vec<Vec<f32>>) {
+        let (loss, grads) = self.step(batches, policies);
         (loss, grads.all().iter().map(|t| t.to_vec()).collect())
     }
 }
@@ -171,8 +171,11 @@ fn kept_and_recomputed_activations_give_the_same_bits() {
         let case = Case::new(cpu(2), Precision::F32, Targets::AllLinear, dropout);
         let batches = batches(&rows(), 120, true);
         let expected = case.grads(&batches, Activations::Keep);
-        for policy in [Activations::Lean, Activations::Recompute] {
-            assert!(case.grads(&batches, policy) == expected, "{policy:?} with dropout {dropout}");
+        for below in [Activations::Lean, Activations::Recompute] {
+            for kept in [0, 1] {
+                let policies = Policies { below, kept };
+                assert!(case.grads(&batches, policies) == expected, "{policies:?} with dropout {dropout}");
+            }
         }
     }
 }

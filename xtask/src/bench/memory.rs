@@ -101,7 +101,10 @@ impl Bench {
         };
         let chosen = |name: &str| cases::wanted(&self.options, name);
         for (name, method, set) in SMALL.iter().filter(|s| chosen(s.0)) {
-            line(name, self.peak_of(&self.model, Workload::Fixed, method, set, None).map(|p| (p.planned, p.peak)));
+            line(
+                name,
+                self.peak_of(&self.model, Workload::Fixed, method, set, None).map(|p| (p.planned, p.peak)),
+            );
         }
         for (name, method, set) in CAPPED.iter().filter(|s| chosen(s.0)) {
             line(name, self.capped(method, set));
@@ -149,7 +152,10 @@ impl Bench {
         settings.extend(set.iter().map(|s| s.to_string()));
         let mut command = self.ours.training(&run, &settings)?;
         command.args(["--isa", self.isa.name()]);
-        let out = limit.map_or_else(|| command.output(), |limit| limit.run(&command).output())?;
+        let out = match limit {
+            Some(limit) => limit.run(&command).output()?,
+            None => command.output()?,
+        };
         let text = String::from_utf8_lossy(&out.stderr);
         let events: Vec<Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
         let start = events.iter().find(|e| e["event"] == "start");

@@ -99,15 +99,15 @@ fn has_weights(folder: &Path) -> bool {
 /// A line for each way to run.
 fn table(all: &[Foreseen], advised: Option<usize>) -> String {
     let mut text = format!(
-        "  {:<6} {:<11} {:<9} {:>9} {:>5}  {:>8}",
+        "  {:<6} {:<19} {:<9} {:>9} {:>5}  {:>8}",
         "method", "activations", "base", "peak", "fits", "tokens/s"
     );
     for (i, f) in all.iter().enumerate() {
         text += &format!(
-            "\n{} {:<6} {:<11} {:<9} {:>9} {:>5}  {:>8.0}",
+            "\n{} {:<6} {:<19} {:<9} {:>9} {:>5}  {:>8.0}",
             if advised == Some(i) { '*' } else { ' ' },
             f.method.to_string(),
-            format!("{:?}", f.activations).to_lowercase(),
+            activations(f),
             if f.streamed { "streamed" } else { "in memory" },
             human(f.peak_bytes),
             if f.fits { "yes" } else { "no" },
@@ -115,4 +115,10 @@ fn table(all: &[Foreseen], advised: Option<usize>) -> String {
         );
     }
     text + "\n"
+}
+
+/// The policy in words: `lean`, or `lean, 12 keep` where the others keep everything.
+fn activations(f: &Foreseen) -> String {
+    let below = format!("{:?}", f.activations).to_lowercase();
+    if f.kept_layers == 0 { below } else { format!("{below}, {} keep", f.kept_layers) }
 }

@@ -91,7 +91,8 @@ fn a_budget_decides_how_a_run_is_made() {
         "--set",
         "output.dir=b",
     ]);
-    assert!(least.ok().stderr.contains("\"activations\":\"lean\""));
+    let start = least.ok().stderr;
+    assert!(start.contains("\"activations\":\"lean\",\"kept_layers\":1"), "one of two layers keeps: {start}");
     let set = ["--set", "method.kind=qlora", "--set", "method.quant.type=nf4", "--set", "output.dir=nothing"];
     let refused = place.run(&[&["train", "run.yaml", "--memory", "1MiB"], &set[..]].concat());
     refused.refused(&["needs", "are there"]);

@@ -11,10 +11,10 @@ use ferrotune_kernels::{DType, Precision};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::loss::cross_entropy::chunk_rows;
-use crate::model::Activations;
 use crate::model::families::{Architecture, NormPlaces};
 use crate::model::streaming::Streaming;
 use crate::model::weights::BaseStorage;
+use crate::model::{Activations, Policies};
 
 /// Predicted bytes of a run, by part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -78,8 +78,8 @@ pub struct Shape {
     pub storage: BaseStorage,
     /// Column of the precision table.
     pub precision: Precision,
-    /// Activation policy.
-    pub policy: Activations,
+    /// Activation policy of each layer.
+    pub policies: Policies,
     /// Whether activations wait in 8 bits.
     pub eight_bit: bool,
     /// What of the base leaves memory behind the work, if it does not stay there.
@@ -122,20 +122,26 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
-    // A layer that is computed again is used at once, as it is.
-    let eight_bit = s.eight_bit && s.policy != Activations::Recompute;
-    let waiting = |values: usize| if eight_bit { Packed::nbytes(values) } else { values * saved };
     // A half whose output is normed keeps it.
     let normed = if matches!(a.norms, NormPlaces::Around | NormPlaces::After) { a.hidden * saved } else { 0 };
-    let attention = waiting(a.hidden + kv + q) + (q + kv) * saved + a.heads * 4 + s.ranks * saved + normed;
-    let mlp = waiting(a.hidden) + normed;
-    let hidden = waiting(a.hidden_width());
-    let per_token = match s.policy {
-        Activations::Keep => attention + mlp + hidden,
-        Activations::Lean => attention + mlp,
-        Activations::Recompute => a.hidden * 4,
+    // What a token keeps of a layer but for gate and up, and these; in 8 bits or as it is.
+    let parts = |eight_bit: bool| {
+        let waiting = |values: usize| if eight_bit { Packed::nbytes(values) } else { values * saved };
+        let attention =
+            waiting(a.hidden + kv + q) + (q + kv) * saved + a.heads * 4 + s.ranks * saved + normed;
+        (attention + waiting(a.hidden) + normed, waiting(a.hidden_width()))
     };
-    let recomputed = if s.policy == Activations::Recompute { attention + mlp + hidden } else { 0 };
+    let of_token = |policy| match (policy, parts(s.eight_bit)) {
+        (Activations::Keep, (lean, wide)) => lean + wide,
+        (Activations::Lean, (lean, _)) => lean,
+        (Activations::Recompute, _) => a.hidden * 4,
+    };
+    let Policies { below, kept } = s.policies;
+    let per_token = of_token(below) * (a.layers - kept) + of_token(Activations::Keep) * kept;
+    // A layer that is computed again is used at once, as it is.
+    let (lean, wide) = parts(false);
+    let recomputed = if below == Activations::Recompute { lean + wide } else { 0 };
+    let eight_bit = s.eight_bit && (below != Activations::Recompute || kept > 0);
     // The widest moment of a layer: gate, up, their gradients, packed operands; and the residual stream twice.
     let busy = 4 * a.ffn * 4 + 2 * a.ffn * 4 / narrow + 6 * a.hidden * 4 + recomputed;
     // The sum before scaling, its gradient, and with dropout both parts of the input.
@@ -153,7 +159,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
         trainable: s.trainable * 4,
         gradients: s.trainable * 4,
         optimizer: s.optimizer,
-        activations: per_token * a.layers * s.tokens,
+        activations: per_token * s.tokens,
         workspace,
         program: PROGRAM + a.vocab * TOKEN + s.data,
         page_cache: s.streamed.map_or(0, |s| s.ahead),

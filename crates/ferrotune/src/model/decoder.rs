@@ -12,22 +12,11 @@ use super::layer::{Layer, LayerSaved};
 use super::linear::{Base, LinearLayer, Pass, Vector};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::policy::{Activations, Policies};
 use super::rope::{Rotary, Rotation};
 use super::streaming::Reader;
 use super::waiting::Keep;
 use crate::Result;
-
-/// What a layer keeps for its backward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activations {
-    /// Everything that would cost a matrix product to make again.
-    Keep,
-    /// All but gate and up, the widest tensors; they are made again.
-    Lean,
-    /// The layer's input alone; the layer runs forward again.
-    Recompute,
-}
 
 /// The network.
 #[derive(Debug)]
@@ -175,8 +164,9 @@ impl Decoder {
         &self,
         pass: &Pass<'_>,
         tokens: Tokens<'_>,
-        policy: Activations,
+        policies: impl Into<Policies>,
     ) -> Result<(Tensor, Saved)> {
+        let policies = policies.into();
         let first = self.first_trained(pass);
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
@@ -184,8 +174,8 @@ impl Decoder {
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
-            let keep = match policy {
-                Activations::Keep | Activations::Lean if i >= first => {
+            let keep = match policies.of(i, self.layers.len()) {
+                policy @ (Activations::Keep | Activations::Lean) if i >= first => {
                     Some(Keep { wide: policy == Activations::Keep, eight_bit: self.eight_bit })
                 }
                 _ => None,

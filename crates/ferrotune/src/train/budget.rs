@@ -1,9 +1,8 @@
 //! A run is made so that it fits the memory that is there, or refused.
 
-use super::foresee;
+use super::foresee::{self, Way};
 use crate::checkpoint::Checkpoint;
 use crate::memory::{self, Plan, human};
-use crate::model::Activations;
 use crate::model::families::Architecture;
 use crate::model::streaming::Streaming;
 use crate::run_config::{
@@ -11,20 +10,18 @@ use crate::run_config::{
 };
 use crate::{Error, Result};
 
-/// The policy asked for and whether the base is streamed, or the fastest of these whose plan fits the budget; refuses if
-/// none does. `streaming`: what that saves, if the base lies in a file.
+/// What is asked for, or the fastest way whose plan fits the budget; refuses if none does. `streaming`: what that saves, if the base lies in a file.
 pub(super) fn choose(
     config: &RunConfig,
     checkpoint: &Checkpoint,
     arch: &Architecture,
     shape: memory::Shape,
     streaming: Option<Streaming>,
-) -> Result<(Activations, bool, Plan)> {
+) -> Result<Way> {
     let budget = config.train.memory.or_else(memory::available);
-    let ways = foresee::ways(config, checkpoint, arch, shape, streaming)?;
-    let least = ways.iter().map(|(.., plan)| plan.needs() as u64).min().unwrap_or(0);
-    let fits = |plan: &Plan| budget.is_none_or(|b| plan.needs() as u64 <= b);
-    if let Some(way) = ways.into_iter().find(|(.., plan)| fits(plan)) {
+    let ways = foresee::ways(config, checkpoint, arch, shape, streaming, budget)?;
+    let least = ways.iter().map(|way| way.plan.needs() as u64).min().unwrap_or(0);
+    if let Some(way) = ways.into_iter().find(|way| way.fits(budget)) {
         return Ok(way);
     }
     let needed = human(least);

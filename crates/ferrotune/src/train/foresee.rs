@@ -16,7 +16,7 @@ use crate::memory::{self, Plan, human};
 use crate::model::families::{Architecture, architecture};
 use crate::model::streaming::Streaming;
 use crate::model::weights::{BaseStorage, load};
-use crate::model::{Activations, Decoder};
+use crate::model::{Activations, Decoder, Policies};
 use crate::run_config::{ActivationPolicy, MethodKind, RunConfig, StreamPolicy};
 
 /// Share of the products' best rate that training steps reach; `docs/benchmarks.md` has what was measured.
@@ -32,6 +32,8 @@ pub struct Foreseen {
     pub method: MethodKind,
     /// Activation policy.
     pub activations: Activations,
+    /// Layers nearest to the head that keep everything, whatever that policy is.
+    pub kept_layers: usize,
     /// Whether the base stays in its file.
     pub streamed: bool,
     /// Predicted peak memory by part.
@@ -102,31 +104,47 @@ pub fn foresee(
         let held = Held { storage, precision, threads: setup::threads(dev) };
         let shape = needs.shape(&config, &arch, held, load.rows);
         let streaming = streaming(&config, checkpoint, &arch, storage)?;
-        for (policy, streamed, plan) in ways(&config, checkpoint, &arch, shape, streaming)? {
-            let peak_bytes = plan.total() as u64;
+        for way in ways(&config, checkpoint, &arch, shape, streaming, budget)? {
             all.push(Foreseen {
                 method: kind,
-                activations: policy,
-                streamed,
-                plan,
-                peak_bytes,
-                fits: budget.is_none_or(|budget| plan.needs() as u64 <= budget),
-                tokens_per_second: SHARE * rate / work(&arch, kind, needs.elements(), policy, &load),
+                activations: way.policies.below,
+                kept_layers: way.policies.kept,
+                streamed: way.streamed,
+                plan: way.plan,
+                peak_bytes: way.plan.total() as u64,
+                fits: way.fits(budget),
+                tokens_per_second: SHARE * rate / work(&arch, kind, needs.elements(), way.policies, &load),
             });
         }
     }
     Ok(all)
 }
 
+/// A way to run, and what it takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    pub(super) policies: Policies,
+    pub(super) streamed: bool,
+    pub(super) plan: Plan,
+}
+
+impl Way {
+    /// Whether it is within the budget, if there is one.
+    pub(super) fn fits(&self, budget: Option<u64>) -> bool {
+        budget.is_none_or(|budget| self.plan.needs() as u64 <= budget)
+    }
+}
+
 /// What the run file allows with its plan, the fastest first: activations, and whether the base is streamed, if it lies in a
-/// file.
+/// file. Where the fastest that fits does not keep everything, one comes before it in which as many layers do as fit.
 pub(super) fn ways(
     config: &RunConfig,
     checkpoint: &Checkpoint,
     a: &Architecture,
     shape: memory::Shape,
     streaming: Option<Streaming>,
-) -> Result<Vec<(Activations, bool, Plan)>> {
+    budget: Option<u64>,
+) -> Result<Vec<Way>> {
     let policies: &[Activations] = match config.train.activations {
         ActivationPolicy::Auto => &[Activations::Keep, Activations::Lean, Activations::Recompute],
         ActivationPolicy::Keep => &[Activations::Keep],
@@ -139,12 +157,30 @@ pub(super) fn ways(
         (StreamPolicy::Always, Some(_)) => vec![streaming],
         _ => vec![None],
     };
+    let way = |policies: Policies, streamed: Option<Streaming>| {
+        let plan = memory::plan(checkpoint, a, memory::Shape { policies, streamed, ..shape })?;
+        Ok::<_, crate::Error>(Way { policies, streamed: streamed.is_some(), plan })
+    };
     let all = policies.iter().flat_map(|policy| streams.iter().map(|stream| (*policy, *stream)));
-    let planned = all.map(|(policy, streamed)| {
-        let plan = memory::plan(checkpoint, a, memory::Shape { policy, streamed, ..shape })?;
-        Ok((policy, streamed.is_some(), plan))
-    });
-    planned.collect()
+    let mut ways = all.map(|(policy, stream)| way(policy.into(), stream)).collect::<Result<Vec<_>>>()?;
+    let first = ways.iter().position(|way| way.fits(budget));
+    if let (Some(first), ActivationPolicy::Auto) = (first, config.train.activations)
+        && ways[first].policies.below != Activations::Keep
+    {
+        let (below, streamed) = (ways[first].policies.below, streaming.filter(|_| ways[first].streamed));
+        // More layers that keep take more, so the last number that fits is found by halving.
+        let (mut kept, mut step) = (0, a.layers.next_power_of_two());
+        let mut mixed = None;
+        while step > 0 {
+            let more = way(Policies { below, kept: kept + step }, streamed)?;
+            if kept + step < a.layers && more.fits(budget) {
+                (kept, mixed) = (kept + step, Some(more));
+            }
+            step /= 2;
+        }
+        mixed.into_iter().for_each(|mixed| ways.insert(first, mixed));
+    }
+    Ok(ways)
 }
 
 /// The network without its values.
@@ -181,7 +217,7 @@ fn rate(dev: &Device, precision: Precision, a: &Architecture) -> f64 {
 }
 
 /// Operations for a token: products forward and back, attention, what is trained, and what is computed again.
-fn work(a: &Architecture, kind: MethodKind, trained: usize, policy: Activations, load: &Load) -> f64 {
+fn work(a: &Architecture, kind: MethodKind, trained: usize, policies: Policies, load: &Load) -> f64 {
     let linears = 2.0 * a.active_elements() as f64;
     let head = 2.0 * (a.vocab * a.hidden) as f64 * load.supervised;
     // Half of the square is seen; the backward is 2.5 times the forward.
@@ -190,12 +226,13 @@ fn work(a: &Architecture, kind: MethodKind, trained: usize, policy: Activations,
         MethodKind::Full => linears + head,
         MethodKind::Lora | MethodKind::Qlora => 6.0 * trained as f64,
     };
-    let again = match policy {
+    let again = match policies.below {
         Activations::Keep => 0.0,
         Activations::Lean => 2.0 * (a.hidden_width() * a.hidden * a.layers) as f64,
         Activations::Recompute => linears + attention,
     };
-    2.0 * (linears + head) + 3.5 * attention + weights + again
+    let share = 1.0 - policies.kept as f64 / a.layers as f64;
+    2.0 * (linears + head) + 3.5 * attention + weights + again * share
 }
 
 /// The way to run that is advised, by its place in the list, and why; without a way that fits, the least of all and why
@@ -231,6 +268,7 @@ mod tests {
         Foreseen {
             method,
             activations: Activations::Keep,
+            kept_layers: 0,
             streamed: false,
             plan: Plan::default(),
             peak_bytes,

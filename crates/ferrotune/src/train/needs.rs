@@ -109,7 +109,7 @@ impl Needs {
         Shape {
             storage: held.storage,
             precision: held.precision,
-            policy: Activations::Keep,
+            policies: Activations::Keep.into(),
             eight_bit: config.train.activation_storage == ActivationStorage::Int8,
             streamed: None,
             tokens: rows.largest,

@@ -72,6 +72,8 @@ pub struct Summary {
     pub log_every: usize,
     /// Activation policy.
     pub activations: crate::model::Activations,
+    /// Layers nearest to the head that keep everything, whatever that policy is.
+    pub kept_layers: usize,
     /// Whether layers of the base leave memory behind the work.
     pub streamed: bool,
     /// Predicted peak memory by part.

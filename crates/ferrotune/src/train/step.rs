@@ -6,7 +6,7 @@
 use ferrotune_kernels::ops::adamw;
 
 use crate::loss::cross_entropy::{self, LossSum, TokenTargets};
-use crate::model::{Activations, Decoder, Gradients, Pass, Tokens};
+use crate::model::{Decoder, Gradients, Pass, Policies, Tokens};
 use crate::{Error, Result};
 
 /// Adds the gradient of `scale * sum of token losses` of one packed micro-batch.
@@ -16,10 +16,10 @@ pub fn forward_backward(
     tokens: Tokens<'_>,
     targets: TokenTargets<'_>,
     scale: f32,
-    policy: Activations,
+    policies: impl Into<Policies>,
     grads: &mut Gradients,
 ) -> Result<LossSum> {
-    let (x, saved) = model.forward_train(pass, tokens, policy)?;
+    let (x, saved) = model.forward_train(pass, tokens, policies)?;
     let (loss, dx) = cross_entropy::forward_backward(model, pass, &x, targets, scale, grads)?;
     drop(x);
     if !loss.sum.is_finite() {

@@ -26,7 +26,7 @@ use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory;
 use crate::model::families::architecture;
-use crate::model::{Activations, Decoder, DropoutKey, Gradients, Pass, Tokens};
+use crate::model::{Decoder, DropoutKey, Gradients, Pass, Policies, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
 use crate::run_config::{self, LossNormalization, MethodKind, RunConfig};
@@ -55,7 +55,7 @@ pub struct Trainer<'a> {
     base: &'a BaseModel,
     dev: &'a Device,
     precision: Precision,
-    policy: Activations,
+    policies: Policies,
     summary: Summary,
     /// The network.
     pub model: Decoder,
@@ -110,9 +110,9 @@ impl<'a> Trainer<'a> {
         let trained = needs.elements();
         let shape = needs.shape(config, &arch, held, feed.rows);
         let streaming = model.streaming();
-        let (policy, streamed, plan) = budget::choose(config, &base.checkpoint, &arch, shape, streaming)?;
+        let way = budget::choose(config, &base.checkpoint, &arch, shape, streaming)?;
         let Feed { loader, held_out, tokens, stored, .. } = feed;
-        if streamed {
+        if way.streamed {
             model.stream();
         }
         model.eight_bit = shape.eight_bit;
@@ -129,9 +129,10 @@ impl<'a> Trainer<'a> {
             tokens,
             stored_tokens: stored,
             log_every: config.train.log_every,
-            activations: policy,
-            streamed,
-            plan,
+            activations: way.policies.below,
+            kept_layers: way.policies.kept,
+            streamed: way.streamed,
+            plan: way.plan,
         };
         on_event(&Event::Start(summary.clone()));
         let t = &config.train;
@@ -153,7 +154,7 @@ impl<'a> Trainer<'a> {
             base,
             dev,
             precision,
-            policy,
+            policies: way.policies,
             summary,
             model,
             trainable,
@@ -291,7 +292,7 @@ impl<'a> Trainer<'a> {
                 tokens,
                 eval::targets(batch),
                 scale,
-                self.policy,
+                self.policies,
                 grads,
             )?);
         }

@@ -6,7 +6,7 @@ use ferrotune::checkpoint::Checkpoint;
 use ferrotune::data::pack::PackedBatch;
 use ferrotune::lora::Adapter;
 use ferrotune::loss::cross_entropy::LossSum;
-use ferrotune::model::{Activations, Decoder, Gradients, Pass, Tokens};
+use ferrotune::model::{Decoder, Gradients, Pass, Policies, Tokens};
 use ferrotune::train::{eval, step};
 use ferrotune_kernels::Device;
 use ferrotune_kernels::cpu::{Cpu, Isa};
@@ -40,8 +40,9 @@ pub(crate) fn gradients(
     model: &Decoder,
     pass: &Pass<'_>,
     batches: &[PackedBatch],
-    policy: Activations,
+    policies: impl Into<Policies>,
 ) -> (f64, Gradients) {
+    let policies = policies.into();
     let mut grads = Gradients::zeros(pass.dev, pass.params);
     let labels: usize = batches.iter().map(PackedBatch::label_tokens).sum();
     let mut loss = LossSum::default();
@@ -49,7 +50,7 @@ pub(crate) fn gradients(
         let segments = eval::segments(batch);
         let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
         let (scale, targets) = (1.0 / labels as f32, eval::targets(batch));
-        loss.add(step::forward_backward(model, pass, tokens, targets, scale, policy, &mut grads).unwrap());
+        loss.add(step::forward_backward(model, pass, tokens, targets, scale, policies, &mut grads).unwrap());
     }
     assert_eq!(loss.tokens, labels);
     (loss.mean(), grads)

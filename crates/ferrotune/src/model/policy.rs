@@ -1,0 +1,49 @@
+//! What layers keep for their backward.
+
+/// What a layer keeps for its backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// Everything that would cost a matrix product to make again.
+    Keep,
+    /// All but gate and up, the widest tensors; they are made again.
+    Lean,
+    /// The layer's input alone; the layer runs forward again.
+    Recompute,
+}
+
+/// A policy for each layer. The bits are those of any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policies {
+    /// Of the layers below.
+    pub below: Activations,
+    /// Layers nearest to the head that keep everything: they need it for the shortest time, and it is gone when the first
+    /// layer is computed again.
+    pub kept: usize,
+}
+
+impl From<Activations> for Policies {
+    fn from(below: Activations) -> Self {
+        Policies { below, kept: 0 }
+    }
+}
+
+impl Policies {
+    /// The policy of a layer of so many.
+    pub fn of(self, layer: usize, layers: usize) -> Activations {
+        if layer + self.kept >= layers { Activations::Keep } else { self.below }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_layers_keep() {
+        let all = |kept| [0, 1, 2].map(|i| Policies { below: Activations::Lean, kept }.of(i, 3));
+        assert_eq!(all(0), [Activations::Lean; 3]);
+        assert_eq!(all(1), [Activations::Lean, Activations::Lean, Activations::Keep]);
+        assert_eq!(all(9), [Activations::Keep; 3]);
+    }
+}
