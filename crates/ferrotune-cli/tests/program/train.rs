@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::helper::{Place, golden, names, run_file};
+use super::helper::{Place, golden, model, names, run_file};
 
 const STEP_KEYS: [&str; 12] = [
     "epoch",
@@ -261,6 +261,44 @@ fn how_the_work_is_done_does_not_change_the_result() {
         for (found, expected) in losses.iter().zip(&expected.0) {
             assert!((found.1 - expected.1).abs() < 1e-4, "{option}: {found:?} and {expected:?}");
         }
+    }
+}
+
+#[test]
+fn layers_that_are_updated_one_by_one_are_those_of_a_whole_step() {
+    // With a head of its own, with a tied one, with experts.
+    for name in ["llama3_rope", "llama_tied", "gemma2", "qwen3_moe"] {
+        let place = Place::with_run("full");
+        place.write("run.yaml", &run_file(&model(name), "full"));
+        let run = |dir: &str, options: &[&str]| {
+            let dir_key = format!("output.dir={dir}");
+            let mut args =
+                vec!["train", "run.yaml", "--json", "--set", "train.max_steps=4", "--set", &dir_key];
+            args.extend(options.iter().flat_map(|o| ["--set", o]));
+            let out = place.run(&args).ok();
+            let start = out.stderr.lines().find(|l| l.contains("\"event\":\"start\"")).expect("a start");
+            let start: Value = serde_json::from_str(start).expect("JSON");
+            (start["plan"]["gradients"].as_u64().expect("bytes"), place.losses(dir))
+        };
+        // No gradient is that long, so nothing is clipped, but everything waits for the norm.
+        let (whole, losses) = run("whole", &["train.max_grad_norm=1e9"]);
+        for (dir, optimizer) in [("one", "adamw"), ("paged", "paged_adamw")] {
+            let optimizer = format!("train.optimizer={optimizer}");
+            let (parts, found) = run(dir, &["train.max_grad_norm=0", &optimizer]);
+            assert!(parts < whole, "{name}: {parts} of {whole}");
+            assert_eq!(found, losses, "{name}");
+            let weights = |dir: &str| place.bytes(&format!("{dir}/model.safetensors"));
+            assert!(weights(dir) == weights("whole"), "{name}");
+            let norms = |dir: &str| {
+                let steps = place.metrics(dir).0;
+                steps.iter().map(|s| s["grad_norm"].as_f64().expect("a norm")).collect::<Vec<_>>()
+            };
+            let near = |(a, b): (&f64, &f64)| (a / b - 1.0).abs() < 1e-9;
+            assert!(norms(dir).iter().zip(&norms("whole")).all(near), "{name}");
+        }
+        // More than one micro-batch: gradients are summed, so they wait.
+        let (parts, _) = run("sums", &["train.max_grad_norm=0", "train.micro_batch_tokens=60"]);
+        assert_eq!(parts, whole, "{name}");
     }
 }
 

@@ -294,6 +294,16 @@ impl<'a> OutTensor<'a> {
         OutTensor { dtype, shape: shape.to_vec(), fill: Box::new(move || Cow::Owned(make())) }
     }
 
+    /// The same, with something to be done when the turn of its bytes has come.
+    pub(super) fn when_written(self, before: impl Fn() + 'a) -> Self {
+        let fill = self.fill;
+        let fill = Box::new(move || {
+            before();
+            fill()
+        });
+        OutTensor { fill, ..self }
+    }
+
     /// Bytes the tensor takes in the file.
     pub fn nbytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8

@@ -1,7 +1,9 @@
 //! What a resumed run needs: parameters, optimizer state, the loader's place. Resuming from it is bit-exact.
 
+use std::cell::Cell;
 use std::path::Path;
 
+use ferrotune_kernels::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
@@ -36,22 +38,21 @@ pub fn save(folder: &Path, state: &TrainState, params: &Params, optimizer: &dyn 
         params.iter().map(|(n, t)| (n.to_string(), OutTensor::f32(&t.shape(), t.f32()))).collect();
     write(&folder.join(PARAMS), &params_out)?;
     let moments = optimizer.state(params);
+    // Of moments in a file one tensor is in memory at a time.
+    let last = Cell::new(None);
     let moments_out: Vec<(String, OutTensor<'_>)> =
-        moments.iter().map(|(n, saved)| (n.clone(), out(*saved))).collect();
+        moments.iter().map(|(n, saved)| (n.clone(), out(*saved, &last))).collect();
     write(&folder.join(OPTIMIZER), &moments_out)?;
+    last.take().into_iter().for_each(Tensor::release);
     let text =
         serde_json::to_string_pretty(state).map_err(|e| Error::file(folder.join(STATE), e.to_string()))?;
     write_atomic(&folder.join(STATE), text.as_bytes())
 }
 
-fn out(saved: Saved<'_>) -> OutTensor<'_> {
+fn out<'a>(saved: Saved<'a>, last: &'a Cell<Option<&'a Tensor>>) -> OutTensor<'a> {
     match saved {
-        // One after the other, so that what lies in a file need not be in memory as a whole.
-        Saved::Tensor(t) if t.in_file() => OutTensor::lazy(Dtype::F32, &t.shape(), move || {
-            let bytes = t.f32().iter().flat_map(|v| v.to_le_bytes()).collect();
-            t.release();
-            bytes
-        }),
+        Saved::Tensor(t) if t.in_file() => OutTensor::f32(&t.shape(), t.f32())
+            .when_written(move || last.replace(Some(t)).into_iter().for_each(Tensor::release)),
         Saved::Tensor(t) => OutTensor::f32(&t.shape(), t.f32()),
         Saved::Codes(shape, codes) => OutTensor::bytes(Dtype::U8, &shape, codes),
         Saved::Scales(scales) => OutTensor::f32(&[1, scales.len()], scales),

@@ -88,6 +88,8 @@ pub struct Shape {
     pub tokens: usize,
     /// Trainable values.
     pub trainable: usize,
+    /// Values of the gradients that are there together.
+    pub gradients: usize,
     /// Bytes of the optimizer's state.
     pub optimizer: usize,
     /// Sum of the ranks of a layer's branches.
@@ -112,9 +114,15 @@ const TOKEN: usize = 600;
 pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan> {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     let embedding = a.vocab * a.hidden;
-    // Of a streamed base either the embedding is in memory or a head of its own.
-    let tables = if a.tied || s.streamed.is_some() { 1 } else { 2 };
-    let outer = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?.nbytes() * tables;
+    let table = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
+    // An embedding that is not the head and lies in a file leaves memory when its rows were taken.
+    let in_file = match (s.storage, table.storage()) {
+        (BaseStorage::Trained, _) => false,
+        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype == *own,
+        (BaseStorage::Dense(_), _) => false,
+        _ => true,
+    };
+    let outer = table.nbytes() * if a.tied || in_file { 1 } else { 2 };
     let linears = a.linear_elements() as f64 * bytes_per_value(checkpoint, a, s.storage)?;
     // What is converted while loading leaves memory again, one matrix after the other.
     // What is trained is not there a second time; its tables are converted once more when they are written.
@@ -157,7 +165,7 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     let plan = Plan {
         base,
         trainable: s.trainable * 4,
-        gradients: s.trainable * 4,
+        gradients: s.gradients * 4,
         optimizer: s.optimizer,
         activations: per_token * s.tokens,
         workspace,

@@ -18,12 +18,15 @@ pub fn resident() -> Resident {
     Resident { now: field("VmRSS:"), peak: field("VmHWM:") }
 }
 
-/// Memory that the system could give to this process: of the machine, or of the control group that it is in (a container, a
-/// batch job) if that has less. `None` where it does not tell.
+/// Memory that this process could have in all, with what it holds already: of the machine, or of the control group that it is
+/// in (a container, a batch job) if that has less. `None` where the system does not tell.
 pub fn available() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|info| kib(&info, "MemAvailable:"));
     let group = groups().iter().filter_map(Group::free).min();
-    machine.into_iter().chain(group).min()
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let own = kib(&status, "RssAnon:").unwrap_or(0);
+    let free = machine.into_iter().chain(group).min()?;
+    Some(limit().map_or(free + own, |limit| limit.min(free + own)))
 }
 
 /// The hard limit on the memory of this process and of those that share it, if there is one.
@@ -41,27 +44,21 @@ fn kib(text: &str, name: &str) -> Option<u64> {
 #[derive(Debug, PartialEq)]
 struct Group {
     folder: PathBuf,
-    /// Files of limit and use, and the fields of `memory.stat` that count pages of files.
     names: &'static Names,
 }
 
+/// The file with the limit, and the fields of `memory.stat` that count what is in no file.
 #[derive(Debug, PartialEq)]
 struct Names {
     limit: &'static str,
-    used: &'static str,
-    files: [&'static str; 2],
+    held: [&'static str; 2],
 }
 
 /// The first version of control groups, one tree for memory alone.
-const V1: Names = Names {
-    limit: "memory.limit_in_bytes",
-    used: "memory.usage_in_bytes",
-    files: ["total_active_file ", "total_inactive_file "],
-};
+const V1: Names = Names { limit: "memory.limit_in_bytes", held: ["total_rss ", "total_shmem "] };
 
 /// The second, one tree for all.
-const V2: Names =
-    Names { limit: "memory.max", used: "memory.current", files: ["active_file ", "inactive_file "] };
+const V2: Names = Names { limit: "memory.max", held: ["anon ", "shmem "] };
 
 /// Above this a limit is none: the first version says so by the largest multiple of a page.
 const NONE: u64 = 1 << 60;
@@ -71,13 +68,13 @@ impl Group {
         self.number(self.names.limit).filter(|bytes| *bytes < NONE)
     }
 
-    /// What the group may still take; pages of files make room.
+    /// What the group may still take; pages of files make room. (The system counts these late, so the group's use less them
+    /// would be too much where a file was just read.)
     fn free(&self) -> Option<u64> {
         let stat = std::fs::read_to_string(self.folder.join("memory.stat")).unwrap_or_default();
         let field = |name: &str| stat.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok());
-        let files: u64 = self.names.files.iter().filter_map(|name| field(name)).sum();
-        let used = self.number(self.names.used)?.saturating_sub(files);
-        Some(self.limit()?.saturating_sub(used))
+        let held: u64 = self.names.held.iter().filter_map(|name| field(name)).sum();
+        Some(self.limit()?.saturating_sub(held))
     }
 
     fn number(&self, file: &str) -> Option<u64> {
@@ -116,12 +113,11 @@ fn groups_in(mount: &Path, of: &str) -> Vec<Group> {
 mod tests {
     use super::*;
 
-    /// Makes a group with a limit, its use, and pages of files among it.
-    fn group(folder: &Path, names: &Names, numbers: [&str; 2], files: [u64; 2]) {
+    /// Makes a group with a limit that holds so much.
+    fn group(folder: &Path, names: &Names, limit: &str, held: [u64; 2]) {
         std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join(names.limit), format!("{}\n", numbers[0])).unwrap();
-        std::fs::write(folder.join(names.used), format!("{}\n", numbers[1])).unwrap();
-        let stat = format!("cache 5\n{}{}\n{}{}\n", names.files[0], files[0], names.files[1], files[1]);
+        std::fs::write(folder.join(names.limit), format!("{limit}\n")).unwrap();
+        let stat = format!("cache 5\n{}{}\n{}{}\n", names.held[0], held[0], names.held[1], held[1]);
         std::fs::write(folder.join("memory.stat"), stat).unwrap();
     }
 
@@ -129,9 +125,9 @@ mod tests {
     fn the_tightest_group_counts() {
         let mount = tempfile::tempdir().unwrap();
         let root = mount.path();
-        group(&root.join("memory"), &V1, ["9223372036854771712", "900"], [0, 0]);
-        group(&root.join("memory/job"), &V1, ["5000", "3000"], [700, 300]);
-        group(&root.join("memory/job/task"), &V1, ["8000", "1000"], [0, 0]);
+        group(&root.join("memory"), &V1, "9223372036854771712", [900, 0]);
+        group(&root.join("memory/job"), &V1, "5000", [1900, 100]);
+        group(&root.join("memory/job/task"), &V1, "8000", [1000, 0]);
         let groups = groups_in(root, "5:memory:/job/task\n2:cpu:/job\n0::/\n");
         assert_eq!(groups.iter().filter_map(Group::limit).min(), Some(5000));
         assert_eq!(groups.iter().filter_map(Group::free).min(), Some(3000));
@@ -142,13 +138,13 @@ mod tests {
     fn both_versions_are_read() {
         let mount = tempfile::tempdir().unwrap();
         let root = mount.path();
-        group(&root.join("a"), &V2, ["max", "10"], [0, 0]);
+        group(&root.join("a"), &V2, "max", [10, 0]);
         assert_eq!(groups_in(root, "0::/a\n").iter().filter_map(Group::free).min(), None);
-        group(&root.join("a/b"), &V2, ["4096", "1000"], [100, 50]);
+        group(&root.join("a/b"), &V2, "4096", [800, 50]);
         let groups = groups_in(root, "0::/a/b\n");
         assert_eq!(groups.iter().filter_map(Group::free).min(), Some(3246));
         // Names of the machine outside, of which only the root is there.
-        group(root, &V2, ["2048", "8"], [0, 0]);
+        group(root, &V2, "2048", [8, 0]);
         assert_eq!(groups_in(root, "0::/docker/x\n").iter().filter_map(Group::limit).min(), Some(2048));
         assert_eq!(groups_in(root, "nonsense\n"), []);
     }

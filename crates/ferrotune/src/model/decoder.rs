@@ -53,6 +53,46 @@ pub struct Saved {
     first: usize,
 }
 
+/// A backward pass on its way down.
+pub struct Backward<'a> {
+    model: &'a Decoder,
+    tokens: Tokens<'a>,
+    rotations: Vec<Rotation<'a>>,
+    saved: Saved,
+    dx: Tensor,
+}
+
+impl Backward<'_> {
+    /// The uppermost layer that is left; whether there was one.
+    pub fn layer(&mut self, pass: &Pass<'_>, grads: &mut Gradients) -> Result<bool> {
+        let (model, first) = (self.model, self.saved.first);
+        let Some(stored) = self.saved.layers.pop().flatten() else { return Ok(false) };
+        let i = self.saved.layers.len();
+        let layer = &model.layers[i];
+        model.read_ahead(i.checked_sub(1).filter(|below| *below >= first));
+        let kept = match stored {
+            Stored::Kept(kept) => Some(kept),
+            Stored::Input(mut x) => {
+                layer.forward(pass, &mut x, self.tokens, &self.rotations, None, Some(Keep::ALL))?
+            }
+        };
+        let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
+        let need_dx = i > first || pass.trains_embedding(&model.embed);
+        layer.backward(pass, kept, &mut self.dx, self.tokens, &self.rotations, need_dx, grads)?;
+        model.leave(i);
+        Ok(true)
+    }
+
+    /// The embedding, after all layers.
+    pub fn finish(self, pass: &Pass<'_>, grads: &mut Gradients) -> Result<()> {
+        let model = self.model;
+        if pass.trains_embedding(&model.embed) {
+            pass.embed_backward(&model.embed, self.tokens.ids, model.arch.embed_scale, &self.dx, grads)?;
+        }
+        Ok(())
+    }
+}
+
 impl Decoder {
     /// All linears that an adapter can target, in the order of their numbers.
     pub fn linears(&self) -> Vec<&LinearLayer> {
@@ -198,30 +238,25 @@ impl Decoder {
         pass: &Pass<'_>,
         tokens: Tokens<'_>,
         saved: Saved,
-        mut dx: Tensor,
+        dx: Tensor,
         grads: &mut Gradients,
     ) -> Result<()> {
+        let mut backward = self.start_backward(pass.dev, tokens, saved, dx)?;
+        while backward.layer(pass, grads)? {}
+        backward.finish(pass, grads)
+    }
+
+    /// The same layer by layer: between two of them the parameters of those that are done may change.
+    pub fn start_backward<'a>(
+        &'a self,
+        dev: &Device,
+        tokens: Tokens<'a>,
+        saved: Saved,
+        dx: Tensor,
+    ) -> Result<Backward<'a>> {
         self.leave_head();
-        let embedding = pass.trains_embedding(&self.embed);
-        let rotations = self.rotations(pass.dev, tokens)?;
-        for (i, (layer, stored)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
-            self.read_ahead(i.checked_sub(1).filter(|below| *below >= saved.first));
-            let kept = match stored {
-                None => break,
-                Some(Stored::Kept(kept)) => Some(kept),
-                Some(Stored::Input(mut x)) => {
-                    layer.forward(pass, &mut x, tokens, &rotations, None, Some(Keep::ALL))?
-                }
-            };
-            let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
-            let need_dx = i > saved.first || embedding;
-            layer.backward(pass, kept, &mut dx, tokens, &rotations, need_dx, grads)?;
-            self.leave(i);
-        }
-        if embedding {
-            pass.embed_backward(&self.embed, tokens.ids, self.arch.embed_scale, &dx, grads)?;
-        }
-        Ok(())
+        let rotations = self.rotations(dev, tokens)?;
+        Ok(Backward { model: self, tokens, rotations, saved, dx })
     }
 
     /// Logits `[rows, V]` of the given rows of the residual stream.

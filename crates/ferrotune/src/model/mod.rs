@@ -28,7 +28,7 @@ pub mod waiting;
 pub use adapted::Adapted;
 pub use attention::Tokens;
 pub use config::{ModelConfig, RopeScaling};
-pub use decoder::Decoder;
+pub use decoder::{Backward, Decoder};
 pub use layer::Layer;
 pub use linear::{DropoutKey, Pass};
 pub use params::{Gradients, ParamId, Params};

@@ -88,28 +88,47 @@ impl Params {
 #[derive(Debug)]
 pub struct Gradients {
     tensors: Vec<Option<Tensor>>,
+    /// Shapes of those that are made when they are first added to.
+    missing: Vec<Option<[usize; 2]>>,
+    dev: Device,
 }
 
 impl Gradients {
     /// Zeros of the parameters' shapes.
     pub fn zeros(dev: &Device, params: &Params) -> Self {
-        Gradients { tensors: params.values.iter().map(|v| Some(dev.zeros(v.rows(), v.cols()))).collect() }
+        let mut all = Self::on_demand(dev, params);
+        all.clear();
+        all
+    }
+
+    /// None yet: each is made when it is first added to, so that those that are done can leave before others begin.
+    pub fn on_demand(dev: &Device, params: &Params) -> Self {
+        let missing = params.values.iter().map(|v| Some(v.shape())).collect();
+        Gradients { tensors: params.values.iter().map(|_| None).collect(), missing, dev: dev.clone() }
     }
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
-        for t in self.tensors.iter_mut().flatten() {
-            t.f32_mut().fill(0.0);
+        for (tensor, missing) in self.tensors.iter_mut().zip(&mut self.missing) {
+            match (tensor, missing.take()) {
+                (Some(tensor), _) => tensor.f32_mut().fill(0.0),
+                (empty, Some([rows, cols])) => *empty = Some(self.dev.zeros(rows, cols)),
+                (None, None) => {}
+            }
         }
     }
 
     /// Takes a gradient out; `None` if it is out already.
     pub(crate) fn take(&mut self, id: ParamId) -> Option<Tensor> {
-        self.tensors[id.0].take()
+        match self.missing[id.0].take() {
+            Some([rows, cols]) => Some(self.dev.zeros(rows, cols)),
+            None => self.tensors[id.0].take(),
+        }
     }
 
     /// Puts a gradient in its place.
     pub fn put(&mut self, id: ParamId, tensor: Tensor) {
+        self.missing[id.0] = None;
         self.tensors[id.0] = Some(tensor);
     }
 
@@ -134,8 +153,23 @@ impl Gradients {
         self.tensors[id.0].as_ref().expect("gradient is in the store between backwards")
     }
 
-    /// All gradients in the parameters' order.
+    /// The gradients that are there, in the parameters' order.
     pub fn all(&self) -> Vec<&Tensor> {
         self.tensors.iter().flatten().collect()
+    }
+
+    /// For each parameter its gradient, if it is there.
+    pub fn each(&self) -> impl Iterator<Item = Option<&Tensor>> {
+        self.tensors.iter().map(Option::as_ref)
+    }
+
+    /// Lets go of the gradients that are there.
+    pub(crate) fn leave(&mut self) {
+        self.tensors.iter_mut().for_each(|tensor| *tensor = None);
+    }
+
+    /// Takes a gradient out if it is there.
+    pub(crate) fn withdraw(&mut self, id: ParamId) -> Option<Tensor> {
+        self.tensors[id.0].take()
     }
 }

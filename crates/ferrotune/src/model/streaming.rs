@@ -90,9 +90,10 @@ impl Decoder {
         }
     }
 
-    /// After the rows of an embedding were taken, unless it is the head too.
+    /// After the rows of an embedding were taken, unless it is the head too: few rows are needed, but the system maps what
+    /// lies around them, until most of the table is in memory.
     pub(super) fn leave_embedding(&self) {
-        if let (Some(_), Some(_), Base::Frozen(table)) = (&self.reader, &self.lm_head, &self.embed) {
+        if let (Some(_), Base::Frozen(table)) = (&self.lm_head, &self.embed) {
             table.release();
         }
     }

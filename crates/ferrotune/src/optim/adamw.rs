@@ -114,7 +114,11 @@ impl AdamW {
 }
 
 impl Optimizer for AdamW {
-    fn step(
+    fn begin(&mut self) {
+        self.steps += 1;
+    }
+
+    fn update(
         &mut self,
         dev: &Device,
         params: &mut Params,
@@ -122,24 +126,17 @@ impl Optimizer for AdamW {
         lr: f64,
         grad_scale: f32,
     ) -> Result<()> {
-        self.steps += 1;
         let constants = self.config.constants(lr, self.steps, grad_scale);
         let decays: Vec<bool> = params.names().iter().map(|n| self.config.decays(n)).collect();
         let factors: Vec<f64> = params.names().iter().map(|n| self.config.lr_factor(n)).collect();
-        let grads = grads.all();
         let mut list: Vec<adamw::Param<'_>> = params
             .values_mut()
             .iter_mut()
-            .zip(grads)
+            .zip(grads.each())
             .zip(self.m.iter_mut().zip(&mut self.v))
             .zip(decays.into_iter().zip(factors))
-            .map(|(((value, grad), (m, v)), (decay, lr_factor))| adamw::Param {
-                value,
-                grad,
-                m,
-                v,
-                decay,
-                lr_factor,
+            .filter_map(|(((value, grad), (m, v)), (decay, lr_factor))| {
+                Some(adamw::Param { value, grad: grad?, m, v, decay, lr_factor })
             })
             .collect();
         Ok(adamw::update(dev, constants, &mut list)?)

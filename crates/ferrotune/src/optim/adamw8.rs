@@ -51,7 +51,11 @@ impl AdamW8 {
 }
 
 impl Optimizer for AdamW8 {
-    fn step(
+    fn begin(&mut self) {
+        self.steps += 1;
+    }
+
+    fn update(
         &mut self,
         dev: &Device,
         params: &mut Params,
@@ -59,13 +63,13 @@ impl Optimizer for AdamW8 {
         lr: f64,
         grad_scale: f32,
     ) -> Result<()> {
-        self.steps += 1;
         let constants = self.config.constants(lr, self.steps, grad_scale);
         let rates = |n: &String| (self.config.decays(n), self.config.lr_factor(n));
         let rates: Vec<(bool, f64)> = params.names().iter().map(rates).collect();
         let (mut whole, mut blocks) = (Vec::new(), Vec::new());
-        let values = params.values_mut().iter_mut().zip(grads.all()).zip(rates);
+        let values = params.values_mut().iter_mut().zip(grads.each()).zip(rates);
         for (((value, grad), (decay, lr_factor)), moments) in values.zip(&mut self.moments) {
+            let Some(grad) = grad else { continue };
             match moments {
                 Moments::Whole(mv) => {
                     let [m, v] = &mut **mv;

@@ -26,8 +26,11 @@ pub enum Saved<'a> {
 
 /// What a training step asks of an optimizer.
 pub trait Optimizer {
-    /// Updates every parameter with its gradient times `grad_scale`.
-    fn step(
+    /// Begins the next step.
+    fn begin(&mut self);
+
+    /// Updates the parameters whose gradients are there, by these times `grad_scale`.
+    fn update(
         &mut self,
         dev: &Device,
         params: &mut Params,
@@ -35,6 +38,19 @@ pub trait Optimizer {
         lr: f64,
         grad_scale: f32,
     ) -> Result<()>;
+
+    /// A step of all parameters at once.
+    fn step(
+        &mut self,
+        dev: &Device,
+        params: &mut Params,
+        grads: &Gradients,
+        lr: f64,
+        grad_scale: f32,
+    ) -> Result<()> {
+        self.begin();
+        self.update(dev, params, grads, lr, grad_scale)
+    }
 
     /// Steps taken so far.
     fn steps(&self) -> u64;

@@ -41,13 +41,14 @@ impl Feed {
         let mut loader = Loader::new(train, options)?;
         let start = loader.state();
         let mut largest = held_out.iter().map(PackedBatch::len).fold(1, usize::max);
-        let (mut tokens, mut stored) = (0, 0);
+        let (mut tokens, mut stored, mut single) = (0, 0, true);
         for step in loader.by_ref() {
             tokens += step.tokens;
             stored += step.stored;
+            single &= step.micro_batches.len() == 1;
             largest = step.micro_batches.iter().map(PackedBatch::len).fold(largest, usize::max);
         }
         loader.restore(start)?;
-        Ok(Feed { loader, held_out, tokens, stored, rows: Rows { largest, bytes } })
+        Ok(Feed { loader, held_out, tokens, stored, rows: Rows { largest, bytes, single } })
     }
 }

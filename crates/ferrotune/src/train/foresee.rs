@@ -60,7 +60,11 @@ impl Load {
     /// At most what the run file allows.
     pub fn bound(config: &RunConfig) -> Self {
         let largest = LoaderOptions::from(config).micro_batch_tokens.max(config.data.max_length);
-        Load { rows: Rows { largest, bytes: 0 }, length: config.data.max_length as f64, supervised: 1.0 }
+        Load {
+            rows: Rows { largest, bytes: 0, single: false },
+            length: config.data.max_length as f64,
+            supervised: 1.0,
+        }
     }
 
     /// Of rows that are there: the steps are made as the run would make them.
@@ -172,9 +176,11 @@ pub(super) fn ways(
         let (mut kept, mut step) = (0, a.layers.next_power_of_two());
         let mut mixed = None;
         while step > 0 {
-            let more = way(Policies { below, kept: kept + step }, streamed)?;
-            if kept + step < a.layers && more.fits(budget) {
-                (kept, mixed) = (kept + step, Some(more));
+            if kept + step < a.layers {
+                let more = way(Policies { below, kept: kept + step }, streamed)?;
+                if more.fits(budget) {
+                    (kept, mixed) = (kept + step, Some(more));
+                }
             }
             step /= 2;
         }
@@ -245,6 +251,10 @@ pub fn advise(all: &[Foreseen], values: usize) -> Option<(usize, String)> {
         return Some((full, format!("a model of {values} values learns little through an adapter")));
     }
     match (lora, qlora) {
+        // With less for the base there may be room for more that need not be computed again.
+        (Some(lora), Some(qlora)) if all[qlora].tokens_per_second > 1.01 * all[lora].tokens_per_second => {
+            Some((qlora, "it learns as well as LoRA, and what it saves is room to compute less again".into()))
+        }
         (Some(lora), Some(qlora)) if peak(qlora) as f64 <= 0.9 * peak(lora) as f64 => {
             let saved = human(peak(lora) - peak(qlora));
             Some((qlora, format!("it learns as well as LoRA, runs as fast and takes {saved} less")))
@@ -292,5 +302,9 @@ mod tests {
         assert_eq!(advised([300, 100, 60], 1000, 1_000_000), Some(Full));
         assert_eq!(advised([300, 100, 60], 10, 1_000_000), Some(Qlora));
         assert_eq!(advise(&[], 5), None);
+        let mut both = [way(Lora, 100, true), way(Qlora, 110, true)];
+        assert_eq!(advise(&both, 135_000_000).map(|(i, _)| i), Some(0));
+        both[1].tokens_per_second = 1.1;
+        assert_eq!(advise(&both, 135_000_000).map(|(i, _)| i), Some(1));
     }
 }

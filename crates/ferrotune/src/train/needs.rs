@@ -11,7 +11,7 @@ use crate::memory::Shape;
 use crate::model::families::Architecture;
 use crate::model::weights::BaseStorage;
 use crate::model::{Activations, Decoder};
-use crate::run_config::{ActivationStorage, RunConfig};
+use crate::run_config::{ActivationStorage, MethodKind, RunConfig};
 
 /// Of what is trained.
 #[derive(Debug)]
@@ -43,6 +43,14 @@ pub(super) struct Rows {
     pub(super) largest: usize,
     /// Bytes of the tokenized rows.
     pub(super) bytes: usize,
+    /// Whether every step is one micro-batch.
+    pub(super) single: bool,
+}
+
+/// Whether layers are updated as soon as their gradients are whole: where nothing is clipped, and no further micro-batch adds
+/// to them.
+pub(super) fn layer_by_layer(config: &RunConfig, single: bool) -> bool {
+    config.method.kind == MethodKind::Full && config.train.max_grad_norm <= 0.0 && single
 }
 
 impl Needs {
@@ -101,6 +109,17 @@ impl Needs {
         self.lengths.iter().sum()
     }
 
+    /// Values of the gradients that are there together.
+    fn gradients(&self, config: &RunConfig, a: &Architecture, rows: Rows) -> usize {
+        if !layer_by_layer(config, rows.single) {
+            return self.elements();
+        }
+        // Norms and biases are few beside the linears; a tied table waits for the embedding's part of its gradient.
+        let layer = (0..a.layers).map(|i| a.layer_elements(i) + 16 * a.ffn.max(a.hidden)).max().unwrap_or(0);
+        let table = a.vocab * a.hidden;
+        if a.tied { table + layer } else { table.max(layer) }
+    }
+
     /// What the plan starts from: everything kept, the base in memory.
     pub(super) fn shape(&self, config: &RunConfig, a: &Architecture, held: Held, rows: Rows) -> Shape {
         // Decompositions in f64, one on each thread.
@@ -114,6 +133,7 @@ impl Needs {
             streamed: None,
             tokens: rows.largest,
             trainable: self.elements(),
+            gradients: self.gradients(config, a, rows),
             optimizer: setup::optimizer_bytes(&config.train, &self.lengths),
             ranks: self.ranks.div_ceil(a.layers.max(1)),
             scaled: self.scaled,

@@ -11,7 +11,7 @@ use super::budget;
 use super::eval;
 use super::feed::Feed;
 use super::foresee;
-use super::needs::{Held, Needs};
+use super::needs::{self, Held, Needs};
 use super::record::{EvalRecord, Event, StepRecord, Summary};
 use super::setup::{self, Trainable};
 use super::step;
@@ -66,6 +66,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     held_out: Vec<PackedBatch>,
     fingerprints: (String, String),
+    /// Whether layers are updated as soon as their gradients are whole.
+    layer_by_layer: bool,
     /// The hard limit on memory, which may change while a run goes on.
     pub limit: fn() -> Option<u64>,
 }
@@ -108,6 +110,7 @@ impl<'a> Trainer<'a> {
         };
         let needs = Needs::of(&trainable);
         let trained = needs.elements();
+        let layer_by_layer = needs::layer_by_layer(config, feed.rows.single);
         let shape = needs.shape(config, &arch, held, feed.rows);
         let streaming = model.streaming();
         let way = budget::choose(config, &base.checkpoint, &arch, shape, streaming)?;
@@ -163,6 +166,7 @@ impl<'a> Trainer<'a> {
             schedule,
             held_out,
             fingerprints,
+            layer_by_layer,
             limit: memory::limit,
         })
     }
@@ -229,7 +233,11 @@ impl<'a> Trainer<'a> {
             seconds: 0.0,
             interrupted: false,
         };
-        let mut grads = Gradients::zeros(self.dev, self.trainable.params());
+        let params = self.trainable.params();
+        let mut grads = match self.layer_by_layer {
+            true => Gradients::on_demand(self.dev, params),
+            false => Gradients::zeros(self.dev, params),
+        };
         if self.loader.state().step == 0 && !self.held_out.is_empty() {
             self.evaluate(folder, on_event)?;
         }
@@ -274,36 +282,31 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         let number = self.loader.state().step;
         let lr = self.schedule.at(number - 1);
-        grads.clear();
-        let mut loss = LossSum::default();
         let divisor = match self.config.train.loss_normalization {
             LossNormalization::Targets => next.label_tokens,
             LossNormalization::Labels => next.labels,
         };
         let scale = 1.0 / divisor.max(1) as f32;
-        for (i, batch) in next.micro_batches.iter().enumerate() {
-            let segments = eval::segments(batch);
-            let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
-            let key = DropoutKey { seed: self.config.train.seed, step: (number as u64) << 24 | i as u64 };
-            let pass = Pass { dropout: Some(key), ..self.pass() };
-            loss.add(step::forward_backward(
-                &self.model,
-                &pass,
-                tokens,
-                eval::targets(batch),
-                scale,
-                self.policies,
-                grads,
-            )?);
-        }
-        let norm = step::gradient_norm(&self.pass(), grads);
+        let (loss, norm) = match &mut self.trainable {
+            Trainable::Full(params) if self.layer_by_layer => {
+                let batch = &next.micro_batches[0];
+                let segments = eval::segments(batch);
+                let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
+                let (how, rows) = ((self.dev, self.precision), (tokens, eval::targets(batch)));
+                let optimizer = &mut *self.optimizer;
+                step::layer_by_layer(&self.model, params, how, rows, scale, self.policies, optimizer, lr)?
+            }
+            _ => self.accumulate(next, scale, grads)?,
+        };
         // A gradient of exactly zero is a fault, unless the model has nothing left to learn from these rows.
         if !norm.is_finite() || (norm == 0.0 && loss.mean() > 1e-3) {
             let problem = format!("step {number}: the gradient norm is {norm}");
             return Err(Error::train(problem).with_hint("lower train.lr, or use train.precision: f32"));
         }
-        let factor = clip::factor(norm, self.config.train.max_grad_norm);
-        self.optimizer.step(self.dev, self.trainable.params_mut(), grads, lr, factor)?;
+        if !self.layer_by_layer {
+            let factor = clip::factor(norm, self.config.train.max_grad_norm);
+            self.optimizer.step(self.dev, self.trainable.params_mut(), grads, lr, factor)?;
+        }
         let seconds = start.elapsed().as_secs_f64();
         let resident = memory::resident();
         Ok(StepRecord {
@@ -320,6 +323,22 @@ impl<'a> Trainer<'a> {
             rss_bytes: resident.now,
             peak_rss_bytes: resident.peak,
         })
+    }
+
+    /// The sum of the micro-batches' losses and gradients; the gradients' norm.
+    fn accumulate(&self, next: &Step, scale: f32, grads: &mut Gradients) -> Result<(LossSum, f64)> {
+        grads.clear();
+        let number = self.loader.state().step;
+        let mut loss = LossSum::default();
+        for (i, batch) in next.micro_batches.iter().enumerate() {
+            let segments = eval::segments(batch);
+            let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
+            let key = DropoutKey { seed: self.config.train.seed, step: (number as u64) << 24 | i as u64 };
+            let pass = Pass { dropout: Some(key), ..self.pass() };
+            let (policies, targets) = (self.policies, eval::targets(batch));
+            loss.add(step::forward_backward(&self.model, &pass, tokens, targets, scale, policies, grads)?);
+        }
+        Ok((loss, step::gradient_norm(&self.pass(), grads)))
     }
 
     fn evaluate(&self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<f64> {
