@@ -18,8 +18,9 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// A group of at most `bytes`.
+    /// A group of at most `bytes`, in whole pages.
     pub(super) fn new(bytes: u64) -> Result<Self, Failure> {
+        let bytes = bytes.next_multiple_of(64 << 10);
         let name = format!("ferrotune-bench-{}-{}", std::process::id(), bytes >> 20);
         for (root, limit, peak) in ROOTS {
             let folder = Path::new(root).join(&name);

@@ -153,7 +153,10 @@ impl Decoder {
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
-        pass.embed(&self.embed, ids, self.arch.embed_scale)
+        match self.apart() {
+            Some(table) => self.gather(pass, table, ids),
+            None => pass.embed(&self.embed, ids, self.arch.embed_scale),
+        }
     }
 
     /// The rotations of a pass, in the order of [`Decoder::ropes`].
@@ -165,7 +168,6 @@ impl Decoder {
     pub fn forward(&self, pass: &Pass<'_>, tokens: Tokens<'_>) -> Result<Tensor> {
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
-        self.leave_embedding();
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
             layer.forward(pass, &mut x, tokens, &rotations, None, None)?;
@@ -210,7 +212,6 @@ impl Decoder {
         let first = self.first_trained(pass);
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
-        self.leave_embedding();
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));

@@ -7,11 +7,16 @@
 
 use std::sync::mpsc::{Sender, channel};
 
-use ferrotune_kernels::Weight;
+use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::{Tensor, Weight};
 
 use super::decoder::Decoder;
 use super::layer::Layer;
-use super::linear::Base;
+use super::linear::{Base, Pass};
+use crate::Result;
+
+/// Rows of an embedding that are taken before it leaves memory.
+const GATHERED: usize = 64;
 
 /// What streaming does to a base of which nothing else is in memory than the layer at work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,11 +95,24 @@ impl Decoder {
         }
     }
 
-    /// After the rows of an embedding were taken, unless it is the head too: few rows are needed, but the system maps what
-    /// lies around them, until most of the table is in memory.
-    pub(super) fn leave_embedding(&self) {
-        if let (Some(_), Base::Frozen(table)) = (&self.lm_head, &self.embed) {
+    /// Rows of an embedding that is not the head and lies in a file. Few are needed, but the system maps what lies around
+    /// them, until most of the table is in memory: so it leaves after some of them.
+    pub(super) fn gather(&self, pass: &Pass<'_>, table: &Weight, ids: &[u32]) -> Result<Tensor> {
+        let mut x = pass.dev.zeros(ids.len(), self.arch.hidden);
+        for (part, first) in ids.chunks(GATHERED).zip((0u32..).step_by(GATHERED)) {
+            let rows: Vec<u32> = (first..first + part.len() as u32).collect();
+            let some = pass.embed(&self.embed, part, self.arch.embed_scale)?;
+            elementwise::scatter(pass.dev, &some, &rows, &mut x)?;
             table.release();
+        }
+        Ok(x)
+    }
+
+    /// An embedding that [`Decoder::gather`] is for.
+    pub(super) fn apart(&self) -> Option<&Weight> {
+        match (&self.lm_head, &self.embed) {
+            (Some(_), Base::Frozen(table)) if table.bytes_in_file() > 0 => Some(table),
+            _ => None,
         }
     }
 

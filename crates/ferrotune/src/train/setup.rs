@@ -191,11 +191,11 @@ pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Result<Box<d
 pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize {
     match train.optimizer {
         OptimizerKind::Adamw => lengths.iter().map(|len| 8 * len).sum(),
-        // What is at work and what is read meanwhile; or a tensor that is written.
+        // What is at work and what is read meanwhile, and a tensor that is written.
         OptimizerKind::PagedAdamw => {
             let whole = lengths.iter().map(|len| 8 * len).sum();
             let largest = lengths.iter().max().map_or(0, |len| 4 * len);
-            adamw_op::PAGED_WINDOW.max(largest).min(whole)
+            (adamw_op::PAGED_WINDOW + largest).min(whole)
         }
         OptimizerKind::Adamw8bit => lengths.iter().map(|len| adamw8::state_bytes(*len)).sum(),
     }
