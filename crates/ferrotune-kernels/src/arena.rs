@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
+use crate::quant::requests;
+
 /// Words of a cache line; places begin on one.
 const LINE: usize = 16;
 
@@ -57,10 +59,13 @@ impl Arena {
     pub(crate) fn read_ahead(&self, (region, start): Place, words: Range<usize>) {
         if self.is_in_file() {
             let map = &self.regions[region].map;
-            #[cfg(unix)]
-            let _ = map.advise_range(Advice::WillNeed, 4 * (start + words.start), 4 * words.len());
-            #[cfg(not(unix))]
-            let _ = (map, start, words);
+            let at = 4 * (start + words.start);
+            for (start, len) in requests(at..at + 4 * words.len()) {
+                #[cfg(unix)]
+                let _ = map.advise_range(Advice::WillNeed, start, len);
+                #[cfg(not(unix))]
+                let _ = (map, start, len);
+            }
         }
     }
 

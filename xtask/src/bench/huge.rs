@@ -108,10 +108,7 @@ impl Bench {
 
     fn huge_run(&self, base: &Path, gib: u64, name: &str) -> Result<Streamed, Failure> {
         let rows = work::write(Workload::Short, base, STEPS, &self.options.work)?;
-        let run = Temporary(self.options.work.join("run"));
-        if run.0.exists() {
-            std::fs::remove_dir_all(&run.0)?;
-        }
+        let run = Temporary(self.run_folder()?);
         forget(base)?;
         let disk = disk_rate(base)?;
         forget(base)?;
@@ -200,10 +197,9 @@ fn disk_rate(base: &Path) -> Result<f64, Failure> {
 /// Writes the folder, a file for each layer.
 fn write_base(folder: &Path, tokenizer_of: &Path) -> Result<(), Failure> {
     let shape = LLAMA_65B;
-    large::describe(folder, &shape, tokenizer_of)?;
     let mut config = shape.config();
     config["quantization_config"] = bnb4::quantization_config(FourBitKind::Nf4, true, "bfloat16", &[]);
-    std::fs::write(folder.join("config.json"), format!("{config:#}\n"))?;
+    large::describe(folder, &config, tokenizer_of)?;
     let pool = random_bytes(POOL);
     let mut map = serde_json::Map::new();
     let mut keep = |file: &str, tensors: Vec<(String, OutTensor<'_>)>| -> Result<(), Failure> {

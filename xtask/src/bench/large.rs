@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::checkpoint::safetensors::{Dtype, OutTensor, write};
 use ferrotune_kernels::rng::Stream;
+use serde_json::Value;
 
-use super::llama_shape::{LlamaShape, TINY_LLAMA};
+use super::llama_shape::TINY_LLAMA;
 use crate::golden::Failure;
 
 /// Names and shapes; a norm has one size.
@@ -29,9 +30,9 @@ pub(super) fn values(name: &str, shape: &[usize]) -> Vec<u8> {
 }
 
 /// Configuration and tokenizer of a model with random weights.
-pub(super) fn describe(folder: &Path, shape: &LlamaShape, tokenizer_of: &Path) -> Result<(), Failure> {
+pub(super) fn describe(folder: &Path, config: &Value, tokenizer_of: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)?;
-    std::fs::write(folder.join("config.json"), format!("{:#}\n", shape.config()))?;
+    std::fs::write(folder.join("config.json"), format!("{config:#}\n"))?;
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(tokenizer_of.join(file), folder.join(file))?;
     }
@@ -45,7 +46,7 @@ pub(super) fn folder(work: &Path, tokenizer_of: &Path) -> Result<PathBuf, Failur
     if weights.exists() {
         return Ok(folder);
     }
-    describe(&folder, &TINY_LLAMA, tokenizer_of)?;
+    describe(&folder, &TINY_LLAMA.config(), tokenizer_of)?;
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let (of, sizes) = (name.clone(), shape.clone());
         (name, OutTensor::lazy(Dtype::BF16, &shape, move || values(&of, &sizes)))

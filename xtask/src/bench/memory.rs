@@ -144,10 +144,7 @@ impl Bench {
         limit: Option<&Limit>,
     ) -> Result<Peak, Failure> {
         let rows = work::write(workload, model, STEPS, &self.options.work)?;
-        let run = self.options.work.join("run");
-        if run.exists() {
-            std::fs::remove_dir_all(&run)?;
-        }
+        let run = self.run_folder()?;
         let mut settings = ours::settings(method, "bf16", workload, &rows, model, self.threads);
         settings.extend(set.iter().map(|s| s.to_string()));
         let mut command = self.ours.training(&run, &settings)?;

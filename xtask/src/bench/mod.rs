@@ -324,12 +324,17 @@ impl Bench {
         Ok(())
     }
 
-    fn train(&self, case: &Case, rows: &Written, model: &Path) -> Result<Measured, Failure> {
+    /// The folder of the next run, which is not there: a trained model is half a gigabyte, so only the last one stays.
+    fn run_folder(&self) -> Result<PathBuf, Failure> {
         let run = self.options.work.join("run");
-        // A trained model is half a gigabyte: only the last run's results stay.
         if run.exists() {
             std::fs::remove_dir_all(&run)?;
         }
+        Ok(run)
+    }
+
+    fn train(&self, case: &Case, rows: &Written, model: &Path) -> Result<Measured, Failure> {
+        let run = self.run_folder()?;
         ours::train(&self.ours, case, rows, model, self.isa, &run)
     }
 

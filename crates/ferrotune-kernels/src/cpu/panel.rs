@@ -53,16 +53,11 @@ fn pack_reduction_rows(
     let words = kind.count(k);
     let narrow = b.bf16().filter(|_| kind == Words::Pairs);
     let (mut first, mut second) = ([0.0; PANEL], [0.0; PANEL]);
-    let done = match narrow {
-        Some(values) if cols == PANEL && nr == PANEL => {
-            zip_rows(isa, &values[k0 * b.cols() + n0..], b.cols(), k / 2, out)
-        }
-        _ => match b {
-            Mat::Weight(w) if kind == Words::Pairs && cols == PANEL && nr == PANEL => {
-                pair_rows(isa, w, (k0, n0), k / 2, out)
-            }
-            _ => 0,
-        },
+    let done = match (narrow, b) {
+        _ if cols != PANEL || nr != PANEL => 0,
+        (Some(values), _) => zip_rows(isa, &values[k0 * b.cols() + n0..], b.cols(), k / 2, out),
+        (None, Mat::Weight(w)) if kind == Words::Pairs => pair_rows(isa, w, (k0, n0), k / 2, out),
+        _ => 0,
     };
     for w in done..words {
         let i = w * kind.values();

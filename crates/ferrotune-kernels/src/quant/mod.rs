@@ -22,6 +22,13 @@ pub use gguf::GgufType;
 pub use int8::Int8Rows;
 pub use nf4::{FourBit, FourBitKind};
 
+/// Starts and lengths of the requests by which a part of a file is read ahead: Linux takes no more of one than it would read
+/// ahead by itself, often 128 KiB, and forgets the rest.
+pub fn requests(part: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    const MOST: usize = 128 << 10;
+    part.clone().step_by(MOST).map(move |start| (start, (part.end - start).min(MOST)))
+}
+
 /// What [`Bytes`] are a part of: memory of this process, or a file that is read where it is touched.
 pub trait Owner: AsRef<[u8]> + Send + Sync {
     /// Whether the content is a file's, so that it need not stay in memory.

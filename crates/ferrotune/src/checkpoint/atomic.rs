@@ -41,11 +41,7 @@ pub(crate) fn with_temporary(path: &Path, write: impl FnOnce(&Path) -> Result<()
 /// Lets `write` fill a hidden folder beside `path`, then renames it to `path`, in place of what is there: the folder
 /// appears whole or not at all.
 pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a folder"))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".tmp");
-    let hidden = path.with_file_name(hidden);
+    let hidden = hidden(path, ".tmp")?;
     let _ = fs::remove_dir_all(&hidden);
     // The errors that follow name what the user asked for, not the hidden name.
     fs::create_dir_all(&hidden).map_err(|e| Error::io(path, e))?;
@@ -80,10 +76,15 @@ pub fn scratch(folder: &Path) -> Result<File> {
 
 /// A hidden name beside `path` that no other write uses.
 pub(super) fn temporary_name(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| Error::file(path, "not a file name"))?;
+    hidden(path, &format!(".{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// `path` with a further ending, hidden: what is not whole yet ends in `.tmp`.
+pub(super) fn hidden(path: &Path, ending: &str) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a file or folder"))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
-    hidden.push(format!(".{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    hidden.push(ending);
     Ok(path.with_file_name(hidden))
 }
 

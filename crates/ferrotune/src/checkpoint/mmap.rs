@@ -7,6 +7,8 @@ use std::sync::Arc;
 #[cfg(unix)]
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(unix)]
+use ferrotune_kernels::quant::requests;
 use ferrotune_kernels::quant::{Bytes, Owner};
 
 use crate::{Error, Result};
@@ -32,11 +34,9 @@ impl Owner for Map {
     }
 
     fn read_ahead(&self, part: Range<usize>) {
-        // Advice: where it is not taken, pages are read when they are touched. Linux takes no more of a request than it would
-        // read ahead by itself, often 128 KiB, and forgets the rest.
+        // Advice: where it is not taken, pages are read when they are touched.
         #[cfg(unix)]
-        for start in part.clone().step_by(128 << 10) {
-            let len = (part.end - start).min(128 << 10);
+        for (start, len) in requests(part) {
             let _ = self.0.advise_range(memmap2::Advice::WillNeed, start, len);
         }
         #[cfg(not(unix))]

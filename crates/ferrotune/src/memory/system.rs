@@ -22,11 +22,12 @@ pub fn resident() -> Resident {
 /// in (a container, a batch job) if that has less. `None` where the system does not tell.
 pub fn available() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|info| kib(&info, "MemAvailable:"));
-    let group = groups().iter().filter_map(Group::free).min();
+    let groups = groups();
+    let group = groups.iter().filter_map(Group::free).min();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let own = kib(&status, "RssAnon:").unwrap_or(0);
     let free = machine.into_iter().chain(group).min()?;
-    Some(limit().map_or(free + own, |limit| limit.min(free + own)))
+    groups.iter().filter_map(Group::limit).chain([free + own]).min()
 }
 
 /// The hard limit on the memory of this process and of those that share it, if there is one.

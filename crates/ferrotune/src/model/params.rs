@@ -163,9 +163,11 @@ impl Gradients {
         self.tensors.iter().map(Option::as_ref)
     }
 
-    /// Lets go of the gradients that are there.
+    /// Lets go of the gradients that are there; they are made again when they are added to.
     pub(crate) fn leave(&mut self) {
-        self.tensors.iter_mut().for_each(|tensor| *tensor = None);
+        for (tensor, missing) in self.tensors.iter_mut().zip(&mut self.missing) {
+            *missing = tensor.take().map(|tensor| tensor.shape()).or(*missing);
+        }
     }
 
     /// Takes a gradient out if it is there.

@@ -48,7 +48,7 @@ fn forward(
 }
 
 /// A step of one micro-batch in which every layer's parameters are updated as soon as their gradients are whole, and these
-/// let go: nothing may be clipped, as the norm is known last. The loss, and the norm.
+/// let go (`grads` has none before and after): nothing may be clipped, as the norm is known last. The loss, and the norm.
 pub fn layer_by_layer(
     model: &Decoder,
     params: &mut Params,
@@ -56,15 +56,15 @@ pub fn layer_by_layer(
     (tokens, targets): (Tokens<'_>, TokenTargets<'_>),
     scale: f32,
     policies: Policies,
+    grads: &mut Gradients,
     optimizer: &mut dyn Optimizer,
     lr: f64,
 ) -> Result<(LossSum, f64)> {
     fn pass<'a>(dev: &'a Device, precision: Precision, params: &'a Params) -> Pass<'a> {
         Pass { dev, precision, params, adapted: None, dropout: None }
     }
-    let mut grads = Gradients::on_demand(dev, params);
     let whole = pass(dev, precision, params);
-    let (loss, saved, dx) = forward(model, &whole, tokens, targets, scale, policies, &mut grads)?;
+    let (loss, saved, dx) = forward(model, &whole, tokens, targets, scale, policies, grads)?;
     // A tied table gets its other half at the end.
     let table = match &model.embed {
         Base::Trained(id) => Some(*id),
@@ -82,13 +82,13 @@ pub fn layer_by_layer(
         }
         Ok(())
     };
-    apply(params, &mut grads, table)?;
+    apply(params, grads, table)?;
     let mut backward = model.start_backward(dev, tokens, saved, dx)?;
-    while backward.layer(&pass(dev, precision, params), &mut grads)? {
-        apply(params, &mut grads, table)?;
+    while backward.layer(&pass(dev, precision, params), grads)? {
+        apply(params, grads, table)?;
     }
-    backward.finish(&pass(dev, precision, params), &mut grads)?;
-    apply(params, &mut grads, None)?;
+    backward.finish(&pass(dev, precision, params), grads)?;
+    apply(params, grads, None)?;
     Ok((loss, squares.sqrt()))
 }
 

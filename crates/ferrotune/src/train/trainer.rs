@@ -294,7 +294,17 @@ impl<'a> Trainer<'a> {
                 let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
                 let (how, rows) = ((self.dev, self.precision), (tokens, eval::targets(batch)));
                 let optimizer = &mut *self.optimizer;
-                step::layer_by_layer(&self.model, params, how, rows, scale, self.policies, optimizer, lr)?
+                step::layer_by_layer(
+                    &self.model,
+                    params,
+                    how,
+                    rows,
+                    scale,
+                    self.policies,
+                    grads,
+                    optimizer,
+                    lr,
+                )?
             }
             _ => self.accumulate(next, scale, grads)?,
         };

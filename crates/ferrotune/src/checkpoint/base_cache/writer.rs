@@ -4,7 +4,6 @@
 //! SHA-256 of its bytes. The next one goes on after the last line that fits.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::super::atomic::{sync_folder, temporary_name};
+use super::super::atomic::{hidden, sync_folder, temporary_name};
 use super::super::safetensors::{Dtype, OutTensor, SafeFile};
 use super::super::{bnb4, bnb8, hex};
 use crate::{Error, Result};
@@ -95,14 +94,6 @@ impl Drop for Unnamed {
     }
 }
 
-/// `path` with another ending, hidden: files of a cache that are not whole end in `.tmp`.
-fn hidden(path: &Path, ending: &str) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(ending);
-    path.with_file_name(name)
-}
-
 /// The log of a half-written file, locked; `None` if another program writes it now.
 fn lock(path: &Path) -> Option<File> {
     let log = OpenOptions::new().read(true).append(true).create(true).open(path).ok()?;
@@ -120,9 +111,9 @@ impl BaseWriter {
     /// Starts the file that is to become `path`, or goes on with what a killed program left of it.
     pub(super) fn create(path: &Path, linears: usize) -> Result<Self> {
         let io = |e| Error::io(path, e);
-        let log = hidden(path, ".log.tmp");
+        let log = hidden(path, ".log.tmp")?;
         let (hidden, log) = match lock(&log) {
-            Some(file) => (hidden(path, ".tmp"), Some((log, file))),
+            Some(file) => (hidden(path, ".tmp")?, Some((log, file))),
             None => (temporary_name(path)?, None),
         };
         let mut options = OpenOptions::new();
@@ -189,9 +180,10 @@ impl BaseWriter {
         self.failed.is_some()
     }
 
-    /// Appends the quantized weight of a linear.
+    /// Appends the quantized weight of a linear, unless it is there already.
     pub(crate) fn add(&mut self, linear: &str, weight: &Weight) {
         if self.failed.is_none()
+            && !self.has(linear)
             && let Err(e) = self.try_add(linear, weight)
         {
             self.failed = Some(e);

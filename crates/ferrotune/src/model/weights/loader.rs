@@ -268,9 +268,7 @@ impl Loader<'_> {
         }
         Ok(Base::Frozen(match &mut self.from {
             Linears::Write(writer) => {
-                if !writer.has(name) {
-                    writer.add(name, &held);
-                }
+                writer.add(name, &held);
                 empty()?
             }
             Linears::Convert | Linears::Read(_) => held,
