@@ -13,7 +13,7 @@ use crate::data::chat_template::{ChatTemplate, Clock};
 use crate::data::dataset::ReadOptions;
 use crate::data::tokenize::{PrepareOptions, Preparer};
 use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
-use crate::model::weights::{BaseStorage, load_cached};
+use crate::model::weights::{BaseForm, load_cached};
 use crate::model::{Decoder, Params};
 use crate::run_config::{DataOptions, RunConfig};
 
@@ -49,15 +49,15 @@ impl BaseModel {
         Ok(BaseModel { checkpoint, tokenizer, template, name: name.to_string(), cache: None })
     }
 
-    /// Loads the network in a storage for sequences of up to `positions` tokens, quantized linears through the cache.
+    /// Loads the network in a form for sequences of up to `positions` tokens, quantized matrices through the cache.
     pub fn load(
         &self,
         dev: &Device,
-        storage: BaseStorage,
+        form: impl Into<BaseForm>,
         positions: usize,
         note: &mut dyn FnMut(String),
     ) -> Result<(Decoder, Params)> {
-        load_cached(dev, &self.checkpoint, storage, positions, self.cache.as_ref(), note)
+        load_cached(dev, &self.checkpoint, form.into(), positions, self.cache.as_ref(), note)
     }
 
     /// Tokens that end an answer: the model's own, and the template's end of turn.

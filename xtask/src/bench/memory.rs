@@ -17,7 +17,7 @@ const STEPS: usize = 3;
 const LEAST: f64 = 0.9;
 
 /// Small model: name and what is set besides the method.
-const SMALL: [(&str, &str, &[&str]); 20] = [
+const SMALL: [(&str, &str, &[&str]); 25] = [
     ("lora keep", "lora", &[]),
     ("lora lean", "lora", &["train.activations=lean"]),
     ("lora recompute", "lora", &["train.activations=recompute"]),
@@ -29,6 +29,13 @@ const SMALL: [(&str, &str, &[&str]); 20] = [
     ("qlora lean", "qlora", &["train.activations=lean"]),
     ("qlora recompute", "qlora", &["train.activations=recompute"]),
     ("qlora streamed", "qlora", &["train.stream=always"]),
+    ("qlora nf4 embeddings", "qlora", &["model.embeddings=nf4"]),
+    ("qlora int8 embeddings", "qlora", &["model.embeddings=int8"]),
+    (
+        "qlora nf4 embeddings, lean streamed",
+        "qlora",
+        &["model.embeddings=nf4", "train.activations=lean", "train.stream=always"],
+    ),
     ("qlora int8", "qlora", &["method.quant.type=int8"]),
     ("qlora 8-bit activations", "qlora", &["train.activation_storage=int8"]),
     ("qlora 8-bit activations streamed", "qlora", &["train.activation_storage=int8", "train.stream=always"]),
@@ -46,13 +53,20 @@ const SMALL: [(&str, &str, &[&str]); 20] = [
     ("full 8-bit optimizer", "full", &["train.optimizer=adamw8bit"]),
     ("full paged optimizer", "full", &["train.optimizer=paged_adamw"]),
     ("full lean, paged optimizer", "full", &["train.optimizer=paged_adamw", "train.activations=lean"]),
+    ("full bf16 weights", "full", &["train.optimizer=paged_adamw", "train.weights=bf16"]),
+    (
+        "full bf16 weights, layer by layer",
+        "full",
+        &["train.optimizer=paged_adamw", "train.weights=bf16", "train.max_grad_norm=0"],
+    ),
 ];
 
 /// Ways that are run once more inside a hard limit of the system at what they are planned to need.
-const CAPPED: [(&str, &str, &[&str]); 3] = [
+const CAPPED: [(&str, &str, &[&str]); 4] = [
     ("qlora keep, capped", "qlora", &[]),
     ("qlora streamed, capped", "qlora", &["train.stream=always"]),
     ("full paged optimizer, capped", "full", &["train.optimizer=paged_adamw"]),
+    ("full bf16 weights, capped", "full", &["train.optimizer=paged_adamw", "train.weights=bf16"]),
 ];
 
 /// The same for the large model.
@@ -77,6 +91,8 @@ struct Peak {
     /// With what the system reads ahead.
     needs: f64,
     peak: f64,
+    /// Seconds of the last step.
+    seconds: f64,
     losses: Vec<f64>,
 }
 
@@ -85,14 +101,14 @@ impl Bench {
     #[allow(clippy::print_stdout)]
     pub(super) fn memory(&self) -> usize {
         let mut missed = 0;
-        println!("{:<40} {:>12} {:>11} {:>6}", "run", "predicted MB", "measured MB", "share");
-        let mut line = |name: &str, outcome: Result<(f64, f64), Failure>| match outcome {
-            Ok((predicted, measured)) => {
+        println!("{:<40} {:>12} {:>11} {:>6} {:>7}", "run", "predicted MB", "measured MB", "share", "s/step");
+        let mut line = |name: &str, outcome: Result<Peak, Failure>| match outcome {
+            Ok(Peak { planned: predicted, peak: measured, seconds, .. }) => {
                 let share = measured / predicted;
                 let word = if (LEAST..=1.0).contains(&share) { "" } else { "  MISSED" };
                 missed += (!word.is_empty()) as usize;
                 let [p, m] = [predicted, measured].map(|bytes| bytes / 1e6);
-                println!("{name:<40} {p:>12.0} {m:>11.0} {:>5.0}%{word}", 100.0 * share);
+                println!("{name:<40} {p:>12.0} {m:>11.0} {:>5.0}% {seconds:>7.2}{word}", 100.0 * share);
             }
             Err(failure) => {
                 missed += 1;
@@ -101,10 +117,7 @@ impl Bench {
         };
         let chosen = |name: &str| cases::wanted(&self.options, name);
         for (name, method, set) in SMALL.iter().filter(|s| chosen(s.0)) {
-            line(
-                name,
-                self.peak_of(&self.model, Workload::Fixed, method, set, None).map(|p| (p.planned, p.peak)),
-            );
+            line(name, self.peak_of(&self.model, Workload::Fixed, method, set, None));
         }
         for (name, method, set) in CAPPED.iter().filter(|s| chosen(s.0)) {
             line(name, self.capped(method, set));
@@ -114,8 +127,7 @@ impl Bench {
                 Err(failure) => line("1.1B", Err(failure)),
                 Ok(model) => {
                     for (name, method, set) in LARGE.iter().filter(|s| chosen(s.0)) {
-                        let found = self.peak_of(&model, Workload::Long, method, set, None);
-                        line(name, found.map(|p| (p.planned, p.peak)));
+                        line(name, self.peak_of(&model, Workload::Long, method, set, None));
                     }
                 }
             }
@@ -124,14 +136,14 @@ impl Bench {
     }
 
     /// A run that gets no more from the system than another one like it was planned to need.
-    fn capped(&self, method: &str, set: &[&str]) -> Result<(f64, f64), Failure> {
+    fn capped(&self, method: &str, set: &[&str]) -> Result<Peak, Failure> {
         let free = self.peak_of(&self.model, Workload::Fixed, method, set, None)?;
         let limit = Limit::new(free.needs as u64)?;
         let capped = self.peak_of(&self.model, Workload::Fixed, method, set, Some(&limit))?;
         if capped.losses != free.losses {
             return Err(Failure(format!("losses {:?} became {:?}", free.losses, capped.losses)));
         }
-        Ok((capped.planned, capped.peak))
+        Ok(capped)
     }
 
     /// Predicted and measured bytes of a run, inside a limit or not.
@@ -164,7 +176,9 @@ impl Bench {
         let done: Value = serde_json::from_slice(&out.stdout)?;
         let (planned, needs) = measured::planned(start);
         let steps = events.iter().filter(|e| e["event"] == "step");
+        let seconds = steps.clone().filter_map(|e| e["seconds"].as_f64()).next_back().unwrap_or(f64::NAN);
         Ok(Peak {
+            seconds,
             planned,
             needs,
             peak: number(&done, "peak_rss_bytes")?,

@@ -31,9 +31,9 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     }
     let base = open_cached(args, &found.base, found.run.as_ref(), report)?;
     let dev = device(args, None)?;
-    let storage = match (a.onto.as_str(), &found.run) {
-        ("trained", Some(run)) => setup::storage(run, &base.checkpoint, Precision::F32)?,
-        ("trained" | "stored", _) => BaseStorage::AsStored,
+    let form = match (a.onto.as_str(), &found.run) {
+        ("trained", Some(run)) => setup::form(run, &base.checkpoint, Precision::F32)?,
+        ("trained" | "stored", _) => BaseStorage::AsStored.into(),
         (other, _) => {
             return Err(
                 Error::config("--onto", format!("`{other}` is not a base")).with_hint("trained or stored")
@@ -41,7 +41,7 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let mut warn = |text| report.event(&Event::Warning { text });
-    let (model, none) = base.load(&dev, storage, 1, &mut warn)?;
+    let (model, none) = base.load(&dev, form, 1, &mut warn)?;
     let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
     let dtype = match a.dtype.as_str() {
         "auto" => output_dtype(&base, &model)?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::adapter::{AdapterFile, CONFIG_FILE};
 use ferrotune::lora::{Adapter, peft};
-use ferrotune::model::weights::{BaseStorage, FourBitOptions};
+use ferrotune::model::weights::{BaseForm, BaseStorage, FourBitOptions};
 use ferrotune::model::{Decoder, Params, Pass};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Event, setup};
@@ -89,9 +89,9 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
     }
     let kind = precision_kind(&a.precision)?;
     let precision = setup::precision(kind, &dev);
-    let storage = storage(&a.quant, &base, found.run.as_ref(), precision)?;
+    let form = form(&a.quant, &base, found.run.as_ref(), precision)?;
     let mut warn = |text| report.event(&Event::Warning { text });
-    let (model, none) = base.load(&dev, storage, positions, &mut warn)?;
+    let (model, none) = base.load(&dev, form, positions, &mut warn)?;
     let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
     Ok(Loaded { base, model, adapter, precision, dev, none })
 }
@@ -121,17 +121,12 @@ pub fn adapter(
     Ok(adapter)
 }
 
-/// The storage asked for; by default that of the run that made the adapter.
-fn storage(
-    word: &str,
-    base: &BaseModel,
-    run: Option<&RunConfig>,
-    precision: Precision,
-) -> Result<BaseStorage> {
+/// The form asked for; by default that of the run that made the adapter.
+fn form(word: &str, base: &BaseModel, run: Option<&RunConfig>, precision: Precision) -> Result<BaseForm> {
     let four_bit = |kind| BaseStorage::FourBit(FourBitOptions { kind, block: 64, double: true });
-    Ok(match word {
+    let storage = match word {
         "auto" => match run {
-            Some(run) => setup::storage(run, &base.checkpoint, precision)?,
+            Some(run) => return setup::form(run, &base.checkpoint, precision),
             None => BaseStorage::AsStored,
         },
         "keep" => BaseStorage::AsStored,
@@ -144,7 +139,8 @@ fn storage(
             return Err(Error::config("--quant", format!("`{other}` is not a storage"))
                 .with_hint("one of auto, keep, nf4, fp4, int8, bf16, f32"));
         }
-    })
+    };
+    Ok(storage.into())
 }
 
 fn precision_kind(word: &str) -> Result<ferrotune::run_config::FloatKind> {

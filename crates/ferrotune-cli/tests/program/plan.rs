@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::helper::{Place, model};
+use super::helper::{Place, golden, model};
 
 /// The way to run of a method under the first policy.
 fn way<'a>(plan: &'a Value, method: &str) -> &'a Value {
@@ -19,7 +19,13 @@ fn started(place: &Place, args: &[&str]) -> Value {
 
 #[test]
 fn what_is_foreseen_is_what_a_run_plans() {
-    for (kind, more) in [("full", ""), ("lora", "method.dora=true"), ("qlora", "method.quant.type=nf4")] {
+    for (kind, more) in [
+        ("full", ""),
+        ("lora", "method.dora=true"),
+        ("qlora", "method.quant.type=nf4"),
+        ("qlora", "model.embeddings=nf4"),
+        ("lora", "model.embeddings=int8"),
+    ] {
         let place = Place::with_run(kind);
         let more = if more.is_empty() { "train.seed=0" } else { more };
         let set = ["--set", more, "--set", "train.optimizer=adamw_8bit"];
@@ -65,6 +71,26 @@ fn a_configuration_alone_is_enough() {
     assert!(ways.iter().filter(fits).all(|w| w["streamed"] == true), "{plan}");
     assert_eq!(plan["advice"]["way"]["method"], "qlora", "{plan}");
     assert_eq!(plan["advice"]["way"]["fits"], true, "{plan}");
+}
+
+#[test]
+fn a_configuration_that_says_it_is_quantized_is_planned_so() {
+    let place = Place::with_run("qlora");
+    for name in ["llama_nf4_dq", "llama_fp4", "llama_int8"] {
+        let whole = golden(&format!("quant/{name}/model"));
+        std::fs::create_dir(place.path(name)).unwrap();
+        std::fs::copy(whole.join("config.json"), place.path(&format!("{name}/config.json"))).unwrap();
+        let plan = place.run(&["--json", "plan", name]).json();
+        let base = |plan: &Value| way(plan, "qlora")["plan"]["base"].as_u64().unwrap();
+        let folder = place.copy_of(&whole, &format!("{name}-whole"));
+        for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            std::fs::copy(model("llama3_rope").join(file), folder.join(file)).unwrap();
+        }
+        let expected = place.run(&["--json", "plan", &folder.display().to_string()]).json();
+        assert_eq!(base(&plan), base(&expected), "{name}");
+        let dense = place.run(&["--json", "plan", name, "--set", "method.quant.type=nf4"]).json();
+        assert!(base(&plan) >= base(&dense), "{name}");
+    }
 }
 
 #[test]

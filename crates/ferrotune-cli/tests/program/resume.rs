@@ -4,7 +4,7 @@
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use super::helper::{Out, Place, chats, model, names};
+use super::helper::{Out, Place, chats, model, names, run_file};
 
 const ADAPTER: &str = "adapter_model.safetensors";
 
@@ -203,6 +203,41 @@ fn paged_moments_are_those_in_memory() {
     run("out", "paged_adamw_32bit", &["--resume"]).ok();
     assert!(same("model.safetensors") && same("checkpoints/step-6/optimizer.safetensors"));
     assert!(names(&place.path("out")).iter().all(|name| !name.contains("scratch")), "the file has no name");
+}
+
+#[test]
+fn weights_in_bf16_are_trained_like_those_in_f32() {
+    let place = Place::with_run("full");
+    for (name, norm) in [("llama_tied", "1"), ("llama3_rope", "0")] {
+        place.write("run.yaml", &run_file(&model(name), "full"));
+        let run = |dir: &str, weights: &str, more: &[&str]| {
+            let dir = format!("output.dir={name}-{dir}");
+            let (weights, norm) = (format!("train.weights={weights}"), format!("train.max_grad_norm={norm}"));
+            let paged = "train.optimizer=paged_adamw";
+            let sets = [&dir, &weights, &norm, paged, "train.precision=bf16", "train.max_steps=6"];
+            let sets = sets.into_iter().chain(["output.checkpoint_every=2"]).flat_map(|s| ["--set", s]);
+            let args = ["train", "run.yaml"].into_iter().chain(sets).chain(more.iter().copied());
+            place.run(&args.collect::<Vec<_>>()).ok()
+        };
+        run("wide", "f32", &[]);
+        run("narrow", "bf16", &[]);
+        let [wide, narrow] = ["wide", "narrow"].map(|dir| format!("{name}-{dir}"));
+        assert_eq!(place.losses(&narrow), place.losses(&wide));
+        let same =
+            |file: &str| place.bytes(&format!("{narrow}/{file}")) == place.bytes(&format!("{wide}/{file}"));
+        assert!(same("model.safetensors") && same("checkpoints/step-6/parameters.safetensors"), "{name}");
+        std::fs::remove_dir_all(place.path(&format!("{narrow}/checkpoints/step-6")))
+            .expect("the last checkpoint");
+        run("narrow", "bf16", &["--resume"]);
+        assert!(same("model.safetensors") && same("checkpoints/step-6/optimizer.safetensors"), "{name}");
+    }
+    let refused = |set: &[&str], words: &[&str]| {
+        let sets = set.iter().chain(&["train.weights=bf16"]).flat_map(|s| ["--set", s]);
+        place.run(&["train", "run.yaml"].into_iter().chain(sets).collect::<Vec<_>>()).refused(words);
+    };
+    refused(&[], &["train.optimizer", "paged_adamw"]);
+    refused(&["train.optimizer=paged_adamw", "train.precision=f32"], &["train.precision"]);
+    refused(&["method.kind=lora"], &["method.kind", "full"]);
 }
 
 #[test]

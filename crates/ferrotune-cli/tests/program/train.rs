@@ -303,6 +303,46 @@ fn layers_that_are_updated_one_by_one_are_those_of_a_whole_step() {
 }
 
 #[test]
+fn embedding_and_head_take_the_form_that_is_asked_for() {
+    // With a head of its own, and with a tied one.
+    for name in ["llama3_rope", "llama_tied"] {
+        let place = Place::with_run("qlora");
+        place.write("run.yaml", &run_file(&model(name), "qlora"));
+        let run = |form: &str| {
+            let (dir, form) = (format!("output.dir={form}"), format!("model.embeddings={form}"));
+            let args = ["train", "run.yaml", "--json", "--set", &dir, "--set", &form];
+            place
+                .run(
+                    &[&args[..], &["--set", "train.precision=f32", "--set", "data.eval=rows.jsonl"]].concat(),
+                )
+                .ok()
+        };
+        let forms = ["auto", "keep", "bf16", "int8", "nf4"];
+        let [auto, keep, bf16, int8, nf4] = forms.map(|form| {
+            let done: Value = serde_json::from_str(&run(form).stdout).expect("JSON");
+            let (first, again) = (place.losses(form)[0].1, run_again(&place, form));
+            // What reads the run folder later takes the same form.
+            assert_eq!(done["eval_loss"].as_f64(), Some(again), "{name} {form}");
+            (first, place.json(&format!("{form}/receipt.json"))["planned_bytes"].as_u64().expect("bytes"))
+        });
+        assert_eq!(auto, keep, "{name}");
+        let off = |found: (f64, u64)| (found.0 - auto.0).abs();
+        assert!(off(bf16) < 1e-2 && off(int8) < 2e-2 && off(nf4) < 0.2, "{auto:?} {bf16:?} {int8:?} {nf4:?}");
+        assert!(off(nf4) > 0.0 && off(int8) > 0.0, "{name}");
+        assert!(nf4.1 < int8.1 && int8.1 < bf16.1 && bf16.1 <= keep.1, "{keep:?} {bf16:?} {int8:?} {nf4:?}");
+        place
+            .run(&["train", "run.yaml", "--set", "method.kind=full", "--set", "model.embeddings=nf4"])
+            .refused(&["model.embeddings", "full"]);
+    }
+}
+
+/// The loss of a run's adapter on all rows.
+fn run_again(place: &Place, dir: &str) -> f64 {
+    let out = place.run(&["eval", dir, "--data", "rows.jsonl", "--json", "--precision", "f32"]).json();
+    out["eval_loss"].as_f64().expect("a loss")
+}
+
+#[test]
 fn preview_marks_supervised_text_without_colour() {
     let place = Place::with_run("lora");
     let set = ["--set", "data.shuffle=false"];

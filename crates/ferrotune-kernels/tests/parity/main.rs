@@ -264,8 +264,10 @@ fn adamw_and_the_norm_agree() {
         let grad = random(dev, 100, 300, "g");
         let norm = adamw::norm(dev, &[&grad, &p[0]]);
         let [value, m, v] = p.get_disjoint_mut([0, 1, 2]).unwrap();
-        let param = adamw::Param { value, grad: &grad, m, v, decay: true, lr_factor };
+        let mut copy = elementwise::cast(dev, value, DType::Bf16);
+        let param = adamw::Param { value, grad: &grad, m, v, copy: Some(&mut copy), decay: true, lr_factor };
         adamw::update(dev, adamw::AdamW { lr, ..constants }, &mut [param]).unwrap();
+        assert_eq!(copy.bf16(), elementwise::cast(dev, &p[0], DType::Bf16).bf16(), "what products read");
         (p.iter().map(Tensor::to_vec).collect::<Vec<_>>(), norm)
     };
     let (expected, norm) = run(&dev, 1e-2, 1.0);

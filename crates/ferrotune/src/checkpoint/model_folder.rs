@@ -37,11 +37,19 @@ pub fn write(
     let mut tensors = Vec::new();
     let kind = safetensors_dtype(dtype);
     let a = &model.arch;
-    let embedding = move || encode(&embedding(model, params, adapter), dtype);
+    let embedding = move || {
+        let bytes = encode(&embedding(model, params, adapter), dtype);
+        leave(&model.embed, params);
+        bytes
+    };
     tensors
         .push(("model.embed_tokens.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
     for linear in model.linears() {
-        let values = move || encode(&linear_values(linear, params, adapter), dtype);
+        let values = move || {
+            let bytes = encode(&linear_values(linear, params, adapter), dtype);
+            leave(&linear.base, params);
+            bytes
+        };
         let name = format!("{}.weight", linear.name);
         tensors.push((name, OutTensor::lazy(kind, &[linear.rows, linear.cols], values)));
     }
@@ -101,6 +109,13 @@ fn linear_values<'a>(linear: &LinearLayer, params: &'a Params, adapter: Option<&
     match &linear.base {
         Base::Trained(id) => params.get(*id).f32().into(),
         Base::Frozen(_) => merged_weight(linear, adapter).into(),
+    }
+}
+
+/// Gives the memory behind a parameter that lies in a file back.
+fn leave(base: &Base, params: &Params) {
+    if let Base::Trained(id) = base {
+        params.get(*id).release();
     }
 }
 

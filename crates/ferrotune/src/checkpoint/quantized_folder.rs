@@ -4,8 +4,11 @@
 //! floats take one type, from which the linears are quantized: transformers casts a model before it quantizes it, and
 //! the bytes depend on it. The block size is not in `quantization_config`; it stands beside each weight.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 
+use ::safetensors::tensor::View;
 use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::quantize;
 use ferrotune_kernels::quant::{Bytes, Storage, Weight};
@@ -32,7 +35,8 @@ pub struct Written {
 /// Quantizes the model folder of `checkpoint` into `folder`; `dtype` is the type of its floats (by default that of its
 /// configuration, else of its embedding).
 ///
-/// All quantized weights are in memory before the first is written; floats are made one tensor at a time.
+/// One matrix is in memory at a time. A file begins with what depends on all that follows, so each linear is quantized
+/// twice: once for its scales' offset, whose digits are in the file, and again when its turn to be written comes.
 pub fn write(
     folder: &Path,
     checkpoint: &Checkpoint,
@@ -53,35 +57,33 @@ pub fn write(
     }
     let shards = Shards::open(path)?;
     let dtype = dtype.map_or_else(|| own_dtype(checkpoint, &shards), Ok)?;
-    let mut linears = Vec::new();
-    for name in shards.names().filter(|name| is_linear(name)) {
-        let Some((file, tensor)) = shards.get(name) else { continue };
-        let [rows, cols] = tensor.shape[..] else { continue };
-        if name.contains(".experts.") || name.contains(".block_sparse_moe.") {
-            return Err(Error::tensor(file.path(), name, "experts are not written in 4 bits").with_hint(
-                "transformers holds them as one stacked tensor, which bitsandbytes does not quantize",
-            ));
-        }
-        let weight = cast(checkpoint.weight(name, rows, cols)?, dtype)?;
-        let weight = quantize(&weight, options.kind, options.block, options.double)
-            .map_err(|e| Error::tensor(file.path(), name, e.to_string()))?;
-        linears.push((name, weight));
-    }
+    let source = Source { checkpoint, options, dtype, last: RefCell::default() };
     let mut tensors = Vec::new();
-    let mut from = 0;
+    let (mut linears, mut from) = (0, 0);
     for name in shards.names() {
-        let Some((_, tensor)) = shards.get(name) else { continue };
+        let Some((file, tensor)) = shards.get(name) else { continue };
         from += tensor.bytes.as_slice().len();
-        let quantized = linears.iter().find(|(n, _)| *n == name).map(|(_, w)| (w, w.storage()));
-        if let Some((w, Storage::FourBit(bits))) = quantized {
-            tensors.extend(bnb4::tensors(name, w.rows(), w.cols(), bits, float_name(dtype)));
-        } else if tensor.to_f32().is_none() || tensor.dtype == safetensors_dtype(dtype) {
-            let bytes = tensor.bytes.as_slice();
-            tensors.push((name.to_string(), OutTensor::bytes(tensor.dtype, &tensor.shape, bytes)));
-        } else {
-            let make = move || encode(&tensor.to_f32().unwrap_or_default(), dtype);
-            tensors.push((name.to_string(), OutTensor::lazy(safetensors_dtype(dtype), &tensor.shape, make)));
+        if let (true, [rows, cols]) = (is_linear(name), &tensor.shape[..]) {
+            if name.contains(".experts.") || name.contains(".block_sparse_moe.") {
+                return Err(Error::tensor(file.path(), name, "experts are not written in 4 bits").with_hint(
+                    "transformers holds them as one stacked tensor, which bitsandbytes does not quantize",
+                ));
+            }
+            linears += 1;
+            tensors.extend(source.linear(name, *rows, *cols)?);
+            continue;
         }
+        let same = tensor.to_f32().is_none() || tensor.dtype == safetensors_dtype(dtype);
+        let kind = if same { tensor.dtype } else { safetensors_dtype(dtype) };
+        let make = move || {
+            let bytes = match same {
+                true => tensor.bytes.as_slice().to_vec(),
+                false => encode(&tensor.to_f32().unwrap_or_default(), dtype),
+            };
+            file.release(tensor);
+            bytes
+        };
+        tensors.push((name.to_string(), OutTensor::lazy(kind, &tensor.shape, make)));
     }
     let to = tensors.iter().map(|(_, t)| t.nbytes()).sum();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
@@ -90,8 +92,66 @@ pub fn write(
     for (name, content) in checkpoint.sidecars()? {
         write_atomic(&folder.join(name), &content)?;
     }
-    Ok(Written { linears: linears.len(), dtype, bytes: (from, to) })
+    Ok(Written { linears, dtype, bytes: (from, to) })
 }
+
+/// Where linears are quantized, one at a time.
+struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    options: FourBitOptions,
+    dtype: DType,
+    /// The linear whose turn it was last: its packed values and its scales are written one after the other.
+    last: RefCell<Option<(String, Rc<Weight>)>>,
+}
+
+impl Source<'_> {
+    fn quantized(&self, name: &str, rows: usize, cols: usize) -> Result<Rc<Weight>> {
+        if let Some((last, weight)) = &*self.last.borrow()
+            && last == name
+        {
+            return Ok(Rc::clone(weight));
+        }
+        self.last.take();
+        let weight = cast(self.checkpoint.weight(name, rows, cols)?, self.dtype)?;
+        let FourBitOptions { kind, block, double } = self.options;
+        let refuse = |e: ferrotune_kernels::Error| Error::tensor(self.checkpoint.path(), name, e.to_string());
+        let weight = Rc::new(quantize(&weight, kind, block, double).map_err(refuse)?);
+        self.checkpoint.release(name);
+        self.last.replace(Some((name.to_string(), Rc::clone(&weight))));
+        Ok(weight)
+    }
+
+    /// What is written for a linear: small parts are kept, the others made again.
+    fn linear<'s>(&'s self, name: &str, rows: usize, cols: usize) -> Result<Vec<(String, OutTensor<'s>)>> {
+        let weight = self.quantized(name, rows, cols)?;
+        let out = parts(name, &weight, self.dtype).into_iter().enumerate().map(|(i, (part, tensor))| {
+            let (dtype, shape) = ((&tensor).dtype(), (&tensor).shape().to_vec());
+            if tensor.nbytes() <= SMALL {
+                let bytes = (&tensor).data().into_owned();
+                return (part, OutTensor::lazy(dtype, &shape, move || bytes.clone()));
+            }
+            let name = name.to_string();
+            let again = move || {
+                let weight = self.quantized(&name, rows, cols).expect("it was quantized before");
+                let part = parts(&name, &weight, self.dtype).into_iter().nth(i);
+                part.map(|(_, tensor)| (&tensor).data().into_owned()).unwrap_or_default()
+            };
+            (part, OutTensor::lazy(dtype, &shape, again))
+        });
+        Ok(out.collect())
+    }
+}
+
+/// The tensors that stand for a quantized linear.
+fn parts<'w>(name: &str, weight: &'w Weight, dtype: DType) -> Vec<(String, OutTensor<'w>)> {
+    match weight.storage() {
+        Storage::FourBit(bits) => bnb4::tensors(name, weight.rows(), weight.cols(), bits, float_name(dtype)),
+        _ => Vec::new(),
+    }
+}
+
+/// Bytes of a part that is kept from the first time on.
+const SMALL: usize = 4096;
 
 /// Weights of the linears in the layers; norms and biases have other shapes or names.
 fn is_linear(name: &str) -> bool {

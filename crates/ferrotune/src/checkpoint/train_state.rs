@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use ferrotune_kernels::Tensor;
+use ferrotune_kernels::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
@@ -34,12 +34,12 @@ pub struct TrainState {
 
 /// Writes a checkpoint's files into `folder`.
 pub fn save(folder: &Path, state: &TrainState, params: &Params, optimizer: &dyn Optimizer) -> Result<()> {
+    // Of tensors in a file one is in memory at a time.
+    let last = Cell::new(None);
     let params_out: Vec<(String, OutTensor<'_>)> =
-        params.iter().map(|(n, t)| (n.to_string(), OutTensor::f32(&t.shape(), t.f32()))).collect();
+        params.iter().map(|(n, t)| (n.to_string(), out(Saved::Tensor(t), &last))).collect();
     write(&folder.join(PARAMS), &params_out)?;
     let moments = optimizer.state(params);
-    // Of moments in a file one tensor is in memory at a time.
-    let last = Cell::new(None);
     let moments_out: Vec<(String, OutTensor<'_>)> =
         moments.iter().map(|(n, saved)| (n.clone(), out(*saved, &last))).collect();
     write(&folder.join(OPTIMIZER), &moments_out)?;
@@ -81,6 +81,7 @@ pub fn read_state(folder: &Path) -> Result<TrainState> {
 pub fn load(
     folder: &Path,
     state: &TrainState,
+    dev: &Device,
     params: &mut Params,
     optimizer: &mut dyn Optimizer,
 ) -> Result<()> {
@@ -103,7 +104,7 @@ pub fn load(
         if let Some(id) = params.find(name) {
             let shape = params.get(id).shape();
             let values = read(&file, name, shape)?;
-            params.get_mut(id).f32_mut().copy_from_slice(&values);
+            params.set(dev, id, &values);
         }
     }
     let file = SafeFile::open(&folder.join(OPTIMIZER))?;

@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::loss::cross_entropy::chunk_rows;
 use crate::model::families::{Architecture, NormPlaces};
 use crate::model::streaming::Streaming;
-use crate::model::weights::BaseStorage;
+use crate::model::weights::{BaseForm, BaseStorage};
 use crate::model::{Activations, Policies};
 
 /// Predicted bytes of a run, by part.
@@ -75,7 +75,7 @@ impl Plan {
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     /// How the base is held.
-    pub storage: BaseStorage,
+    pub form: BaseForm,
     /// Column of the precision table.
     pub precision: Precision,
     /// Activation policy of each layer.
@@ -86,7 +86,7 @@ pub struct Shape {
     pub streamed: Option<Streaming>,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
-    /// Trainable values.
+    /// Bytes of the trainable values.
     pub trainable: usize,
     /// Values of the gradients that are there together.
     pub gradients: usize,
@@ -116,17 +116,20 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     let embedding = a.vocab * a.hidden;
     let table = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
     // An embedding that is not the head and lies in a file leaves memory when its rows were taken.
-    let in_file = match (s.storage, table.storage()) {
-        (BaseStorage::Trained, _) => false,
+    let in_file = match (s.form.tables, table.storage()) {
         (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype == *own,
-        (BaseStorage::Dense(_), _) => false,
-        _ => true,
+        (storage, _) => storage == BaseStorage::AsStored,
     };
-    let outer = table.nbytes() * if a.tied || in_file { 1 } else { 2 };
-    let linears = a.linear_elements() as f64 * bytes_per_value(checkpoint, a, s.storage)?;
+    // What is trained is counted as such, and its file is read once.
+    let each = match s.form.tables {
+        BaseStorage::Trained => BaseStorage::AsStored.bytes_per_value(&table),
+        storage => storage.bytes_per_value(&table),
+    };
+    let tables = (embedding as f64 * each) as usize * if a.tied || in_file { 1 } else { 2 };
+    let linears = a.linear_elements() as f64 * bytes_per_value(checkpoint, a, s.form.linears)?;
     // What is converted while loading leaves memory again, one matrix after the other.
     // What is trained is not there a second time; its tables are converted once more when they are written.
-    let base = (linears as usize).saturating_sub(s.streamed.map_or(0, |s| s.away)) + outer;
+    let base = (linears as usize).saturating_sub(s.streamed.map_or(0, |s| s.away)) + tables;
 
     let saved = s.precision.saved().size();
     let narrow = if s.precision.saved() == DType::F32 { 1 } else { 2 };
@@ -160,11 +163,11 @@ pub fn plan(checkpoint: &Checkpoint, a: &Architecture, s: Shape) -> Result<Plan>
     // The gradient takes the place of the logits.
     let head = chunk * (a.vocab * 4 + 4 * a.hidden * 4);
     let private = s.threads * (64 * 1024 * 4 + 16 * 2066 * 4);
-    let trained_embedding = if s.storage == BaseStorage::Trained { embedding / 64 } else { 0 };
+    let trained_embedding = if s.form.linears == BaseStorage::Trained { embedding / 64 } else { 0 };
     let workspace = (busy * s.tokens).max(head + 3 * a.hidden * 4 * s.tokens) + private + trained_embedding;
     let plan = Plan {
         base,
-        trainable: s.trainable * 4,
+        trainable: s.trainable,
         gradients: s.gradients * 4,
         optimizer: s.optimizer,
         activations: per_token * s.tokens,
@@ -184,15 +187,7 @@ pub(crate) fn bytes_per_value(
     storage: BaseStorage,
 ) -> Result<f64> {
     let (probe, rows, cols) = a.probe();
-    let stored = checkpoint.weight(probe, rows, cols)?;
-    Ok(match (storage, stored.storage()) {
-        (BaseStorage::AsStored, _) => stored.nbytes() as f64 / (rows * cols) as f64,
-        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
-        (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
-        (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
-        (BaseStorage::Int8, _) => 1.0 + 4.0 / a.hidden as f64,
-        (BaseStorage::Trained, _) => 0.0,
-    })
+    Ok(storage.bytes_per_value(&checkpoint.weight(probe, rows, cols)?))
 }
 
 /// Bytes in the unit that reads best: `512 MB`, `3.4 GB` (powers of ten).

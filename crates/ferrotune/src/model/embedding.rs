@@ -18,6 +18,8 @@ impl<'a> Pass<'a> {
             None => self.matrix(table),
         };
         let mut y = embedding::forward(self.dev, matrix, ids, scale)?;
+        // The few rows of a table that lies in a file.
+        self.table_id(table).into_iter().for_each(|id| self.params.get(id).release());
         if let Some(branch) = self.embedding_branch(scale) {
             lora_embedding::forward(self.dev, branch, ids, &mut y)?;
         }

@@ -100,7 +100,7 @@ impl<'a> Pass<'a> {
     pub fn matrix(&self, base: &'a Base) -> Matrix<'a> {
         match base {
             Base::Frozen(w) => Matrix::Frozen(w),
-            Base::Trained(id) => Matrix::Trained(self.params.get(*id)),
+            Base::Trained(id) => Matrix::Trained(self.params.factor(*id)),
         }
     }
 
@@ -144,7 +144,7 @@ impl<'a> Pass<'a> {
     /// The weight that the linear multiplies by, without its branch.
     pub(super) fn weight(&self, l: &'a LinearLayer) -> Matrix<'a> {
         if let Some(id) = self.replaced(&l.name).weight {
-            return Matrix::Trained(self.params.get(id));
+            return Matrix::Trained(self.params.factor(id));
         }
         match self.adapted.and_then(|a| a.bases.get(&l.id)) {
             Some(changed) => Matrix::Frozen(changed),

@@ -1,24 +1,39 @@
 //! Trainable tensors: their values, and where their gradients are summed.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
 
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::{Device, Tensor};
+use ferrotune_kernels::tensor::Pool;
+use ferrotune_kernels::{DType, Device, Tensor};
 
 /// Index of a parameter in [`Params`] and [`Gradients`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(usize);
 
 /// Named f32 parameters in a fixed order.
+///
+/// Those of [`Params::paged`] lie in a file if they are matrices; what is in memory of them is a copy in bf16, which is what
+/// products read anyway.
 #[derive(Debug, Default)]
 pub struct Params {
     names: Vec<String>,
     values: Vec<Tensor>,
+    /// For each parameter its copy, if it has one.
+    copies: Vec<Option<Tensor>>,
+    /// Where matrices go.
+    pool: Option<Arc<Pool>>,
     index: HashMap<String, usize>,
     version: u64,
 }
 
 impl Params {
+    /// No parameters yet; the matrices will lie in a file that nobody else uses and take up to `elements` of it.
+    pub fn paged(file: File, elements: usize) -> Self {
+        Params { pool: Some(Arc::new(Pool::in_file(file, elements))), ..Params::default() }
+    }
+
     /// Adds a parameter; panics if the name is taken, as two modules would then share it by accident.
     pub fn push(&mut self, name: impl Into<String>, value: Tensor) -> ParamId {
         let name = name.into();
@@ -26,7 +41,36 @@ impl Params {
         assert!(self.index.insert(name.clone(), id).is_none(), "parameter `{name}` twice");
         self.names.push(name);
         self.values.push(value);
+        self.copies.push(None);
         ParamId(id)
+    }
+
+    /// Adds a parameter where the matrices are; an error if its file cannot take it.
+    pub fn place(&mut self, dev: &Device, name: &str, value: Tensor) -> std::io::Result<ParamId> {
+        let Some(pool) = self.pool.as_ref().filter(|_| value.rows() > 1) else {
+            return Ok(self.push(name, value));
+        };
+        let mut placed = pool.zeros_in_file(value.rows(), value.cols())?;
+        placed.f32_mut().copy_from_slice(value.f32());
+        placed.release();
+        let id = self.push(name, placed);
+        self.copies[id.0] = Some(elementwise::cast(dev, &value, DType::Bf16));
+        Ok(id)
+    }
+
+    /// Changes a parameter.
+    pub fn set(&mut self, dev: &Device, id: ParamId, values: &[f32]) {
+        let value = self.get_mut(id);
+        value.f32_mut().copy_from_slice(values);
+        if let Some(copy) = &mut self.copies[id.0] {
+            *copy = elementwise::cast(dev, &self.values[id.0], DType::Bf16);
+            self.values[id.0].release();
+        }
+    }
+
+    /// The parameter as products read it.
+    pub fn factor(&self, id: ParamId) -> &Tensor {
+        self.copies[id.0].as_ref().unwrap_or(&self.values[id.0])
     }
 
     /// The value.
@@ -55,10 +99,16 @@ impl Params {
         self.names.iter().map(String::as_str).zip(&self.values)
     }
 
-    /// Values in order, to write.
+    /// Values in order, to write; of no use where there are copies.
     pub fn values_mut(&mut self) -> &mut [Tensor] {
         self.version += 1;
         &mut self.values
+    }
+
+    /// Values in order with their copies, to write both.
+    pub fn with_copies_mut(&mut self) -> impl Iterator<Item = (&mut Tensor, Option<&mut Tensor>)> {
+        self.version += 1;
+        self.values.iter_mut().zip(self.copies.iter_mut().map(Option::as_mut))
     }
 
     /// A number that changes whenever values may have: what was derived from them holds for one version.

@@ -6,8 +6,7 @@ use ferrotune_kernels::{DType, Weight};
 
 use crate::Result;
 
-/// How the linears of the layers are held in memory. Embedding and head keep the checkpoint's storage unless all is
-/// trained or dense.
+/// How a matrix of the base is held in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum BaseStorage {
     /// As the checkpoint has them: no second rounding.
@@ -33,7 +32,52 @@ pub struct FourBitOptions {
     pub double: bool,
 }
 
+/// How a base is held: the linears of the layers, and its tables.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BaseForm {
+    /// The linears of the layers.
+    pub linears: BaseStorage,
+    /// Embedding and head.
+    pub tables: BaseStorage,
+}
+
+/// Tables keep the checkpoint's storage unless all is trained or dense, as the field has it.
+impl From<BaseStorage> for BaseForm {
+    fn from(linears: BaseStorage) -> Self {
+        let tables = match linears {
+            BaseStorage::Trained | BaseStorage::Dense(_) => linears,
+            BaseStorage::AsStored | BaseStorage::FourBit(_) | BaseStorage::Int8 => BaseStorage::AsStored,
+        };
+        BaseForm { linears, tables }
+    }
+}
+
+impl BaseForm {
+    /// What the form is called if any of it takes work to make from floats.
+    pub(crate) fn quantized_name(self) -> Option<String> {
+        let (linears, tables) = (self.linears.quantized_name(), self.tables.quantized_name());
+        match (linears, tables) {
+            (linears, None) => linears,
+            (None, Some(tables)) => Some(format!("embeddings {tables}")),
+            (Some(linears), Some(tables)) => Some(format!("{linears}; embeddings {tables}")),
+        }
+    }
+}
+
 impl BaseStorage {
+    /// Bytes that a value of such a matrix takes in this storage.
+    pub(crate) fn bytes_per_value(self, stored: &Weight) -> f64 {
+        let own = stored.nbytes() as f64 / (stored.rows() * stored.cols()).max(1) as f64;
+        match (self, stored.storage()) {
+            (BaseStorage::AsStored, _) => own,
+            (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
+            (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
+            (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
+            (BaseStorage::Int8, _) => 1.0 + 4.0 / stored.cols() as f64,
+            (BaseStorage::Trained, _) => 0.0,
+        }
+    }
+
     /// What the storage is called where it takes work to make from floats.
     pub(crate) fn quantized_name(self) -> Option<String> {
         match self {

@@ -130,13 +130,12 @@ impl Optimizer for AdamW {
         let decays: Vec<bool> = params.names().iter().map(|n| self.config.decays(n)).collect();
         let factors: Vec<f64> = params.names().iter().map(|n| self.config.lr_factor(n)).collect();
         let mut list: Vec<adamw::Param<'_>> = params
-            .values_mut()
-            .iter_mut()
+            .with_copies_mut()
             .zip(grads.each())
             .zip(self.m.iter_mut().zip(&mut self.v))
             .zip(decays.into_iter().zip(factors))
-            .filter_map(|(((value, grad), (m, v)), (decay, lr_factor))| {
-                Some(adamw::Param { value, grad: grad?, m, v, decay, lr_factor })
+            .filter_map(|((((value, copy), grad), (m, v)), (decay, lr_factor))| {
+                Some(adamw::Param { value, grad: grad?, m, v, copy, decay, lr_factor })
             })
             .collect();
         Ok(adamw::update(dev, constants, &mut list)?)

@@ -73,7 +73,7 @@ impl Optimizer for AdamW8 {
             match moments {
                 Moments::Whole(mv) => {
                     let [m, v] = &mut **mv;
-                    whole.push(adamw::Param { value, grad, m, v, decay, lr_factor });
+                    whole.push(adamw::Param { value, grad, m, v, copy: None, decay, lr_factor });
                 }
                 Moments::Blocks([m, v]) => blocks.push(adamw::Param8 { value, grad, m, v, decay, lr_factor }),
             }

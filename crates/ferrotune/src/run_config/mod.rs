@@ -13,8 +13,8 @@ pub use layers::Notation;
 pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
 pub use options::{
     ActivationPolicy, ActivationStorage, DataFormat, DataOptions, EvalSource, FloatKind, LossNormalization,
-    ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy, Supervise, TrainOptions,
-    Truncation,
+    ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy, Supervise, TableKind,
+    TrainOptions, Truncation, WeightKind,
 };
 
 use crate::error::{Error, Result};

@@ -53,6 +53,23 @@ choices! {
 }
 
 choices! {
+    /// The form of embedding and head, which are kept apart from the quantized linears of the layers.
+    TableKind {
+        /// As the base file has them, or dense where the layers are.
+        #[default]
+        Auto = "auto",
+        /// As the base file has them.
+        Keep = "keep",
+        /// bfloat16.
+        Bf16 = "bf16" | "bfloat16",
+        /// 4-bit normal float, in the blocks of `method.quant`.
+        Nf4 = "nf4",
+        /// 8-bit integers with a scale per row.
+        Int8 = "int8",
+    }
+}
+
+choices! {
     /// The shape of the rows.
     DataFormat {
         /// Found out from the first rows.
@@ -131,6 +148,18 @@ choices! {
 }
 
 choices! {
+    /// In which type the matrices of full fine-tuning are in memory.
+    WeightKind {
+        /// f32.
+        #[default]
+        F32 = "f32" | "float32" | "fp32",
+        /// bf16, as products read them anyway; the f32 values that the optimizer changes are in a file, whose memory the
+        /// system may take.
+        Bf16 = "bf16" | "bfloat16",
+    }
+}
+
+choices! {
     /// What the summed token losses of an optimizer step are divided by.
     LossNormalization {
         /// The tokens that are predicted: the mean over what was summed. transformers 5.23 does the same.
@@ -192,6 +221,9 @@ pub struct ModelOptions {
     pub revision: Option<String>,
     /// Storage of a dense base.
     pub dtype: FloatKind,
+    /// Form of embedding and head.
+    #[serde(skip_serializing_if = "is_default_table")]
+    pub embeddings: TableKind,
     /// Keep a base that was quantized for the next start.
     #[serde(skip_serializing_if = "is_default_cache")]
     pub cache: bool,
@@ -201,6 +233,14 @@ pub struct ModelOptions {
 }
 
 // Settings that hardly anybody touches are written only when they are not the default.
+fn is_default_table(kind: &TableKind) -> bool {
+    *kind == TableKind::Auto
+}
+
+fn is_default_weights(kind: &WeightKind) -> bool {
+    *kind == WeightKind::F32
+}
+
 fn is_default_cache(on: &bool) -> bool {
     *on
 }
@@ -215,6 +255,7 @@ impl Default for ModelOptions {
             base: String::new(),
             revision: None,
             dtype: FloatKind::default(),
+            embeddings: TableKind::default(),
             cache: true,
             cache_limit: DEFAULT_LIMIT,
         }
@@ -318,6 +359,9 @@ pub struct TrainOptions {
     pub min_lr_ratio: f64,
     /// The optimizer.
     pub optimizer: OptimizerKind,
+    /// Type of the matrices of full fine-tuning in memory.
+    #[serde(skip_serializing_if = "is_default_weights")]
+    pub weights: WeightKind,
     /// Decay of the first and second moment.
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
@@ -367,6 +411,7 @@ impl Default for TrainOptions {
             warmup: 0.03,
             min_lr_ratio: 0.0,
             optimizer: OptimizerKind::default(),
+            weights: WeightKind::default(),
             betas: [0.9, 0.999],
             eps: 1e-8,
             weight_decay: 0.0,

@@ -2,8 +2,8 @@
 
 use super::layers::{Layers, Section, number, whole};
 use super::{
-    DataOptions, EvalSource, LoraInit, MethodKind, MethodOptions, ModelOptions, OutputOptions, QuantOptions,
-    RunConfig, Targets, TrainOptions,
+    DataOptions, EvalSource, FloatKind, LoraInit, MethodKind, MethodOptions, ModelOptions, OptimizerKind,
+    OutputOptions, QuantOptions, RunConfig, TableKind, Targets, TrainOptions, WeightKind,
 };
 use crate::error::{Error, Result};
 use ferrotune_kernels::quant::nf4::BLOCKS;
@@ -28,6 +28,7 @@ fn model(mut s: Section) -> Result<ModelOptions> {
         base: s.text(&["base", "model_name_or_path"])?.unwrap_or(default.base),
         revision: s.text(&["revision"])?,
         dtype: s.choice(&["dtype", "torch_dtype"])?.unwrap_or(default.dtype),
+        embeddings: s.choice(&["embeddings"])?.unwrap_or(default.embeddings),
         cache: s.flag(&["cache"])?.unwrap_or(default.cache),
         cache_limit: s
             .read(&["cache_limit"], "a number of bytes or a size such as 8GiB", bytes)?
@@ -189,6 +190,7 @@ fn train(mut s: Section) -> Result<TrainOptions> {
         warmup: s.number(&["warmup", "warmup_ratio", "warmup_steps"])?.unwrap_or(default.warmup),
         min_lr_ratio: s.number(&["min_lr_ratio"])?.unwrap_or(default.min_lr_ratio),
         optimizer: s.choice(&["optimizer", "optim"])?.unwrap_or(default.optimizer),
+        weights: s.choice(&["weights"])?.unwrap_or(default.weights),
         betas: s.read(&["betas"], "two numbers", pair)?.unwrap_or(default.betas),
         eps: s.number(&["eps", "adam_epsilon"])?.unwrap_or(default.eps),
         weight_decay: s.number(&["weight_decay"])?.unwrap_or(default.weight_decay),
@@ -288,6 +290,27 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     if method.kind == MethodKind::Qlora && matches!(method.init, LoraInit::Pissa | LoraInit::Olora) {
         return Err(Error::config("method.init", format!("`{}` needs weights in floats", method.init))
             .with_hint("use method.kind: lora, or method.init: loftq, which quantizes by itself"));
+    }
+    if method.kind == MethodKind::Full && model.embeddings != TableKind::Auto {
+        return Err(Error::config("model.embeddings", format!("`{}` with `full`", model.embeddings))
+            .with_hint("full fine-tuning trains embedding and head, as all else; leave the key out"));
+    }
+    if train.weights == WeightKind::Bf16 {
+        let refuse = |key: &str, found: String, hint: &str| {
+            Err(Error::config(key, format!("{found} with train.weights: bf16")).with_hint(hint))
+        };
+        if method.kind != MethodKind::Full {
+            let hint =
+                "it is for method.kind: full; the form of a frozen base is method.quant or model.dtype";
+            return refuse("method.kind", format!("`{}`", method.kind), hint);
+        }
+        if train.optimizer != OptimizerKind::PagedAdamw {
+            let hint = "use train.optimizer: paged_adamw, which keeps the f32 values in a file";
+            return refuse("train.optimizer", format!("`{}`", train.optimizer), hint);
+        }
+        if train.precision == FloatKind::F32 {
+            return refuse("train.precision", "`f32`".into(), "use train.precision: bf16");
+        }
     }
     let block = method.quant.block;
     check(BLOCKS.contains(&block), "method.quant.block", &block, "a power of two from 64 to 4096")?;

@@ -17,7 +17,7 @@ use crate::model::families::{Architecture, architecture};
 use crate::model::streaming::Streaming;
 use crate::model::weights::{BaseStorage, load};
 use crate::model::{Activations, Decoder, Policies};
-use crate::run_config::{ActivationPolicy, MethodKind, RunConfig, StreamPolicy};
+use crate::run_config::{ActivationPolicy, MethodKind, RunConfig, StreamPolicy, TableKind, WeightKind};
 
 /// Share of the products' best rate that training steps reach; `docs/benchmarks.md` has what was measured.
 const SHARE: f64 = 0.85;
@@ -100,14 +100,19 @@ pub fn foresee(
     for kind in [MethodKind::Full, MethodKind::Lora, MethodKind::Qlora] {
         let mut config = config.clone();
         config.method.kind = kind;
+        // What is of no meaning for the others.
+        match kind {
+            MethodKind::Full => config.model.embeddings = TableKind::default(),
+            MethodKind::Lora | MethodKind::Qlora => config.train.weights = WeightKind::default(),
+        }
         if config.validate().is_err() {
             continue;
         }
-        let storage = setup::storage(&config, checkpoint, precision)?;
+        let form = setup::form(&config, checkpoint, precision)?;
         let needs = Needs::foreseen(&config, setup::lora(&config)?, dev, &model)?;
-        let held = Held { storage, precision, threads: setup::threads(dev) };
+        let held = Held { form, precision, threads: setup::threads(dev) };
         let shape = needs.shape(&config, &arch, held, load.rows);
-        let streaming = streaming(&config, checkpoint, &arch, storage)?;
+        let streaming = streaming(&config, checkpoint, &arch, form.linears)?;
         for way in ways(&config, checkpoint, &arch, shape, streaming, budget)? {
             all.push(Foreseen {
                 method: kind,

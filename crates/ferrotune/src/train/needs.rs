@@ -9,7 +9,7 @@ use crate::Result;
 use crate::lora::{Adapter, LoraConfig, peft};
 use crate::memory::Shape;
 use crate::model::families::Architecture;
-use crate::model::weights::BaseStorage;
+use crate::model::weights::BaseForm;
 use crate::model::{Activations, Decoder};
 use crate::run_config::{ActivationStorage, MethodKind, RunConfig};
 
@@ -31,7 +31,7 @@ pub(super) struct Needs {
 /// How the base is held, and who computes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
-    pub(super) storage: BaseStorage,
+    pub(super) form: BaseForm,
     pub(super) precision: Precision,
     pub(super) threads: usize,
 }
@@ -126,13 +126,13 @@ impl Needs {
         let one = 20 * a.ffn * a.hidden + 24 * a.hidden * a.hidden;
         let workers = if self.decomposes { rayon::current_num_threads() } else { 0 };
         Shape {
-            storage: held.storage,
+            form: held.form,
             precision: held.precision,
             policies: Activations::Keep.into(),
             eight_bit: config.train.activation_storage == ActivationStorage::Int8,
             streamed: None,
             tokens: rows.largest,
-            trainable: self.elements(),
+            trainable: setup::parameter_bytes(&config.train, &self.lengths),
             gradients: self.gradients(config, a, rows),
             optimizer: setup::optimizer_bytes(&config.train, &self.lengths),
             ranks: self.ranks.div_ceil(a.layers.max(1)),

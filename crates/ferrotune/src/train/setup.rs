@@ -14,14 +14,14 @@ use crate::data::PreparedData;
 use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases, peft};
 use crate::memory::human;
 use crate::model::families::architecture;
-use crate::model::weights::{BaseStorage, FourBitOptions};
+use crate::model::weights::{BaseForm, BaseStorage, FourBitOptions};
 use crate::model::{Adapted, Params};
 use crate::optim::Optimizer;
 use crate::optim::adamw::{AdamW, AdamWConfig, LoraPlus};
 use crate::optim::adamw8::{self, AdamW8};
 use crate::run_config::{
-    BiasKind, FloatKind, LoraInit, MethodKind, MethodOptions, OptimizerKind, QuantKind, RunConfig,
-    TrainOptions,
+    BiasKind, FloatKind, LoraInit, MethodKind, MethodOptions, OptimizerKind, QuantKind, RunConfig, TableKind,
+    TrainOptions, WeightKind,
 };
 use crate::{Error, Result};
 
@@ -89,11 +89,11 @@ fn is_quantized(base: &Checkpoint) -> Result<bool> {
 }
 
 /// How the base is held for a method.
-pub fn storage(config: &RunConfig, base: &Checkpoint, precision: Precision) -> Result<BaseStorage> {
+pub fn form(config: &RunConfig, base: &Checkpoint, precision: Precision) -> Result<BaseForm> {
     let quant = &config.method.quant;
     let four_bit =
         |kind| BaseStorage::FourBit(FourBitOptions { kind, block: quant.block, double: quant.double });
-    Ok(match config.method.kind {
+    let linears = match config.method.kind {
         MethodKind::Full => BaseStorage::Trained,
         // It quantizes the original weights itself.
         MethodKind::Qlora if config.method.init == LoraInit::Loftq => BaseStorage::AsStored,
@@ -111,7 +111,15 @@ pub fn storage(config: &RunConfig, base: &Checkpoint, precision: Precision) -> R
             QuantKind::Fp4 => four_bit(FourBitKind::Fp4),
             QuantKind::Int8 => BaseStorage::Int8,
         },
-    })
+    };
+    let tables = match config.model.embeddings {
+        TableKind::Auto => BaseForm::from(linears).tables,
+        TableKind::Keep => BaseStorage::AsStored,
+        TableKind::Bf16 => BaseStorage::Dense(DType::Bf16),
+        TableKind::Nf4 => four_bit(FourBitKind::Nf4),
+        TableKind::Int8 => BaseStorage::Int8,
+    };
+    Ok(BaseForm { linears, tables })
 }
 
 /// The constants of the adapter that a run begins with, if it trains one: those of the run file, or of the folder that it
@@ -187,6 +195,24 @@ pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Result<Box<d
     })
 }
 
+/// Where the parameters of full fine-tuning lie if that is a file; `elements` of them.
+pub(super) fn paged_params(config: &RunConfig, elements: usize) -> Result<Option<Params>> {
+    Ok(match config.train.weights {
+        WeightKind::F32 => None,
+        WeightKind::Bf16 => Some(Params::paged(atomic::scratch(Path::new(&config.output.dir))?, elements)),
+    })
+}
+
+/// Bytes of the parameters in memory for tensors of these lengths.
+pub(super) fn parameter_bytes(train: &TrainOptions, lengths: &[usize]) -> usize {
+    let whole: usize = lengths.iter().sum();
+    match train.weights {
+        WeightKind::F32 => 4 * whole,
+        // The copies, and what is at work of the values themselves; a tensor that is written is counted with the moments.
+        WeightKind::Bf16 => 2 * whole + adamw_op::PAGED_WINDOW.min(4 * whole),
+    }
+}
+
 /// Bytes of its state for tensors of these lengths.
 pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize {
     match train.optimizer {
@@ -195,7 +221,7 @@ pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize 
         OptimizerKind::PagedAdamw => {
             let whole = lengths.iter().map(|len| 8 * len).sum();
             let largest = lengths.iter().max().map_or(0, |len| 4 * len);
-            (adamw_op::PAGED_WINDOW + largest).min(whole)
+            (2 * adamw_op::PAGED_WINDOW + largest).min(whole)
         }
         OptimizerKind::Adamw8bit => lengths.iter().map(|len| adamw8::state_bytes(*len)).sum(),
     }

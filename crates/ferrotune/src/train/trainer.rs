@@ -26,10 +26,11 @@ use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory;
 use crate::model::families::architecture;
+use crate::model::weights::load_into;
 use crate::model::{Decoder, DropoutKey, Gradients, Pass, Policies, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, LossNormalization, MethodKind, RunConfig};
+use crate::run_config::{self, LossNormalization, MethodKind, RunConfig, WeightKind};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -82,17 +83,17 @@ impl<'a> Trainer<'a> {
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
-        let storage = setup::storage(config, &base.checkpoint, precision)?;
+        let form = setup::form(config, &base.checkpoint, precision)?;
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
         let arch = architecture(base.checkpoint.config())?;
         let lora = setup::lora(config)?;
         let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
-        let held = Held { storage, precision, threads: setup::threads(dev) };
+        let held = Held { form, precision, threads: setup::threads(dev) };
 
         // What cannot fit is refused before anything is loaded or converted.
         let foreseen = Needs::foreseen(config, lora, dev, &foresee::shapes(dev, &base.checkpoint)?)?;
-        let streaming = foresee::streaming(config, &base.checkpoint, &arch, storage)?;
+        let streaming = foresee::streaming(config, &base.checkpoint, &arch, form.linears)?;
         budget::choose(
             config,
             &base.checkpoint,
@@ -103,7 +104,15 @@ impl<'a> Trainer<'a> {
 
         let positions = longest.max(config.data.max_length);
         let mut warn = |text| on_event(&Event::Warning { text });
-        let (mut model, own) = base.load(dev, storage, positions, &mut warn)?;
+        let (mut model, own) = match setup::paged_params(config, foreseen.elements())? {
+            Some(params) => load_into(dev, &base.checkpoint, form, positions, params)?,
+            None => base.load(dev, form, positions, &mut warn)?,
+        };
+        if config.train.weights == WeightKind::Bf16 && precision != Precision::Bf16 {
+            let problem = "the precision is f32 here, which bf16 weights would change";
+            return Err(Error::config("train.weights", problem)
+                .with_hint("add train.precision: bf16, or use train.weights: f32"));
+        }
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
             _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),
@@ -209,7 +218,7 @@ impl<'a> Trainer<'a> {
                 .with_hint("start a new run in another output.dir"));
             }
         }
-        train_state::load(&path, &state, self.trainable.params_mut(), &mut *self.optimizer)?;
+        train_state::load(&path, &state, self.dev, self.trainable.params_mut(), &mut *self.optimizer)?;
         self.loader.restore(state.loader)?;
         folder.rewind(Some(step))?;
         on_event(&Event::Resumed { path: path.display().to_string(), step });

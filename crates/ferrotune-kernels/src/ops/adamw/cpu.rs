@@ -2,14 +2,17 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::{AdamW, Factors, Param};
+use crate::cpu::words::narrow_one;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::{Pages, Tensor};
 
 /// Elements of a piece.
 pub(super) const PIECE: usize = 16 * 1024;
 
-/// Pieces that are in memory together where moments lie in a file (8 MiB of each moment); the next ones are read meanwhile.
+/// Pieces that are in memory together where tensors lie in a file (8 MiB of each); the next ones are read meanwhile.
 pub(super) const WINDOW: usize = 128;
 
 per_isa! {
@@ -20,6 +23,14 @@ per_isa! {
             v[i] = f.beta2 * v[i] + f.one_minus_beta2 * g * g;
             let denominator = v[i].sqrt() * f.inverse_root + f.eps;
             value[i] = value[i] * f.decay - f.step_size * m[i] / denominator;
+        }
+    }
+}
+
+per_isa! {
+    fn narrow_piece(value: &[f32], copy: &mut [bf16]) {
+        for (o, v) in copy.iter_mut().zip(value) {
+            *o = narrow_one(*v);
         }
     }
 }
@@ -61,13 +72,15 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
         grad: &'a [f32],
         m: SharedMut<'a, f32>,
         v: SharedMut<'a, f32>,
-        pages: [Option<Pages>; 2],
+        copy: Option<SharedMut<'a, bf16>>,
+        pages: [Option<Pages>; 3],
         factors: Factors,
     }
     let shared: Vec<Shared<'_>> = params
         .iter_mut()
         .map(|p| Shared {
-            pages: [p.m.pages(), p.v.pages()],
+            pages: [p.value.pages(), p.m.pages(), p.v.pages()],
+            copy: p.copy.as_mut().map(|copy| SharedMut::new(copy.bf16_mut())),
             value: SharedMut::new(p.value.f32_mut()),
             grad: p.grad.f32(),
             m: SharedMut::new(p.m.f32_mut()),
@@ -94,7 +107,11 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
             // SAFETY: pieces are disjoint.
             let (value, m, v) =
                 unsafe { (s.value.slice(r.clone()), s.m.slice(r.clone()), s.v.slice(r.clone())) };
-            update_piece(cpu.isa(), value, &s.grad[r], m, v, &s.factors);
+            update_piece(cpu.isa(), value, &s.grad[r.clone()], m, v, &s.factors);
+            if let Some(copy) = &s.copy {
+                // SAFETY: as above.
+                narrow_piece(cpu.isa(), value, unsafe { copy.slice(r) });
+            }
         });
         if paged {
             advise(now, Pages::release);

@@ -38,6 +38,8 @@ pub struct Param<'a> {
     pub m: &'a mut Tensor,
     /// Second moment; updated.
     pub v: &'a mut Tensor,
+    /// The parameter in bf16, if that is what products read; written after each update.
+    pub copy: Option<&'a mut Tensor>,
     /// Whether weight decay applies to it.
     pub decay: bool,
     /// Its learning rate as a share of the step's.
@@ -79,16 +81,19 @@ impl Factors {
     }
 }
 
-/// Bytes of moments that are in memory together where they lie in a file: those at work and those that are read meanwhile.
-pub const PAGED_WINDOW: usize = 2 * 2 * 4 * cpu::WINDOW * cpu::PIECE;
+/// Bytes of a tensor that are in memory together where it lies in a file: those at work and those that are read meanwhile.
+pub const PAGED_WINDOW: usize = 2 * 4 * cpu::WINDOW * cpu::PIECE;
 
-/// One update of every parameter. Moments that lie in a file ([`Pool::in_file`](crate::tensor::Pool::in_file)) are read ahead
-/// of the work, and their memory is given back behind it; the bits are the same.
+/// One update of every parameter. What lies in a file ([`Pool::in_file`](crate::tensor::Pool::in_file)) is read ahead of the
+/// work, and its memory is given back behind it; the bits are the same.
 pub fn update(dev: &Device, constants: AdamW, params: &mut [Param<'_>]) -> Result<()> {
     for p in params.iter() {
         expect("adamw", "gradient", p.grad, p.value.shape())?;
         expect("adamw", "m", p.m, p.value.shape())?;
         expect("adamw", "v", p.v, p.value.shape())?;
+        if let Some(copy) = &p.copy {
+            expect("adamw", "copy", copy, p.value.shape())?;
+        }
     }
     match dev {
         Device::Reference(_) => reference::update(constants, params),

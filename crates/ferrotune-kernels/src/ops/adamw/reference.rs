@@ -7,6 +7,9 @@ pub(super) fn update(constants: AdamW, params: &mut [Param<'_>]) {
     for p in params {
         let f = Factors::new(constants, p.decay, p.lr_factor);
         piece(p.value.f32_mut(), p.grad.f32(), p.m.f32_mut(), p.v.f32_mut(), &f);
+        if let Some(copy) = &mut p.copy {
+            copy.set(p.value.f32());
+        }
     }
 }
 

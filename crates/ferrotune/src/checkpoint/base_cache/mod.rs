@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::safetensors::{SafeFile, Shards};
 use super::{Checkpoint, bnb4, bnb8, hex};
-use crate::model::weights::BaseStorage;
+use crate::model::weights::BaseForm;
 use crate::{Error, Result};
 
 mod writer;
@@ -63,9 +63,9 @@ impl BaseCache {
         BaseCache { folder: folder.to_path_buf(), limit, writes: Mutex::default() }
     }
 
-    /// The place of a base in a storage; none for storages that are not quantized.
-    pub(crate) fn entry(&self, checkpoint: &Checkpoint, storage: BaseStorage) -> Option<Entry<'_>> {
-        let storage = storage.quantized_name()?;
+    /// The place of a base in a form; none for forms of which nothing is quantized.
+    pub(crate) fn entry(&self, checkpoint: &Checkpoint, form: impl Into<BaseForm>) -> Option<Entry<'_>> {
+        let storage = form.into().quantized_name()?;
         let mut hash = Sha256::new();
         hash.update(format!("{FORMAT} {QUANTIZER} {storage} {}", checkpoint.fingerprint()));
         for file in checkpoint.weight_files() {

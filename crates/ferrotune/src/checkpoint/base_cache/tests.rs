@@ -7,7 +7,7 @@ use ferrotune_kernels::{Device, Weight};
 
 use super::*;
 use crate::model::linear::Base;
-use crate::model::weights::{FourBitOptions, load, load_cached};
+use crate::model::weights::{BaseStorage, FourBitOptions, load, load_cached};
 
 const NF4: BaseStorage = four_bit(FourBitKind::Nf4, 64, true);
 
@@ -42,26 +42,36 @@ fn bytes(weight: &Weight) -> Vec<Vec<u8>> {
 
 type Linears = Vec<(String, usize, usize, Vec<Vec<u8>>)>;
 
-/// The linears of the layers, by a cache or without.
+/// What is quantized, by a cache or without.
 fn linears(
     checkpoint: &Checkpoint,
-    storage: BaseStorage,
+    form: impl Into<BaseForm>,
     cache: Option<&BaseCache>,
 ) -> (Linears, Vec<String>) {
-    let mut notes = Vec::new();
+    let (form, mut notes) = (form.into(), Vec::new());
     let dev = Device::reference();
     let (model, _) = match cache {
-        Some(_) => load_cached(&dev, checkpoint, storage, 8, cache, &mut |note| notes.push(note)).unwrap(),
-        None => load(&dev, checkpoint, storage, 8).unwrap(),
+        Some(_) => load_cached(&dev, checkpoint, form, 8, cache, &mut |note| notes.push(note)).unwrap(),
+        None => load(&dev, checkpoint, form, 8).unwrap(),
     };
-    let layers = model.linears().into_iter().filter(|l| {
-        l.name.starts_with("model.layers.") && !l.name.ends_with(".gate") && !l.name.ends_with(".router")
-    });
-    let of = |l: &crate::model::linear::LinearLayer| match &l.base {
-        Base::Frozen(w) => (l.name.clone(), w.rows(), w.cols(), bytes(w)),
-        Base::Trained(_) => panic!("{} is trained", l.name),
+    let of = |name: &str, base: &Base| match base {
+        Base::Frozen(w) => (name.to_string(), w.rows(), w.cols(), bytes(w)),
+        Base::Trained(_) => panic!("{name} is trained"),
     };
-    (layers.map(of).collect(), notes)
+    let in_layer = |name: &str| {
+        name.starts_with("model.layers.") && !name.ends_with(".gate") && !name.ends_with(".router")
+    };
+    let mut found = Vec::new();
+    for l in model.linears() {
+        let storage = if in_layer(&l.name) { form.linears } else { form.tables };
+        if storage.quantized_name().is_some() && (in_layer(&l.name) || l.name == "lm_head") {
+            found.push(of(&l.name, &l.base));
+        }
+    }
+    if form.tables.quantized_name().is_some() {
+        found.push(of("model.embed_tokens", &model.embed));
+    }
+    (found, notes)
 }
 
 fn file_of(folder: &Path) -> PathBuf {
@@ -72,11 +82,14 @@ fn file_of(folder: &Path) -> PathBuf {
 
 #[test]
 fn every_linear_is_the_same_made_kept_and_read() {
-    let storages = [
-        NF4,
-        four_bit(FourBitKind::Nf4, 256, false),
-        four_bit(FourBitKind::Fp4, 64, true),
-        BaseStorage::Int8,
+    let storages: [BaseForm; 7] = [
+        NF4.into(),
+        four_bit(FourBitKind::Nf4, 256, false).into(),
+        four_bit(FourBitKind::Fp4, 64, true).into(),
+        BaseStorage::Int8.into(),
+        BaseForm { linears: NF4, tables: NF4 },
+        BaseForm { linears: NF4, tables: BaseStorage::Int8 },
+        BaseForm { linears: BaseStorage::AsStored, tables: NF4 },
     ];
     for name in [
         "models/llama3_rope/model",
@@ -88,7 +101,8 @@ fn every_linear_is_the_same_made_kept_and_read() {
         let dir = tempfile::tempdir().unwrap();
         for (i, storage) in storages.into_iter().enumerate() {
             let expected = linears(&checkpoint, storage, None).0;
-            assert!(expected.len() >= 8, "{name}");
+            let least = if storage.linears == BaseStorage::AsStored { 1 } else { 8 };
+            assert!(expected.len() >= least, "{name}");
             for time in ["made", "read"] {
                 let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
                 let (found, notes) = linears(&checkpoint, storage, Some(&cache));
@@ -301,7 +315,9 @@ fn another_base_storage_or_time_of_change_is_another_entry() {
     for entry in std::fs::read_dir(golden("models/llama3_rope/model").path()).unwrap().flatten() {
         std::fs::copy(entry.path(), source.path().join(entry.file_name())).unwrap();
     }
-    let path = |storage| cache.entry(&Checkpoint::open(source.path()).unwrap(), storage).map(|e| e.path);
+    let path = |storage: BaseStorage| {
+        cache.entry(&Checkpoint::open(source.path()).unwrap(), storage).map(|e| e.path)
+    };
     let mut seen = vec![path(NF4)];
     let mut differs = |found: Option<PathBuf>| {
         assert!(found.is_some() && !seen.contains(&found), "{found:?}");
@@ -311,6 +327,10 @@ fn another_base_storage_or_time_of_change_is_another_entry() {
     differs(path(four_bit(FourBitKind::Nf4, 64, false)));
     differs(path(four_bit(FourBitKind::Fp4, 64, true)));
     differs(path(BaseStorage::Int8));
+    let checkpoint = Checkpoint::open(source.path()).unwrap();
+    let tables = |tables| cache.entry(&checkpoint, BaseForm { linears: NF4, tables }).map(|e| e.path);
+    differs(tables(NF4));
+    differs(tables(BaseStorage::Int8));
     differs(cache.entry(&golden("models/mistral/model"), NF4).map(|e| e.path));
     let weights = File::options().write(true).open(source.path().join("model.safetensors")).unwrap();
     weights.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
@@ -321,7 +341,9 @@ fn another_base_storage_or_time_of_change_is_another_entry() {
 #[test]
 fn what_was_not_used_for_longest_goes_first() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
-    let keep = |storage, limit| drop(linears(&checkpoint, storage, Some(&BaseCache::new(dir.path(), limit))));
+    let keep = |storage: BaseStorage, limit| {
+        drop(linears(&checkpoint, storage, Some(&BaseCache::new(dir.path(), limit))))
+    };
     let age = |path: &Path, hours: u64| {
         let file = File::options().write(true).open(path).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(3600 * hours)).unwrap();

@@ -6,9 +6,9 @@ use ferrotune_kernels::ops::attention::Heads;
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
-use super::{BaseStorage, Linears, dense};
-use crate::Result;
+use super::{BaseForm, BaseStorage, Linears};
 use crate::checkpoint::Checkpoint;
+use crate::memory::human;
 use crate::model::attention::{Attention, Qkv};
 use crate::model::decoder::Decoder;
 use crate::model::families::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
@@ -17,14 +17,15 @@ use crate::model::linear::{Base, LinearLayer, Vector};
 use crate::model::mlp::{Mlp, Up};
 use crate::model::moe::{Expert, Moe};
 use crate::model::norm::Norm;
-use crate::model::params::Params;
+use crate::model::params::{ParamId, Params};
 use crate::model::residual::Residual;
 use crate::model::rope::Rotary;
+use crate::{Error, Result};
 
 pub(super) struct Loader<'a> {
     pub(super) dev: &'a Device,
     pub(super) checkpoint: &'a Checkpoint,
-    pub(super) storage: BaseStorage,
+    pub(super) form: BaseForm,
     pub(super) from: Linears<'a>,
     pub(super) params: Params,
     pub(super) consumed: BTreeSet<String>,
@@ -34,8 +35,7 @@ pub(super) struct Loader<'a> {
 impl Loader<'_> {
     pub(super) fn decoder(&mut self, arch: Architecture, positions: usize) -> Result<Decoder> {
         let a = &arch;
-        let table = self.read("model.embed_tokens.weight", a.vocab, a.hidden)?;
-        let embed = self.outer(table, "model.embed_tokens.weight")?;
+        let embed = self.matrix("model.embed_tokens", a.vocab, a.hidden, self.form.tables)?;
         let layers = (0..a.layers).map(|i| self.layer(a, i)).collect::<Result<Vec<_>>>()?;
         let norm = self.norm(a, "model.norm".into())?;
         let head = |id, base| LinearLayer {
@@ -56,8 +56,7 @@ impl Loader<'_> {
             };
             tied_head = Some(head(usize::MAX, base));
         } else {
-            let weight = self.read("lm_head.weight", a.vocab, a.hidden)?;
-            let base = self.outer(weight, "lm_head.weight")?;
+            let base = self.matrix("lm_head", a.vocab, a.hidden, self.form.tables)?;
             lm_head = Some(head(self.linears, base));
         }
         let rotary = |rope: &crate::model::families::Rope| Rotary::new(self.dev, positions, rope.clone());
@@ -131,7 +130,7 @@ impl Loader<'_> {
             false => self.read(&format!("{router}.weight"), e.count, a.hidden)?,
         };
         // The router is never quantized: a choice of experts has no small errors.
-        let base = self.outer(weight, &format!("{router}.weight"))?;
+        let base = self.held(&router, weight, BaseForm::from(self.form.linears).tables)?;
         let router = self.numbered(router, e.count, a.hidden, base, None);
         let whole = self.checkpoint.contains(&format!("{stacked}.gate_up_proj"));
         let experts = (0..e.count).map(|n| {
@@ -146,16 +145,17 @@ impl Loader<'_> {
             let mut part = |name: &str, of: [usize; 2], rows: std::ops::Range<usize>, own: String| {
                 let tensor = format!("{stacked}.{name}");
                 let (len, cols) = (rows.len(), of[1]);
-                let base = match self.kept(&own, len, cols) {
+                let storage = self.form.linears;
+                let base = match self.kept(&own, len, cols, storage) {
                     Some(kept) => kept,
                     None => {
                         let shape = [e.count, of[0], cols];
                         let weight = self.checkpoint.stacked(&tensor, shape, n, rows)?;
-                        self.base_of(&own, weight)?
+                        self.held(&own, weight, storage)?
                     }
                 };
                 self.consumed.insert(tensor);
-                Ok::<_, crate::Error>(self.numbered(own, len, cols, base, None))
+                Ok::<_, Error>(self.numbered(own, len, cols, base, None))
             };
             let both = [2 * e.ffn, a.hidden];
             let gate_up = [
@@ -227,51 +227,60 @@ impl Loader<'_> {
     }
 
     fn linear(&mut self, name: String, rows: usize, cols: usize, bias: bool) -> Result<LinearLayer> {
-        let file = format!("{name}.weight");
-        let base = match self.kept(&name, rows, cols) {
-            Some(kept) => kept,
-            None => {
-                let weight = self.checkpoint.weight(&file, rows, cols)?;
-                self.base_of(&name, weight)?
-            }
-        };
-        self.consumed.insert(file);
+        let base = self.matrix(&name, rows, cols, self.form.linears)?;
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };
         Ok(self.numbered(name, rows, cols, base, bias))
     }
 
-    /// What the cache has for a linear.
-    fn kept(&self, name: &str, rows: usize, cols: usize) -> Option<Base> {
+    /// The matrix of a module, from the cache or the checkpoint.
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Result<Base> {
+        let file = format!("{name}.weight");
+        let base = match self.kept(name, rows, cols, storage) {
+            Some(kept) => kept,
+            None => {
+                let weight = self.checkpoint.weight(&file, rows, cols)?;
+                self.held(name, weight, storage)?
+            }
+        };
+        self.consumed.insert(file);
+        Ok(base)
+    }
+
+    /// What the cache has for a module; of what takes no work to make it has nothing.
+    fn kept(&self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Option<Base> {
         match &self.from {
-            Linears::Read(cached) => cached.weight(name, rows, cols).map(Base::Frozen),
-            Linears::Convert | Linears::Write(_) => None,
+            Linears::Read(cached) if storage.quantized_name().is_some() => {
+                cached.weight(name, rows, cols).map(Base::Frozen)
+            }
+            _ => None,
         }
     }
 
-    /// The weight of a linear in the storage that is asked for.
-    fn base_of(&mut self, name: &str, weight: Weight) -> Result<Base> {
+    /// The weight of a module in a storage.
+    fn held(&mut self, name: &str, weight: Weight, storage: BaseStorage) -> Result<Base> {
         let file = format!("{name}.weight");
-        if self.storage == BaseStorage::Trained {
-            let base = Base::Trained(self.parameter(&file, &weight));
+        if storage == BaseStorage::Trained {
+            let base = Base::Trained(self.parameter(&file, &weight)?);
             self.checkpoint.release(&file);
             return Ok(base);
         }
         let form = |w: &Weight| (std::mem::discriminant(w.storage()), w.nbytes());
         let stored = form(&weight);
         let empty = || Weight::dense(0, 0, DType::F32, Bytes::owned(Vec::new()));
+        let quantized = storage.quantized_name().is_some();
         let held = match &self.from {
-            Linears::Write(writer) if writer.has_failed() || writer.has(name) => empty()?,
-            _ => self.storage.hold(weight)?,
+            Linears::Write(writer) if !quantized || writer.has_failed() || writer.has(name) => empty()?,
+            _ => storage.hold(weight)?,
         };
         if form(&held) != stored {
             self.checkpoint.release(&file);
         }
         Ok(Base::Frozen(match &mut self.from {
-            Linears::Write(writer) => {
+            Linears::Write(writer) if quantized => {
                 writer.add(name, &held);
                 empty()?
             }
-            Linears::Convert | Linears::Read(_) => held,
+            Linears::Write(_) | Linears::Convert | Linears::Read(_) => held,
         }))
     }
 
@@ -288,25 +297,20 @@ impl Loader<'_> {
         LinearLayer { id, name, rows, cols, base, bias }
     }
 
-    /// Embedding and head: not quantized, as the field does.
-    fn outer(&mut self, weight: Weight, name: &str) -> Result<Base> {
-        Ok(match self.storage {
-            BaseStorage::Trained => {
-                let id = self.parameter(name, &weight);
-                self.checkpoint.release(name);
-                Base::Trained(id)
-            }
-            BaseStorage::Dense(dtype) => Base::Frozen(dense(weight, dtype)?),
-            _ => Base::Frozen(weight),
-        })
-    }
-
-    fn parameter(&mut self, name: &str, weight: &Weight) -> crate::model::params::ParamId {
+    fn parameter(&mut self, name: &str, weight: &Weight) -> Result<ParamId> {
         let mut value = self.dev.empty(weight.rows(), weight.cols());
         for (row, out) in value.f32_mut().chunks_exact_mut(weight.cols()).enumerate() {
             weight.decode(row, 0, out);
         }
-        self.params.push(name, value)
+        self.params.place(self.dev, name, value).map_err(|e| {
+            let bytes = human(4 * (weight.rows() * weight.cols()) as u64);
+            Error::tensor(
+                self.checkpoint.path(),
+                name,
+                format!("{bytes} of its f32 values take disk space: {e}"),
+            )
+            .with_hint("make room in output.dir, or use train.weights: f32, which needs no disk")
+        })
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
@@ -316,7 +320,7 @@ impl Loader<'_> {
     }
 
     fn keep_vector(&mut self, name: &str, values: &[f32]) -> Vector {
-        if self.storage != BaseStorage::Trained {
+        if self.form.linears != BaseStorage::Trained {
             return Vector::Frozen(self.dev.tensor(1, values.len(), values));
         }
         // A norm that two parts of a layer read is one parameter.

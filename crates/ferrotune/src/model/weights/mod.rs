@@ -8,7 +8,7 @@ use super::decoder::Decoder;
 use super::families::architecture;
 use super::params::Params;
 pub(crate) use super::storage::dense;
-pub use super::storage::{BaseStorage, FourBitOptions};
+pub use super::storage::{BaseForm, BaseStorage, FourBitOptions};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::base_cache::{BaseCache, BaseWriter, CachedBase, Entry};
 use crate::{Error, Result};
@@ -21,24 +21,35 @@ use loader::Loader;
 pub fn load(
     dev: &Device,
     checkpoint: &Checkpoint,
-    storage: BaseStorage,
+    form: impl Into<BaseForm>,
     positions: usize,
 ) -> Result<(Decoder, Params)> {
-    load_linears(dev, checkpoint, storage, positions, Linears::Convert)
+    load_into(dev, checkpoint, form.into(), positions, Params::default())
 }
 
-/// Like [`load`], with quantized linears from a cache, where they are put first if they are not there. `note` hears
+/// The same with trained parameters added to `params`, which says where they lie.
+pub fn load_into(
+    dev: &Device,
+    checkpoint: &Checkpoint,
+    form: BaseForm,
+    positions: usize,
+    params: Params,
+) -> Result<(Decoder, Params)> {
+    load_linears(dev, checkpoint, form, positions, Linears::Convert, params)
+}
+
+/// Like [`load`], with quantized matrices from a cache, where they are put first if they are not there. `note` hears
 /// what is wrong with the cache; the network is the same with and without it.
 pub fn load_cached(
     dev: &Device,
     checkpoint: &Checkpoint,
-    storage: BaseStorage,
+    form: BaseForm,
     positions: usize,
     cache: Option<&BaseCache>,
     note: &mut dyn FnMut(String),
 ) -> Result<(Decoder, Params)> {
-    let Some(entry) = cache.and_then(|cache| cache.entry(checkpoint, storage)) else {
-        return load(dev, checkpoint, storage, positions);
+    let Some(entry) = cache.and_then(|cache| cache.entry(checkpoint, form)) else {
+        return load(dev, checkpoint, form, positions);
     };
     let found = entry.open().unwrap_or_else(|e| {
         note(format!("the quantized base is made again: {e}"));
@@ -46,7 +57,7 @@ pub fn load_cached(
     });
     let made = match found {
         Some(found) => Ok(found),
-        None => fill(dev, checkpoint, storage, &entry)?,
+        None => fill(dev, checkpoint, form, &entry)?,
     };
     let linears = match &made {
         Ok(cached) => Linears::Read(cached),
@@ -55,35 +66,36 @@ pub fn load_cached(
             Linears::Convert
         }
     };
-    load_linears(dev, checkpoint, storage, positions, linears)
+    load_linears(dev, checkpoint, form, positions, linears, Params::default())
 }
 
-/// Quantizes a base into the cache, one linear after the other. The outer error is the checkpoint's, the inner one the
+/// Quantizes a base into the cache, one matrix after the other. The outer error is the checkpoint's, the inner one the
 /// cache's.
 fn fill(
     dev: &Device,
     checkpoint: &Checkpoint,
-    storage: BaseStorage,
+    form: BaseForm,
     entry: &Entry<'_>,
 ) -> Result<Result<CachedBase>> {
-    let mut writer = match entry.create(architecture(checkpoint.config())?.linear_count()) {
+    let mut writer = match entry.create(architecture(checkpoint.config())?.linear_count() + TABLES) {
         Ok(writer) => writer,
         Err(e) => return Ok(Err(e)),
     };
-    load_linears(dev, checkpoint, storage, 1, Linears::Write(&mut writer))?;
+    load_linears(dev, checkpoint, form, 1, Linears::Write(&mut writer), Params::default())?;
     Ok(entry.finish(writer))
 }
 
 fn load_linears(
     dev: &Device,
     checkpoint: &Checkpoint,
-    storage: BaseStorage,
+    form: BaseForm,
     positions: usize,
     from: Linears<'_>,
+    params: Params,
 ) -> Result<(Decoder, Params)> {
     let arch = architecture(checkpoint.config())?;
-    let (params, consumed) = (Params::default(), BTreeSet::new());
-    let mut loader = Loader { dev, checkpoint, storage, from, params, consumed, linears: 0 };
+    let consumed = BTreeSet::new();
+    let mut loader = Loader { dev, checkpoint, form, from, params, consumed, linears: 0 };
     let decoder = loader.decoder(arch, positions)?;
     let left = checkpoint.unused(&loader.consumed);
     if !left.is_empty() {
@@ -95,7 +107,10 @@ fn load_linears(
     Ok((decoder, loader.params))
 }
 
-/// Where the linears of the layers come from, or go to.
+/// Embedding and head.
+const TABLES: usize = 2;
+
+/// Where quantized matrices come from, or go to.
 enum Linears<'a> {
     /// From the checkpoint, converted.
     Convert,
