@@ -4,7 +4,7 @@
 //! floats take one type, from which the linears are quantized: transformers casts a model before it quantizes it, and
 //! the bytes depend on it. The block size is not in `quantization_config`; it stands beside each weight.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::atomic::write_atomic;
 use super::model_folder::{SHARD, encode, safetensors_dtype};
-use super::safetensors::{OutTensor, Shards, write_model};
+use super::safetensors::{OutTensor, SafeFile, Shards, TensorRef, write_model};
 use super::{Checkpoint, bnb4};
 use crate::model::weights::FourBitOptions;
 use crate::{Error, Result};
@@ -58,7 +58,8 @@ pub fn write(
     let shards = Shards::open(path)?;
     let dtype = dtype.map_or_else(|| own_dtype(checkpoint, &shards), Ok)?;
     let source = Source { checkpoint, options, dtype, last: RefCell::default() };
-    let mut tensors = Vec::new();
+    let before: Cell<Option<(&SafeFile, &TensorRef)>> = Cell::new(None);
+    let (before, mut tensors) = (&before, Vec::new());
     let (mut linears, mut from) = (0, 0);
     for name in shards.names() {
         let Some((file, tensor)) = shards.get(name) else { continue };
@@ -73,17 +74,17 @@ pub fn write(
             tensors.extend(source.linear(name, *rows, *cols)?);
             continue;
         }
-        let same = tensor.to_f32().is_none() || tensor.dtype == safetensors_dtype(dtype);
-        let kind = if same { tensor.dtype } else { safetensors_dtype(dtype) };
-        let make = move || {
-            let bytes = match same {
-                true => tensor.bytes.as_slice().to_vec(),
-                false => encode(&tensor.to_f32().unwrap_or_default(), dtype),
-            };
-            file.release(tensor);
-            bytes
+        let out = match tensor.dtype == safetensors_dtype(dtype) || !tensor.is_float() {
+            true => OutTensor::bytes(tensor.dtype, &tensor.shape, tensor.bytes.as_slice()),
+            false => OutTensor::lazy(safetensors_dtype(dtype), &tensor.shape, move || {
+                encode(&tensor.to_f32().unwrap_or_default(), dtype)
+            }),
         };
-        tensors.push((name.to_string(), OutTensor::lazy(kind, &tensor.shape, make)));
+        // When its turn comes, the one before is written.
+        let out = out.when_written(move || {
+            before.replace(Some((file, tensor))).into_iter().for_each(|(file, tensor)| file.release(tensor))
+        });
+        tensors.push((name.to_string(), out));
     }
     let to = tensors.iter().map(|(_, t)| t.nbytes()).sum();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;

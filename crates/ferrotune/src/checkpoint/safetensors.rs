@@ -31,6 +31,11 @@ pub struct TensorRef {
 }
 
 impl TensorRef {
+    /// Whether [`TensorRef::to_f32`] gives values.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
     /// The values as f32, for F32, F16 and BF16 tensors; `None` for any other type.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let bytes = self.bytes.as_slice();
