@@ -1,5 +1,6 @@
 //! Products of a few vectors with rows of a block-quantized weight, multiplied as they are stored: what decoding a token
-//! at a time reads is then the blocks alone. The vectors stay f32.
+//! at a time reads is then the blocks alone. The vectors stay f32, or become bf16 in that precision where the instruction
+//! set multiplies it (`pairs.rs`).
 //!
 //! A block of scale `d` and minimum `m` adds `d (q . x) + m sum(x)`; the sums of x are made once for all rows. Every
 //! format is written once, with the sixteen values that [`lanes::Lanes`] stands for; the order of a sum depends on the
@@ -7,6 +8,7 @@
 
 use super::math::sum;
 use super::{Cpu, Isa};
+use crate::dtype::Precision;
 use crate::quant::gguf::k_quants::{Q4K, Q6K};
 use crate::quant::gguf::legacy::{Q4_0, Q4_1, Q8_0};
 use crate::quant::gguf::{GgufType, blocks_of};
@@ -15,6 +17,8 @@ use crate::tensor::Buffer;
 
 mod formats;
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -52,11 +56,14 @@ pub(crate) struct Products<'a> {
     split: Option<Buffer>,
     /// Sums of 32 values each, of each vector [`formats::sums_of`].
     sums: Option<Buffer>,
+    /// The vectors in bf16, if they are multiplied so.
+    #[cfg(target_arch = "x86_64")]
+    pairs: Option<pairs::Vectors>,
 }
 
 impl<'a> Products<'a> {
     /// Prepares the vectors in `x`, one after the other; none if the weight's format is not multiplied as it is.
-    pub(crate) fn new(cpu: &Cpu, weight: &'a Weight, x: &'a [f32]) -> Option<Self> {
+    pub(crate) fn new(cpu: &Cpu, precision: Precision, weight: &'a Weight, x: &'a [f32]) -> Option<Self> {
         let k = weight.cols();
         let rows = match weight.storage() {
             // Groups of 16 bytes must not cross the ends of rows, or of blocks, which are longer.
@@ -77,6 +84,23 @@ impl<'a> Products<'a> {
         };
         let m = x.len().checked_div(k)?;
         assert!((1..=FEW).contains(&m) && x.len() == m * k, "one to four vectors of the weight's width");
+        #[cfg(target_arch = "x86_64")]
+        if precision == Precision::Bf16
+            && let Some(pairs) = pairs::Vectors::new(cpu, rows, x, k)
+        {
+            return Some(Products {
+                isa: cpu.isa(),
+                rows,
+                m,
+                k,
+                x,
+                split: None,
+                sums: None,
+                pairs: Some(pairs),
+            });
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = precision;
         let made = |words: usize, fill: &dyn Fn(&mut [f32])| {
             let mut buffer = cpu.pool().take(words);
             fill(&mut buffer.f32_mut()[..words]);
@@ -100,12 +124,28 @@ impl<'a> Products<'a> {
                 }
             })
         });
-        Some(Products { isa: cpu.isa(), rows, m, k, x, split, sums })
+        Some(Products {
+            isa: cpu.isa(),
+            rows,
+            m,
+            k,
+            x,
+            split,
+            sums,
+            #[cfg(target_arch = "x86_64")]
+            pairs: None,
+        })
     }
 
     /// The products with rows `first..first + n`.
     pub(crate) fn run(&self, first: usize, n: usize, out: &mut Results) {
         assert!(n <= RUN);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(pairs) = &self.pairs {
+            // SAFETY: an `Isa` in use was checked against the CPU by `Cpu::new`, and these vectors are made for one with bf16
+            // and for these rows, which `first + n` does not leave: a task is inside the weight.
+            return unsafe { pairs.run(self.rows, (self.m, self.k), first, n, out) };
+        }
         match self.isa {
             // SAFETY: any CPU has what plain Rust needs.
             Isa::Portable => unsafe { self.few::<Plain>(first, n, out) },

@@ -96,7 +96,7 @@ pub(super) fn forward(
 ) {
     let (m, k) = (x.rows(), x.cols());
     if m <= FEW && !has_dropout(linears) {
-        return super::few::forward(dev, cpu, x, linears, outs, accumulate, h);
+        return super::few::forward(dev, cpu, precision, x, linears, outs, accumulate, h);
     }
     let packed = left(cpu, precision, Mat::from(x), m, k, false, 1.0);
     if let Some(h) = h.as_deref_mut() {

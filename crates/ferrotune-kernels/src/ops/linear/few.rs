@@ -10,7 +10,7 @@ use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut};
 use crate::device::Device;
-use crate::dtype::DType;
+use crate::dtype::{DType, Precision};
 use crate::tensor::{Buffer, Tensor};
 
 /// Rows of A that a task takes.
@@ -28,6 +28,7 @@ struct Part<'a> {
 pub(super) fn forward(
     dev: &Device,
     cpu: &Cpu,
+    precision: Precision,
     x: &Tensor,
     linears: &[Linear<'_>],
     outs: &mut [&mut Tensor],
@@ -51,7 +52,7 @@ pub(super) fn forward(
         .map(|((linear, out), first_rank)| {
             assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
             let products = match linear.weight.mat() {
-                Mat::Weight(w) => Products::new(cpu, w, x.f32()),
+                Mat::Weight(w) => Products::new(cpu, precision, w, x.f32()),
                 _ => None,
             };
             let first_task = tasks;
