@@ -208,8 +208,11 @@ pub(super) fn parameter_bytes(train: &TrainOptions, lengths: &[usize]) -> usize 
     let whole: usize = lengths.iter().sum();
     match train.weights {
         WeightKind::F32 => 4 * whole,
-        // The copies, and what is at work of the values themselves; a tensor that is written is counted with the moments.
-        WeightKind::Bf16 => 2 * whole + adamw_op::PAGED_WINDOW.min(4 * whole),
+        // The copies, and what is in memory of the values themselves: parts at work, or a tensor that is written.
+        WeightKind::Bf16 => {
+            let largest = lengths.iter().max().map_or(0, |len| 4 * len);
+            2 * whole + adamw_op::PAGED_WINDOW.max(largest).min(4 * whole)
+        }
     }
 }
 
