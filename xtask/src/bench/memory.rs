@@ -91,6 +91,8 @@ struct Peak {
     /// With what the system reads ahead.
     needs: f64,
     peak: f64,
+    /// Whether it ran inside a limit.
+    capped: bool,
     /// Seconds of the last step.
     seconds: f64,
     losses: Vec<f64>,
@@ -103,9 +105,11 @@ impl Bench {
         let mut missed = 0;
         println!("{:<40} {:>12} {:>11} {:>6} {:>7}", "run", "predicted MB", "measured MB", "share", "s/step");
         let mut line = |name: &str, outcome: Result<Peak, Failure>| match outcome {
-            Ok(Peak { planned: predicted, peak: measured, seconds, .. }) => {
+            Ok(Peak { planned: predicted, peak: measured, seconds, capped, .. }) => {
                 let share = measured / predicted;
-                let word = if (LEAST..=1.0).contains(&share) { "" } else { "  MISSED" };
+                // Inside a limit the system takes pages of files away, so a peak may be lower.
+                let least = if capped { 0.0 } else { LEAST };
+                let word = if (least..=1.0).contains(&share) { "" } else { "  MISSED" };
                 missed += (!word.is_empty()) as usize;
                 let [p, m] = [predicted, measured].map(|bytes| bytes / 1e6);
                 println!("{name:<40} {p:>12.0} {m:>11.0} {:>5.0}% {seconds:>7.2}{word}", 100.0 * share);
@@ -179,6 +183,7 @@ impl Bench {
         let seconds = steps.clone().filter_map(|e| e["seconds"].as_f64()).next_back().unwrap_or(f64::NAN);
         Ok(Peak {
             seconds,
+            capped: limit.is_some(),
             planned,
             needs,
             peak: number(&done, "peak_rss_bytes")?,

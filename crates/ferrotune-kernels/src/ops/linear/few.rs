@@ -16,6 +16,9 @@ use crate::tensor::{Buffer, Tensor};
 /// Rows of A that a task takes.
 const RANKS: usize = 8;
 
+/// Parts of the work for each thread.
+const RANGES: usize = 4;
+
 /// One of the linears, and where its part of the work begins.
 struct Part<'a> {
     linear: &'a Linear<'a>,
@@ -61,39 +64,44 @@ pub(super) fn forward(
         })
         .collect();
     let (m, h) = (x.rows(), own.f32());
+    // A thread reads one part after the other from where it is: the processor foresees that.
+    let ranges = tasks.min(cpu.threads() * RANGES);
     cpu.run_with(
-        tasks,
+        ranges,
         || None,
-        |row, task| {
-            let at = parts.partition_point(|p| p.first_task <= task) - 1;
-            let (part, n) = (&parts[at], parts[at].linear.weight.rows());
-            let first = (task - part.first_task) * RUN;
-            let run = (n - first).min(RUN);
-            let mut ys = [[0.0; RUN]; FEW];
-            match &part.products {
-                Some(products) => products.run(first, run, &mut ys),
-                None => decoded(cpu, x, part.linear, first, run, row, &mut ys),
-            }
-            if let Some(b) = part.linear.branch {
-                let r = b.a.rows();
-                for (i, ys) in ys.iter_mut().enumerate().take(m) {
-                    let h = &h[i * total + part.first_rank..][..r];
-                    for (y, b_row) in ys.iter_mut().zip(b.b.f32()[first * r..].chunks_exact(r)).take(run) {
-                        *y += dot(h, b_row);
+        |row, range| {
+            for task in tasks * range / ranges..tasks * (range + 1) / ranges {
+                let at = parts.partition_point(|p| p.first_task <= task) - 1;
+                let (part, n) = (&parts[at], parts[at].linear.weight.rows());
+                let first = (task - part.first_task) * RUN;
+                let run = (n - first).min(RUN);
+                let mut ys = [[0.0; RUN]; FEW];
+                match &part.products {
+                    Some(products) => products.run(first, run, &mut ys),
+                    None => decoded(cpu, x, part.linear, first, run, row, &mut ys),
+                }
+                if let Some(b) = part.linear.branch {
+                    let r = b.a.rows();
+                    for (i, ys) in ys.iter_mut().enumerate().take(m) {
+                        let h = &h[i * total + part.first_rank..][..r];
+                        for (y, b_row) in ys.iter_mut().zip(b.b.f32()[first * r..].chunks_exact(r)).take(run)
+                        {
+                            *y += dot(h, b_row);
+                        }
                     }
                 }
-            }
-            if let Some(bias) = part.linear.bias {
-                let bias = &bias.f32()[first..first + run];
-                ys.iter_mut().for_each(|ys| ys.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
-            }
-            let mut spare = [0.0; RUN];
-            for (i, ys) in ys.iter().enumerate().take(m) {
-                let add = |out: &mut [f32]| {
-                    out.iter_mut().zip(ys).for_each(|(o, y)| *o = if accumulate { *o + y } else { *y });
-                };
-                // SAFETY: these columns of every row belong to one task.
-                unsafe { part.out.write(cpu.isa(), i * n + first, run, &mut spare, add) };
+                if let Some(bias) = part.linear.bias {
+                    let bias = &bias.f32()[first..first + run];
+                    ys.iter_mut().for_each(|ys| ys.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+                }
+                let mut spare = [0.0; RUN];
+                for (i, ys) in ys.iter().enumerate().take(m) {
+                    let add = |out: &mut [f32]| {
+                        out.iter_mut().zip(ys).for_each(|(o, y)| *o = if accumulate { *o + y } else { *y });
+                    };
+                    // SAFETY: these columns of every row belong to one task.
+                    unsafe { part.out.write(cpu.isa(), i * n + first, run, &mut spare, add) };
+                }
             }
         },
     );
