@@ -9,6 +9,7 @@ use std::time::Duration;
 use ferrotune::Error;
 use ferrotune::checkpoint::net::Progress;
 use ferrotune::memory::human;
+use ferrotune::model::Policies;
 use ferrotune::train::Event;
 use ferrotune::train::record::{StepRecord, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -147,14 +148,14 @@ impl Report {
     fn start(&self, s: &Summary) {
         let share = 100.0 * s.trainable_parameters as f64 / s.total_parameters.max(1) as f64;
         self.say(format!(
-            "method: {} on a base in {}{}, {} on {} threads ({}), activations {:?}",
+            "method: {} on a base in {}{}, {} on {} threads ({}), activations: {}",
             s.method,
             s.base_format,
             if s.streamed { ", streamed from its file" } else { "" },
             s.precision,
             s.threads,
             s.isa,
-            s.activations
+            Policies { below: s.activations, kept: s.kept_layers }
         ));
         self.say(format!(
             "trainable: {} of {} parameters ({share:.2}%)",

@@ -7,6 +7,7 @@ use ferrotune::Result;
 use ferrotune::checkpoint::Checkpoint;
 use ferrotune::checkpoint::hub::{self, HubId};
 use ferrotune::memory::{self, human};
+use ferrotune::model::Policies;
 use ferrotune::model::config::{ModelConfig, SUPPORTED};
 use ferrotune::model::families::architecture;
 use ferrotune::run_config::RunConfig;
@@ -107,7 +108,7 @@ fn table(all: &[Foreseen], advised: Option<usize>) -> String {
             "\n{} {:<6} {:<19} {:<9} {:>9} {:>5}  {:>8.0}",
             if advised == Some(i) { '*' } else { ' ' },
             f.method.to_string(),
-            activations(f),
+            Policies { below: f.activations, kept: f.kept_layers }.to_string(),
             if f.streamed { "streamed" } else { "in memory" },
             human(f.peak_bytes),
             if f.fits { "yes" } else { "no" },
@@ -115,10 +116,4 @@ fn table(all: &[Foreseen], advised: Option<usize>) -> String {
         );
     }
     text + "\n"
-}
-
-/// The policy in words: `lean`, or `lean, 12 keep` where the others keep everything.
-fn activations(f: &Foreseen) -> String {
-    let below = format!("{:?}", f.activations).to_lowercase();
-    if f.kept_layers == 0 { below } else { format!("{below}, {} keep", f.kept_layers) }
 }

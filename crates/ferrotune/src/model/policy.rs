@@ -22,6 +22,21 @@ pub struct Policies {
     pub kept: usize,
 }
 
+impl std::fmt::Display for Policies {
+    /// `lean`, or `lean, 12 keep` where that many layers keep everything.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let below = match self.below {
+            Activations::Keep => "keep",
+            Activations::Lean => "lean",
+            Activations::Recompute => "recompute",
+        };
+        match self.kept {
+            0 => f.write_str(below),
+            kept => write!(f, "{below}, {kept} keep"),
+        }
+    }
+}
+
 impl From<Activations> for Policies {
     fn from(below: Activations) -> Self {
         Policies { below, kept: 0 }
@@ -45,5 +60,7 @@ mod tests {
         assert_eq!(all(0), [Activations::Lean; 3]);
         assert_eq!(all(1), [Activations::Lean, Activations::Lean, Activations::Keep]);
         assert_eq!(all(9), [Activations::Keep; 3]);
+        assert_eq!(Policies::from(Activations::Keep).to_string(), "keep");
+        assert_eq!(Policies { below: Activations::Lean, kept: 12 }.to_string(), "lean, 12 keep");
     }
 }

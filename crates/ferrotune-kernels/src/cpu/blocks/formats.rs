@@ -69,7 +69,7 @@ unsafe fn finish<L: Lanes, const M: usize>(sums: [L; M]) -> [f32; M] {
     sums.map(|sum| unsafe { sum.sum() })
 }
 
-/// NF4 or FP4 from the flat position `start` on; the vectors have the even values of each 32 first.
+/// NF4 or FP4 from the flat position `start` on; the vectors have the order of [`Lanes::both`] in each 32.
 ///
 /// # Safety
 /// The instruction set of `L`; `start` and the vectors' length are multiples of 32, and inside `bits`.
@@ -84,7 +84,7 @@ pub(super) unsafe fn four_bit<L: Lanes, const M: usize>(
     let (mut index, mut at) = (start >> shift, 0);
     // SAFETY: 16 bytes stand for 32 values of the vectors each time; both end together.
     unsafe {
-        let table = L::table(bits.code());
+        let table = L::table_of_both(bits.code());
         let mut sums = [L::splat(0.0); M];
         while at < x.k {
             let mut scales = [0.0; GROUP];
@@ -95,9 +95,9 @@ pub(super) unsafe fn four_bit<L: Lanes, const M: usize>(
                 let stop = ((index << shift) - start).min(x.k);
                 let mut part = [L::splat(0.0); M];
                 while at < stop {
-                    let (odd, even) = L::lookup(packed.as_ptr().add(at / 2), table);
+                    let (first, second) = L::both(packed.as_ptr().add(at / 2), table);
                     for i in 0..M {
-                        part[i] = odd.fma(x.at(i, at + 16), even.fma(x.at(i, at), part[i]));
+                        part[i] = second.fma(x.at(i, at + 16), first.fma(x.at(i, at), part[i]));
                     }
                     at += 32;
                 }

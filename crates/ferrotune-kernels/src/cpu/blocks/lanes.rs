@@ -10,6 +10,12 @@ pub(super) unsafe trait Lanes: Copy {
     /// A table of sixteen values.
     type Table: Copy;
 
+    /// The same for [`Lanes::both`].
+    type Both: Copy;
+
+    /// For each value of [`Lanes::both`] its place among the 32 that 16 bytes stand for, the first of a byte in its high nibble.
+    const ORDER: [usize; 32];
+
     unsafe fn splat(v: f32) -> Self;
 
     unsafe fn load(p: *const f32) -> Self;
@@ -34,6 +40,12 @@ pub(super) unsafe trait Lanes: Copy {
     /// The low and the high nibbles of bytes, looked up.
     unsafe fn lookup(p: *const u8, table: Self::Table) -> (Self, Self);
 
+    /// See [`Lanes::both`].
+    unsafe fn table_of_both(values: &[f32; 16]) -> Self::Both;
+
+    /// All nibbles of 16 bytes looked up, in the order that costs least.
+    unsafe fn both(p: *const u8, table: Self::Both) -> (Self, Self);
+
     /// The low and the high nibbles of bytes.
     unsafe fn nibbles(p: *const u8) -> (Self, Self);
 
@@ -48,6 +60,17 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn half(bytes: [u8; 2]) -> f32;
 }
 
+/// The even places, and then the odd ones.
+pub(super) const EVEN_FIRST: [usize; 32] = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = 2 * (i % 16) + i / 16;
+        i += 1;
+    }
+    order
+};
+
 /// Plain Rust.
 #[derive(Clone, Copy)]
 pub(super) struct Plain([f32; 16]);
@@ -55,6 +78,9 @@ pub(super) struct Plain([f32; 16]);
 // SAFETY: any CPU has what the methods need.
 unsafe impl Lanes for Plain {
     type Table = [f32; 16];
+    type Both = [f32; 16];
+
+    const ORDER: [usize; 32] = EVEN_FIRST;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
@@ -110,6 +136,18 @@ unsafe impl Lanes for Plain {
         // SAFETY: contract of the trait.
         let bytes = unsafe { p.cast::<[u8; 16]>().read() };
         (Plain(bytes.map(|b| table[(b & 15) as usize])), Plain(bytes.map(|b| table[(b >> 4) as usize])))
+    }
+
+    #[inline(always)]
+    unsafe fn table_of_both(values: &[f32; 16]) -> Self::Both {
+        *values
+    }
+
+    #[inline(always)]
+    unsafe fn both(p: *const u8, table: Self::Both) -> (Self, Self) {
+        // SAFETY: contract of the trait.
+        let (low, high) = unsafe { Self::lookup(p, table) };
+        (high, low)
     }
 
     #[inline(always)]

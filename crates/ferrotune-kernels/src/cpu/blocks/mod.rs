@@ -48,11 +48,13 @@ enum Rows<'a> {
 pub(crate) struct Products<'a> {
     isa: Isa,
     rows: Rows<'a>,
+    /// Number of rows.
+    n: usize,
     /// Vectors and their length.
     m: usize,
     k: usize,
     x: &'a [f32],
-    /// The vectors in the order of nibbles: of each 32 values first the even ones.
+    /// The vectors in the order of [`Lanes::both`].
     split: Option<Buffer>,
     /// Sums of 32 values each, of each vector [`formats::sums_of`].
     sums: Option<Buffer>,
@@ -64,7 +66,7 @@ pub(crate) struct Products<'a> {
 impl<'a> Products<'a> {
     /// Prepares the vectors in `x`, one after the other; none if the weight's format is not multiplied as it is.
     pub(crate) fn new(cpu: &Cpu, precision: Precision, weight: &'a Weight, x: &'a [f32]) -> Option<Self> {
-        let k = weight.cols();
+        let (n, k) = (weight.rows(), weight.cols());
         let rows = match weight.storage() {
             // Groups of 16 bytes must not cross the ends of rows, or of blocks, which are longer.
             Storage::FourBit(bits) if k.is_multiple_of(32) => Rows::FourBit(bits),
@@ -91,6 +93,7 @@ impl<'a> Products<'a> {
             return Some(Products {
                 isa: cpu.isa(),
                 rows,
+                n,
                 m,
                 k,
                 x,
@@ -108,9 +111,16 @@ impl<'a> Products<'a> {
         };
         let split = matches!(rows, Rows::FourBit(_)).then(|| {
             made(m * k, &|out| {
+                let order = match cpu.isa() {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => x86::Narrow::ORDER,
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 | Isa::Avx512Bf16 => x86::Wide::ORDER,
+                    _ => Plain::ORDER,
+                };
                 for (x, out) in x.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<32>().0) {
-                    for i in 0..16 {
-                        (out[i], out[16 + i]) = (x[2 * i], x[2 * i + 1]);
+                    for (out, from) in out.iter_mut().zip(order) {
+                        *out = x[from];
                     }
                 }
             })
@@ -127,6 +137,7 @@ impl<'a> Products<'a> {
         Some(Products {
             isa: cpu.isa(),
             rows,
+            n,
             m,
             k,
             x,
@@ -139,11 +150,11 @@ impl<'a> Products<'a> {
 
     /// The products with rows `first..first + n`.
     pub(crate) fn run(&self, first: usize, n: usize, out: &mut Results) {
-        assert!(n <= RUN);
+        assert!(n <= RUN && first + n <= self.n, "rows outside the weight");
         #[cfg(target_arch = "x86_64")]
         if let Some(pairs) = &self.pairs {
             // SAFETY: an `Isa` in use was checked against the CPU by `Cpu::new`, and these vectors are made for one with bf16
-            // and for these rows, which `first + n` does not leave: a task is inside the weight.
+            // and for these rows, which `first + n` does not leave.
             return unsafe { pairs.run(self.rows, (self.m, self.k), first, n, out) };
         }
         match self.isa {

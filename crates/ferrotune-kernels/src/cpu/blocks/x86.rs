@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::Lanes;
+use super::lanes::{EVEN_FIRST, Lanes};
 
 /// One register: AVX-512 with BW and VL, and F16C.
 #[derive(Clone, Copy)]
@@ -47,6 +47,9 @@ unsafe fn six<const HIGH: bool, const SHIFT: i32>(low: *const u8, high: *const u
 // SAFETY: every method is used only where the instruction set is there; reads are within the contract.
 unsafe impl Lanes for Wide {
     type Table = __m512;
+    type Both = __m512;
+
+    const ORDER: [usize; 32] = EVEN_FIRST;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
@@ -110,6 +113,19 @@ unsafe impl Lanes for Wide {
             let low = _mm512_permutexvar_ps(index, table);
             (Wide(low), Wide(_mm512_permutexvar_ps(_mm512_srli_epi32::<4>(index), table)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn table_of_both(values: &[f32; 16]) -> Self::Both {
+        // SAFETY: as above.
+        unsafe { Self::table(values) }
+    }
+
+    #[inline(always)]
+    unsafe fn both(p: *const u8, table: Self::Both) -> (Self, Self) {
+        // SAFETY: as above.
+        let (low, high) = unsafe { Self::lookup(p, table) };
+        (high, low)
     }
 
     #[inline(always)]
@@ -185,6 +201,20 @@ impl Narrow {
 // SAFETY: as for `Wide`.
 unsafe impl Lanes for Narrow {
     type Table = (__m256, __m256);
+    /// Each of the four bytes of the values.
+    type Both = [__m256i; 4];
+
+    /// Four of the low nibbles and four of the high ones in each register.
+    const ORDER: [usize; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            let nibble = i / 8 * 4 + i % 4;
+            order[i] = 2 * nibble + (i % 8 < 4) as usize;
+            i += 1;
+        }
+        order
+    };
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
@@ -258,6 +288,45 @@ unsafe impl Lanes for Narrow {
         unsafe {
             let bytes = _mm_loadu_si128(p.cast());
             (Self::find(bytes, table), Self::find(_mm_srli_epi16::<4>(bytes), table))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn table_of_both(values: &[f32; 16]) -> Self::Both {
+        let mut bytes = [[0u8; 16]; 4];
+        for (i, value) in values.iter().enumerate() {
+            for (part, byte) in bytes.iter_mut().zip(value.to_le_bytes()) {
+                part[i] = byte;
+            }
+        }
+        // SAFETY: as above; each table is 16 bytes.
+        unsafe {
+            let mut tables = [_mm256_setzero_si256(); 4];
+            for (table, bytes) in tables.iter_mut().zip(&bytes) {
+                *table = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast()));
+            }
+            tables
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn both(p: *const u8, [a, b, c, d]: Self::Both) -> (Self, Self) {
+        // SAFETY: as above. A shuffle looks 32 bytes up at a time, so the four bytes of each value come from a table each, and
+        // are then put together: fewer instructions than looking whole values up, 8 at a time.
+        unsafe {
+            let (bytes, mask) = (_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask);
+            let index = _mm256_set_m128i(high, _mm_and_si128(bytes, mask));
+            let (a, b) = (_mm256_shuffle_epi8(a, index), _mm256_shuffle_epi8(b, index));
+            let (c, d) = (_mm256_shuffle_epi8(c, index), _mm256_shuffle_epi8(d, index));
+            let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+            let first = [_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)];
+            let (ab, cd) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+            let second = [_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)];
+            (
+                Narrow(_mm256_castsi256_ps(first[0]), _mm256_castsi256_ps(first[1])),
+                Narrow(_mm256_castsi256_ps(second[0]), _mm256_castsi256_ps(second[1])),
+            )
         }
     }
 
