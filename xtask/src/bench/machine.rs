@@ -13,6 +13,15 @@ fn field(text: &str, key: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_string())
 }
 
+/// The processor's name; virtual machines often call several by one, so its family and model too.
+fn processor(text: &str) -> Option<String> {
+    let name = field(text, "model name")?;
+    Some(match (field(text, "cpu family"), field(text, "model")) {
+        (Some(family), Some(model)) => format!("{name} (family {family}, model {model})"),
+        _ => name,
+    })
+}
+
 /// What a command prints, or that it is not known.
 fn says(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
@@ -29,7 +38,7 @@ pub(super) fn describe(threads: usize, isa: Isa) -> Vec<(&'static str, String)> 
         .map_or(unknown(), |kib| format!("{:.0} GiB", kib / 1024.0 / 1024.0));
     let cores = std::thread::available_parallelism().map_or(unknown(), |n| n.to_string());
     vec![
-        ("CPU", field(&file("/proc/cpuinfo"), "model name").unwrap_or_else(unknown)),
+        ("CPU", processor(&file("/proc/cpuinfo")).unwrap_or_else(unknown)),
         ("cores", format!("{cores}, {threads} threads used")),
         ("instruction set", isa.name().to_string()),
         ("memory", memory),
@@ -52,5 +61,8 @@ mod tests {
         assert_eq!(field(text, "model name"), Some("AMD EPYC: 9".into()));
         assert_eq!(field(text, "MemTotal"), Some("8000 kB".into()));
         assert_eq!(field(text, "name"), None);
+        assert_eq!(processor(text), Some("AMD EPYC: 9".into()));
+        let text = format!("cpu family\t: 25\n{text}");
+        assert_eq!(processor(&text), Some("AMD EPYC: 9 (family 25, model 17)".into()));
     }
 }
