@@ -126,6 +126,22 @@ fn turn(isa: Isa, kind: Words, read: impl Fn(usize, &mut [f32]), m: usize, k: us
     }
 }
 
+/// The same from rows of f32 values that are `stride` apart and are read where they lie.
+fn turn_in_place(isa: Isa, kind: Words, data: &[f32], stride: usize, m: usize, k: usize, out: &mut [f32]) {
+    const ZEROS: [f32; ROWS] = [0.0; ROWS];
+    let (words, values) = (kind.count(k), kind.values());
+    let line = |i: usize| if i < k { &data[i * stride..][..m] } else { &ZEROS[..m] };
+    let mut square = [0.0f32; ROWS * ROWS];
+    for at in (0..words).step_by(ROWS) {
+        let live = (words - at).min(ROWS);
+        for (w, out) in square.chunks_exact_mut(ROWS).take(live).enumerate() {
+            let i = (at + w) * values;
+            zip(isa, kind, line(i), line(i + values - 1), &mut out[..m]);
+        }
+        transpose(isa, bytemuck::cast_slice(&square), 4 * ROWS, (live, m), &mut out[at..], words);
+    }
+}
+
 /// A small left operand from `m` f32 rows of `k` values, `stride` apart.
 pub(crate) fn rows_to_words(
     isa: Isa,
@@ -154,12 +170,17 @@ pub(crate) fn columns_to_words(
 ) {
     let words = kind.count(k);
     for (at, out) in columns.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * words)) {
+        let m = (columns.end - at).min(ROWS);
+        if let (Mat::F32(data, stride), true) = (mat, scale == 1.0) {
+            turn_in_place(isa, kind, &data[at..], stride, m, k, out);
+            continue;
+        }
         let read = |i: usize, out: &mut [f32]| {
             mat.read(isa, i, at, out);
             if scale != 1.0 {
                 out.iter_mut().for_each(|v| *v *= scale);
             }
         };
-        turn(isa, kind, read, (columns.end - at).min(ROWS), k, out);
+        turn(isa, kind, read, m, k, out);
     }
 }

@@ -72,15 +72,25 @@ fn pack_reduction_rows(
             }
             continue;
         }
-        b.read(isa, k0 + i, n0, &mut first[..cols]);
-        if kind.values() == 2 {
-            match i + 1 < k {
-                true => b.read(isa, k0 + i + 1, n0, &mut second[..cols]),
-                false => second.fill(0.0),
+        let (one, two): (&[f32], &[f32]) = match b {
+            // Where they lie.
+            Mat::F32(data, stride) if cols == PANEL && i + kind.values() <= k => {
+                let line = |i: usize| &data[(k0 + i) * stride + n0..][..cols];
+                (line(i), line(i + kind.values() - 1))
             }
-        }
+            _ => {
+                b.read(isa, k0 + i, n0, &mut first[..cols]);
+                if kind.values() == 2 {
+                    match i + 1 < k {
+                        true => b.read(isa, k0 + i + 1, n0, &mut second[..cols]),
+                        false => second.fill(0.0),
+                    }
+                }
+                (&first, &second)
+            }
+        };
         for (line, at) in lines.zip((0..).step_by(nr)) {
-            zip(isa, kind, &first[at..][..nr], &second[at..][..nr], line);
+            zip(isa, kind, &one[at..][..nr], &two[at..][..nr], line);
         }
     }
 }
@@ -118,7 +128,9 @@ fn pack_column_rows(
                             }
                             _ => false,
                         };
-                        if !fast {
+                        if let Mat::F32(data, stride) = b {
+                            row(isa, kind, &data[(first + j) * stride + k0..][..k], &mut out[..words]);
+                        } else if !fast {
                             b.read(isa, first + j, k0, &mut values[..k]);
                             row(isa, kind, &values[..k], &mut out[..words]);
                         }
