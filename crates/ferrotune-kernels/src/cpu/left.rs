@@ -104,39 +104,14 @@ pub fn left<'a>(
     Left { words: Store::Own(buffer), stride: words, m, k, precision, kind }
 }
 
-/// At most 16 columns of a `[K, ..]` matrix, whose part of row `i` is given by `read(i, ..)`, as rows of words.
-fn turn(isa: Isa, kind: Words, read: impl Fn(usize, &mut [f32]), m: usize, k: usize, out: &mut [f32]) {
-    let (words, values) = (kind.count(k), kind.values());
-    let mut square = [0.0f32; ROWS * ROWS];
-    let (mut a, mut b) = ([0.0f32; ROWS], [0.0f32; ROWS]);
-    for at in (0..words).step_by(ROWS) {
-        let live = (words - at).min(ROWS);
-        for (w, out) in square.chunks_exact_mut(ROWS).take(live).enumerate() {
-            let i = (at + w) * values;
-            read(i, &mut a[..m]);
-            if values == 2 {
-                match i + 1 < k {
-                    true => read(i + 1, &mut b[..m]),
-                    false => b.fill(0.0),
-                }
-            }
-            zip(isa, kind, &a, &b, out);
-        }
-        transpose(isa, bytemuck::cast_slice(&square), 4 * ROWS, (live, m), &mut out[at..], words);
-    }
-}
-
-/// The same from rows of f32 values that are `stride` apart and are read where they lie.
-fn turn_in_place(isa: Isa, kind: Words, data: &[f32], stride: usize, m: usize, k: usize, out: &mut [f32]) {
-    const ZEROS: [f32; ROWS] = [0.0; ROWS];
-    let (words, values) = (kind.count(k), kind.values());
-    let line = |i: usize| if i < k { &data[i * stride..][..m] } else { &ZEROS[..m] };
+/// At most 16 columns of a `[K, ..]` matrix as rows of words; `line(i, ..)` gives the word of each column from its row `i` on.
+fn turn(isa: Isa, kind: Words, line: impl Fn(usize, &mut [f32]), m: usize, k: usize, out: &mut [f32]) {
+    let words = kind.count(k);
     let mut square = [0.0f32; ROWS * ROWS];
     for at in (0..words).step_by(ROWS) {
         let live = (words - at).min(ROWS);
         for (w, out) in square.chunks_exact_mut(ROWS).take(live).enumerate() {
-            let i = (at + w) * values;
-            zip(isa, kind, line(i), line(i + values - 1), &mut out[..m]);
+            line((at + w) * kind.values(), &mut out[..m]);
         }
         transpose(isa, bytemuck::cast_slice(&square), 4 * ROWS, (live, m), &mut out[at..], words);
     }
@@ -171,16 +146,25 @@ pub(crate) fn columns_to_words(
     let words = kind.count(k);
     for (at, out) in columns.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * words)) {
         let m = (columns.end - at).min(ROWS);
+        let last = kind.values() - 1;
         if let (Mat::F32(data, stride), true) = (mat, scale == 1.0) {
-            turn_in_place(isa, kind, &data[at..], stride, m, k, out);
+            // Where they lie.
+            let row = |i: usize| if i < k { &data[i * stride + at..][..m] } else { &[0.0; ROWS][..m] };
+            turn(isa, kind, |i, out| zip(isa, kind, row(i), row(i + last), out), m, k, out);
             continue;
         }
-        let read = |i: usize, out: &mut [f32]| {
-            mat.read(isa, i, at, out);
-            if scale != 1.0 {
-                out.iter_mut().for_each(|v| *v *= scale);
+        let read = |i: usize| {
+            let mut row = [0.0; ROWS];
+            if i < k {
+                mat.read(isa, i, at, &mut row[..m]);
             }
+            row.map(|v| v * scale)
         };
-        turn(isa, kind, read, m, k, out);
+        let line = |i: usize, out: &mut [f32]| {
+            let one = read(i);
+            let two = if last == 0 { one } else { read(i + last) };
+            zip(isa, kind, &one[..m], &two[..m], out);
+        };
+        turn(isa, kind, line, m, k, out);
     }
 }

@@ -122,17 +122,17 @@ fn pack_column_rows(
             _ => {
                 for (j, out) in rows.chunks_exact_mut(stride).enumerate() {
                     if j < live {
-                        let fast = match b {
-                            Mat::Weight(w) if kind == Words::Pairs && k % 2 == 0 => {
-                                pair_values(isa, w, first + j, k0, &mut out[..words])
+                        let (at, out) = (first + j, &mut out[..words]);
+                        match b {
+                            // Where they lie.
+                            Mat::F32(data, stride) => row(isa, kind, &data[at * stride + k0..][..k], out),
+                            Mat::Weight(w)
+                                if kind == Words::Pairs && k % 2 == 0 && pair_values(isa, w, at, k0, out) => {
                             }
-                            _ => false,
-                        };
-                        if let Mat::F32(data, stride) = b {
-                            row(isa, kind, &data[(first + j) * stride + k0..][..k], &mut out[..words]);
-                        } else if !fast {
-                            b.read(isa, first + j, k0, &mut values[..k]);
-                            row(isa, kind, &values[..k], &mut out[..words]);
+                            _ => {
+                                b.read(isa, at, k0, &mut values[..k]);
+                                row(isa, kind, &values[..k], out);
+                            }
                         }
                     } else {
                         out.fill(0.0);

@@ -196,10 +196,21 @@ pub fn optimizer(run: &RunConfig, dev: &Device, params: &Params) -> Result<Box<d
 }
 
 /// Where the parameters of full fine-tuning lie if that is a file; `elements` of them.
-pub(super) fn paged_params(config: &RunConfig, elements: usize) -> Result<Option<Params>> {
-    Ok(match config.train.weights {
-        WeightKind::F32 => None,
-        WeightKind::Bf16 => Some(Params::paged(atomic::scratch(Path::new(&config.output.dir))?, elements)),
+pub(super) fn paged_params(
+    config: &RunConfig,
+    precision: Precision,
+    elements: usize,
+) -> Result<Option<Params>> {
+    Ok(match (config.train.weights, precision) {
+        (WeightKind::F32, _) => None,
+        (WeightKind::Bf16, Precision::F32) => {
+            let problem = "the precision is f32 here, which bf16 weights would change";
+            return Err(Error::config("train.weights", problem)
+                .with_hint("add train.precision: bf16, or use train.weights: f32"));
+        }
+        (WeightKind::Bf16, Precision::Bf16) => {
+            Some(Params::paged(atomic::scratch(Path::new(&config.output.dir))?, elements))
+        }
     })
 }
 

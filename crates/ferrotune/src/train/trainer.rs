@@ -30,7 +30,7 @@ use crate::model::weights::load_into;
 use crate::model::{Decoder, DropoutKey, Gradients, Pass, Policies, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, LossNormalization, MethodKind, RunConfig, WeightKind};
+use crate::run_config::{self, LossNormalization, MethodKind, RunConfig};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -104,15 +104,10 @@ impl<'a> Trainer<'a> {
 
         let positions = longest.max(config.data.max_length);
         let mut warn = |text| on_event(&Event::Warning { text });
-        let (mut model, own) = match setup::paged_params(config, foreseen.elements())? {
+        let (mut model, own) = match setup::paged_params(config, precision, foreseen.elements())? {
             Some(params) => load_into(dev, &base.checkpoint, form, positions, params)?,
             None => base.load(dev, form, positions, &mut warn)?,
         };
-        if config.train.weights == WeightKind::Bf16 && precision != Precision::Bf16 {
-            let problem = "the precision is f32 here, which bf16 weights would change";
-            return Err(Error::config("train.weights", problem)
-                .with_hint("add train.precision: bf16, or use train.weights: f32"));
-        }
         let trainable = match config.method.kind {
             MethodKind::Full => Trainable::Full(own),
             _ => Trainable::Adapter(Box::new(make_adapter(config, dev, &model)?)),

@@ -1,6 +1,6 @@
 //! Products of a few vectors with rows of a block-quantized weight, multiplied as they are stored: what decoding a token
 //! at a time reads is then the blocks alone. The vectors stay f32, or become bf16 in that precision where the instruction
-//! set multiplies it (`pairs.rs`).
+//! set multiplies it (`pairs`).
 //!
 //! A block of scale `d` and minimum `m` adds `d (q . x) + m sum(x)`; the sums of x are made once for all rows. Every
 //! format is written once, with the sixteen values that [`lanes::Lanes`] stands for; the order of a sum depends on the
@@ -87,29 +87,17 @@ impl<'a> Products<'a> {
         let m = x.len().checked_div(k)?;
         assert!((1..=FEW).contains(&m) && x.len() == m * k, "one to four vectors of the weight's width");
         #[cfg(target_arch = "x86_64")]
-        if precision == Precision::Bf16
-            && let Some(pairs) = pairs::Vectors::new(cpu, rows, x, k)
-        {
-            return Some(Products {
-                isa: cpu.isa(),
-                rows,
-                n,
-                m,
-                k,
-                x,
-                split: None,
-                sums: None,
-                pairs: Some(pairs),
-            });
-        }
+        let pairs = if precision == Precision::Bf16 { pairs::Vectors::new(cpu, rows, x, k) } else { None };
+        #[cfg(target_arch = "x86_64")]
+        let wide = pairs.is_none();
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = precision;
+        let (wide, _) = (true, precision);
         let made = |words: usize, fill: &dyn Fn(&mut [f32])| {
             let mut buffer = cpu.pool().take(words);
             fill(&mut buffer.f32_mut()[..words]);
             buffer
         };
-        let split = matches!(rows, Rows::FourBit(_)).then(|| {
+        let split = (wide && matches!(rows, Rows::FourBit(_))).then(|| {
             made(m * k, &|out| {
                 let order = match cpu.isa() {
                     #[cfg(target_arch = "x86_64")]
@@ -125,7 +113,7 @@ impl<'a> Products<'a> {
                 }
             })
         });
-        let sums = matches!(rows, Rows::Q4_1(_) | Rows::Q4K(_)).then(|| {
+        let sums = (wide && matches!(rows, Rows::Q4_1(_) | Rows::Q4K(_))).then(|| {
             let stride = formats::sums_of(k);
             made(m * stride, &|out| {
                 for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(stride)) {
@@ -144,7 +132,7 @@ impl<'a> Products<'a> {
             split,
             sums,
             #[cfg(target_arch = "x86_64")]
-            pairs: None,
+            pairs,
         })
     }
 

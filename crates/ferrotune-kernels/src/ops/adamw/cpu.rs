@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{AdamW, Factors, Param};
-use crate::cpu::words::narrow_one;
+use crate::cpu::words::narrow;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::tensor::{Pages, Tensor};
 
@@ -23,14 +23,6 @@ per_isa! {
             v[i] = f.beta2 * v[i] + f.one_minus_beta2 * g * g;
             let denominator = v[i].sqrt() * f.inverse_root + f.eps;
             value[i] = value[i] * f.decay - f.step_size * m[i] / denominator;
-        }
-    }
-}
-
-per_isa! {
-    fn narrow_piece(value: &[f32], copy: &mut [bf16]) {
-        for (o, v) in copy.iter_mut().zip(value) {
-            *o = narrow_one(*v);
         }
     }
 }
@@ -110,7 +102,7 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
             update_piece(cpu.isa(), value, &s.grad[r.clone()], m, v, &s.factors);
             if let Some(copy) = &s.copy {
                 // SAFETY: as above.
-                narrow_piece(cpu.isa(), value, unsafe { copy.slice(r) });
+                narrow(cpu.isa(), value, unsafe { copy.slice(r) });
             }
         });
         if paged {

@@ -61,13 +61,8 @@ impl Format for FourBits<'_> {
     }
 
     #[inline(always)]
-    fn place(&self, row: usize) -> *const u8 {
-        self.packed.wrapping_add(row * self.k / 2)
-    }
-
-    #[inline(always)]
-    fn row_bytes(&self) -> usize {
-        self.k / 2
+    fn place(&self) -> (*const u8, usize) {
+        (self.packed, self.k / 2)
     }
 
     #[inline(always)]
@@ -137,10 +132,38 @@ unsafe fn by_block(two: __m128) -> __m512 {
     }
 }
 
-/// Blocks of 32 nibbles, the low ones first.
-pub(super) struct Nibbles<'a, B> {
+/// Blocks of 32 values, row after row.
+pub(super) struct Run<'a, B> {
     blocks: &'a [B],
     per_row: usize,
+}
+
+impl<'a, B> Run<'a, B> {
+    pub(super) fn new(blocks: &'a [B], k: usize) -> Self {
+        Run { blocks, per_row: k / 32 }
+    }
+
+    /// Where the first row begins, and the bytes of a row.
+    #[inline(always)]
+    fn place(&self) -> (*const u8, usize) {
+        (self.blocks.as_ptr().cast(), self.per_row * size_of::<B>())
+    }
+
+    /// The two blocks of a unit.
+    ///
+    /// # Safety
+    /// They are inside.
+    #[inline(always)]
+    unsafe fn two(&self, row: usize, unit: usize) -> (&'a B, &'a B) {
+        let at = row * self.per_row + 2 * unit;
+        // SAFETY: contract of the function.
+        unsafe { (self.blocks.get_unchecked(at), self.blocks.get_unchecked(at + 1)) }
+    }
+}
+
+/// Blocks of 32 nibbles, the low ones first.
+pub(super) struct Nibbles<'a, B> {
+    run: Run<'a, B>,
     table: __m512i,
 }
 
@@ -154,7 +177,7 @@ impl<'a, B: Block> Nibbles<'a, B> {
             *value = i as f32 - B::LESS;
         }
         // SAFETY: contract of the function.
-        Nibbles { blocks, per_row: k / 32, table: unsafe { table(&values) } }
+        Nibbles { run: Run::new(blocks, k), table: unsafe { table(&values) } }
     }
 }
 
@@ -195,25 +218,16 @@ impl<B: Block> Format for Nibbles<'_, B> {
     const MINIMA: bool = B::MINIMUM;
 
     #[inline(always)]
-    unsafe fn begin(&mut self, _: usize) {}
-
-    #[inline(always)]
-    fn place(&self, row: usize) -> *const u8 {
-        self.blocks.as_ptr().wrapping_add(row * self.per_row).cast()
-    }
-
-    #[inline(always)]
-    fn row_bytes(&self) -> usize {
-        self.per_row * size_of::<B>()
+    fn place(&self) -> (*const u8, usize) {
+        self.run.place()
     }
 
     #[inline(always)]
     unsafe fn unit(&self, row: usize, unit: usize) -> Unit {
         // SAFETY: contract of the trait: two blocks of the row, of 16 bytes of nibbles each.
         unsafe {
-            let at = row * self.per_row + 2 * unit;
-            let (first, a) = self.blocks.get_unchecked(at).parts();
-            let (second, b) = self.blocks.get_unchecked(at + 1).parts();
+            let (a, b) = self.run.two(row, unit);
+            let ((first, a), (second, b)) = (a.parts(), b.parts());
             let (a, b) = (_mm_loadu_si128(a.cast()), _mm_loadu_si128(b.cast()));
             let low = _mm512_cvtepu8_epi16(_mm256_set_m128i(b, a));
             let words = [
@@ -226,34 +240,19 @@ impl<B: Block> Format for Nibbles<'_, B> {
     }
 }
 
-/// Blocks of 32 bytes.
-pub(super) struct Bytes<'a> {
-    pub(super) blocks: &'a [Q8_0],
-    pub(super) per_row: usize,
-}
-
-impl Format for Bytes<'_> {
+impl Format for Run<'_, Q8_0> {
     const MINIMA: bool = false;
 
     #[inline(always)]
-    unsafe fn begin(&mut self, _: usize) {}
-
-    #[inline(always)]
-    fn place(&self, row: usize) -> *const u8 {
-        self.blocks.as_ptr().wrapping_add(row * self.per_row).cast()
-    }
-
-    #[inline(always)]
-    fn row_bytes(&self) -> usize {
-        self.per_row * size_of::<Q8_0>()
+    fn place(&self) -> (*const u8, usize) {
+        Run::place(self)
     }
 
     #[inline(always)]
     unsafe fn unit(&self, row: usize, unit: usize) -> Unit {
         // SAFETY: contract of the trait: two blocks of the row, of 32 bytes each.
         unsafe {
-            let at = row * self.per_row + 2 * unit;
-            let (first, second) = (self.blocks.get_unchecked(at), self.blocks.get_unchecked(at + 1));
+            let (first, second) = self.two(row, unit);
             // Whole numbers up to 256 are numbers in bf16.
             let (a, b) = (first.qs.as_ptr(), second.qs.as_ptr());
             let words = [

@@ -13,7 +13,7 @@ use crate::tensor::Buffer;
 
 mod formats;
 
-use formats::{Bytes, FourBits, Nibbles};
+use formats::{FourBits, Nibbles, Run};
 
 /// Values of a unit.
 const UNIT: usize = 64;
@@ -37,13 +37,11 @@ trait Format {
     ///
     /// # Safety
     /// AVX-512 with BW, DQ, VL and BF16; the row is inside.
-    unsafe fn begin(&mut self, row: usize);
+    #[inline(always)]
+    unsafe fn begin(&mut self, _row: usize) {}
 
-    /// Where a row begins.
-    fn place(&self, row: usize) -> *const u8;
-
-    /// The bytes of a row.
-    fn row_bytes(&self) -> usize;
+    /// Where the first row begins, and the bytes of a row.
+    fn place(&self) -> (*const u8, usize);
 
     /// A unit of a row.
     ///
@@ -115,7 +113,7 @@ impl Vectors {
                 Rows::FourBit(bits) => self.few(&mut FourBits::new(bits, k), m, k, first, n, out),
                 Rows::Q4_0(blocks) => self.few(&mut Nibbles::new(blocks, k), m, k, first, n, out),
                 Rows::Q4_1(blocks) => self.few(&mut Nibbles::new(blocks, k), m, k, first, n, out),
-                Rows::Q8_0(blocks) => self.few(&mut Bytes { blocks, per_row: k / 32 }, m, k, first, n, out),
+                Rows::Q8_0(blocks) => self.few(&mut Run::new(blocks, k), m, k, first, n, out),
                 _ => unreachable!("vectors are made for these formats alone"),
             }
         }
@@ -135,27 +133,13 @@ impl Vectors {
     ) {
         // SAFETY: contract of the function.
         unsafe {
-            match m {
-                // Loops, as closures would not be compiled for the instruction set.
-                1 => {
-                    for j in 0..n {
-                        self.row::<F, 1>(format, k, first, j, out);
-                    }
-                }
-                2 => {
-                    for j in 0..n {
-                        self.row::<F, 2>(format, k, first, j, out);
-                    }
-                }
-                3 => {
-                    for j in 0..n {
-                        self.row::<F, 3>(format, k, first, j, out);
-                    }
-                }
-                _ => {
-                    for j in 0..n {
-                        self.row::<F, FEW>(format, k, first, j, out);
-                    }
+            // A loop, as a closure would not be compiled for the instruction set.
+            for j in 0..n {
+                match m {
+                    1 => self.row::<F, 1>(format, k, first, j, out),
+                    2 => self.row::<F, 2>(format, k, first, j, out),
+                    3 => self.row::<F, 3>(format, k, first, j, out),
+                    _ => self.row::<F, FEW>(format, k, first, j, out),
                 }
             }
         }
@@ -180,8 +164,9 @@ impl Vectors {
         // SAFETY: contract of the function; a unit is 32 words of a vector, and four of its sums.
         unsafe {
             format.begin(first + j);
-            let ahead = format.place(first + j).wrapping_add(AHEAD);
-            for line in 0..format.row_bytes().div_ceil(64) {
+            let (start, row_bytes) = format.place();
+            let ahead = start.wrapping_add((first + j) * row_bytes + AHEAD);
+            for line in 0..row_bytes.div_ceil(64) {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
             }
             let mut sums = [_mm512_setzero_ps(); M];
