@@ -292,6 +292,39 @@ mod x86 {
         }
     }
 
+    /// Steps of the reduction between two tests for its end.
+    const UNROLL: usize = 4;
+
+    /// `S` steps of the reduction. Two pointers (to the first and to the fourth row) and one distance reach all rows, so that a step
+    /// is its loads and products alone: where two threads share a core, the number of instructions is the limit.
+    #[inline(always)]
+    unsafe fn avx2_steps<const R: usize, const J: usize, const S: usize>(
+        sum: &mut [[__m256; J]; R],
+        rows: &mut (*const f32, *const f32),
+        lda: usize,
+        b: &mut *const f32,
+    ) {
+        // SAFETY: contract of `Kernel`; the caller's instruction set covers this one. The second pointer is read for rows that
+        // are there.
+        unsafe {
+            for i in 0..S {
+                let mut bv = [_mm256_setzero_ps(); J];
+                for (j, bv) in bv.iter_mut().enumerate() {
+                    *bv = _mm256_loadu_ps(b.add(16 * i + 8 * j));
+                }
+                for r in 0..R {
+                    let row = if r < 3 { rows.0.add(r * lda) } else { rows.1.add((r - 3) * lda) };
+                    let x = _mm256_broadcast_ss(&*row.add(i));
+                    for j in 0..J {
+                        sum[r][j] = _mm256_fmadd_ps(x, bv[j], sum[r][j]);
+                    }
+                }
+            }
+        }
+        *rows = (rows.0.wrapping_add(S), rows.1.wrapping_add(S));
+        *b = b.wrapping_add(16 * S);
+    }
+
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2_f32_tile<const R: usize, const J: usize>(
         words: usize,
@@ -306,15 +339,12 @@ mod x86 {
         // SAFETY: contract of `Kernel`.
         unsafe {
             let mut sum = [[_mm256_setzero_ps(); J]; R];
-            for i in 0..words {
-                let bv: [__m256; J] = std::array::from_fn(|j| _mm256_loadu_ps(b.add(8 * j)));
-                for r in 0..R {
-                    let x = _mm256_broadcast_ss(&*a.add(r * lda + i));
-                    for j in 0..J {
-                        sum[r][j] = _mm256_fmadd_ps(x, bv[j], sum[r][j]);
-                    }
-                }
-                b = b.add(16);
+            let mut rows = (a, a.wrapping_add(3 * lda));
+            for _ in 0..words / UNROLL {
+                avx2_steps::<R, J, UNROLL>(&mut sum, &mut rows, lda, &mut b);
+            }
+            for _ in 0..words % UNROLL {
+                avx2_steps::<R, J, 1>(&mut sum, &mut rows, lda, &mut b);
             }
             for r in 0..R {
                 let p = c.add(r * ldc);
