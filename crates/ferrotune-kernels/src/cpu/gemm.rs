@@ -289,8 +289,11 @@ impl<'a> Part<'a> {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::super::words::round_bf16;
     use super::*;
+    use crate::quant::Weight;
     use crate::rng::Stream;
 
     fn random(n: usize, name: &str) -> Vec<f32> {
@@ -330,8 +333,10 @@ mod tests {
 
     fn check(cpu: &Cpu, precision: Precision, m: usize, n: usize, k: usize) {
         let (mut a, mut b) = (random(m * k, "a"), random(n * k, "b"));
+        // B is values of bf16, so that it can be given as such too.
+        b.iter_mut().for_each(|v| *v = round_bf16(*v));
         if precision == Precision::Bf16 {
-            a.iter_mut().chain(&mut b).for_each(|v| *v = round_bf16(*v));
+            a.iter_mut().for_each(|v| *v = round_bf16(*v));
         }
         let (at, bt) = (transpose(&a, m, k), transpose(&b, n, k));
         let want = naive(&a, &b, m, n, k);
@@ -340,15 +345,23 @@ mod tests {
             [(false, false, false), (true, false, true), (false, true, true), (true, true, false)]
         {
             let mat_a = if ta { Mat::F32(&at, m) } else { Mat::F32(&a, k) };
-            let mat_b = if tb { Mat::F32(&bt, n) } else { Mat::F32(&b, k) };
+            let (values, cols) = if tb { (&bt, n) } else { (&b, k) };
+            let narrow: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
             let packed = left(cpu, precision, mat_a, m, k, ta, 2.0);
-            let mut out = vec![1.0; m * n];
-            let terms = vec![Term { a: &packed, b: mat_b, transposed: tb }];
-            gemm(
-                cpu,
-                precision,
-                &[Job { accumulate, bias: Some(&bias), ..Job::new(&Out::from(&mut out[..]), n, terms) }],
-            );
+            let product = |mat_b| {
+                let mut out = vec![1.0; m * n];
+                let terms = vec![Term { a: &packed, b: mat_b, transposed: tb }];
+                gemm(
+                    cpu,
+                    precision,
+                    &[Job { accumulate, bias: Some(&bias), ..Job::new(&Out::from(&mut out[..]), n, terms) }],
+                );
+                out
+            };
+            let out = product(Mat::F32(values, cols));
+            assert_eq!(out, product(Mat::Bf16(&narrow, cols)), "{:?} {precision:?} {m} {n} {k}", cpu.isa());
+            let weight = Weight::from_f32(values.len() / cols, cols, values);
+            assert_eq!(out, product(Mat::Weight(&weight)));
             for i in 0..m * n {
                 let want = 2.0 * want[i] + bias[i % n] as f64 + accumulate as u8 as f64;
                 let limit = 2e-6 * (k as f64).sqrt() * 10.0;

@@ -4,7 +4,7 @@ use super::Isa;
 use super::four_bit::{pair_rows, pair_values};
 use super::microkernel::{Micro, PANEL};
 use super::transpose::{ROWS, transpose};
-use super::words::{Mat, Words, row, zip, zip_narrow, zip_rows};
+use super::words::{Mat, Places, Words, row, spread, spread_wide, zip, zip_narrow, zip_rows};
 
 /// Words of scratch memory that [`pack_panel`] needs for a reduction of `k` values.
 pub(crate) fn scratch_words(kind: Words, k: usize) -> usize {
@@ -34,14 +34,43 @@ pub(crate) fn pack_panel(
     scratch: &mut [f32],
     out: &mut [f32],
 ) -> usize {
+    let b = b.dense();
     match transposed {
+        true if columns.1 == PANEL && p.kind != Words::Pairs => pack_values(p, b, columns.0, reduction, out),
         true => pack_reduction_rows(p, b, columns, reduction, out),
         false => pack_column_rows(p, b, columns, reduction, scratch, out),
     }
     p.kind.count(reduction.1)
 }
 
-/// B is `[K, N]`: its rows are the steps of the reduction.
+/// B is `[K, N]`: its rows are the steps of the reduction. A whole panel of words that are a value each.
+fn pack_values(p: Packing, b: Mat<'_>, n0: usize, (k0, k): (usize, usize), out: &mut [f32]) {
+    let (isa, nr) = (p.isa, p.micro.nr);
+    // Sub-panels lie `k * nr` apart.
+    let to = Places { line: nr, apart: if nr == PANEL { ROWS } else { k * nr } };
+    const { assert!(ROWS == 16) };
+    match b {
+        Mat::F32(data, stride) if p.kind == Words::F32 => {
+            spread(isa, &data[k0 * stride + n0..], stride, k, to, out);
+        }
+        Mat::Bf16(data, stride) => spread_wide(isa, &data[k0 * stride + n0..], stride, k, to, out),
+        _ => {
+            let (mut values, mut words) = ([0.0; PANEL], [0.0; PANEL]);
+            for i in 0..k {
+                b.read(isa, k0 + i, n0, &mut values);
+                let line = &mut out[i * nr..];
+                if p.kind == Words::F32 {
+                    spread(isa, &values, PANEL, 1, to, line);
+                } else {
+                    row(isa, p.kind, &values, &mut words);
+                    spread(isa, &words, PANEL, 1, to, line);
+                }
+            }
+        }
+    }
+}
+
+/// The same of any panel.
 fn pack_reduction_rows(
     p: Packing,
     b: Mat<'_>,
@@ -126,6 +155,9 @@ fn pack_column_rows(
                         match b {
                             // Where they lie.
                             Mat::F32(data, stride) => row(isa, kind, &data[at * stride + k0..][..k], out),
+                            // Already rounded.
+                            Mat::Bf16(..) if kind != Words::Pairs => b.read(isa, at, k0, out),
+                            _ if kind == Words::F32 => b.read(isa, at, k0, out),
                             Mat::Weight(w)
                                 if kind == Words::Pairs && k % 2 == 0 && pair_values(isa, w, at, k0, out) => {
                             }

@@ -53,6 +53,15 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// The values themselves, if a weight has them as floats in memory and aligned.
+    pub(crate) fn dense(self) -> Self {
+        let Mat::Weight(w) = self else { return self };
+        match w.dense_bytes(DType::F32).map(bytemuck::try_cast_slice) {
+            Some(Ok(values)) => Mat::F32(values, w.cols()),
+            _ => self.bf16().map_or(self, |values| Mat::Bf16(values, w.cols())),
+        }
+    }
+
     /// All values, if they are bf16 in memory and aligned.
     pub(crate) fn bf16(&self) -> Option<&'a [bf16]> {
         bytemuck::try_cast_slice(self.in_place(Words::Pairs)?.0).ok()
@@ -132,6 +141,60 @@ impl Words {
     pub(crate) fn values(self) -> usize {
         if self == Words::Pairs { 2 } else { 1 }
     }
+}
+
+/// Where the columns of a row are put, 16 at a time: in lines `line` apart for the rows, and `apart` for the columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    pub(crate) line: usize,
+    pub(crate) apart: usize,
+}
+
+per_isa! {
+    /// 64 columns of `rows` rows, `stride` apart, to their places.
+    pub(crate) fn spread(x: &[f32], stride: usize, rows: usize, to: Places, out: &mut [f32]) {
+        for row in 0..rows {
+            ask(x, (row + AHEAD) * stride);
+            let out = &mut out[row * to.line..];
+            for (i, x) in x[row * stride..][..64].as_chunks::<16>().0.iter().enumerate() {
+                out[i * to.apart..][..16].copy_from_slice(x);
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// The same of bf16 values.
+    pub(crate) fn spread_wide(x: &[bf16], stride: usize, rows: usize, to: Places, out: &mut [f32]) {
+        for row in 0..rows {
+            ask(x, (row + AHEAD) * stride);
+            let out = &mut out[row * to.line..];
+            for (i, x) in x[row * stride..][..64].as_chunks::<16>().0.iter().enumerate() {
+                let mut wide = [0.0; 16];
+                for (o, x) in wide.iter_mut().zip(x) {
+                    *o = widen(*x);
+                }
+                out[i * to.apart..][..16].copy_from_slice(&wide);
+            }
+        }
+    }
+}
+
+/// Rows that are asked for before they are read: they are far apart, so the processor does not guess the next ones.
+const AHEAD: usize = 8;
+
+/// Asks for the lines of 64 values from `at` on, which may be beyond the end.
+#[inline(always)]
+fn ask<T>(values: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..size_of::<T>() {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let place = values.as_ptr().wrapping_add(at).cast::<i8>().wrapping_add(64 * line);
+        // SAFETY: every processor of this kind has the instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, at);
 }
 
 per_isa! {
