@@ -66,7 +66,7 @@ pub struct ModelArgs {
     /// Hold the base's linears as: keep (as stored), nf4, fp4, int8, bf16, f32.
     #[arg(long, default_value = "auto")]
     pub quant: String,
-    /// Inputs of matrix products: auto, f32, bf16.
+    /// Inputs of matrix products: auto (bf16 for answers, otherwise where the CPU multiplies it), f32, bf16.
     #[arg(long, default_value = "auto")]
     pub precision: String,
     /// Quantize the base anew, and do not keep it for the next start.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::device;
 use super::generate::{chat_ids, sampling};
-use super::open::{Loaded, open};
+use super::open::{Loaded, open_to_answer};
 use crate::args::{Args, ChatArgs};
 use crate::report::Report;
 
@@ -19,7 +19,7 @@ const HELP: &str =
     "/adapter FOLDER  use this adapter   /base  the base alone   /reset  start over   /quit  leave";
 
 pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
-    let mut loaded = open(args, &a.model, device(args, None)?, a.context, report)?;
+    let mut loaded = open_to_answer(args, &a.model, device(args, None)?, a.context, report)?;
     let mut adapter = loaded.adapter.take();
     let mut messages = opening(a);
     let mut cached: Vec<u32> = Vec::new();

@@ -12,7 +12,7 @@ use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
 use super::device;
-use super::open::open;
+use super::open::open_to_answer;
 use crate::args::{Args, GenerateArgs, SamplingArgs};
 use crate::report::Report;
 
@@ -29,7 +29,7 @@ pub fn run(args: &Args, a: &GenerateArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let positions = CONTEXT + a.sampling.max_new_tokens;
-    let mut loaded = open(args, &a.model, device(args, None)?, positions, report)?;
+    let mut loaded = open_to_answer(args, &a.model, device(args, None)?, positions, report)?;
     if a.merged {
         let adapter = loaded.adapter.take().ok_or_else(|| {
             Error::config("--merged", "there is no adapter to merge").with_hint("give an adapter folder")

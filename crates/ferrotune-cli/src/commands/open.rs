@@ -96,6 +96,22 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
     Ok(Loaded { base, model, adapter, precision, dev, none })
 }
 
+/// The same to give answers: in bf16 on every CPU unless another precision is asked for, as products of a token at a time are
+/// faster in it.
+pub fn open_to_answer(
+    args: &Args,
+    a: &ModelArgs,
+    dev: Device,
+    positions: usize,
+    report: &Report,
+) -> Result<Loaded> {
+    let mut loaded = open(args, a, dev, positions, report)?;
+    if a.precision == "auto" {
+        loaded.precision = Precision::Bf16;
+    }
+    Ok(loaded)
+}
+
 /// Loads an adapter; says so if it was trained beside other weights of the same shapes, which may be meant (a
 /// quantized copy of the base) or not.
 pub fn adapter(

@@ -48,7 +48,7 @@ impl<const M: usize> Vectors<M> {
 /// # Safety
 /// The instruction set of `L`; `B` is `N` bytes, four or more.
 #[inline(always)]
-unsafe fn heads<L: Lanes, B, const N: usize>(blocks: &[B]) -> ([f32; GROUP], L) {
+pub(super) unsafe fn heads<L: Lanes, B, const N: usize>(blocks: &[B]) -> ([f32; GROUP], L) {
     const { assert!(size_of::<B>() == N && N >= 4) };
     let mut scales = [0.0; GROUP];
     // SAFETY: contract of the function; `scales` has 16 values.

@@ -1,6 +1,6 @@
 //! Products of a few vectors with rows of a block-quantized weight, multiplied as they are stored: what decoding a token
-//! at a time reads is then the blocks alone. The vectors stay f32, or become bf16 in that precision where the instruction
-//! set multiplies it (`pairs`).
+//! at a time reads is then the blocks alone. The vectors stay f32; in bf16 precision they become bf16 where the instruction
+//! set multiplies it (`pairs`), and numbers of 16 bits elsewhere (`fixed`).
 //!
 //! A block of scale `d` and minimum `m` adds `d (q . x) + m sum(x)`; the sums of x are made once for all rows. Every
 //! format is written once, with the sixteen values that [`lanes::Lanes`] stands for; the order of a sum depends on the
@@ -15,6 +15,8 @@ use crate::quant::gguf::{GgufType, blocks_of};
 use crate::quant::{FourBit, Int8Rows, Storage, Weight};
 use crate::tensor::Buffer;
 
+#[cfg(target_arch = "x86_64")]
+mod fixed;
 mod formats;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
@@ -61,6 +63,9 @@ pub(crate) struct Products<'a> {
     /// The vectors in bf16, if they are multiplied so.
     #[cfg(target_arch = "x86_64")]
     pairs: Option<pairs::Vectors>,
+    /// As whole numbers, if they are multiplied so.
+    #[cfg(target_arch = "x86_64")]
+    fixed: Option<fixed::Vectors>,
 }
 
 impl<'a> Products<'a> {
@@ -89,7 +94,12 @@ impl<'a> Products<'a> {
         #[cfg(target_arch = "x86_64")]
         let pairs = if precision == Precision::Bf16 { pairs::Vectors::new(cpu, rows, x, k) } else { None };
         #[cfg(target_arch = "x86_64")]
-        let wide = pairs.is_none();
+        let fixed = match pairs {
+            None if precision == Precision::Bf16 => fixed::Vectors::new(cpu, rows, x, k),
+            _ => None,
+        };
+        #[cfg(target_arch = "x86_64")]
+        let wide = pairs.is_none() && fixed.is_none();
         #[cfg(not(target_arch = "x86_64"))]
         let (wide, _) = (true, precision);
         let made = |words: usize, fill: &dyn Fn(&mut [f32])| {
@@ -133,6 +143,8 @@ impl<'a> Products<'a> {
             sums,
             #[cfg(target_arch = "x86_64")]
             pairs,
+            #[cfg(target_arch = "x86_64")]
+            fixed,
         })
     }
 
@@ -144,6 +156,11 @@ impl<'a> Products<'a> {
             // SAFETY: an `Isa` in use was checked against the CPU by `Cpu::new`, and these vectors are made for one with bf16
             // and for these rows, which `first + n` does not leave.
             return unsafe { pairs.run(self.rows, (self.m, self.k), first, n, out) };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(fixed) = &self.fixed {
+            // SAFETY: as above, for one with AVX2.
+            return unsafe { fixed.run(self.rows, (self.m, self.k), first, n, out) };
         }
         match self.isa {
             // SAFETY: any CPU has what plain Rust needs.
