@@ -1,0 +1,287 @@
+//! The same on processors that do not multiply bf16: vectors as whole numbers of 16 bits with a scale for each 32 values, so that
+//! each lane of an instruction multiplies and adds two values.
+//!
+//! 15 bits beside the sign are finer than bf16 for all values that are not below a 128th of the largest of their 32. Products of
+//! 32 values are summed in whole numbers, without rounding and without overflow: each of eight lanes adds four products, of numbers up to
+//! [`MOST`] and [`CODE`].
+
+use std::arch::x86_64::*;
+
+use super::{FEW, Results, Rows};
+use crate::cpu::{Cpu, per_isa};
+use crate::tensor::Buffer;
+
+mod formats;
+
+use formats::{Bytes, FourBits, Nibbles, Six, Super};
+
+/// Values of a unit.
+const UNIT: usize = 32;
+
+/// Units whose scales are made together.
+const GROUP: usize = 16;
+
+/// The largest number of a vector.
+const MOST: f32 = 32767.0;
+
+/// What stands for 1 in a table of fractions: four products with [`MOST`] are just below 2^31.
+const CODE: f32 = 16383.0;
+
+/// Bytes by which rows are asked for before they are read: what the processor foresees ends with a page.
+const AHEAD: usize = 8 << 10;
+
+/// What is made together for the units of a group: their factors (of the first and the second halves), and what is added for each
+/// 1 of the vector.
+struct Factors {
+    halves: [[f32; GROUP]; 2],
+    minima: [f32; GROUP],
+}
+
+/// Rows of units.
+trait Format {
+    /// Whether values have minima beside their scales.
+    const MINIMA: bool;
+
+    /// Whether halves of a unit have scales of their own; if not, those of the first are for both.
+    const HALVES: bool;
+
+    /// What a value of 1 is divided by.
+    const ONE: f32 = 1.0;
+
+    /// Where the first row begins, and the bytes of a row.
+    fn place(&self) -> (*const u8, usize);
+
+    /// The factors of `count` units from `unit` on; the others are left alone.
+    ///
+    /// # Safety
+    /// AVX2, FMA and F16C; the units are inside.
+    unsafe fn factors(&self, row: usize, unit: usize, count: usize, out: &mut Factors);
+
+    /// Where the factors of the `u`th unit from `unit` on are among them.
+    #[inline(always)]
+    fn place_of(&self, _row: usize, _unit: usize, u: usize) -> usize {
+        u
+    }
+
+    /// The values of a unit, in the order of the vectors.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn unit(&self, row: usize, unit: usize) -> [__m256i; 2];
+}
+
+/// The vectors as whole numbers.
+pub(super) struct Vectors {
+    /// Sixteen bits each, in the order of the format.
+    values: Buffer,
+    /// For each unit what 1 stands for, and the sum of its values, whole groups of each.
+    scales: Buffer,
+    sums: Buffer,
+}
+
+/// Units of a vector of `k` values, whole groups.
+fn units_of(k: usize) -> usize {
+    (k / UNIT).next_multiple_of(GROUP)
+}
+
+per_isa! {
+    /// Sixteen-bit numbers of a vector, the scale of each unit, and its sum.
+    fn fix(x: &[f32], order: &[u8; UNIT], values: &mut [i16], scales: &mut [f32], sums: &mut [f32]) {
+        scales.fill(0.0);
+        sums.fill(0.0);
+        for (i, (x, out)) in x.as_chunks::<UNIT>().0.iter().zip(values.as_chunks_mut::<UNIT>().0).enumerate() {
+            let most = x.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+            let (scale, factor) = (most / MOST, if most > 0.0 { MOST / most } else { 0.0 });
+            let mut fixed = [0i16; UNIT];
+            let mut sum = 0.0;
+            for (o, v) in fixed.iter_mut().zip(x) {
+                let v = (v * factor).round_ties_even();
+                sum += v;
+                *o = v as i16;
+            }
+            (scales[i], sums[i]) = (scale, sum * scale);
+            for (o, from) in out.iter_mut().zip(order) {
+                *o = fixed[*from as usize];
+            }
+        }
+    }
+}
+
+impl Vectors {
+    /// Of `m` vectors of `k` values in `x`; none if this way is not for the format or the processor.
+    pub(super) fn new(cpu: &Cpu, rows: Rows<'_>, x: &[f32], k: usize) -> Option<Self> {
+        if !cpu.isa().has_avx2() || !k.is_multiple_of(UNIT) {
+            return None;
+        }
+        let order =
+            if matches!(rows, Rows::FourBit(_)) { formats::FOUR_BIT_ORDER } else { formats::IN_ORDER };
+        let (m, units) = (x.len() / k, units_of(k));
+        let mut values = cpu.pool().take(x.len() / 2);
+        let (mut scales, mut sums) = (cpu.pool().take(m * units), cpu.pool().take(m * units));
+        let fixed: &mut [i16] = bytemuck::cast_slice_mut(&mut values.f32_mut()[..x.len() / 2]);
+        for (i, (x, fixed)) in x.chunks_exact(k).zip(fixed.chunks_exact_mut(k)).enumerate() {
+            let own = i * units..(i + 1) * units;
+            fix(cpu.isa(), x, &order, fixed, &mut scales.f32_mut()[own.clone()], &mut sums.f32_mut()[own]);
+        }
+        Some(Vectors { values, scales, sums })
+    }
+
+    /// The products of `m` vectors of `k` values with rows `first..first + n`.
+    ///
+    /// # Safety
+    /// AVX2, FMA and F16C; these vectors were made for the rows, which are inside.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn run(
+        &self,
+        rows: Rows<'_>,
+        (m, k): (usize, usize),
+        first: usize,
+        n: usize,
+        out: &mut Results,
+    ) {
+        // SAFETY: contract of the function.
+        unsafe {
+            match rows {
+                Rows::FourBit(bits) => self.few(&FourBits::new(bits, k), m, k, first, n, out),
+                Rows::Int8(rows) => self.few(&Bytes::new(rows, k), m, k, first, n, out),
+                Rows::Q4_0(blocks) => self.few(&Nibbles::new(blocks, k), m, k, first, n, out),
+                Rows::Q4_1(blocks) => self.few(&Nibbles::new(blocks, k), m, k, first, n, out),
+                Rows::Q8_0(blocks) => self.few(&Nibbles::new(blocks, k), m, k, first, n, out),
+                Rows::Q4K(blocks) => self.few(&Super::new(blocks, k), m, k, first, n, out),
+                Rows::Q6K(blocks) => self.few(&Six::new(blocks, k), m, k, first, n, out),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Vectors::run`].
+    #[inline(always)]
+    unsafe fn few<F: Format>(
+        &self,
+        format: &F,
+        m: usize,
+        k: usize,
+        first: usize,
+        n: usize,
+        out: &mut Results,
+    ) {
+        // SAFETY: contract of the function.
+        unsafe {
+            // A loop, as a closure would not be compiled for the instruction set.
+            for j in 0..n {
+                match m {
+                    1 => self.row::<F, 1>(format, k, first, j, out),
+                    2 => self.row::<F, 2>(format, k, first, j, out),
+                    3 => self.row::<F, 3>(format, k, first, j, out),
+                    _ => self.row::<F, FEW>(format, k, first, j, out),
+                }
+            }
+        }
+    }
+
+    /// Row `first + j` with all vectors; the order of a sum does not depend on their number.
+    ///
+    /// # Safety
+    /// As for [`Vectors::run`]; there are `M` vectors.
+    #[inline(always)]
+    unsafe fn row<F: Format, const M: usize>(
+        &self,
+        format: &F,
+        k: usize,
+        first: usize,
+        j: usize,
+        out: &mut Results,
+    ) {
+        let (units, room) = (k / UNIT, units_of(k));
+        let values = self.values.f32().as_ptr().cast::<i16>();
+        let (scales, of_units) = (self.scales.f32().as_ptr(), self.sums.f32().as_ptr());
+        // SAFETY: contract of the function; vectors have `k` values, and scales and sums in whole groups.
+        unsafe {
+            let (start, row_bytes) = format.place();
+            let ahead = start.wrapping_add((first + j) * row_bytes + AHEAD);
+            for line in 0..row_bytes.div_ceil(64) {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
+            }
+            // Two sums in turn: one chain of additions would be the longest in the loop.
+            let (mut even, mut odd) = ([_mm256_setzero_ps(); M], [_mm256_setzero_ps(); M]);
+            let mut least = [_mm256_setzero_ps(); M];
+            let mut own = Factors { halves: [[0.0; GROUP]; 2], minima: [0.0; GROUP] };
+            for group in (0..units).step_by(GROUP) {
+                let count = (units - group).min(GROUP);
+                format.factors(first + j, group, count, &mut own);
+                if F::MINIMA {
+                    for (i, least) in least.iter_mut().enumerate() {
+                        for eight in [0, 8] {
+                            // Beyond the last unit sums are zero, and minima are those of others.
+                            let of_units = _mm256_loadu_ps(of_units.add(i * room + group + eight));
+                            let minima = _mm256_loadu_ps(own.minima.as_ptr().add(eight));
+                            *least = _mm256_fmadd_ps(minima, of_units, *least);
+                        }
+                    }
+                }
+                let at = At { row: first + j, group, values, scales, k, room };
+                let mut u = 0;
+                while u + 1 < count {
+                    at.add(format, &own, u, &mut even, &mut odd);
+                    at.add(format, &own, u + 1, &mut odd, &mut even);
+                    u += 2;
+                }
+                if u < count {
+                    at.add(format, &own, u, &mut even, &mut odd);
+                }
+            }
+            for i in 0..M {
+                let all = _mm256_add_ps(_mm256_add_ps(even[i], odd[i]), least[i]);
+                let four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                out[i][j] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two))) * (1.0 / F::ONE);
+            }
+        }
+    }
+}
+
+/// A group of a row, and the vectors.
+struct At {
+    row: usize,
+    group: usize,
+    values: *const i16,
+    scales: *const f32,
+    k: usize,
+    room: usize,
+}
+
+impl At {
+    /// Adds the products of a unit to `sums`; those of its second half, if it has a scale of its own, to `others`.
+    ///
+    /// # Safety
+    /// As for [`Vectors::run`]; the unit is in the group.
+    #[inline(always)]
+    unsafe fn add<F: Format, const M: usize>(
+        &self,
+        format: &F,
+        own: &Factors,
+        u: usize,
+        sums: &mut [__m256; M],
+        others: &mut [__m256; M],
+    ) {
+        // SAFETY: contract of the function.
+        unsafe {
+            let [low, high] = format.unit(self.row, self.group + u);
+            let place = format.place_of(self.row, self.group, u);
+            for i in 0..M {
+                let x = self.values.add(i * self.k + (self.group + u) * UNIT);
+                let a = _mm256_madd_epi16(low, _mm256_loadu_si256(x.cast()));
+                let b = _mm256_madd_epi16(high, _mm256_loadu_si256(x.add(16).cast()));
+                let scale = *self.scales.add(i * self.room + self.group + u);
+                let factor = _mm256_set1_ps(*own.halves[0].get_unchecked(place) * scale);
+                if F::HALVES {
+                    let other = _mm256_set1_ps(*own.halves[1].get_unchecked(place) * scale);
+                    sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), factor, sums[i]);
+                    others[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), other, others[i]);
+                } else {
+                    sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a, b)), factor, sums[i]);
+                }
+            }
+        }
+    }
+}
