@@ -267,68 +267,79 @@ impl Block for Q8_0 {
     }
 }
 
-/// Rows of blocks of 32 values.
-pub(super) struct Nibbles<'a, B> {
+/// Rows of blocks.
+pub(super) struct Run<'a, B> {
     blocks: &'a [B],
     per_row: usize,
 }
 
-impl<'a, B> Nibbles<'a, B> {
-    pub(super) fn new(blocks: &'a [B], k: usize) -> Self {
-        Nibbles { blocks, per_row: k / UNIT }
+impl<'a, B> Run<'a, B> {
+    /// Of blocks of `units` units.
+    pub(super) fn new(blocks: &'a [B], k: usize, units: usize) -> Self {
+        Run { blocks, per_row: k / (units * UNIT) }
     }
-}
 
-impl<B: Block> Format for Nibbles<'_, B> {
-    const MINIMA: bool = B::MINIMUM;
-    const HALVES: bool = false;
-
+    /// Where the first row begins, and the bytes of a row.
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
         (self.blocks.as_ptr().cast(), self.per_row * size_of::<B>())
     }
 
+    /// `count` blocks of a row from `first` on.
+    #[inline(always)]
+    fn some(&self, row: usize, first: usize, count: usize) -> &'a [B] {
+        &self.blocks[row * self.per_row + first..][..count]
+    }
+
+    /// A block of a row.
+    ///
+    /// # Safety
+    /// It is inside.
+    #[inline(always)]
+    unsafe fn one(&self, row: usize, block: usize) -> &'a B {
+        // SAFETY: contract of the function.
+        unsafe { self.blocks.get_unchecked(row * self.per_row + block) }
+    }
+}
+
+impl<B: Block> Format for Run<'_, B> {
+    const MINIMA: bool = B::MINIMUM;
+    const HALVES: bool = false;
+
+    #[inline(always)]
+    fn place(&self) -> (*const u8, usize) {
+        Run::place(self)
+    }
+
     #[inline(always)]
     unsafe fn factors(&self, row: usize, unit: usize, count: usize, out: &mut Factors) {
-        let blocks = &self.blocks[row * self.per_row + unit..][..count];
         // SAFETY: contract of the trait.
-        unsafe { B::heads(blocks, &mut out.halves[0], &mut out.minima) }
+        unsafe { B::heads(self.some(row, unit, count), &mut out.halves[0], &mut out.minima) }
     }
 
     #[inline(always)]
     unsafe fn unit(&self, row: usize, unit: usize) -> [__m256i; 2] {
         // SAFETY: contract of the trait.
-        unsafe { self.blocks.get_unchecked(row * self.per_row + unit).values() }
+        unsafe { self.one(row, unit).values() }
     }
 }
 
-/// Rows of blocks of 256 values, which are eight units.
-const PER_BLOCK: usize = 8;
+/// Units of a block of 256 values.
+pub(super) const PER_BLOCK: usize = 8;
 
-/// Q4_K: 32 values have a scale and a minimum, each of six bits.
-pub(super) struct Super<'a> {
-    blocks: &'a [Q4K],
-    per_row: usize,
-}
-
-impl<'a> Super<'a> {
-    pub(super) fn new(blocks: &'a [Q4K], k: usize) -> Self {
-        Super { blocks, per_row: k / (PER_BLOCK * UNIT) }
-    }
-}
-
-impl Format for Super<'_> {
+/// 32 values have a scale and a minimum, each of six bits.
+impl Format for Run<'_, Q4K> {
     const MINIMA: bool = true;
     const HALVES: bool = false;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
-        (self.blocks.as_ptr().cast(), self.per_row * size_of::<Q4K>())
+        Run::place(self)
     }
 
     #[inline(always)]
     unsafe fn factors(&self, row: usize, unit: usize, count: usize, out: &mut Factors) {
-        let blocks = &self.blocks[row * self.per_row + unit / PER_BLOCK..][..count / PER_BLOCK];
+        let blocks = self.some(row, unit / PER_BLOCK, count / PER_BLOCK);
         let scales = out.halves[0].as_chunks_mut::<PER_BLOCK>().0;
         let minima = out.minima.as_chunks_mut::<PER_BLOCK>().0;
         for (block, (scales, minima)) in blocks.iter().zip(scales.iter_mut().zip(minima)) {
@@ -346,7 +357,7 @@ impl Format for Super<'_> {
     unsafe fn unit(&self, row: usize, unit: usize) -> [__m256i; 2] {
         // SAFETY: contract of the trait: 32 bytes of the block hold two units.
         unsafe {
-            let block = self.blocks.get_unchecked(row * self.per_row + unit / PER_BLOCK);
+            let block = self.one(row, unit / PER_BLOCK);
             let qs = block.qs.as_ptr().add(unit % PER_BLOCK / 2 * UNIT);
             let (first, second) = (wide(qs), wide(qs.add(16)));
             if unit.is_multiple_of(2) {
@@ -359,30 +370,19 @@ impl Format for Super<'_> {
     }
 }
 
-/// Q6_K: 16 values have a scale of eight bits.
-pub(super) struct Six<'a> {
-    blocks: &'a [Q6K],
-    per_row: usize,
-}
-
-impl<'a> Six<'a> {
-    pub(super) fn new(blocks: &'a [Q6K], k: usize) -> Self {
-        Six { blocks, per_row: k / (PER_BLOCK * UNIT) }
-    }
-}
-
-impl Format for Six<'_> {
+/// 16 values have a scale of eight bits.
+impl Format for Run<'_, Q6K> {
     const MINIMA: bool = false;
     const HALVES: bool = true;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
-        (self.blocks.as_ptr().cast(), self.per_row * size_of::<Q6K>())
+        Run::place(self)
     }
 
     #[inline(always)]
     unsafe fn factors(&self, row: usize, unit: usize, count: usize, out: &mut Factors) {
-        let blocks = &self.blocks[row * self.per_row + unit / PER_BLOCK..][..count / PER_BLOCK];
+        let blocks = self.some(row, unit / PER_BLOCK, count / PER_BLOCK);
         let [first, second] = &mut out.halves;
         for (b, block) in blocks.iter().enumerate() {
             // SAFETY: contract of the trait.
@@ -398,7 +398,7 @@ impl Format for Six<'_> {
     unsafe fn unit(&self, row: usize, unit: usize) -> [__m256i; 2] {
         // SAFETY: contract of the trait: a quarter of the low and of the high bits of half a block.
         unsafe {
-            let block = self.blocks.get_unchecked(row * self.per_row + unit / PER_BLOCK);
+            let block = self.one(row, unit / PER_BLOCK);
             let (group, quarter) = (unit % PER_BLOCK / 4, unit % 4);
             let low = block.ql.as_ptr().add(64 * group + 32 * (quarter % 2));
             let high = block.qh.as_ptr().add(32 * group);

@@ -13,7 +13,7 @@ use crate::tensor::Buffer;
 
 mod formats;
 
-use formats::{Bytes, FourBits, Nibbles, Six, Super};
+use formats::{Bytes, FourBits, PER_BLOCK, Run};
 
 /// Values of a unit.
 const UNIT: usize = 32;
@@ -144,11 +144,11 @@ impl Vectors {
             match rows {
                 Rows::FourBit(bits) => self.few(&FourBits::new(bits, k), m, k, first, n, out),
                 Rows::Int8(rows) => self.few(&Bytes::new(rows, k), m, k, first, n, out),
-                Rows::Q4_0(blocks) => self.few(&Nibbles::new(blocks, k), m, k, first, n, out),
-                Rows::Q4_1(blocks) => self.few(&Nibbles::new(blocks, k), m, k, first, n, out),
-                Rows::Q8_0(blocks) => self.few(&Nibbles::new(blocks, k), m, k, first, n, out),
-                Rows::Q4K(blocks) => self.few(&Super::new(blocks, k), m, k, first, n, out),
-                Rows::Q6K(blocks) => self.few(&Six::new(blocks, k), m, k, first, n, out),
+                Rows::Q4_0(blocks) => self.few(&Run::new(blocks, k, 1), m, k, first, n, out),
+                Rows::Q4_1(blocks) => self.few(&Run::new(blocks, k, 1), m, k, first, n, out),
+                Rows::Q8_0(blocks) => self.few(&Run::new(blocks, k, 1), m, k, first, n, out),
+                Rows::Q4K(blocks) => self.few(&Run::new(blocks, k, PER_BLOCK), m, k, first, n, out),
+                Rows::Q6K(blocks) => self.few(&Run::new(blocks, k, PER_BLOCK), m, k, first, n, out),
             }
         }
     }
