@@ -81,11 +81,6 @@ impl Isa {
         }
     }
 
-    /// Whether it includes AVX2, with FMA and F16C.
-    pub(crate) fn has_avx2(self) -> bool {
-        matches!(self, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16)
-    }
-
     /// Whether bf16 products are made in hardware; without it bf16 is only a rounding of the inputs.
     pub fn has_bf16(self) -> bool {
         self == Isa::Avx512Bf16

@@ -1,6 +1,6 @@
 //! Products of a few vectors with rows of a block-quantized weight, multiplied as they are stored: what decoding a token
 //! at a time reads is then the blocks alone. The vectors stay f32; in bf16 precision they become bf16 where the instruction
-//! set multiplies it (`pairs`), and numbers of 16 bits elsewhere (`fixed`).
+//! set multiplies it (`pairs`), and numbers of 16 bits on AVX2 (`fixed`).
 //!
 //! A block of scale `d` and minimum `m` adds `d (q . x) + m sum(x)`; the sums of x are made once for all rows. Every
 //! format is written once, with the sixteen values that [`lanes::Lanes`] stands for; the order of a sum depends on the

@@ -1,4 +1,4 @@
-//! The same on processors that do not multiply bf16: vectors as whole numbers of 16 bits with a scale for each 32 values, so that
+//! The same on AVX2: vectors as whole numbers of 16 bits with a scale for each 32 values, so that
 //! each lane of an instruction multiplies and adds two values.
 //!
 //! 15 bits beside the sign are finer than bf16 for all values that are not below a 128th of the largest of their 32. Products of
@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::{FEW, Results, Rows};
-use crate::cpu::{Cpu, per_isa};
+use crate::cpu::{Cpu, Isa, per_isa};
 use crate::tensor::Buffer;
 
 mod formats;
@@ -110,7 +110,7 @@ per_isa! {
 impl Vectors {
     /// Of `m` vectors of `k` values in `x`; none if this way is not for the format or the processor.
     pub(super) fn new(cpu: &Cpu, rows: Rows<'_>, x: &[f32], k: usize) -> Option<Self> {
-        if !cpu.isa().has_avx2() || !k.is_multiple_of(UNIT) {
+        if cpu.isa() != Isa::Avx2 || !k.is_multiple_of(UNIT) {
             return None;
         }
         let order =
