@@ -57,7 +57,12 @@ fn panel_words(isa: Isa) -> usize {
     }
 }
 
+/// Chunks that are packed at a time. They are the thread's own, so a list that grows would ask the system for memory in
+/// every product, as often as the threads happen to take part.
+const CHUNKS: usize = 8;
+
 /// A part of a term's reduction in the panel buffer.
+#[derive(Clone, Copy)]
 struct Chunk<'a> {
     a: &'a Left<'a>,
     /// First word of the rows of A.
@@ -141,7 +146,7 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: &[Job<'_>]) {
         panel: cpu.pool().take(PANEL * (room + SPARE_WORDS)),
         scratch: cpu.pool().take(scratch_words(packing.kind, room * packing.kind.values())),
         sums: cpu.pool().take(sums),
-        chunks: Vec::new(),
+        chunks: [None; CHUNKS],
     };
     cpu.run_with(split.tasks(), state, |buffers, task| {
         let (panel, blocks) = split.part(task);
@@ -157,7 +162,7 @@ struct Buffers<'a> {
     scratch: Buffer,
     /// Sums of the rows of a part that will be rounded.
     sums: Buffer,
-    chunks: Vec<Chunk<'a>>,
+    chunks: [Option<Chunk<'a>>; CHUNKS],
 }
 
 /// Room in the panel buffer for the short reduction of a low-rank term beside a full chunk.
@@ -188,15 +193,13 @@ impl<'a> Part<'a> {
     fn compute(&self, buffers: &mut Buffers<'a>) {
         let kind = self.packing.kind;
         let step = self.room * kind.values();
-        let (mut packed, mut first) = (0, true);
-        buffers.chunks.clear();
+        let (mut packed, mut chunks, mut first) = (0, 0, true);
         for term in &self.job.terms {
             for k0 in (0..term.a.k).step_by(step) {
                 let k = (term.a.k - k0).min(step);
-                if packed + kind.count(k) > self.room + SPARE_WORDS {
-                    self.multiply(buffers, first, false);
-                    (packed, first) = (0, false);
-                    buffers.chunks.clear();
+                if chunks == CHUNKS || packed + kind.count(k) > self.room + SPARE_WORDS {
+                    self.multiply(buffers, chunks, first, false);
+                    (packed, chunks, first) = (0, 0, false);
                 }
                 let words = pack_panel(
                     self.packing,
@@ -206,20 +209,17 @@ impl<'a> Part<'a> {
                     buffers.scratch.f32_mut(),
                     &mut buffers.panel.f32_mut()[packed * PANEL..],
                 );
-                buffers.chunks.push(Chunk {
-                    a: term.a,
-                    word: k0 / kind.values(),
-                    words,
-                    panel: packed * PANEL,
-                });
+                let word = k0 / kind.values();
+                buffers.chunks[chunks] = Some(Chunk { a: term.a, word, words, panel: packed * PANEL });
                 packed += words;
+                chunks += 1;
             }
         }
-        self.multiply(buffers, first, true);
+        self.multiply(buffers, chunks, first, true);
     }
 
-    /// Multiplies by the chunks that are packed. The tile of a block stays in L1 for all of them.
-    fn multiply(&self, buffers: &mut Buffers<'a>, first: bool, last: bool) {
+    /// Multiplies by the first `chunks`, which are packed. The tile of a block stays in L1 for all of them.
+    fn multiply(&self, buffers: &mut Buffers<'a>, chunks: usize, first: bool, last: bool) {
         let (job, micro, cols) = (self.job, self.packing.micro, self.cols());
         let (n, column) = (job.columns.0, job.columns.1.start + self.n0);
         for block in self.blocks.clone() {
@@ -252,7 +252,7 @@ impl<'a> Part<'a> {
             for sub in 0..cols.div_ceil(micro.nr) {
                 let (col, width) = (sub * micro.nr, (cols - sub * micro.nr).min(micro.nr));
                 let mut accumulate = accumulate;
-                for c in &buffers.chunks {
+                for c in buffers.chunks[..chunks].iter().flatten() {
                     let lda = c.a.stride;
                     let a = &c.a.words()[row * lda + c.word..][..(live - 1) * lda + c.words];
                     let b = &buffers.panel.f32()[c.panel + sub * c.words * micro.nr..][..c.words * micro.nr];
@@ -367,6 +367,23 @@ mod tests {
                 let limit = 2e-6 * (k as f64).sqrt() * 10.0;
                 let context = (cpu.isa(), precision, m, n, k, ta, tb, i);
                 assert!((out[i] as f64 - want).abs() < limit, "{} != {want} at {context:?}", out[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_of_more_terms_than_are_packed_at_a_time() {
+        let (m, n, k, terms) = (7, 70, 5, CHUNKS + 3);
+        let (a, b) = (random(m * k, "a"), random(n * k, "b"));
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            let cpu = Cpu::new(1, isa).unwrap();
+            let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false, 1.0);
+            let term = || Term { a: &packed, b: Mat::F32(&b, k), transposed: false };
+            let mut out = vec![0.0; m * n];
+            let terms = (0..terms).map(|_| term()).collect();
+            gemm(&cpu, Precision::F32, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
+            for (got, want) in out.iter().zip(naive(&a, &b, m, n, k)) {
+                assert!((*got as f64 - want * (CHUNKS + 3) as f64).abs() < 1e-4, "{got} {want} {isa:?}");
             }
         }
     }
