@@ -109,6 +109,37 @@ pub enum Scales {
     },
 }
 
+/// The scales of a tensor as slices, to read many: finding out where they lie takes longer than reading one.
+#[derive(Clone, Copy)]
+pub(crate) enum ScalesOf<'a> {
+    Plain(&'a [f32]),
+    Nested { codes: &'a [u8], absmax: &'a [f32], map: &'a [f32; 256], offset: f32, block: usize },
+}
+
+impl ScalesOf<'_> {
+    /// Those of blocks from `first` on.
+    #[inline(always)]
+    pub(crate) fn read(&self, first: usize, out: &mut [f32]) {
+        match *self {
+            ScalesOf::Plain(scales) => out.copy_from_slice(&scales[first..][..out.len()]),
+            ScalesOf::Nested { codes, absmax, map, offset, block } => {
+                let codes = &codes[first..][..out.len()];
+                let (start, mut at) = (first / block, 0);
+                for (i, absmax) in absmax[start..].iter().enumerate() {
+                    let end = ((start + i + 1) * block - first).min(out.len());
+                    for (out, code) in out[at..end].iter_mut().zip(&codes[at..end]) {
+                        *out = map[*code as usize] * absmax + offset;
+                    }
+                    at = end;
+                    if at == out.len() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A 4-bit tensor.
 #[derive(Debug, Clone)]
 pub struct FourBit {
@@ -228,21 +259,16 @@ impl FourBit {
     /// The scales of blocks from `first` on.
     #[inline(always)]
     pub(crate) fn scales_into(&self, first: usize, out: &mut [f32]) {
+        self.scales_of().read(first, out);
+    }
+
+    /// The scales where they lie.
+    #[inline(always)]
+    pub(crate) fn scales_of(&self) -> ScalesOf<'_> {
         match &self.scales {
-            Scales::Plain(scales) => out.copy_from_slice(&scales[first..][..out.len()]),
+            Scales::Plain(scales) => ScalesOf::Plain(scales),
             Scales::Nested { codes, absmax, map, offset, block } => {
-                let codes = &codes.as_slice()[first..][..out.len()];
-                let (start, mut at) = (first / block, 0);
-                for (i, absmax) in absmax[start..].iter().enumerate() {
-                    let end = ((start + i + 1) * block - first).min(out.len());
-                    for (out, code) in out[at..end].iter_mut().zip(&codes[at..end]) {
-                        *out = map[*code as usize] * absmax + offset;
-                    }
-                    at = end;
-                    if at == out.len() {
-                        break;
-                    }
-                }
+                ScalesOf::Nested { codes: codes.as_slice(), absmax, map, offset: *offset, block: *block }
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::cpu::blocks::lanes::Lanes;
 use crate::cpu::blocks::x86::Narrow;
 use crate::quant::gguf::k_quants::{Q4K, Q6K};
 use crate::quant::gguf::legacy::{Q4_0, Q4_1, Q8_0};
+use crate::quant::nf4::ScalesOf;
 use crate::quant::{FourBit, Int8Rows, int8};
 
 /// The order of the values.
@@ -21,15 +22,15 @@ pub(super) const IN_ORDER: [u8; UNIT] = {
     order
 };
 
-/// The order in which [`FourBits`] gives values: a shuffle looks bytes up in each half of a register, and so halves are interleaved.
-pub(super) const FOUR_BIT_ORDER: [u8; UNIT] = {
-    let mut order = [0; UNIT];
+/// The order in which [`FourBits`] gives values: the high nibbles of 32 bytes, which come first in each, then the low ones.
+/// Shuffles stay in each half of a register.
+const FOUR_BIT_ORDER: [u8; 2 * UNIT] = {
+    let mut order = [0; 2 * UNIT];
     let mut i = 0;
-    while i < UNIT {
+    while i < order.len() {
         let (register, place) = (i / 16, i % 16);
-        let byte = place / 8 * 8 + register * 4 + place % 8 / 2;
-        // The first value of a byte is its high nibble, which comes second.
-        order[i] = (2 * byte + 1 - place % 2) as u8;
+        let byte = place / 8 * 16 + register % 2 * 8 + place % 8;
+        order[i] = (2 * byte + register / 2) as u8;
         i += 1;
     }
     order
@@ -93,9 +94,10 @@ unsafe fn six(low: *const u8, upper: bool, high: *const u8, two: __m128i) -> __m
     }
 }
 
-/// NF4 or FP4: a table of fractions as whole numbers, their low bytes and their high bytes.
+/// NF4 or FP4: a table of fractions as whole numbers, their low bytes and their high bytes. A unit is 64 values, which are in
+/// one block as rows are whole units.
 pub(super) struct FourBits<'a> {
-    bits: &'a FourBit,
+    scales: ScalesOf<'a>,
     packed: *const u8,
     k: usize,
     shift: u32,
@@ -116,13 +118,13 @@ impl<'a> FourBits<'a> {
         // SAFETY: contract of the function; each table is 16 bytes.
         let (low, high) = unsafe { (twice(&parts[0]), twice(&parts[1])) };
         let (packed, shift) = (bits.packed().as_ptr(), bits.block().trailing_zeros());
-        FourBits { bits, packed, k, shift, low, high }
+        FourBits { scales: bits.scales_of(), packed, k, shift, low, high }
     }
 }
 
 impl Format for FourBits<'_> {
-    const MINIMA: bool = false;
-    const HALVES: bool = false;
+    type Values = [__m256i; 4];
+    const ORDER: &'static [u8] = &FOUR_BIT_ORDER;
     const ONE: f32 = CODE;
 
     #[inline(always)]
@@ -132,28 +134,36 @@ impl Format for FourBits<'_> {
 
     #[inline(always)]
     unsafe fn factors(&self, row: usize, unit: usize, count: usize, out: &mut Factors) {
-        let start = row * self.k + unit * UNIT;
-        let (first, last) = (start >> self.shift, (start + count * UNIT - 1) >> self.shift);
-        self.bits.scales_into(first, &mut out.halves[0][..last + 1 - first]);
+        let start = (row * self.k + unit * 2 * UNIT) / (2 * UNIT);
+        let shift = self.shift - (2 * UNIT).trailing_zeros();
+        let (first, last) = (start >> shift, (start + count - 1) >> shift);
+        let out = &mut out.halves[0];
+        self.scales.read(first, &mut out[..last + 1 - first]);
+        if shift > 0 {
+            // From behind, as a block's place is never after that of its first unit.
+            for u in (0..count).rev() {
+                out[u] = out[((start + u) >> shift) - first];
+            }
+        }
     }
 
-    /// A block is two units or more, and a unit is in one block, as rows are whole units.
     #[inline(always)]
-    fn place_of(&self, row: usize, unit: usize, u: usize) -> usize {
-        let start = row * self.k + unit * UNIT;
-        ((start + u * UNIT) >> self.shift) - (start >> self.shift)
-    }
-
-    #[inline(always)]
-    unsafe fn unit(&self, row: usize, unit: usize) -> [__m256i; 2] {
-        let at = row * self.k + unit * UNIT;
-        // SAFETY: contract of the trait: 16 bytes of the row.
+    unsafe fn unit(&self, row: usize, unit: usize) -> [__m256i; 4] {
+        let at = row * self.k + unit * 2 * UNIT;
+        // SAFETY: contract of the trait: 32 bytes of the row.
         unsafe {
-            let bytes = wide(self.packed.add(at / 2));
-            let pairs = _mm256_or_si256(bytes, _mm256_slli_epi16::<4>(bytes));
-            let index = _mm256_and_si256(pairs, _mm256_set1_epi8(15));
-            let (low, high) = (_mm256_shuffle_epi8(self.low, index), _mm256_shuffle_epi8(self.high, index));
-            [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
+            let bytes = _mm256_loadu_si256(self.packed.add(at / 2).cast());
+            let nibble = _mm256_set1_epi8(15);
+            let first = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble);
+            let second = _mm256_and_si256(bytes, nibble);
+            let (a, b) = (_mm256_shuffle_epi8(self.low, first), _mm256_shuffle_epi8(self.high, first));
+            let (c, d) = (_mm256_shuffle_epi8(self.low, second), _mm256_shuffle_epi8(self.high, second));
+            [
+                _mm256_unpacklo_epi8(a, b),
+                _mm256_unpackhi_epi8(a, b),
+                _mm256_unpacklo_epi8(c, d),
+                _mm256_unpackhi_epi8(c, d),
+            ]
         }
     }
 }
@@ -172,8 +182,8 @@ impl<'a> Bytes<'a> {
 }
 
 impl Format for Bytes<'_> {
-    const MINIMA: bool = false;
-    const HALVES: bool = false;
+    type Values = [__m256i; 2];
+    const ORDER: &'static [u8] = &IN_ORDER;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
@@ -303,8 +313,9 @@ impl<'a, B> Run<'a, B> {
 }
 
 impl<B: Block> Format for Run<'_, B> {
+    type Values = [__m256i; 2];
+    const ORDER: &'static [u8] = &IN_ORDER;
     const MINIMA: bool = B::MINIMUM;
-    const HALVES: bool = false;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
@@ -329,8 +340,9 @@ pub(super) const PER_BLOCK: usize = 8;
 
 /// 32 values have a scale and a minimum, each of six bits.
 impl Format for Run<'_, Q4K> {
+    type Values = [__m256i; 2];
+    const ORDER: &'static [u8] = &IN_ORDER;
     const MINIMA: bool = true;
-    const HALVES: bool = false;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
@@ -372,7 +384,8 @@ impl Format for Run<'_, Q4K> {
 
 /// 16 values have a scale of eight bits.
 impl Format for Run<'_, Q6K> {
-    const MINIMA: bool = false;
+    type Values = [__m256i; 2];
+    const ORDER: &'static [u8] = &IN_ORDER;
     const HALVES: bool = true;
 
     #[inline(always)]

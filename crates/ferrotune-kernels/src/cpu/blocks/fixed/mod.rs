@@ -1,9 +1,9 @@
-//! The same on AVX2: vectors as whole numbers of 16 bits with a scale for each 32 values, so that
+//! The same on AVX2: vectors as whole numbers of 16 bits with a scale for each unit of 32 or 64 values, so that
 //! each lane of an instruction multiplies and adds two values.
 //!
-//! 15 bits beside the sign are finer than bf16 for all values that are not below a 128th of the largest of their 32. Products of
-//! 32 values are summed in whole numbers, without rounding and without overflow: each of eight lanes adds four products, of numbers up to
-//! [`MOST`] and [`CODE`].
+//! 15 bits beside the sign are finer than bf16 for all values that are not below a 128th of the largest of their unit. Products
+//! of a unit are summed in whole numbers, without rounding and without overflow: each of eight lanes adds four products, or
+//! eight, of numbers up to [`MOST`] and [`CODE`].
 
 use std::arch::x86_64::*;
 
@@ -15,7 +15,7 @@ mod formats;
 
 use formats::{Bytes, FourBits, PER_BLOCK, Run};
 
-/// Values of a unit.
+/// Values of a unit of most formats.
 const UNIT: usize = 32;
 
 /// Units whose scales are made together.
@@ -24,8 +24,9 @@ const GROUP: usize = 16;
 /// The largest number of a vector.
 const MOST: f32 = 32767.0;
 
-/// What stands for 1 in a table of fractions: four products with [`MOST`] are just below 2^31.
-const CODE: f32 = 16383.0;
+/// What stands for 1 in a table of fractions: eight products with [`MOST`] are below 2^31, and FP4's fractions, of 192, are
+/// whole.
+const CODE: f32 = 192.0 * 42.0;
 
 /// Bytes by which rows are asked for before they are read: what the processor foresees ends with a page.
 const AHEAD: usize = 8 << 10;
@@ -39,11 +40,17 @@ struct Factors {
 
 /// Rows of units.
 trait Format {
+    /// The values of a unit: two registers of sixteen, or four.
+    type Values: AsRef<[__m256i]>;
+
+    /// Where each of them comes from.
+    const ORDER: &'static [u8];
+
     /// Whether values have minima beside their scales.
-    const MINIMA: bool;
+    const MINIMA: bool = false;
 
     /// Whether halves of a unit have scales of their own; if not, those of the first are for both.
-    const HALVES: bool;
+    const HALVES: bool = false;
 
     /// What a value of 1 is divided by.
     const ONE: f32 = 1.0;
@@ -57,17 +64,11 @@ trait Format {
     /// AVX2, FMA and F16C; the units are inside.
     unsafe fn factors(&self, row: usize, unit: usize, count: usize, out: &mut Factors);
 
-    /// Where the factors of the `u`th unit from `unit` on are among them.
-    #[inline(always)]
-    fn place_of(&self, _row: usize, _unit: usize, u: usize) -> usize {
-        u
-    }
-
     /// The values of a unit, in the order of the vectors.
     ///
     /// # Safety
     /// As above.
-    unsafe fn unit(&self, row: usize, unit: usize) -> [__m256i; 2];
+    unsafe fn unit(&self, row: usize, unit: usize) -> Self::Values;
 }
 
 /// The vectors as whole numbers.
@@ -79,20 +80,21 @@ pub(super) struct Vectors {
     sums: Buffer,
 }
 
-/// Units of a vector of `k` values, whole groups.
-fn units_of(k: usize) -> usize {
-    (k / UNIT).next_multiple_of(GROUP)
+/// Room for `units` of a vector, whole groups.
+fn room_for(units: usize) -> usize {
+    units.next_multiple_of(GROUP)
 }
 
 per_isa! {
     /// Sixteen-bit numbers of a vector, the scale of each unit, and its sum.
-    fn fix(x: &[f32], order: &[u8; UNIT], values: &mut [i16], scales: &mut [f32], sums: &mut [f32]) {
+    fn fix(x: &[f32], order: &[u8], values: &mut [i16], scales: &mut [f32], sums: &mut [f32]) {
         scales.fill(0.0);
         sums.fill(0.0);
-        for (i, (x, out)) in x.as_chunks::<UNIT>().0.iter().zip(values.as_chunks_mut::<UNIT>().0).enumerate() {
+        let mut fixed = [0i16; 2 * UNIT];
+        let units = x.chunks_exact(order.len()).zip(values.chunks_exact_mut(order.len()));
+        for (i, (x, out)) in units.enumerate() {
             let most = x.iter().fold(0.0f32, |most, v| most.max(v.abs()));
             let (scale, factor) = (most / MOST, if most > 0.0 { MOST / most } else { 0.0 });
-            let mut fixed = [0i16; UNIT];
             let mut sum = 0.0;
             for (o, v) in fixed.iter_mut().zip(x) {
                 let v = (v * factor).round_ties_even();
@@ -110,18 +112,20 @@ per_isa! {
 impl Vectors {
     /// Of `m` vectors of `k` values in `x`; none if this way is not for the format or the processor.
     pub(super) fn new(cpu: &Cpu, rows: Rows<'_>, x: &[f32], k: usize) -> Option<Self> {
-        if cpu.isa() != Isa::Avx2 || !k.is_multiple_of(UNIT) {
+        let order = match rows {
+            Rows::FourBit(_) => FourBits::ORDER,
+            _ => &formats::IN_ORDER,
+        };
+        if cpu.isa() != Isa::Avx2 || !k.is_multiple_of(order.len()) {
             return None;
         }
-        let order =
-            if matches!(rows, Rows::FourBit(_)) { formats::FOUR_BIT_ORDER } else { formats::IN_ORDER };
-        let (m, units) = (x.len() / k, units_of(k));
+        let (m, room) = (x.len() / k, room_for(k / order.len()));
         let mut values = cpu.pool().take(x.len() / 2);
-        let (mut scales, mut sums) = (cpu.pool().take(m * units), cpu.pool().take(m * units));
+        let (mut scales, mut sums) = (cpu.pool().take(m * room), cpu.pool().take(m * room));
         let fixed: &mut [i16] = bytemuck::cast_slice_mut(&mut values.f32_mut()[..x.len() / 2]);
         for (i, (x, fixed)) in x.chunks_exact(k).zip(fixed.chunks_exact_mut(k)).enumerate() {
-            let own = i * units..(i + 1) * units;
-            fix(cpu.isa(), x, &order, fixed, &mut scales.f32_mut()[own.clone()], &mut sums.f32_mut()[own]);
+            let own = i * room..(i + 1) * room;
+            fix(cpu.isa(), x, order, fixed, &mut scales.f32_mut()[own.clone()], &mut sums.f32_mut()[own]);
         }
         Some(Vectors { values, scales, sums })
     }
@@ -192,7 +196,8 @@ impl Vectors {
         j: usize,
         out: &mut Results,
     ) {
-        let (units, room) = (k / UNIT, units_of(k));
+        let units = k / F::ORDER.len();
+        let room = room_for(units);
         let values = self.values.f32().as_ptr().cast::<i16>();
         let (scales, of_units) = (self.scales.f32().as_ptr(), self.sums.f32().as_ptr());
         // SAFETY: contract of the function; vectors have `k` values, and scales and sums in whole groups.
@@ -209,25 +214,36 @@ impl Vectors {
             for group in (0..units).step_by(GROUP) {
                 let count = (units - group).min(GROUP);
                 format.factors(first + j, group, count, &mut own);
-                if F::MINIMA {
-                    for (i, least) in least.iter_mut().enumerate() {
-                        for eight in [0, 8] {
+                let mut factors = [[[0.0; GROUP]; 2]; M];
+                for i in 0..M {
+                    for eight in [0, 8] {
+                        let at = i * room + group + eight;
+                        let scale = _mm256_loadu_ps(scales.add(at));
+                        for half in 0..1 + usize::from(F::HALVES) {
+                            let own = _mm256_loadu_ps(own.halves[half].as_ptr().add(eight));
+                            let out = factors[i][half].as_mut_ptr().add(eight);
+                            _mm256_storeu_ps(out, _mm256_mul_ps(own, scale));
+                        }
+                        if F::MINIMA {
                             // Beyond the last unit sums are zero, and minima are those of others.
-                            let of_units = _mm256_loadu_ps(of_units.add(i * room + group + eight));
+                            let of_units = _mm256_loadu_ps(of_units.add(at));
                             let minima = _mm256_loadu_ps(own.minima.as_ptr().add(eight));
-                            *least = _mm256_fmadd_ps(minima, of_units, *least);
+                            least[i] = _mm256_fmadd_ps(minima, of_units, least[i]);
                         }
                     }
                 }
-                let at = At { row: first + j, group, values, scales, k, room };
+                let x = values.add(group * F::ORDER.len());
                 let mut u = 0;
                 while u + 1 < count {
-                    at.add(format, &own, u, &mut even, &mut odd);
-                    at.add(format, &own, u + 1, &mut odd, &mut even);
+                    let values = format.unit(first + j, group + u);
+                    add::<F, M>(&values, x, k, u, &factors, &mut even, &mut odd);
+                    let values = format.unit(first + j, group + u + 1);
+                    add::<F, M>(&values, x, k, u + 1, &factors, &mut odd, &mut even);
                     u += 2;
                 }
                 if u < count {
-                    at.add(format, &own, u, &mut even, &mut odd);
+                    let values = format.unit(first + j, group + u);
+                    add::<F, M>(&values, x, k, u, &factors, &mut even, &mut odd);
                 }
             }
             for i in 0..M {
@@ -240,48 +256,59 @@ impl Vectors {
     }
 }
 
-/// A group of a row, and the vectors.
-struct At {
-    row: usize,
-    group: usize,
-    values: *const i16,
-    scales: *const f32,
+/// Adds the products of unit `u` of a group to `sums`; those of its second half, if it has a scale of its own, to `others`.
+/// `x`: the group of the first vector; vectors are `k` values apart.
+///
+/// # Safety
+/// AVX2 and FMA; the unit is in the group, and the vectors hold it.
+#[inline(always)]
+unsafe fn add<F: Format, const M: usize>(
+    values: &F::Values,
+    x: *const i16,
     k: usize,
-    room: usize,
-}
-
-impl At {
-    /// Adds the products of a unit to `sums`; those of its second half, if it has a scale of its own, to `others`.
-    ///
-    /// # Safety
-    /// As for [`Vectors::run`]; the unit is in the group.
-    #[inline(always)]
-    unsafe fn add<F: Format, const M: usize>(
-        &self,
-        format: &F,
-        own: &Factors,
-        u: usize,
-        sums: &mut [__m256; M],
-        others: &mut [__m256; M],
-    ) {
-        // SAFETY: contract of the function.
-        unsafe {
-            let [low, high] = format.unit(self.row, self.group + u);
-            let place = format.place_of(self.row, self.group, u);
-            for i in 0..M {
-                let x = self.values.add(i * self.k + (self.group + u) * UNIT);
-                let a = _mm256_madd_epi16(low, _mm256_loadu_si256(x.cast()));
-                let b = _mm256_madd_epi16(high, _mm256_loadu_si256(x.add(16).cast()));
-                let scale = *self.scales.add(i * self.room + self.group + u);
-                let factor = _mm256_set1_ps(*own.halves[0].get_unchecked(place) * scale);
-                if F::HALVES {
-                    let other = _mm256_set1_ps(*own.halves[1].get_unchecked(place) * scale);
-                    sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), factor, sums[i]);
-                    others[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), other, others[i]);
-                } else {
-                    sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a, b)), factor, sums[i]);
+    u: usize,
+    factors: &[[[f32; GROUP]; 2]; M],
+    sums: &mut [__m256; M],
+    others: &mut [__m256; M],
+) {
+    let values = values.as_ref();
+    // SAFETY: contract of the function.
+    unsafe {
+        for i in 0..M {
+            let x = x.add(i * k + u * F::ORDER.len());
+            if F::HALVES {
+                let (a, b) = (product(values[0], x), product(values[1], x.add(16)));
+                sums[i] = _mm256_fmadd_ps(
+                    _mm256_cvtepi32_ps(a),
+                    _mm256_broadcast_ss(factors[i][0].get_unchecked(u)),
+                    sums[i],
+                );
+                others[i] = _mm256_fmadd_ps(
+                    _mm256_cvtepi32_ps(b),
+                    _mm256_broadcast_ss(factors[i][1].get_unchecked(u)),
+                    others[i],
+                );
+            } else {
+                let mut all = product(values[0], x);
+                for (r, values) in values.iter().enumerate().skip(1) {
+                    all = _mm256_add_epi32(all, product(*values, x.add(16 * r)));
                 }
+                sums[i] = _mm256_fmadd_ps(
+                    _mm256_cvtepi32_ps(all),
+                    _mm256_broadcast_ss(factors[i][0].get_unchecked(u)),
+                    sums[i],
+                );
             }
         }
     }
+}
+
+/// Sums of two products each.
+///
+/// # Safety
+/// AVX2; sixteen numbers may be read.
+#[inline(always)]
+unsafe fn product(values: __m256i, x: *const i16) -> __m256i {
+    // SAFETY: contract of the function.
+    unsafe { _mm256_madd_epi16(values, _mm256_loadu_si256(x.cast())) }
 }
