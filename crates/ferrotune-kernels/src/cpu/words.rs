@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::ahead::ask;
 use super::microkernel::Micro;
 use super::{Isa, per_isa};
 use crate::dtype::{DType, Precision};
@@ -154,7 +155,7 @@ per_isa! {
     /// 64 columns of `rows` rows, `stride` apart, to their places.
     pub(crate) fn spread(x: &[f32], stride: usize, rows: usize, to: Places, out: &mut [f32]) {
         for row in 0..rows {
-            ask(x, (row + AHEAD) * stride);
+            ask(x.as_ptr().wrapping_add((row + AHEAD) * stride).cast(), size_of::<[f32; 64]>());
             let out = &mut out[row * to.line..];
             for (i, x) in x[row * stride..][..64].as_chunks::<16>().0.iter().enumerate() {
                 out[i * to.apart..][..16].copy_from_slice(x);
@@ -167,7 +168,7 @@ per_isa! {
     /// The same of bf16 values.
     pub(crate) fn spread_wide(x: &[bf16], stride: usize, rows: usize, to: Places, out: &mut [f32]) {
         for row in 0..rows {
-            ask(x, (row + AHEAD) * stride);
+            ask(x.as_ptr().wrapping_add((row + AHEAD) * stride).cast(), size_of::<[bf16; 64]>());
             let out = &mut out[row * to.line..];
             for (i, x) in x[row * stride..][..64].as_chunks::<16>().0.iter().enumerate() {
                 let mut wide = [0.0; 16];
@@ -182,20 +183,6 @@ per_isa! {
 
 /// Rows that are asked for before they are read: they are far apart, so the processor does not guess the next ones.
 const AHEAD: usize = 8;
-
-/// Asks for the lines of 64 values from `at` on, which may be beyond the end.
-#[inline(always)]
-fn ask<T>(values: &[T], at: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in 0..size_of::<T>() {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let place = values.as_ptr().wrapping_add(at).cast::<i8>().wrapping_add(64 * line);
-        // SAFETY: every processor of this kind has the instruction, and it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(place) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (values, at);
-}
 
 per_isa! {
     fn round_any(x: &[f32], out: &mut [f32]) {

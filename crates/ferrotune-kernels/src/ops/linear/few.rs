@@ -3,6 +3,7 @@
 
 use super::super::elementwise;
 use super::{Linear, ranks};
+use crate::cpu::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::blocks::{FEW, Products, RUN, Results};
 use crate::cpu::dots::dots;
 use crate::cpu::math::dot;
@@ -145,7 +146,14 @@ fn decoded(
 ) {
     let (k, isa, mat) = (x.cols(), cpu.isa(), linear.weight.mat());
     let narrow = mat.bf16();
+    let lie = narrow.map(|w| (w.as_ptr().cast::<u8>(), 2)).or(match mat {
+        Mat::F32(w, _) => Some((w.as_ptr().cast(), 4)),
+        _ => None,
+    });
     for j in 0..run {
+        if let Some((start, size)) = lie {
+            ask(start.wrapping_add((first + j) * k * size + BYTES_AHEAD), k * size);
+        }
         let mut sums = [0.0; FEW];
         match (mat, narrow) {
             (_, Some(w)) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),

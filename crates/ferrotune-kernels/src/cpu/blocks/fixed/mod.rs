@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::{FEW, Results, Rows};
+use crate::cpu::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::{Cpu, Isa, per_isa};
 use crate::tensor::Buffer;
 
@@ -27,9 +28,6 @@ const MOST: f32 = 32767.0;
 /// What stands for 1 in a table of fractions: eight products with [`MOST`] are below 2^31, and FP4's fractions, of 192, are
 /// whole.
 const CODE: f32 = 192.0 * 42.0;
-
-/// Bytes by which rows are asked for before they are read: what the processor foresees ends with a page.
-const AHEAD: usize = 8 << 10;
 
 /// What is made together for the units of a group: their factors (of the first and the second halves), and what is added for each
 /// 1 of the vector.
@@ -203,10 +201,7 @@ impl Vectors {
         // SAFETY: contract of the function; vectors have `k` values, and scales and sums in whole groups.
         unsafe {
             let (start, row_bytes) = format.place();
-            let ahead = start.wrapping_add((first + j) * row_bytes + AHEAD);
-            for line in 0..row_bytes.div_ceil(64) {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
-            }
+            ask(start.wrapping_add((first + j) * row_bytes + BYTES_AHEAD), row_bytes);
             // Two sums in turn: one chain of additions would be the longest in the loop.
             let (mut even, mut odd) = ([_mm256_setzero_ps(); M], [_mm256_setzero_ps(); M]);
             let mut least = [_mm256_setzero_ps(); M];

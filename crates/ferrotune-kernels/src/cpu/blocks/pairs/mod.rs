@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 
 use super::{FEW, Results, Rows};
 use crate::cpu::Cpu;
+use crate::cpu::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::words::narrow_one;
 use crate::tensor::Buffer;
 
@@ -17,9 +18,6 @@ use formats::{FourBits, Nibbles, Run};
 
 /// Values of a unit.
 const UNIT: usize = 64;
-
-/// Bytes by which rows are asked for before they are read: what the processor foresees ends with a page.
-const AHEAD: usize = 8 << 10;
 
 /// A unit's words, and the factor of each lane; of formats with minima also `[_, minimum, _, minimum]` of its two blocks.
 struct Unit {
@@ -165,10 +163,7 @@ impl Vectors {
         unsafe {
             format.begin(first + j);
             let (start, row_bytes) = format.place();
-            let ahead = start.wrapping_add((first + j) * row_bytes + AHEAD);
-            for line in 0..row_bytes.div_ceil(64) {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
-            }
+            ask(start.wrapping_add((first + j) * row_bytes + BYTES_AHEAD), row_bytes);
             let mut sums = [_mm512_setzero_ps(); M];
             let mut least = [_mm_setzero_ps(); M];
             for u in 0..units {
