@@ -10,6 +10,7 @@
 pub mod dtype;
 pub mod error;
 
+mod ahead;
 mod arena;
 pub mod cpu;
 pub mod device;

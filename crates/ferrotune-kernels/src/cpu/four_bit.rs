@@ -1,11 +1,13 @@
-//! 4-bit weights straight into the words of the bf16 kernels, without a detour by f32.
+//! 4-bit weights straight into panels: into the words of the bf16 kernels without a detour by f32, and into those of f32
+//! without one by rows of values.
 //!
-//! A block has 16 different values. They are scaled and rounded once, in a table of bf16 in the lower half of 16 words and
+//! For bf16: a block has 16 different values. They are scaled and rounded once, in a table of bf16 in the lower half of 16 words and
 //! another in the upper half; a word of the panel is then one permute of each, and never rounded again. The bits are those
 //! of decoding and rounding value by value.
 
 use super::Isa;
 use super::microkernel::PANEL;
+use super::words::Places;
 use crate::quant::{FourBit, Storage, Weight};
 
 /// A 4-bit weight, where the instruction set multiplies bf16.
@@ -59,12 +61,40 @@ pub(super) fn pair_rows(
     pairs
 }
 
+/// 64 columns from `col` on of `rows` rows in f32, from `row` on, to their places; whether there is a fast way.
+pub(super) fn value_rows(
+    isa: Isa,
+    weight: &Weight,
+    (row, col): (usize, usize),
+    rows: usize,
+    to: Places,
+    out: &mut [f32],
+) -> bool {
+    let Storage::FourBit(bits) = weight.storage() else { return false };
+    let cols = weight.cols();
+    if isa == Isa::Portable || !col.is_multiple_of(PANEL) || !cols.is_multiple_of(PANEL) || rows == 0 {
+        return false;
+    }
+    assert!(row + rows <= weight.rows() && col + PANEL <= cols, "rows to decode");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction set was asked for.
+    unsafe {
+        x86::value_rows(bits, row * cols + col, cols, rows, to, out);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bits, to, out);
+    true
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
+    use super::super::words::Places;
     use super::PANEL;
+    use crate::ahead::ask;
     use crate::quant::FourBit;
+    use crate::quant::nf4::{tables_avx2, values_avx2};
 
     /// Rows that are asked for before they are read: the processor does not guess them, as large matrices have them on pages
     /// of their own. They lie in one set of the first cache where a row is 4 KiB, so not more than that has ways.
@@ -118,18 +148,49 @@ mod x86 {
     }
 
     /// `start`: the first value of the first row; rows are `stride` values apart.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn value_rows(
+        bits: &FourBit,
+        start: usize,
+        stride: usize,
+        rows: usize,
+        to: Places,
+        out: &mut [f32],
+    ) {
+        let (packed, scales, block) = (bits.packed(), bits.scales_of(), bits.block());
+        for row in 0..rows {
+            let at = start + row * stride;
+            let ahead = at + AHEAD * stride;
+            ask(packed.as_ptr().wrapping_add(ahead / 2), 1);
+            scales.ask(ahead / block);
+            let tables = tables_avx2(bits.code(), scales.one(at / block));
+            let out = &mut out[row * to.line..];
+            for (half, bytes) in packed[at / 2..][..PANEL / 2].as_chunks::<16>().0.iter().enumerate() {
+                let values = values_avx2(&tables, bytes);
+                for (quarter, values) in values.as_chunks::<2>().0.iter().enumerate() {
+                    let out = &mut out[(2 * half + quarter) * to.apart..][..16];
+                    for (values, out) in values.iter().zip(out.as_chunks_mut::<8>().0) {
+                        // SAFETY: `out` is 8 floats.
+                        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *values) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// `start`: the first value of the first row; rows are `stride` values apart.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) fn pair_rows(bits: &FourBit, start: usize, stride: usize, out: &mut [f32]) {
-        let (packed, block) = (bits.packed(), bits.block());
+        let (packed, scales, block) = (bits.packed(), bits.scales_of(), bits.block());
         // SAFETY: 16 floats are loaded unaligned.
         let code = unsafe { _mm512_loadu_ps(bits.code().as_ptr()) };
         for (pair, words) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
             let rows = [start + 2 * pair * stride, start + (2 * pair + 1) * stride];
             for ahead in rows.map(|at| at + AHEAD * stride) {
-                _mm_prefetch::<_MM_HINT_T0>(packed.as_ptr().wrapping_add(ahead / 2).cast());
-                bits.prefetch_scale(ahead / block);
+                ask(packed.as_ptr().wrapping_add(ahead / 2), 1);
+                scales.ask(ahead / block);
             }
-            let tables = rows.map(|at| table(code, bits.scale(at / block)));
+            let tables = rows.map(|at| table(code, scales.one(at / block)));
             let (first, second) = (tables[0], _mm512_slli_epi32::<16>(tables[1]));
             let bytes = rows.map(|at| packed[at / 2..][..PANEL / 2].as_chunks::<8>().0);
             for ((a, b), out) in bytes[0].iter().zip(bytes[1]).zip(words.as_chunks_mut::<16>().0) {
@@ -146,6 +207,35 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn values_are_those_of_decoding() {
+        if !Isa::Avx2.available() {
+            return;
+        }
+        let random = Stream::new(1, "four bits", 1);
+        let (rows, cols) = (21, 192);
+        let values: Vec<f32> = (0..(rows * cols) as u64).map(|i| random.normal(i)).collect();
+        for (kind, block, double) in
+            [(FourBitKind::Nf4, 64, true), (FourBitKind::Fp4, 64, false), (FourBitKind::Nf4, 4096, true)]
+        {
+            let w = quantize(&Weight::from_f32(rows, cols, &values), kind, block, double).unwrap();
+            let mut decoded = vec![0.0; rows * cols];
+            w.decode_flat(0, &mut decoded);
+            let (first, count, to) = (2, 19, Places { line: 16, apart: 16 * 19 });
+            for col in (0..cols).step_by(PANEL) {
+                let mut found = vec![f32::NAN; count * PANEL];
+                let fast = value_rows(Isa::Avx2, &w, (first, col), count, to, &mut found);
+                assert!(fast);
+                for (i, found) in found.iter().enumerate() {
+                    let (part, row, place) = (i / (16 * count), i / 16 % count, i % 16);
+                    let want = decoded[(first + row) * cols + col + 16 * part + place];
+                    assert_eq!(found.to_bits(), want.to_bits(), "{kind:?} {block} {col} {i}");
+                }
+            }
+            assert!(!value_rows(Isa::Avx2, &w, (0, 32), 1, to, &mut [0.0; PANEL]), "two blocks in a row");
+        }
+    }
+
     use super::super::words::{Words, row, zip};
     use super::*;
     use crate::quant::FourBitKind;

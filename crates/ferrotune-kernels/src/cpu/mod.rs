@@ -1,6 +1,5 @@
 //! What the CPU versions of ops share: the instruction set chosen at run time, work splitting, and GEMM.
 
-pub(crate) mod ahead;
 pub(crate) mod blocks;
 pub(crate) mod dots;
 mod four_bit;

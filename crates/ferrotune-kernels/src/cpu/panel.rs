@@ -1,7 +1,7 @@
 //! The right operand of a product, packed panel by panel: 64 columns, decoded on the way if they are a weight.
 
 use super::Isa;
-use super::four_bit::{pair_rows, pair_values};
+use super::four_bit::{pair_rows, pair_values, value_rows};
 use super::microkernel::{Micro, PANEL};
 use super::transpose::{ROWS, transpose};
 use super::words::{Mat, Places, Words, row, spread, spread_wide, zip, zip_narrow, zip_rows};
@@ -53,6 +53,7 @@ fn pack_values(p: Packing, b: Mat<'_>, n0: usize, (k0, k): (usize, usize), out: 
         Mat::F32(data, stride) if p.kind == Words::F32 => {
             spread(isa, &data[k0 * stride + n0..], stride, k, to, out);
         }
+        Mat::Weight(w) if p.kind == Words::F32 && value_rows(isa, w, (k0, n0), k, to, out) => {}
         Mat::Bf16(data, stride) => spread_wide(isa, &data[k0 * stride + n0..], stride, k, to, out),
         _ => {
             let (mut values, mut words) = ([0.0; PANEL], [0.0; PANEL]);

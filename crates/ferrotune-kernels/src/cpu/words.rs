@@ -2,9 +2,9 @@
 
 use half::bf16;
 
-use super::ahead::ask;
 use super::microkernel::Micro;
 use super::{Isa, per_isa};
+use crate::ahead::ask;
 use crate::dtype::{DType, Precision};
 use crate::quant::Weight;
 use crate::tensor::Tensor;

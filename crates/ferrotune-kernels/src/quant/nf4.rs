@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Bytes, Weight};
+use crate::ahead::ask;
 use crate::error::{Error, Result};
 
 mod nested;
@@ -22,6 +23,8 @@ use nested::nest;
 use simd::portable;
 #[cfg(target_arch = "x86_64")]
 use simd::x86;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use simd::x86::{tables_avx2, values_avx2};
 
 /// The block sizes of the format.
 pub const BLOCKS: [usize; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
@@ -117,6 +120,27 @@ pub(crate) enum ScalesOf<'a> {
 }
 
 impl ScalesOf<'_> {
+    /// That of a block.
+    #[inline(always)]
+    pub(crate) fn one(&self, index: usize) -> f32 {
+        match *self {
+            ScalesOf::Plain(scales) => scales[index],
+            ScalesOf::Nested { codes, absmax, map, offset, block } => {
+                map[codes[index] as usize] * absmax[index / block] + offset
+            }
+        }
+    }
+
+    /// Asks for that of a block, which may be beyond the end.
+    #[inline(always)]
+    pub(crate) fn ask(&self, index: usize) {
+        let at = match *self {
+            ScalesOf::Plain(scales) => scales.as_ptr().wrapping_add(index).cast(),
+            ScalesOf::Nested { codes, .. } => codes.as_ptr().wrapping_add(index),
+        };
+        ask(at, 1);
+    }
+
     /// Those of blocks from `first` on.
     #[inline(always)]
     pub(crate) fn read(&self, first: usize, out: &mut [f32]) {
@@ -235,31 +259,7 @@ impl FourBit {
     /// The scale of a block.
     #[inline]
     pub fn scale(&self, index: usize) -> f32 {
-        match &self.scales {
-            Scales::Plain(scales) => scales[index],
-            Scales::Nested { codes, absmax, map, offset, block } => {
-                map[codes.as_slice()[index] as usize] * absmax[index / block] + offset
-            }
-        }
-    }
-
-    /// Asks for the scale of a block before it is read; a hint, also beyond the end.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub(crate) fn prefetch_scale(&self, index: usize) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        let at = match &self.scales {
-            Scales::Plain(scales) => scales.as_ptr().wrapping_add(index).cast(),
-            Scales::Nested { codes, .. } => codes.as_slice().as_ptr().wrapping_add(index).cast(),
-        };
-        // SAFETY: a hint reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at) };
-    }
-
-    /// The scales of blocks from `first` on.
-    #[inline(always)]
-    pub(crate) fn scales_into(&self, first: usize, out: &mut [f32]) {
-        self.scales_of().read(first, out);
+        self.scales_of().one(index)
     }
 
     /// The scales where they lie.

@@ -89,7 +89,7 @@ pub(super) unsafe fn four_bit<L: Lanes, const M: usize>(
         while at < x.k {
             let mut scales = [0.0; GROUP];
             let last = ((start + x.k - 1) >> shift) + 1;
-            bits.scales_into(index, &mut scales[..(last - index).min(GROUP)]);
+            bits.scales_of().read(index, &mut scales[..(last - index).min(GROUP)]);
             for scale in scales.into_iter().take(last - index) {
                 index += 1;
                 let stop = ((index << shift) - start).min(x.k);

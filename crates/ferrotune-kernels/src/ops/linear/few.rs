@@ -3,7 +3,7 @@
 
 use super::super::elementwise;
 use super::{Linear, ranks};
-use crate::cpu::ahead::{BYTES_AHEAD, ask};
+use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::blocks::{FEW, Products, RUN, Results};
 use crate::cpu::dots::dots;
 use crate::cpu::math::dot;

@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::{FEW, Results, Rows};
-use crate::cpu::ahead::{BYTES_AHEAD, ask};
+use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::{Cpu, Isa, per_isa};
 use crate::tensor::Buffer;
 

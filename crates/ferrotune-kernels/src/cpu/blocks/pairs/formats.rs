@@ -83,19 +83,19 @@ impl Format for FourBits<'_> {
     }
 }
 
-/// The scales of blocks from `first` on, as [`FourBit::scales_into`] makes them.
+/// The scales of blocks from `first` on, as [`ScalesOf::read`](crate::quant::nf4::ScalesOf::read) makes them.
 ///
 /// # Safety
 /// AVX-512 with BW and VL.
 #[inline(always)]
 unsafe fn scales_into(bits: &FourBit, first: usize, out: &mut [f32]) {
     let Scales::Nested { codes, absmax, map, offset, block } = bits.scales() else {
-        return bits.scales_into(first, out);
+        return bits.scales_of().read(first, out);
     };
     let codes = &codes.as_slice()[first..][..out.len()];
     let shift = block.trailing_zeros();
     if !block.is_power_of_two() || (first + out.len()).div_ceil(*block) > absmax.len() {
-        return bits.scales_into(first, out);
+        return bits.scales_of().read(first, out);
     }
     for (at, (codes, out)) in (first..).step_by(16).zip(codes.chunks(16).zip(out.chunks_mut(16))) {
         let mask = (1u32 << codes.len()).wrapping_sub(1) as __mmask16;

@@ -7,8 +7,8 @@
 use std::arch::x86_64::*;
 
 use super::{FEW, Results, Rows};
+use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::Cpu;
-use crate::cpu::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::words::narrow_one;
 use crate::tensor::Buffer;
 
