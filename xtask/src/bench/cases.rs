@@ -53,7 +53,11 @@ impl Case {
     /// The same work without sharing, to be run in alternation; where rows begin alike.
     pub(super) fn unshared(&self) -> Option<Case> {
         let name = format!("{}-unshared", self.name);
-        (self.workload == Workload::Prefix).then(|| Case { name, shared: false, ..self.clone() })
+        matches!(self.workload, Workload::Prefix | Workload::Mix).then(|| Case {
+            name,
+            shared: false,
+            ..self.clone()
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! the same run, and the peer's runs stand between ours, so that a machine that gets slower slows all of them.
 
 mod cases;
+mod chats;
 mod document;
 mod flops;
 mod huge;
@@ -296,9 +297,9 @@ impl Bench {
         let lengths = &rows.lengths[case.workload.rows_of_step()..];
         let mut flops = shape.flops(case.method, RANK, lengths, best.labels[1..].iter().sum::<f64>());
         if case.shared {
-            let (times, prefix) = case.workload.saved();
-            let steps = (best.seconds.len() - 1) as f64;
-            flops -= steps * times as f64 * shape.flops(case.method, RANK, &[prefix], 0.0);
+            let times = (case.workload.rows_of_step() - 1) as f64;
+            let once = |common: &usize| shape.flops(case.method, RANK, &[*common], 0.0);
+            flops -= times * rows.common[1..best.seconds.len()].iter().map(once).sum::<f64>();
         }
         let rate = flops / best.seconds[1..].iter().sum::<f64>();
         Ok(Row { case: case.clone(), share: rate / self.peak.of(case.precision), rate, ours, peer })

@@ -2,14 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune_kernels::rng::Stream;
-
+use super::chats::chats;
 use super::llama_shape::LLAMA_65B;
 use crate::golden::Failure;
 use crate::shared::rows::{Row, cut, facts, write_rows};
-
-/// The shortest row of `mix`, and how many lengths there are.
-const MIX: (usize, u64) = (57, 364);
 
 /// Tokens that rows of `prefix` begin with in common, and tokens of their own.
 const PREFIX: (usize, usize) = (400, 100);
@@ -19,7 +15,7 @@ const PREFIX: (usize, usize) = (400, 100);
 pub(super) enum Workload {
     /// 4 rows of 256 tokens, all supervised.
     Fixed,
-    /// 8 rows of 57 to 420 tokens, the second half supervised, as in a chat.
+    /// 8 conversations of very different lengths, the answers supervised.
     Mix,
     /// 16 rows that begin with the same 400 tokens, as with a document or a system prompt, and go on with 100 of their own, of
     /// which the second half is supervised.
@@ -52,38 +48,18 @@ impl Workload {
         }
     }
 
-    /// Rows of a step less one, and the tokens that they need not compute where beginnings are shared.
-    pub(super) fn saved(self) -> (usize, usize) {
-        if self == Workload::Prefix { (self.rows_of_step() - 1, PREFIX.0) } else { (0, 0) }
-    }
-
-    fn lengths(self, rows: usize) -> Vec<usize> {
-        let s = Stream::new(1, "bench mix", 0);
-        let length = |i: usize| match self {
+    /// Rows for `steps` steps, spread over the text; none of a workload that is not cut from it.
+    fn cut(self, ids: &[u32], steps: usize) -> Result<Vec<Row>, Failure> {
+        let length = match self {
             Workload::Fixed => 256,
-            Workload::Mix => MIX.0 + s.below(i as u64, MIX.1) as usize,
+            Workload::Mix => return Ok(Vec::new()),
             Workload::Prefix => PREFIX.0 + PREFIX.1,
             Workload::Long => 512,
             Workload::Short => 128,
         };
-        (0..rows).map(length).collect()
-    }
-
-    /// Rows for `steps` steps, spread over the text.
-    fn rows(self, ids: &[u32], steps: usize) -> Result<Vec<Row>, Failure> {
-        let lengths = self.lengths(steps * self.rows_of_step());
-        let longest = lengths.iter().max().copied().unwrap_or(0);
-        let mut rows = cut(ids, lengths.len(), longest)?;
-        for (row, length) in rows.iter_mut().zip(lengths) {
-            row.ids.truncate(length);
-            row.labels.truncate(length);
-            match self {
-                Workload::Mix => row.labels[..length / 2].fill(-100),
-                Workload::Prefix => row.labels[..PREFIX.0 + PREFIX.1 / 2].fill(-100),
-                Workload::Fixed | Workload::Long | Workload::Short => {}
-            }
-        }
+        let mut rows = cut(ids, steps * self.rows_of_step(), length)?;
         if self == Workload::Prefix {
+            rows.iter_mut().for_each(|row| row.labels[..PREFIX.0 + PREFIX.1 / 2].fill(-100));
             for step in rows.chunks_mut(self.rows_of_step()) {
                 let prefix = step[0].ids[..PREFIX.0].to_vec();
                 step.iter_mut().for_each(|row| row.ids[..PREFIX.0].copy_from_slice(&prefix));
@@ -99,6 +75,15 @@ pub(super) struct Written {
     pub(super) path: PathBuf,
     /// Lengths of the rows, for what attention costs.
     pub(super) lengths: Vec<usize>,
+    /// Tokens that all rows of a step begin with, for each step: they need not be computed again for each row.
+    pub(super) common: Vec<usize>,
+}
+
+/// Tokens that all rows begin with.
+fn common(rows: &[Row]) -> usize {
+    let Some((first, others)) = rows.split_first() else { return 0 };
+    let with = |row: &Row| first.ids.iter().zip(&row.ids).take_while(|(a, b)| a == b).count();
+    others.iter().map(with).min().unwrap_or(0)
 }
 
 /// Writes the rows of a workload into `work`, in the model's tokens.
@@ -108,10 +93,17 @@ pub(super) fn write(workload: Workload, model: &Path, steps: usize, work: &Path)
         // The vocabulary of that model is smaller than the tokenizer's.
         ids.iter_mut().for_each(|id| *id %= LLAMA_65B.vocab as u32);
     }
-    let rows = workload.rows(&ids, steps)?;
+    let rows = match workload {
+        Workload::Mix => chats(model, steps * workload.rows_of_step(), work)?,
+        _ => workload.cut(&ids, steps)?,
+    };
     let path = work.join(format!("{}-{steps}.jsonl", workload.name()));
     write_rows(&path, &rows)?;
-    Ok(Written { path, lengths: rows.iter().map(|r| r.ids.len()).collect() })
+    Ok(Written {
+        path,
+        lengths: rows.iter().map(|r| r.ids.len()).collect(),
+        common: rows.chunks(workload.rows_of_step()).map(common).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -121,18 +113,10 @@ mod tests {
     #[test]
     fn rows_have_the_promised_form() {
         let ids: Vec<u32> = (0..5000).collect();
-        let rows = |w: Workload| w.rows(&ids, 3).map_err(|f| f.0).unwrap_or_default();
+        let rows = |w: Workload| w.cut(&ids, 3).map_err(|f| f.0).unwrap_or_default();
         let fixed = rows(Workload::Fixed);
         assert_eq!(fixed.len(), 12);
         assert!(fixed.iter().all(|r| r.ids.len() == 256 && r.labels.iter().all(|l| *l >= 0)));
-        let mix = rows(Workload::Mix);
-        assert_eq!(mix.len(), 24);
-        for row in &mix {
-            assert!((57..=420).contains(&row.ids.len()));
-            assert_eq!(row.labels.iter().filter(|l| **l < 0).count(), row.ids.len() / 2);
-            assert_eq!(row.labels.last(), row.ids.last().map(|id| *id as i64).as_ref());
-        }
-        assert!(mix.iter().any(|r| r.ids.len() != mix[0].ids.len()));
         let prefix = rows(Workload::Prefix);
         assert_eq!(prefix.len(), 48);
         for step in prefix.chunks(16) {
@@ -141,6 +125,7 @@ mod tests {
             assert!(step.iter().all(|r| r.labels.iter().filter(|l| **l >= 0).count() == 50));
         }
         assert_ne!(prefix[0].ids, prefix[16].ids);
+        assert_eq!((common(&prefix[..16]), common(&fixed[..4]), common(&[])), (400, 0, 0));
         assert_eq!(rows(Workload::Long).iter().map(|r| r.ids.len()).collect::<Vec<_>>(), [512; 3]);
     }
 }

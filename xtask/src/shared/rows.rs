@@ -32,11 +32,15 @@ pub(crate) fn write_rows(path: &Path, rows: &[Row]) -> Result<(), Failure> {
 
 /// The tokens of the built-in facts: a text that never changes and is long enough for every row to be new.
 pub(crate) fn facts(model: &Path) -> Result<Vec<u32>, Failure> {
-    let facts =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/ferrotune-cli/data/us-gaap-concepts.jsonl");
-    let text = std::fs::read_to_string(facts)?;
+    let text = facts_text()?;
     let tokenizer = Tokenizer::from_file(model.join("tokenizer.json")).map_err(|e| Failure(e.to_string()))?;
     Ok(tokenizer.encode(text, false).map_err(|e| Failure(e.to_string()))?.get_ids().to_vec())
+}
+
+/// The built-in facts, an object a line.
+pub(crate) fn facts_text() -> Result<String, Failure> {
+    let facts = "../crates/ferrotune-cli/data/us-gaap-concepts.jsonl";
+    Ok(std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(facts))?)
 }
 
 /// `count` rows of `length` ids, evenly spread over the text, all supervised.
