@@ -14,7 +14,7 @@ pub struct Args {
     /// Number of threads (default: all cores).
     #[arg(long, global = true)]
     pub threads: Option<usize>,
-    /// Use a lower instruction set than the CPU has: portable, avx2, avx512, avx512-bf16.
+    /// Use a lower instruction set than the CPU has: portable, neon, avx2, avx512, avx512-bf16.
     #[arg(long, global = true)]
     pub isa: Option<String>,
     /// Use no network: models come from this machine.

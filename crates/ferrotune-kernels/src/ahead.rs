@@ -13,6 +13,14 @@ pub(crate) fn ask(place: *const u8, bytes: usize) {
         // SAFETY: every processor of this kind has the instruction, and it reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(line).cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    for line in (0..bytes).step_by(64) {
+        let line = place.wrapping_add(line);
+        // SAFETY: a hint reads nothing; it has no intrinsic in the stable language.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        };
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (place, bytes);
 }

@@ -272,7 +272,8 @@ impl Bench {
         }
         let twin = case.unshared();
         let mut twins = Vec::new();
-        while ours.len() < if self.options.quick { 1 } else { ROUNDS } {
+        let rounds = if self.options.quick { 1 } else { ROUNDS };
+        while ours.len() < rounds || twin.is_some() && twins.len() < rounds {
             ours.push(self.train(case, &rows, &model)?);
             if let Some(twin) = &twin {
                 twins.push(self.train(twin, &rows, &model)?);

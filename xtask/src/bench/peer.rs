@@ -54,7 +54,7 @@ fn environment(isa: Isa) -> Value {
             "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"
         }),
         Isa::Avx512 => json!({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}),
-        Isa::Portable | Isa::Avx512Bf16 => json!({}),
+        Isa::Portable | Isa::Neon | Isa::Avx512Bf16 => json!({}),
     }
 }
 

@@ -17,6 +17,9 @@ pub(crate) fn dots<T: Element>(isa: Isa, x: &[f32], w: &[T], out: &mut [f32]) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { x86::narrow(x, w) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: both have one length.
+            Isa::Neon => unsafe { arm::dot(x, w) },
             _ => T::plain(x, w),
         };
     }
@@ -34,6 +37,12 @@ pub(crate) fn dots_rows<T: Element>(isa: Isa, x: &[f32], w: &[T], stride: usize,
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::narrow_rows(x, w, stride, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: a row has the length of `x`.
+        Isa::Neon => out
+            .iter_mut()
+            .enumerate()
+            .for_each(|(j, o)| *o = unsafe { arm::dot(x, &w[j * stride..][..x.len()]) }),
         _ => out.iter_mut().enumerate().for_each(|(j, o)| *o = T::plain(x, &w[j * stride..][..x.len()])),
     }
 }
@@ -50,6 +59,9 @@ pub(crate) fn sum_rows<T: Element>(isa: Isa, p: &[f32], w: &[T], stride: usize, 
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::narrow_sum(p, w, stride, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the rows are inside by the check above.
+        Isa::Neon => unsafe { arm::sum(p, w, stride, out) },
         _ => {
             out.fill(0.0);
             for (j, p) in p.iter().enumerate() {
@@ -88,6 +100,13 @@ pub(crate) trait Element: Copy {
     /// They are readable; AVX2.
     #[cfg(target_arch = "x86_64")]
     unsafe fn eight(p: *const Self) -> std::arch::x86_64::__m256;
+
+    /// 4 elements as f32.
+    ///
+    /// # Safety
+    /// They are readable.
+    #[cfg(target_arch = "aarch64")]
+    unsafe fn four(p: *const Self) -> std::arch::aarch64::float32x4_t;
 }
 
 impl Element for f32 {
@@ -107,6 +126,13 @@ impl Element for f32 {
     unsafe fn eight(p: *const f32) -> std::arch::x86_64::__m256 {
         // SAFETY: contract of the function.
         unsafe { std::arch::x86_64::_mm256_loadu_ps(p) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    unsafe fn four(p: *const f32) -> std::arch::aarch64::float32x4_t {
+        // SAFETY: contract of the function.
+        unsafe { std::arch::aarch64::vld1q_f32(p) }
     }
 }
 
@@ -134,6 +160,72 @@ impl Element for bf16 {
         unsafe {
             let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    unsafe fn four(p: *const bf16) -> std::arch::aarch64::float32x4_t {
+        use std::arch::aarch64::*;
+        // SAFETY: contract of the function.
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.cast()))) }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+
+    use super::Element;
+
+    /// Running sums: an addition takes as long as several can begin.
+    const SUMS: usize = 8;
+
+    /// # Safety
+    /// `w` has the length of `x`.
+    pub(super) unsafe fn dot<T: Element>(x: &[f32], w: &[T]) -> f32 {
+        let whole = x.len() / (4 * SUMS) * (4 * SUMS);
+        // SAFETY: every read is inside `x` and `w`, 4 elements at a time; every 64-bit Arm has NEON.
+        let sum = unsafe {
+            let mut sums = [vdupq_n_f32(0.0); SUMS];
+            for at in (0..whole).step_by(4 * SUMS) {
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    let at = at + 4 * j;
+                    *sum = vfmaq_f32(*sum, vld1q_f32(x.as_ptr().add(at)), T::four(w.as_ptr().add(at)));
+                }
+            }
+            let mut all = sums[0];
+            for sum in &sums[1..] {
+                all = vaddq_f32(all, *sum);
+            }
+            vaddvq_f32(all)
+        };
+        let rest = x[whole..].iter().zip(&w[whole..]).map(|(x, w)| x * w.value());
+        sum + rest.sum::<f32>()
+    }
+
+    /// # Safety
+    /// Rows of `out`'s length are inside `w`.
+    pub(super) unsafe fn sum<T: Element>(p: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
+        let (chunks, tail) = out.as_chunks_mut::<{ 4 * SUMS }>();
+        let whole = 4 * SUMS * chunks.len();
+        for (c, out) in chunks.iter_mut().enumerate() {
+            // SAFETY: contract of the function; every 64-bit Arm has NEON.
+            unsafe {
+                let mut sums = [vdupq_n_f32(0.0); SUMS];
+                for (j, p) in p.iter().enumerate() {
+                    let row = w.as_ptr().add(j * stride + 4 * SUMS * c);
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        *sum = vfmaq_n_f32(*sum, T::four(row.add(4 * i)), *p);
+                    }
+                }
+                for (i, sum) in sums.iter().enumerate() {
+                    vst1q_f32(out.as_mut_ptr().add(4 * i), *sum);
+                }
+            }
+        }
+        for (i, out) in tail.iter_mut().enumerate() {
+            *out = p.iter().enumerate().map(|(j, p)| p * w[j * stride + whole + i].value()).sum();
         }
     }
 }

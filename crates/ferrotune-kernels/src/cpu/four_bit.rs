@@ -30,6 +30,8 @@ pub(super) fn pair_values(isa: Isa, weight: &Weight, row: usize, col: usize, out
     unsafe {
         x86::pair_values(bits, start, out);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bits;
     true
 }
 
@@ -58,6 +60,8 @@ pub(super) fn pair_rows(
     unsafe {
         x86::pair_rows(bits, row * cols + col, cols, &mut out[..pairs * PANEL]);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bits;
     pairs
 }
 
@@ -72,18 +76,65 @@ pub(super) fn value_rows(
 ) -> bool {
     let Storage::FourBit(bits) = weight.storage() else { return false };
     let cols = weight.cols();
-    if isa == Isa::Portable || !col.is_multiple_of(PANEL) || !cols.is_multiple_of(PANEL) || rows == 0 {
+    let fast = cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) && isa != Isa::Portable;
+    if !fast || !col.is_multiple_of(PANEL) || !cols.is_multiple_of(PANEL) || rows == 0 {
         return false;
     }
     assert!(row + rows <= weight.rows() && col + PANEL <= cols, "rows to decode");
+    let start = row * cols + col;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the instruction set was asked for.
     unsafe {
-        x86::value_rows(bits, row * cols + col, cols, rows, to, out);
+        x86::value_rows(bits, start, cols, rows, to, out);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bits, to, out);
+    #[cfg(target_arch = "aarch64")]
+    arm::value_rows(bits, start, cols, rows, to, out);
     true
+}
+
+/// Rows that are asked for before they are read: the processor does not guess them, as large matrices have them on pages
+/// of their own. They lie in one set of the first cache where a row is 4 KiB, so not more than that has ways.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const AHEAD: usize = 8;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::vst1q_f32;
+
+    use super::super::words::Places;
+    use super::{AHEAD, PANEL};
+    use crate::ahead::ask;
+    use crate::quant::FourBit;
+    use crate::quant::nf4::{tables_neon, values_neon};
+
+    /// `start`: the first value of the first row; rows are `stride` values apart.
+    pub(super) fn value_rows(
+        bits: &FourBit,
+        start: usize,
+        stride: usize,
+        rows: usize,
+        to: Places,
+        out: &mut [f32],
+    ) {
+        let (packed, scales, block) = (bits.packed(), bits.scales_of(), bits.block());
+        for row in 0..rows {
+            let at = start + row * stride;
+            let ahead = at + AHEAD * stride;
+            ask(packed.as_ptr().wrapping_add(ahead / 2), 1);
+            scales.ask(ahead / block);
+            let tables = tables_neon(bits.code(), scales.one(at / block));
+            let out = &mut out[row * to.line..];
+            for (half, bytes) in packed[at / 2..][..PANEL / 2].as_chunks::<16>().0.iter().enumerate() {
+                for (quarter, values) in values_neon(tables, bytes).iter().enumerate() {
+                    let out = &mut out[(2 * half + quarter) * to.apart..][..16];
+                    for (values, out) in values.iter().zip(out.as_chunks_mut::<4>().0) {
+                        // SAFETY: `out` is 4 floats; every 64-bit Arm has NEON.
+                        unsafe { vst1q_f32(out.as_mut_ptr(), *values) };
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -91,14 +142,10 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::words::Places;
-    use super::PANEL;
+    use super::{AHEAD, PANEL};
     use crate::ahead::ask;
     use crate::quant::FourBit;
     use crate::quant::nf4::{tables_avx2, values_avx2};
-
-    /// Rows that are asked for before they are read: the processor does not guess them, as large matrices have them on pages
-    /// of their own. They lie in one set of the first cache where a row is 4 KiB, so not more than that has ways.
-    const AHEAD: usize = 8;
 
     /// The values of a block in bf16, in the lower half of each word.
     #[target_feature(enable = "avx512f,avx512bf16")]
@@ -209,7 +256,8 @@ mod x86 {
 mod tests {
     #[test]
     fn values_are_those_of_decoding() {
-        if !Isa::Avx2.available() {
+        let isa = Isa::detect();
+        if isa == Isa::Portable {
             return;
         }
         let random = Stream::new(1, "four bits", 1);
@@ -224,7 +272,7 @@ mod tests {
             let (first, count, to) = (2, 19, Places { line: 16, apart: 16 * 19 });
             for col in (0..cols).step_by(PANEL) {
                 let mut found = vec![f32::NAN; count * PANEL];
-                let fast = value_rows(Isa::Avx2, &w, (first, col), count, to, &mut found);
+                let fast = value_rows(isa, &w, (first, col), count, to, &mut found);
                 assert!(fast);
                 for (i, found) in found.iter().enumerate() {
                     let (part, row, place) = (i / (16 * count), i / 16 % count, i % 16);
@@ -232,7 +280,7 @@ mod tests {
                     assert_eq!(found.to_bits(), want.to_bits(), "{kind:?} {block} {col} {i}");
                 }
             }
-            assert!(!value_rows(Isa::Avx2, &w, (0, 32), 1, to, &mut [0.0; PANEL]), "two blocks in a row");
+            assert!(!value_rows(isa, &w, (0, 32), 1, to, &mut [0.0; PANEL]), "two blocks in a row");
         }
     }
 

@@ -52,7 +52,7 @@ impl<'a> Job<'a> {
 /// Words of the reduction that are packed at a time: 64 columns of them stay in L2 beside the rows of A.
 fn panel_words(isa: Isa) -> usize {
     match isa {
-        Isa::Portable | Isa::Avx2 => 512,
+        Isa::Portable | Isa::Neon | Isa::Avx2 => 512,
         Isa::Avx512 | Isa::Avx512Bf16 => 1024,
     }
 }

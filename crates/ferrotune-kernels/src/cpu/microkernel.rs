@@ -6,7 +6,7 @@
 //! of the reduction and is read forward.
 //!
 //! With `MR` = 6 rows and 64 columns the AVX-512 kernels keep 24 accumulators, 4 registers of B and one broadcast
-//! of A in the 32 registers; AVX2 has 16 registers and takes 16 columns at a time.
+//! of A in the 32 registers; AVX2 has 16 registers and takes 16 columns at a time, and NEON's 32 are half as long.
 
 use super::Isa;
 
@@ -52,7 +52,10 @@ pub(crate) fn pick(isa: Isa, bf16: bool) -> Micro {
         Isa::Avx512 | Isa::Avx512Bf16 => Micro { kernel: x86::avx512_f32, nr: 64, pairs: false },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Micro { kernel: x86::avx2_f32, nr: 16, pairs: false },
-        _ => Micro { kernel: portable, nr: 16, pairs: false },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Micro { kernel: arm::neon_f32, nr: 16, pairs: false },
+        // Without a kernel of its own bf16 is a rounding of the inputs.
+        _ => Micro { kernel: portable, nr: 16, pairs: bf16 && isa.has_bf16() },
     }
 }
 
@@ -128,23 +131,27 @@ unsafe fn portable(
     }
 }
 
+/// Calls `$f::<ROWS, ..>` for the run-time `rows`: the row loop must be unrolled to keep sums in registers.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! by_rows {
+    ($rows:expr, $f:ident::<$j:literal>($($arg:expr),*)) => {
+        match $rows {
+            1 => $f::<1, $j>($($arg),*),
+            2 => $f::<2, $j>($($arg),*),
+            3 => $f::<3, $j>($($arg),*),
+            4 => $f::<4, $j>($($arg),*),
+            5 => $f::<5, $j>($($arg),*),
+            _ => $f::<6, $j>($($arg),*),
+        }
+    };
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm;
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
-
-    /// Calls `$f::<ROWS, ..>` for the run-time `rows`: the row loop must be unrolled to keep sums in registers.
-    macro_rules! by_rows {
-        ($rows:expr, $f:ident::<$j:literal>($($arg:expr),*)) => {
-            match $rows {
-                1 => $f::<1, $j>($($arg),*),
-                2 => $f::<2, $j>($($arg),*),
-                3 => $f::<3, $j>($($arg),*),
-                4 => $f::<4, $j>($($arg),*),
-                5 => $f::<5, $j>($($arg),*),
-                _ => $f::<6, $j>($($arg),*),
-            }
-        };
-    }
 
     /// The same for rows and 16-column vectors: LoRA's ranks fill one vector, not four.
     macro_rules! by_rows_and_vectors {

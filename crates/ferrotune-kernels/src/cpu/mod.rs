@@ -29,6 +29,8 @@ use crate::tensor::Pool;
 pub enum Isa {
     /// Plain Rust that any CPU runs.
     Portable,
+    /// NEON, which every 64-bit Arm has.
+    Neon,
     /// AVX2 with FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
@@ -39,7 +41,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
 
     /// The best one that this CPU has.
     pub fn detect() -> Isa {
@@ -60,6 +62,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl");
             match self {
                 Isa::Portable => true,
+                Isa::Neon => false,
                 Isa::Avx2 => avx2,
                 Isa::Avx512 => avx512,
                 Isa::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
@@ -67,7 +70,7 @@ impl Isa {
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            self == Isa::Portable
+            self == Isa::Portable || cfg!(target_arch = "aarch64") && self == Isa::Neon
         }
     }
 
@@ -75,6 +78,7 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
+            Isa::Neon => "neon",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512-bf16",
@@ -230,7 +234,8 @@ macro_rules! per_isa {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
             match isa {
-                $crate::cpu::Isa::Portable => body($($arg),*),
+                // NEON is what the compiler has by itself where there is one.
+                $crate::cpu::Isa::Portable | $crate::cpu::Isa::Neon => body($($arg),*),
                 // SAFETY: an `Isa` in use was checked against the CPU by `Cpu::new`.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Isa::Avx2 => unsafe { avx2($($arg),*) },

@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isa {
     Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -15,6 +17,8 @@ impl Isa {
     pub(crate) fn available() -> impl Iterator<Item = Isa> {
         [
             Some(Isa::Portable),
+            #[cfg(target_arch = "aarch64")]
+            Some(Isa::Neon),
             #[cfg(target_arch = "x86_64")]
             is_x86_feature_detected!("avx2").then_some(Isa::Avx2),
             #[cfg(target_arch = "x86_64")]

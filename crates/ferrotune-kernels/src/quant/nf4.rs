@@ -20,6 +20,10 @@ pub use nested::NESTED_BLOCK;
 
 use super::isa::Isa;
 use nested::nest;
+#[cfg(target_arch = "aarch64")]
+use simd::arm;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use simd::arm::{lookup_neon, tables_neon, values_neon};
 use simd::portable;
 #[cfg(target_arch = "x86_64")]
 use simd::x86;
@@ -291,6 +295,8 @@ impl FourBit {
         assert!(start + out.len() <= self.len, "decode outside the tensor");
         match isa {
             Isa::Portable => self.walk(start, out, portable::pairs),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => self.walk(start, out, arm::pairs),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa` values beyond `Portable` are made only after asking the processor for their features.
             Isa::Avx2 => unsafe { x86::decode_avx2(self, start, out) },
@@ -379,6 +385,8 @@ fn quantize_block(
 ) -> Result<f32> {
     let mut absmax = match isa {
         Isa::Portable => portable::absmax(values),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => portable::absmax(values),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa` values beyond `Portable` are made only after asking the processor for their features.
         Isa::Avx2 => unsafe { x86::absmax_avx2(values) },
@@ -402,6 +410,8 @@ fn quantize_block(
     }
     match isa {
         Isa::Portable => portable::pack(values, factor, search, packed),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => portable::pack(values, factor, search, packed),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::pack_avx2(values, factor, search, packed) },

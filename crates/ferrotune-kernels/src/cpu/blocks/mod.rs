@@ -15,6 +15,8 @@ use crate::quant::gguf::{GgufType, blocks_of};
 use crate::quant::{FourBit, Int8Rows, Storage, Weight};
 use crate::tensor::Buffer;
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
 mod formats;
@@ -114,6 +116,8 @@ impl<'a> Products<'a> {
                     Isa::Avx2 => x86::Narrow::ORDER,
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512 | Isa::Avx512Bf16 => x86::Wide::ORDER,
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::Neon => arm::Quad::ORDER,
                     _ => Plain::ORDER,
                 };
                 for (x, out) in x.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -171,7 +175,9 @@ impl<'a> Products<'a> {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512 | Isa::Avx512Bf16 => unsafe { self.wide(first, n, out) },
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: every 64-bit Arm has NEON.
+            Isa::Neon => unsafe { self.few::<arm::Quad>(first, n, out) },
             // SAFETY: as for `Portable`.
             _ => unsafe { self.few::<Plain>(first, n, out) },
         }

@@ -113,6 +113,8 @@ pub fn decode(kind: GgufType, bytes: &[u8], start: usize, out: &mut [f32]) {
 fn decode_on(isa: Isa, kind: GgufType, bytes: &[u8], start: usize, out: &mut [f32]) {
     match isa {
         Isa::Portable => decode_any(kind, bytes, start, out),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => decode_any(kind, bytes, start, out),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa` values beyond `Portable` are made only after asking the processor for their features.
         Isa::Avx2 => unsafe { decode_avx2(kind, bytes, start, out) },

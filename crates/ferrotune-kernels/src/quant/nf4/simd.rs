@@ -33,6 +33,9 @@ pub(super) mod portable {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+pub(super) mod arm;
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use std::arch::x86_64::*;

@@ -1,0 +1,94 @@
+//! NEON: four values in a register, 6 rows of 16 columns in 24 of them.
+
+use std::arch::aarch64::*;
+
+pub(super) unsafe fn neon_f32(
+    words: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    rows: usize,
+    cols: usize,
+    acc: bool,
+) {
+    // SAFETY: contract of `Kernel`.
+    unsafe {
+        match cols {
+            0..=8 => by_rows!(rows, neon_f32_tile::<2>(words, a, lda, b, c, ldc, cols, acc)),
+            _ => by_rows!(rows, neon_f32_tile::<4>(words, a, lda, b, c, ldc, cols, acc)),
+        }
+    }
+}
+
+/// One step of the reduction: the values of A are lane `L` of `x`. A register of B at a time, as sums and A take 30 of the 32.
+#[inline(always)]
+unsafe fn step<const R: usize, const J: usize, const L: i32>(
+    sum: &mut [[float32x4_t; J]; R],
+    x: &[float32x4_t; R],
+    b: *const f32,
+) {
+    for j in 0..J {
+        // SAFETY: contract of `Kernel`: a step of B is 16 words.
+        let b = unsafe { vld1q_f32(b.add(4 * j)) };
+        for r in 0..R {
+            // SAFETY: every 64-bit Arm has NEON.
+            sum[r][j] = unsafe { vfmaq_laneq_f32::<L>(sum[r][j], b, x[r]) };
+        }
+    }
+}
+
+unsafe fn neon_f32_tile<const R: usize, const J: usize>(
+    words: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    cols: usize,
+    acc: bool,
+) {
+    // SAFETY: contract of `Kernel`.
+    unsafe {
+        let mut sum = [[vdupq_n_f32(0.0); J]; R];
+        let whole = words / 4 * 4;
+        for i in (0..whole).step_by(4) {
+            let mut x = [vdupq_n_f32(0.0); R];
+            for (r, x) in x.iter_mut().enumerate() {
+                *x = vld1q_f32(a.add(r * lda + i));
+            }
+            let b = b.add(16 * i);
+            step::<R, J, 0>(&mut sum, &x, b);
+            step::<R, J, 1>(&mut sum, &x, b.add(16));
+            step::<R, J, 2>(&mut sum, &x, b.add(32));
+            step::<R, J, 3>(&mut sum, &x, b.add(48));
+        }
+        for i in whole..words {
+            let mut x = [vdupq_n_f32(0.0); R];
+            for (r, x) in x.iter_mut().enumerate() {
+                *x = vdupq_n_f32(*a.add(r * lda + i));
+            }
+            step::<R, J, 0>(&mut sum, &x, b.add(16 * i));
+        }
+        for (r, sum) in sum.iter().enumerate() {
+            let p = c.add(r * ldc);
+            if cols == 4 * J {
+                for (j, sum) in sum.iter().enumerate() {
+                    let q = p.add(4 * j);
+                    let old = if acc { vld1q_f32(q) } else { vdupq_n_f32(0.0) };
+                    vst1q_f32(q, vaddq_f32(*sum, old));
+                }
+            } else {
+                let mut row = [0.0f32; 16];
+                for (j, sum) in sum.iter().enumerate() {
+                    vst1q_f32(row.as_mut_ptr().add(4 * j), *sum);
+                }
+                for (j, v) in row.iter().enumerate().take(cols) {
+                    let q = p.add(j);
+                    *q = if acc { *q + v } else { *v };
+                }
+            }
+        }
+    }
+}
