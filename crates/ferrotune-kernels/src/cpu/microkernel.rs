@@ -45,6 +45,9 @@ pub(crate) struct Micro {
 
 /// The kernel for f32 words, or for bf16 pairs where `bf16` is asked and the CPU multiplies them.
 pub(crate) fn pick(isa: Isa, bf16: bool) -> Micro {
+    // Elsewhere bf16 is a rounding of the inputs.
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bf16;
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 if bf16 => Micro { kernel: x86::avx512_bf16, nr: 64, pairs: true },
@@ -54,8 +57,7 @@ pub(crate) fn pick(isa: Isa, bf16: bool) -> Micro {
         Isa::Avx2 => Micro { kernel: x86::avx2_f32, nr: 16, pairs: false },
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => Micro { kernel: arm::neon_f32, nr: 16, pairs: false },
-        // Without a kernel of its own bf16 is a rounding of the inputs.
-        _ => Micro { kernel: portable, nr: 16, pairs: bf16 && isa.has_bf16() },
+        _ => Micro { kernel: portable, nr: 16, pairs: false },
     }
 }
 
