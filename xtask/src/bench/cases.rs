@@ -55,6 +55,7 @@ impl Case {
         let name = format!("{}-unshared", self.name);
         matches!(self.workload, Workload::Prefix | Workload::Mix).then(|| Case {
             name,
+            peer: false,
             shared: false,
             ..self.clone()
         })

@@ -198,7 +198,7 @@ impl Bench {
                     }
                     for row in rows {
                         println!("{}", row.line());
-                        if self.compares(&case) && row.peer.fastest().is_none() {
+                        if self.compares(&row.case) && row.peer.fastest().is_none() {
                             fail(&case.name, "no setting of the peer did the same work");
                         }
                         results.rows.push(row);
