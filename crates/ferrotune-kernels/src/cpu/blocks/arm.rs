@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::lanes::{EVEN_FIRST, Lanes};
+use super::lanes::{EVEN_FIRST, Lanes, Plain};
 use crate::quant::gguf::half;
 use crate::quant::nf4::{lookup_neon, tables_neon};
 
@@ -163,13 +163,13 @@ unsafe impl Lanes for Quad {
     #[inline(always)]
     unsafe fn halves<const STRIDE: usize>(p: *const u8, n: usize) -> (Self, Self) {
         let (mut first, mut second) = ([0.0; 16], [0.0; 16]);
-        for i in 0..n {
-            // SAFETY: as above.
-            let [a, b, c, d] = unsafe { p.add(i * STRIDE).cast::<[u8; 4]>().read() };
-            (first[i], second[i]) = (half([a, b]), half([c, d]));
+        // SAFETY: as above; both have room for sixteen.
+        unsafe {
+            let (a, b) = Plain::halves::<STRIDE>(p, n);
+            a.store(first.as_mut_ptr());
+            b.store(second.as_mut_ptr());
+            (Self::load(first.as_ptr()), Self::load(second.as_ptr()))
         }
-        // SAFETY: as above.
-        unsafe { (Self::load(first.as_ptr()), Self::load(second.as_ptr())) }
     }
 
     #[inline(always)]

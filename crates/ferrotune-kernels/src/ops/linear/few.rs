@@ -5,11 +5,11 @@ use super::super::elementwise;
 use super::{Linear, ranks};
 use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::blocks::{FEW, Products, RUN, Results};
-use crate::cpu::dots::dots;
+use crate::cpu::dots::{Element, dots};
 use crate::cpu::math::dot;
 use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
-use crate::cpu::{Cpu, SharedMut};
+use crate::cpu::{Cpu, Isa, SharedMut};
 use crate::device::Device;
 use crate::dtype::{DType, Precision};
 use crate::tensor::{Buffer, Tensor};
@@ -134,6 +134,12 @@ fn hidden(cpu: &Cpu, x: &Tensor, linears: &[Linear<'_>], starts: &[usize], h: &m
     });
 }
 
+/// The products with a row that others follow: they are asked for.
+fn streamed<T: Element>(isa: Isa, x: &[f32], row: &[T], sums: &mut [f32; FEW]) {
+    ask(row.as_ptr().cast::<u8>().wrapping_add(BYTES_AHEAD), size_of_val(row));
+    dots(isa, x, row, sums);
+}
+
 /// The products of rows that are floats, or that become floats one after the other in `row`.
 fn decoded(
     cpu: &Cpu,
@@ -146,18 +152,11 @@ fn decoded(
 ) {
     let (k, isa, mat) = (x.cols(), cpu.isa(), linear.weight.mat());
     let narrow = mat.bf16();
-    let lie = narrow.map(|w| (w.as_ptr().cast::<u8>(), 2)).or(match mat {
-        Mat::F32(w, _) => Some((w.as_ptr().cast(), 4)),
-        _ => None,
-    });
     for j in 0..run {
-        if let Some((start, size)) = lie {
-            ask(start.wrapping_add((first + j) * k * size + BYTES_AHEAD), k * size);
-        }
         let mut sums = [0.0; FEW];
         match (mat, narrow) {
-            (_, Some(w)) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
-            (Mat::F32(w, _), _) => dots(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+            (_, Some(w)) => streamed(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+            (Mat::F32(w, _), _) => streamed(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
             (mat, _) => {
                 let row = &mut row.get_or_insert_with(|| cpu.pool().take(k)).f32_mut()[..k];
                 mat.read(isa, first + j, 0, row);
