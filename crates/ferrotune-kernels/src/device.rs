@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, SharedMut};
 use crate::dtype::DType;
 use crate::tensor::{Pool, Tensor};
+
+/// Values worth handing to a thread to be written.
+const FILL_GRAIN: usize = 32 * 1024;
 
 /// A place to compute.
 #[derive(Debug, Clone)]
@@ -42,8 +45,27 @@ impl Device {
     /// An f32 matrix of zeros.
     pub fn zeros(&self, rows: usize, cols: usize) -> Tensor {
         let mut t = self.empty(rows, cols);
-        t.f32_mut().fill(0.0);
+        self.fill_rows(&mut t, |_, row| row.fill(0.0));
         t
+    }
+
+    /// Writes every row of an f32 matrix by its number, on all threads: memory that is new lies where it is first written,
+    /// so a matrix begins its life on the nodes of those who will work on it.
+    pub fn fill_rows(&self, t: &mut Tensor, fill: impl Fn(usize, &mut [f32]) + Sync) {
+        let (rows, cols) = (t.rows(), t.cols());
+        let fill_all = |first: usize, values: &mut [f32]| {
+            values.chunks_exact_mut(cols.max(1)).enumerate().for_each(|(i, row)| fill(first + i, row));
+        };
+        match self {
+            Device::Reference(_) => fill_all(0, t.f32_mut()),
+            Device::Cpu(cpu) => {
+                let values = SharedMut::new(t.f32_mut());
+                cpu.run_ranges(rows, (FILL_GRAIN / cols.max(1)).max(1), |range| {
+                    // SAFETY: ranges of rows are disjoint.
+                    fill_all(range.start, unsafe { values.slice(range.start * cols..range.end * cols) });
+                });
+            }
+        }
     }
 
     /// An f32 matrix with the given row-major elements; panics if their number is not `rows * cols`.

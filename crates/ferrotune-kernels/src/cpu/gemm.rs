@@ -133,11 +133,10 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: &[Job<'_>]) {
             assert!(t.a.m == m && t.a.precision == precision, "gemm operands");
         }
     }
-    let panels: Vec<(usize, usize)> = jobs
-        .iter()
-        .enumerate()
-        .flat_map(|(j, job)| (0..job.columns.1.len().div_ceil(PANEL)).map(move |p| (j, p)))
-        .collect();
+    let count = |job: &Job<'_>| job.columns.1.len().div_ceil(PANEL);
+    let mut panels: Vec<(usize, usize)> =
+        jobs.iter().enumerate().flat_map(|(j, job)| (0..count(job)).map(move |p| (j, p))).collect();
+    cpu.nodes().sort(&mut panels, |(job, panel)| (*panel, count(&jobs[*job])));
     let split = Split::new(cpu.threads(), panels.len(), m.div_ceil(MR));
     let room = panel_words(isa);
     let rounded = jobs.iter().any(|j| matches!(j.out, Out::Bf16(_)));

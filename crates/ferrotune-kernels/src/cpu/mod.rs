@@ -7,6 +7,7 @@ pub mod gemm;
 pub(crate) mod left;
 pub mod math;
 pub(crate) mod microkernel;
+mod nodes;
 pub(crate) mod out;
 pub(crate) mod panel;
 pub mod speed;
@@ -17,8 +18,8 @@ pub(crate) mod words;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nodes::{Nodes, Queues};
 use team::Team;
 
 use crate::error::{Error, Result};
@@ -96,6 +97,7 @@ impl Isa {
 pub struct Cpu {
     threads: usize,
     team: Arc<Team>,
+    nodes: Arc<Nodes>,
     isa: Isa,
     pool: Arc<Pool>,
 }
@@ -112,7 +114,13 @@ impl Cpu {
             found: e.to_string(),
             allowed: "fewer threads",
         })?;
-        Ok(Cpu { threads: threads.max(1), team: Arc::new(team), isa, pool: Arc::default() })
+        Ok(Cpu {
+            threads: threads.max(1),
+            team: Arc::new(team),
+            nodes: Arc::new(Nodes::detect()),
+            isa,
+            pool: Arc::default(),
+        })
     }
 
     /// Number of threads.
@@ -148,18 +156,20 @@ impl Cpu {
             (0..tasks).for_each(|task| body(&mut state, task));
             return;
         }
-        let next = AtomicUsize::new(0);
+        let queues = Queues::new(&self.nodes, tasks);
         self.team.run(&|| {
-            let mut task = next.fetch_add(1, Ordering::Relaxed);
-            if task >= tasks {
-                return;
-            }
+            let mut mine = queues.take();
+            let Some(first) = mine.next() else { return };
             let mut state = init();
-            while task < tasks {
-                body(&mut state, task);
-                task = next.fetch_add(1, Ordering::Relaxed);
-            }
+            body(&mut state, first);
+            mine.for_each(|task| body(&mut state, task));
         });
+    }
+
+    /// The memory nodes: loops share out their tasks by place, so tasks that are put together from several matrices are
+    /// sorted by theirs.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// Runs `body(task)` for every task on all threads.

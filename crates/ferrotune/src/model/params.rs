@@ -161,7 +161,7 @@ impl Gradients {
     pub fn clear(&mut self) {
         for (tensor, missing) in self.tensors.iter_mut().zip(&mut self.missing) {
             match (tensor, missing.take()) {
-                (Some(tensor), _) => tensor.f32_mut().fill(0.0),
+                (Some(tensor), _) => self.dev.fill_rows(tensor, |_, row| row.fill(0.0)),
                 (empty, Some([rows, cols])) => *empty = Some(self.dev.zeros(rows, cols)),
                 (None, None) => {}
             }

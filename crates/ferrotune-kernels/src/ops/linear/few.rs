@@ -20,13 +20,19 @@ const RANKS: usize = 8;
 /// Parts of the work for each thread.
 const RANGES: usize = 4;
 
-/// One of the linears, and where its part of the work begins.
+/// One of the linears.
 struct Part<'a> {
     linear: &'a Linear<'a>,
     out: Out<'a>,
     products: Option<Products<'a>>,
-    first_task: usize,
     first_rank: usize,
+}
+
+impl Part<'_> {
+    /// In how many runs of rows its weight is multiplied.
+    fn runs(&self) -> usize {
+        self.linear.weight.rows().div_ceil(RUN)
+    }
 }
 
 pub(super) fn forward(
@@ -48,7 +54,6 @@ pub(super) fn forward(
         h.set(own.f32());
     }
 
-    let mut tasks = 0;
     let parts: Vec<Part<'_>> = linears
         .iter()
         .zip(outs)
@@ -59,22 +64,21 @@ pub(super) fn forward(
                 Mat::Weight(w) => Products::new(cpu, precision, w, x.f32()),
                 _ => None,
             };
-            let first_task = tasks;
-            tasks += linear.weight.rows().div_ceil(RUN);
-            Part { linear, out: Out::from(&mut **out), products, first_task, first_rank }
+            Part { linear, out: Out::from(&mut **out), products, first_rank }
         })
         .collect();
     let (m, h) = (x.rows(), own.f32());
+    let mut tasks: Vec<(&Part<'_>, usize)> =
+        parts.iter().flat_map(|part| (0..part.runs()).map(move |run| (part, run))).collect();
+    cpu.nodes().sort(&mut tasks, |(part, run)| (*run, part.runs()));
     // A thread reads one part after the other from where it is: the processor foresees that.
-    let ranges = tasks.min(cpu.threads() * RANGES);
+    let ranges = tasks.len().min(cpu.threads() * RANGES);
     cpu.run_with(
         ranges,
         || None,
         |row, range| {
-            for task in tasks * range / ranges..tasks * (range + 1) / ranges {
-                let at = parts.partition_point(|p| p.first_task <= task) - 1;
-                let (part, n) = (&parts[at], parts[at].linear.weight.rows());
-                let first = (task - part.first_task) * RUN;
+            for (part, run) in &tasks[tasks.len() * range / ranges..tasks.len() * (range + 1) / ranges] {
+                let (n, first) = (part.linear.weight.rows(), run * RUN);
                 let run = (n - first).min(RUN);
                 let mut ys = [[0.0; RUN]; FEW];
                 match &part.products {

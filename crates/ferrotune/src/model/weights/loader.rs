@@ -299,9 +299,7 @@ impl Loader<'_> {
 
     fn parameter(&mut self, name: &str, weight: &Weight) -> Result<ParamId> {
         let mut value = self.dev.empty(weight.rows(), weight.cols());
-        for (row, out) in value.f32_mut().chunks_exact_mut(weight.cols()).enumerate() {
-            weight.decode(row, 0, out);
-        }
+        self.dev.fill_rows(&mut value, |row, out| weight.decode(row, 0, out));
         self.params.place(self.dev, name, value).map_err(|e| {
             let bytes = human(4 * (weight.rows() * weight.cols()) as u64);
             Error::tensor(
