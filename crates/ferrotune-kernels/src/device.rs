@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::cpu::{Cpu, SharedMut};
+use crate::cpu::{Cpu, SharedMut, row_grain};
 use crate::dtype::DType;
 use crate::tensor::{Pool, Tensor};
-
-/// Values worth handing to a thread to be written.
-const FILL_GRAIN: usize = 32 * 1024;
 
 /// A place to compute.
 #[derive(Debug, Clone)]
@@ -60,7 +57,7 @@ impl Device {
             Device::Reference(_) => fill_all(0, t.f32_mut()),
             Device::Cpu(cpu) => {
                 let values = SharedMut::new(t.f32_mut());
-                cpu.run_ranges(rows, (FILL_GRAIN / cols.max(1)).max(1), |range| {
+                cpu.run_ranges(rows, row_grain(cols), |range| {
                     // SAFETY: ranges of rows are disjoint.
                     fill_all(range.start, unsafe { values.slice(range.start * cols..range.end * cols) });
                 });

@@ -13,6 +13,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use ferrotune_kernels::Precision;
 use ferrotune_kernels::cpu::gemm::{Job, Mat, Out, Term, gemm as product, left};
 use ferrotune_kernels::cpu::{Cpu, Isa};
+use ferrotune_kernels::rng::Stream;
 use gemm::Parallelism;
 
 /// Time for one product of all three.
@@ -114,14 +115,9 @@ impl Operands<'_> {
     }
 }
 
-/// Values between -1 and 1.
-fn values(n: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..n).map(next).collect()
+fn values(n: usize, name: &str) -> Vec<f32> {
+    let stream = Stream::new(1, name, 0);
+    (0..n as u64).map(|i| stream.normal(i)).collect()
 }
 
 /// The largest difference as a part of the largest value.
@@ -142,7 +138,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("|---|---|---|---|---|---|---|---|");
     for Shape(name, layout, sizes) in SHAPES {
         let [m, n, k] = sizes;
-        let (a, b) = (values(m * k, 1), values(n * k, 2));
+        let (a, b) = (values(m * k, "a"), values(n * k, "b"));
         let operands = Operands { layout, sizes, a: &a, b: &b };
         let mut outs = [(); 3].map(|()| vec![0f32; m * n]);
         let mut best = [f64::MAX; 3];

@@ -184,6 +184,14 @@ impl Cpu {
     }
 }
 
+/// Elements worth handing to a thread, if little is done with each.
+pub(crate) const GRAIN: usize = 32 * 1024;
+
+/// Rows worth handing to a thread.
+pub(crate) fn row_grain(cols: usize) -> usize {
+    (GRAIN / cols.max(1)).max(1)
+}
+
 /// A mutable slice whose disjoint parts are written by several tasks.
 pub struct SharedMut<'a, T> {
     ptr: *mut T,

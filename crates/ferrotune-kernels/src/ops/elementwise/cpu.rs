@@ -3,12 +3,9 @@
 use super::Dropout;
 use crate::cpu::math::dot;
 use crate::cpu::words::{Mat, narrow, widen_row};
-use crate::cpu::{Cpu, SharedMut, per_isa};
+use crate::cpu::{Cpu, GRAIN, SharedMut, per_isa, row_grain};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
-
-/// Elements of a range worth handing to a thread.
-const GRAIN: usize = 32 * 1024;
 
 per_isa! {
     fn add_range(y: &mut [f32], x: &[f32], scale: f32) {
@@ -48,11 +45,6 @@ pub(super) fn scale(cpu: &Cpu, y: &mut [f32], scale: f32) {
         // SAFETY: ranges are disjoint.
         scale_range(cpu.isa(), unsafe { y.slice(r) }, scale);
     });
-}
-
-/// Rows worth handing to a thread.
-fn row_grain(cols: usize) -> usize {
-    (GRAIN / cols.max(1)).max(1)
 }
 
 pub(super) fn copy_columns(cpu: &Cpu, x: &Tensor, from: usize, y: &mut Tensor, to: usize, n: usize) {
