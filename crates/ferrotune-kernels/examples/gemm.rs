@@ -40,7 +40,7 @@ fn main() {
                 best[0] = best[0].min(start.elapsed().as_secs_f64());
                 for (i, (b, transposed)) in [(&w, false), (&wt, true)].into_iter().enumerate() {
                     let start = Instant::now();
-                    let terms = vec![Term { a: &a, b: Mat::Weight(b), transposed }];
+                    let terms = &[Term { a: &a, b: Mat::Weight(b), transposed }];
                     gemm(&cpu, precision, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
                     best[i + 1] = best[i + 1].min(start.elapsed().as_secs_f64());
                 }

@@ -14,6 +14,14 @@ use crate::quant::requests;
 /// Words of a cache line; places begin on one.
 const LINE: usize = 16;
 
+/// What the address of a place is a multiple of, in bytes.
+pub(crate) const ALIGNED: usize = LINE * size_of::<f32>();
+
+/// Words that are taken for as many.
+fn rounded(words: usize) -> usize {
+    words.max(1).next_multiple_of(LINE)
+}
+
 /// Where mappings of a file begin: a multiple of any page.
 const ALIGN: u64 = 64 << 10;
 
@@ -89,7 +97,7 @@ impl Arena {
 
     /// A free range of at least `words` words, its length and its first word.
     pub(crate) fn take(&mut self, words: usize) -> std::io::Result<(Place, usize, *mut f32)> {
-        let words = words.max(1).next_multiple_of(LINE);
+        let words = rounded(words);
         let best = self.by_length.range((words, (0, 0))..).next().copied();
         let (length, place) = match best {
             Some(found) => found,
@@ -122,6 +130,14 @@ impl Arena {
             words += length;
         }
         self.insert((region, start), words);
+    }
+
+    /// Takes back what [`Arena::take`] gave at this address for as many words.
+    pub(crate) fn put_at(&mut self, at: *const f32, words: usize) {
+        let within = |r: &Region| r.map.as_ptr_range().contains(&at.cast());
+        let region = self.regions.iter().position(within).expect("a place of this arena");
+        let start = (at.addr() - self.regions[region].map.as_ptr().addr()) / size_of::<f32>();
+        self.put((region, start), rounded(words));
     }
 
     fn grow(&mut self, words: usize) -> std::io::Result<(usize, Place)> {
@@ -195,6 +211,15 @@ mod tests {
         held.into_iter().for_each(|(place, length)| arena.put(place, length));
         assert_eq!(arena.free.len(), arena.regions.len(), "every region is one free range again");
         assert_eq!(arena.by_length.len(), arena.regions.len());
+    }
+
+    #[test]
+    fn an_address_finds_its_place() {
+        let mut arena = Arena::new(1 << 10);
+        let places: Vec<_> = [1, 700, 900, 17].map(|n| (n, arena.take(n).unwrap())).into();
+        assert!(arena.regions.len() > 1);
+        places.iter().for_each(|(n, (_, _, ptr))| arena.put_at(*ptr, *n));
+        assert_eq!(arena.free.len(), arena.regions.len(), "every region is one free range again");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod ahead;
 mod arena;
 pub mod cpu;
 pub mod device;
+pub mod list;
 pub mod tensor;
 
 pub mod quant;
@@ -24,5 +25,6 @@ pub mod rng;
 pub use device::Device;
 pub use dtype::{DType, Precision};
 pub use error::{Error, Result};
+pub use list::List;
 pub use quant::Weight;
 pub use tensor::Tensor;

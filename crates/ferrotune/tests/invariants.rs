@@ -78,7 +78,7 @@ impl Case {
 
     fn grads(&self, batches: &[PackedBatch], policies: impl Into<Policies>) -> (f64, Vec<Vec<f32>>) {
         let (loss, grads) = self.step(batches, policies);
-        (loss, grads.all().iter().map(|t| t.to_vec()).collect())
+        (loss, grads.all().map(|t| t.to_vec()).collect())
     }
 }
 
@@ -134,7 +134,7 @@ fn grouping_of_rows_does_not_change_a_full_step() {
     let pass = Pass { dev: &dev, precision: Precision::F32, params: &params, adapted: None, dropout: None };
     let run = |batches: &[PackedBatch], policy| {
         let (loss, grads) = gradients(&model, &pass, batches, policy);
-        (loss, grads.all().iter().map(|t| t.to_vec()).collect::<Vec<_>>())
+        (loss, grads.all().map(|t| t.to_vec()).collect::<Vec<_>>())
     };
     let rows = rows();
     let expected = run(&batches(&rows, 1000, true), Activations::Keep);
@@ -252,7 +252,7 @@ fn every_family_trains_in_bf16() {
                 };
                 let (loss, grads) = gradients(&model, &pass, &batches, policy);
                 assert!((loss / expected - 1.0).abs() < 0.02, "{}: {loss}, {expected}", path.display());
-                let finite = grads.all().iter().all(|g| g.to_vec().iter().all(|v| v.is_finite()));
+                let finite = grads.all().all(|g| g.to_vec().iter().all(|v| v.is_finite()));
                 assert!(finite, "{} {policy:?} dora {dora}", path.display());
             }
         }

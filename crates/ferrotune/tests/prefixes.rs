@@ -163,7 +163,7 @@ fn step(
     policy: Activations,
 ) -> (f64, Vec<Vec<f32>>) {
     let (loss, grads) = gradients(model, pass, batches, policy);
-    (loss, grads.all().iter().map(|t| t.to_vec()).collect())
+    (loss, grads.all().map(|t| t.to_vec()).collect())
 }
 
 fn pass<'a>(dev: &'a Device, params: &'a Params, adapter: Option<&'a Adapter>) -> Pass<'a> {

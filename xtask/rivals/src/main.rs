@@ -64,7 +64,7 @@ impl Operands<'_> {
         let a = left(cpu, Precision::F32, Mat::F32(self.a, cols), m, k, turned, 1.0);
         let transposed = !matches!(self.layout, Layout::Forward);
         let b = Mat::F32(self.b, if transposed { n } else { k });
-        let terms = vec![Term { a: &a, b, transposed }];
+        let terms = &[Term { a: &a, b, transposed }];
         product(cpu, Precision::F32, &[Job::new(&Out::from(out), n, terms)]);
     }
 

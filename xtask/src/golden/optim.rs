@@ -46,7 +46,7 @@ fn check_adamw(case: &Case, report: &mut Report) -> Result<(), Failure> {
                     let id = params.find(n).ok_or_else(|| Failure(n.clone()))?;
                     grads.put(id, dev.tensor(1, *len, &all[step * len..(step + 1) * len]));
                 }
-                let norm = adamw::norm(&dev, &grads.all());
+                let norm = adamw::norm(&dev, grads.all());
                 let factor = clip::factor(norm, number("max_grad_norm"));
                 optimizer.step(&dev, &mut params, &grads, number("lr"), factor)?;
                 for (n, value) in params.iter() {

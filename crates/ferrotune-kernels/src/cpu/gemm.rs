@@ -35,7 +35,7 @@ pub struct Job<'a> {
     /// Length of its rows, and which of their columns are this job's.
     pub columns: (usize, Range<usize>),
     /// What is summed.
-    pub terms: Vec<Term<'a>>,
+    pub terms: &'a [Term<'a>],
     /// Add to the output instead of overwriting it.
     pub accumulate: bool,
     /// A row added to every row of the output.
@@ -44,7 +44,7 @@ pub struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// The whole of an output of `n` columns, overwritten.
-    pub fn new(out: &'a Out<'a>, n: usize, terms: Vec<Term<'a>>) -> Self {
+    pub fn new(out: &'a Out<'a>, n: usize, terms: &'a [Term<'a>]) -> Self {
         Job { out, columns: (n, 0..n), terms, accumulate: false, bias: None }
     }
 }
@@ -129,14 +129,14 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: &[Job<'_>]) {
         assert_eq!(job.out.len(), m * job.columns.0, "gemm output");
         assert!(job.columns.1.end <= job.columns.0, "gemm columns");
         assert!(!job.accumulate || matches!(job.out, Out::F32(_)), "sums are not kept in bf16");
-        for t in &job.terms {
+        for t in job.terms {
             assert!(t.a.m == m && t.a.precision == precision, "gemm operands");
         }
     }
     let count = |job: &Job<'_>| job.columns.1.len().div_ceil(PANEL);
-    let mut panels: Vec<(usize, usize)> =
-        jobs.iter().enumerate().flat_map(|(j, job)| (0..count(job)).map(move |p| (j, p))).collect();
-    cpu.nodes().sort(&mut panels, |(job, panel)| (*panel, count(&jobs[*job])));
+    let mut panels =
+        cpu.list(jobs.iter().enumerate().flat_map(|(j, job)| (0..count(job)).map(move |p| (j, p))));
+    cpu.nodes().sort(&mut panels, |(job, panel)| (panel, count(&jobs[job])));
     let split = Split::new(cpu.threads(), panels.len(), m.div_ceil(MR));
     let room = panel_words(isa);
     let rounded = jobs.iter().any(|j| matches!(j.out, Out::Bf16(_)));
@@ -193,7 +193,7 @@ impl<'a> Part<'a> {
         let kind = self.packing.kind;
         let step = self.room * kind.values();
         let (mut packed, mut chunks, mut first) = (0, 0, true);
-        for term in &self.job.terms {
+        for term in self.job.terms {
             for k0 in (0..term.a.k).step_by(step) {
                 let k = (term.a.k - k0).min(step);
                 if chunks == CHUNKS || packed + kind.count(k) > self.room + SPARE_WORDS {
@@ -349,7 +349,7 @@ mod tests {
             let packed = left(cpu, precision, mat_a, m, k, ta, 2.0);
             let product = |mat_b| {
                 let mut out = vec![1.0; m * n];
-                let terms = vec![Term { a: &packed, b: mat_b, transposed: tb }];
+                let terms = &[Term { a: &packed, b: mat_b, transposed: tb }];
                 gemm(
                     cpu,
                     precision,
@@ -379,7 +379,7 @@ mod tests {
             let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false, 1.0);
             let term = || Term { a: &packed, b: Mat::F32(&b, k), transposed: false };
             let mut out = vec![0.0; m * n];
-            let terms = (0..terms).map(|_| term()).collect();
+            let terms: &Vec<_> = &(0..terms).map(|_| term()).collect();
             gemm(&cpu, Precision::F32, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
             for (got, want) in out.iter().zip(naive(&a, &b, m, n, k)) {
                 assert!((*got as f64 - want * (CHUNKS + 3) as f64).abs() < 1e-4, "{got} {want} {isa:?}");
@@ -395,7 +395,7 @@ mod tests {
             let cpu = Cpu::new(threads, Isa::detect()).unwrap();
             let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false, 1.0);
             let mut out = vec![0.0; m * n];
-            let terms = vec![Term { a: &packed, b: Mat::F32(&b, k), transposed: false }];
+            let terms = &[Term { a: &packed, b: Mat::F32(&b, k), transposed: false }];
             gemm(&cpu, Precision::F32, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
             out
         };

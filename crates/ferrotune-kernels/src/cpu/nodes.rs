@@ -75,12 +75,13 @@ impl Nodes {
     }
 
     /// Sorts tasks that are put together from several matrices by the nodes that they belong to; `place` gives which row
-    /// or panel of how many a task is of.
-    pub(crate) fn sort<T>(&self, tasks: &mut [T], place: impl Fn(&T) -> (usize, usize)) {
+    /// or panel of how many a task is of. Tasks of a node stay in their own order.
+    pub(crate) fn sort<T: Ord + Copy>(&self, tasks: &mut [T], place: impl Fn(T) -> (usize, usize)) {
         if self.count() > 1 {
-            tasks.sort_by_key(|task| {
-                let (i, n) = place(task);
-                self.home(i, n)
+            // In place, so without memory for a second list.
+            tasks.sort_unstable_by_key(|task| {
+                let (i, n) = place(*task);
+                (self.home(i, n), *task)
             });
         }
     }
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!([0, 74, 75, 99].map(|i| nodes.home(i, 100)), [0, 0, 1, 1]);
         // Eight rows of one matrix and four of another.
         let mut tasks: Vec<_> = (0..8).map(|i| (i, 8)).chain((0..4).map(|i| (i, 4))).collect();
-        nodes.sort(&mut tasks, |task| *task);
+        nodes.sort(&mut tasks, |task| task);
         let homes: Vec<_> = tasks.iter().map(|(i, n)| nodes.home(*i, *n)).collect();
         assert_eq!(homes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
         assert_eq!(nodes.start(1, tasks.len()), 9, "each node's range is its own rows");

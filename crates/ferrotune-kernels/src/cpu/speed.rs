@@ -18,7 +18,7 @@ pub fn products_per_second(cpu: &Cpu, precision: Precision, [m, n, k]: [usize; 3
     let begin = Instant::now();
     while best == f64::MAX || begin.elapsed().as_secs_f64() < seconds {
         let start = Instant::now();
-        let terms = vec![Term { a: &a, b: Mat::Weight(&w), transposed: false }];
+        let terms = &[Term { a: &a, b: Mat::Weight(&w), transposed: false }];
         gemm(cpu, precision, &[Job::new(&Out::from(&mut out[..]), n, terms)]);
         best = best.min(start.elapsed().as_secs_f64());
     }

@@ -262,7 +262,7 @@ fn adamw_and_the_norm_agree() {
         let mut p: Vec<Tensor> = ["p", "m", "v"].iter().map(|n| random(dev, 100, 300, n)).collect();
         p[2].f32_mut().iter_mut().for_each(|v| *v = v.abs());
         let grad = random(dev, 100, 300, "g");
-        let norm = adamw::norm(dev, &[&grad, &p[0]]);
+        let norm = adamw::norm(dev, [&grad, &p[0]]);
         let [value, m, v] = p.get_disjoint_mut([0, 1, 2]).unwrap();
         let mut copy = elementwise::cast(dev, value, DType::Bf16);
         let param = adamw::Param { value, grad: &grad, m, v, copy: Some(&mut copy), decay: true, lr_factor };

@@ -55,18 +55,18 @@ pub enum Qkv {
 
 impl Qkv {
     /// The linears.
-    pub fn linears(&self) -> Vec<&LinearLayer> {
+    pub fn linears(&self) -> &[LinearLayer] {
         match self {
-            Qkv::Separate(three) => three.iter().collect(),
-            Qkv::Fused(one) => vec![one],
+            Qkv::Separate(three) => &three[..],
+            Qkv::Fused(one) => std::slice::from_ref(one),
         }
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+    pub fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
-            Qkv::Separate(three) => three.iter_mut().collect(),
-            Qkv::Fused(one) => vec![one],
+            Qkv::Separate(three) => &mut three[..],
+            Qkv::Fused(one) => std::slice::from_mut(one),
         }
     }
 
@@ -255,30 +255,30 @@ impl Attention {
     }
 
     /// The linears, in the order of their numbers.
-    pub fn linears(&self) -> Vec<&LinearLayer> {
-        self.qkv.linears().into_iter().chain([&self.o_proj]).collect()
+    pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
+        self.qkv.linears().iter().chain([&self.o_proj])
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
-        self.qkv.linears_mut().into_iter().chain([&mut self.o_proj]).collect()
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
+        self.qkv.linears_mut().iter_mut().chain([&mut self.o_proj])
     }
 
     /// The norms.
-    pub fn norms(&self) -> Vec<&Norm> {
+    pub fn norms(&self) -> impl Iterator<Item = &Norm> {
         let heads = self.qk_norm.iter().flatten();
-        self.norm.iter().chain(heads).chain(&self.residual.norm).collect()
+        self.norm.iter().chain(heads).chain(&self.residual.norm)
     }
 
     /// The same, to change.
-    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         let heads = self.qk_norm.iter_mut().flatten();
-        self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm).collect()
+        self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm)
     }
 
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norms().iter().any(|n| n.trained(pass)) || self.linears().iter().any(|l| pass.trains(l))
+        self.norms().any(|n| n.trained(pass)) || self.linears().any(|l| pass.trains(l))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ferrotune_kernels::ops::{elementwise, softmax_xent};
-use ferrotune_kernels::{DType, Device, Tensor};
+use ferrotune_kernels::{DType, Device, List, Tensor};
 
 use super::attention::Tokens;
 use super::families::Architecture;
@@ -42,6 +42,10 @@ pub struct Decoder {
 }
 
 /// A layer's saved activations under the policy that made them.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each layer, in a list that is there from step to step"
+)]
 enum Stored {
     Kept(LayerSaved),
     Input(Tensor),
@@ -49,7 +53,7 @@ enum Stored {
 
 /// What a forward pass saved.
 pub struct Saved {
-    layers: Vec<Option<Stored>>,
+    layers: List<Option<Stored>>,
     first: usize,
 }
 
@@ -57,7 +61,7 @@ pub struct Saved {
 pub struct Backward<'a> {
     model: &'a Decoder,
     tokens: Tokens<'a>,
-    rotations: Vec<Rotation<'a>>,
+    rotations: List<Rotation<'a>>,
     saved: Saved,
     dx: Tensor,
 }
@@ -149,7 +153,7 @@ impl Decoder {
 
     /// How the linears are stored, for people: `f32`, `nf4`, `gguf blocks`.
     pub fn storage_name(&self) -> &'static str {
-        self.layers.first().and_then(|l| l.mlp.linears().pop()).map_or("", |l| l.base.storage_name())
+        self.layers.first().and_then(|l| l.mlp.linears().last()).map_or("", |l| l.base.storage_name())
     }
 
     fn embed(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
@@ -160,8 +164,12 @@ impl Decoder {
     }
 
     /// The rotations of a pass, in the order of [`Decoder::ropes`].
-    fn rotations<'a>(&'a self, dev: &Device, tokens: Tokens<'a>) -> Result<Vec<Rotation<'a>>> {
-        self.ropes.iter().map(|r| r.at(dev, tokens)).collect()
+    fn rotations<'a>(&'a self, dev: &Device, tokens: Tokens<'a>) -> Result<List<Rotation<'a>>> {
+        let mut rotations = dev.list([]);
+        for rotary in &self.ropes {
+            rotations.push(rotary.at(dev, tokens)?);
+        }
+        Ok(rotations)
     }
 
     /// The residual stream after the last layer (before the final norm), for evaluation.
@@ -212,7 +220,8 @@ impl Decoder {
         let first = self.first_trained(pass);
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
-        let mut layers = Vec::with_capacity(self.layers.len());
+        let mut layers = pass.dev.list([]);
+        layers.reserve_exact(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
             let keep = match policies.of(i, self.layers.len()) {

@@ -72,38 +72,44 @@ impl Ffn {
         }
     }
 
+    fn each(&self) -> (Option<&Mlp>, Option<&Moe>) {
+        match self {
+            Ffn::Dense(mlp) => (Some(mlp), None),
+            Ffn::Experts(moe) => (None, Some(moe)),
+        }
+    }
+
+    fn each_mut(&mut self) -> (Option<&mut Mlp>, Option<&mut Moe>) {
+        match self {
+            Ffn::Dense(mlp) => (Some(mlp), None),
+            Ffn::Experts(moe) => (None, Some(moe)),
+        }
+    }
+
     /// The linears, in the order of their numbers.
-    pub fn linears(&self) -> Vec<&LinearLayer> {
-        match self {
-            Ffn::Dense(mlp) => mlp.linears(),
-            Ffn::Experts(moe) => moe.linears(),
-        }
+    pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
+        let (mlp, moe) = self.each();
+        mlp.into_iter().flat_map(Mlp::linears).chain(moe.into_iter().flat_map(Moe::linears))
     }
 
-    fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
-        match self {
-            Ffn::Dense(mlp) => mlp.linears_mut(),
-            Ffn::Experts(moe) => moe.linears_mut(),
-        }
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
+        let (mlp, moe) = self.each_mut();
+        mlp.into_iter().flat_map(Mlp::linears_mut).chain(moe.into_iter().flat_map(Moe::linears_mut))
     }
 
-    fn norms(&self) -> Vec<&Norm> {
-        match self {
-            Ffn::Dense(mlp) => mlp.norms(),
-            Ffn::Experts(moe) => moe.norms(),
-        }
+    fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let (mlp, moe) = self.each();
+        mlp.into_iter().flat_map(Mlp::norms).chain(moe.into_iter().flat_map(Moe::norms))
     }
 
-    fn norms_mut(&mut self) -> Vec<&mut Norm> {
-        match self {
-            Ffn::Dense(mlp) => mlp.norms_mut(),
-            Ffn::Experts(moe) => moe.norms_mut(),
-        }
+    fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        let (mlp, moe) = self.each_mut();
+        mlp.into_iter().flat_map(Mlp::norms_mut).chain(moe.into_iter().flat_map(Moe::norms_mut))
     }
 }
 
 /// What the backward of a layer needs.
-pub type LayerSaved = Box<(AttentionSaved, FfnSaved)>;
+pub type LayerSaved = (AttentionSaved, FfnSaved);
 
 impl Layer {
     /// Turns the residual stream before the layer into that after it.
@@ -120,7 +126,7 @@ impl Layer {
         let rotation = self.attention.rotation.map(|i| &rotations[i]);
         let attention = self.attention.forward(pass, x, tokens, rotation, cache, keep)?;
         let mlp = self.mlp.forward(pass, input.as_ref(), x, keep)?;
-        Ok(attention.zip(mlp).map(Box::new))
+        Ok(attention.zip(mlp))
     }
 
     /// Turns the gradient of the output, `dx`, into that of the input (if `need_dx`), and sums the parameters'.
@@ -134,7 +140,7 @@ impl Layer {
         need_dx: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let (attention, mlp) = *saved;
+        let (attention, mlp) = saved;
         let rotation = self.attention.rotation.map(|i| &rotations[i]);
         let d_out = self.parallel.then(|| elementwise::cast(pass.dev, dx, DType::F32));
         self.mlp.backward(pass, mlp, dx, need_dx || self.attention.trains(pass), grads)?;
@@ -143,23 +149,23 @@ impl Layer {
 
     /// The linears, in the order of their numbers.
     pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
-        self.attention.linears().into_iter().chain(self.mlp.linears())
+        self.attention.linears().chain(self.mlp.linears())
     }
 
     /// The same, to change.
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
-        self.attention.linears_mut().into_iter().chain(self.mlp.linears_mut())
+        self.attention.linears_mut().chain(self.mlp.linears_mut())
     }
 
     /// The norms; one that both halves read is there once.
     pub fn norms(&self) -> impl Iterator<Item = &Norm> {
-        let mlp = self.mlp.norms().into_iter().filter(|n| !self.parallel || n.name != self.input_norm());
-        self.attention.norms().into_iter().chain(mlp)
+        let mlp = self.mlp.norms().filter(|n| !self.parallel || n.name != self.input_norm());
+        self.attention.norms().chain(mlp)
     }
 
     /// All norms, to change: one that both halves read is there twice.
     pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
-        self.attention.norms_mut().into_iter().chain(self.mlp.norms_mut())
+        self.attention.norms_mut().chain(self.mlp.norms_mut())
     }
 
     fn input_norm(&self) -> &str {

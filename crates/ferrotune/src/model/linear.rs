@@ -192,7 +192,7 @@ impl<'a> Pass<'a> {
         let own = |i: usize| if self.magnitude(layers[i]).is_some() { DType::F32 } else { dtypes[i] };
         let mut outs: [Tensor; N] =
             std::array::from_fn(|i| self.dev.uninit(x.rows(), layers[i].rows, own(i)));
-        let h = self.forward_into(x, &layers, outs.each_mut().into_iter().collect(), false)?;
+        let h = self.forward_into(x, &layers, outs.each_mut(), false)?;
         let mut dtypes = dtypes.into_iter();
         let outs = outs.map(|y| match dtypes.next() {
             Some(dtype) => self.stored(y, dtype),
@@ -208,18 +208,18 @@ impl<'a> Pass<'a> {
 
     /// Adds the output of a linear to `y` (the residual stream); gives `H`.
     pub fn linear_onto(&self, x: &Tensor, layer: &'a LinearLayer, y: &mut Tensor) -> Result<Option<Tensor>> {
-        self.forward_into(x, &[layer], vec![y], true)
+        self.forward_into(x, &[layer], [y], true)
     }
 
-    fn forward_into(
+    fn forward_into<const N: usize>(
         &self,
         x: &Tensor,
-        layers: &[&'a LinearLayer],
-        outs: Vec<&mut Tensor>,
+        layers: &[&'a LinearLayer; N],
+        outs: [&mut Tensor; N],
         accumulate: bool,
     ) -> Result<Option<Tensor>> {
         // Linears with magnitudes are scaled after their sum, and make their H again in the backward.
-        let (mut views, mut plain) = (Vec::with_capacity(layers.len()), Vec::with_capacity(layers.len()));
+        let (mut views, mut plain) = (self.dev.list([]), self.dev.list([]));
         for (l, y) in layers.iter().copied().zip(outs) {
             match self.magnitude(l) {
                 Some(ids) => self.dora_forward(x, l, ids, y, accumulate)?,
@@ -233,7 +233,7 @@ impl<'a> Pass<'a> {
             return Ok(None);
         }
         let h = linear::forward(self.dev, self.precision, x, &views, &mut plain, accumulate)?;
-        if let ([l], [y]) = (layers, plain.as_mut_slice())
+        if let ([l], [y]) = (layers.as_slice(), plain.as_mut_slice())
             && let Some((_, rows)) = self.head_rows(l)
         {
             token_rows::head_forward(self.dev, rows, x, y)?;
@@ -264,8 +264,7 @@ impl<'a> Pass<'a> {
             self.tied_backward(x, l, rows, dy, dx.as_mut(), grads)?;
             return Ok(dx);
         }
-        let plain: Vec<(&'a LinearLayer, &Tensor)> =
-            layers.into_iter().zip(dys).filter(|(l, _)| self.magnitude(l).is_none()).collect();
+        let plain = self.dev.list(layers.into_iter().zip(dys).filter(|(l, _)| self.magnitude(l).is_none()));
         if !plain.is_empty() {
             self.plain_backward(x, h, &plain, dx.as_mut(), grads)?;
         }
@@ -287,10 +286,10 @@ impl<'a> Pass<'a> {
         dx: Option<&mut Tensor>,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let mut taken: Vec<Sinks> = layers.iter().map(|(l, _)| Sinks::take(self, l, grads)).collect();
-        let views: Vec<Linear<'_>> = layers.iter().map(|(l, _)| self.view(l)).collect();
-        let dys: Vec<&Tensor> = layers.iter().map(|(_, dy)| *dy).collect();
-        let mut sinks: Vec<Grads<'_>> = taken.iter_mut().map(Sinks::grads).collect();
+        let mut taken = self.dev.list(layers.iter().map(|(l, _)| Sinks::take(self, l, grads)));
+        let views = self.dev.list(layers.iter().map(|(l, _)| self.view(l)));
+        let dys = self.dev.list(layers.iter().map(|(_, dy)| *dy));
+        let mut sinks = self.dev.list(taken.iter_mut().map(Sinks::grads));
         let result = linear::backward(self.dev, self.precision, x, h, &views, &dys, dx, false, &mut sinks);
         drop(sinks);
         for sinks in taken {

@@ -39,18 +39,18 @@ pub enum Up {
 
 impl Up {
     /// The linears.
-    pub fn linears(&self) -> Vec<&LinearLayer> {
+    pub fn linears(&self) -> &[LinearLayer] {
         match self {
-            Up::Gated(two) => two.iter().collect(),
-            Up::Fused(one) | Up::Plain(one) => vec![one],
+            Up::Gated(two) => &two[..],
+            Up::Fused(one) | Up::Plain(one) => std::slice::from_ref(one),
         }
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+    pub fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
-            Up::Gated(two) => two.iter_mut().collect(),
-            Up::Fused(one) | Up::Plain(one) => vec![one],
+            Up::Gated(two) => &mut two[..],
+            Up::Fused(one) | Up::Plain(one) => std::slice::from_mut(one),
         }
     }
 
@@ -201,22 +201,22 @@ impl Mlp {
     }
 
     /// The linears, in the order of their numbers.
-    pub fn linears(&self) -> Vec<&LinearLayer> {
-        self.up.linears().into_iter().chain([&self.down_proj]).collect()
+    pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
+        self.up.linears().iter().chain([&self.down_proj])
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
-        self.up.linears_mut().into_iter().chain([&mut self.down_proj]).collect()
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
+        self.up.linears_mut().iter_mut().chain([&mut self.down_proj])
     }
 
     /// The norms.
-    pub fn norms(&self) -> Vec<&Norm> {
-        self.norm.iter().chain(&self.residual.norm).collect()
+    pub fn norms(&self) -> impl Iterator<Item = &Norm> {
+        self.norm.iter().chain(&self.residual.norm)
     }
 
     /// The same, to change.
-    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
-        self.norm.iter_mut().chain(&mut self.residual.norm).collect()
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        self.norm.iter_mut().chain(&mut self.residual.norm)
     }
 }

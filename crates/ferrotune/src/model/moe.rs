@@ -165,24 +165,24 @@ impl Moe {
     }
 
     /// The linears, in the order of their numbers.
-    pub fn linears(&self) -> Vec<&LinearLayer> {
+    pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
         let experts = self.experts.iter().flat_map(|e| e.gate_up.iter().chain([&e.down]));
-        [&self.router].into_iter().chain(experts).collect()
+        [&self.router].into_iter().chain(experts)
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         let experts = self.experts.iter_mut().flat_map(|e| e.gate_up.iter_mut().chain([&mut e.down]));
-        [&mut self.router].into_iter().chain(experts).collect()
+        [&mut self.router].into_iter().chain(experts)
     }
 
     /// The norms.
-    pub fn norms(&self) -> Vec<&Norm> {
-        self.norm.iter().chain(&self.residual.norm).collect()
+    pub fn norms(&self) -> impl Iterator<Item = &Norm> {
+        self.norm.iter().chain(&self.residual.norm)
     }
 
     /// The same, to change.
-    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
-        self.norm.iter_mut().chain(&mut self.residual.norm).collect()
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        self.norm.iter_mut().chain(&mut self.residual.norm)
     }
 }

@@ -204,8 +204,8 @@ impl Gradients {
     }
 
     /// The gradients that are there, in the parameters' order.
-    pub fn all(&self) -> Vec<&Tensor> {
-        self.tensors.iter().flatten().collect()
+    pub fn all(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors.iter().flatten()
     }
 
     /// For each parameter its gradient, if it is there.

@@ -100,7 +100,7 @@ impl Decoder {
     pub(super) fn gather(&self, pass: &Pass<'_>, table: &Weight, ids: &[u32]) -> Result<Tensor> {
         let mut x = pass.dev.zeros(ids.len(), self.arch.hidden);
         for (part, first) in ids.chunks(GATHERED).zip((0u32..).step_by(GATHERED)) {
-            let rows: Vec<u32> = (first..first + part.len() as u32).collect();
+            let rows = pass.dev.list(first..first + part.len() as u32);
             let some = pass.embed(&self.embed, part, self.arch.embed_scale)?;
             elementwise::scatter(pass.dev, &some, &rows, &mut x)?;
             table.release();

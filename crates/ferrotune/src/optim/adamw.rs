@@ -127,17 +127,16 @@ impl Optimizer for AdamW {
         grad_scale: f32,
     ) -> Result<()> {
         let constants = self.config.constants(lr, self.steps, grad_scale);
-        let decays: Vec<bool> = params.names().iter().map(|n| self.config.decays(n)).collect();
-        let factors: Vec<f64> = params.names().iter().map(|n| self.config.lr_factor(n)).collect();
-        let mut list: Vec<adamw::Param<'_>> = params
+        let how = dev.list(params.names().iter().map(|n| (self.config.decays(n), self.config.lr_factor(n))));
+        let all = params
             .with_copies_mut()
             .zip(grads.each())
             .zip(self.m.iter_mut().zip(&mut self.v))
-            .zip(decays.into_iter().zip(factors))
+            .zip(how)
             .filter_map(|((((value, copy), grad), (m, v)), (decay, lr_factor))| {
                 Some(adamw::Param { value, grad: grad?, m, v, copy, decay, lr_factor })
-            })
-            .collect();
+            });
+        let mut list = dev.list(all);
         Ok(adamw::update(dev, constants, &mut list)?)
     }
 

@@ -74,7 +74,7 @@ pub fn layer_by_layer(
     optimizer.begin();
     let mut apply = |params: &mut Params, grads: &mut Gradients, held: Option<ParamId>| -> Result<()> {
         let out = held.and_then(|id| grads.withdraw(id).map(|tensor| (id, tensor)));
-        squares += adamw::norm(dev, &grads.all()).powi(2);
+        squares += adamw::norm(dev, grads.all()).powi(2);
         optimizer.update(dev, params, grads, lr, 1.0)?;
         grads.leave();
         if let Some((id, tensor)) = out {
@@ -94,5 +94,5 @@ pub fn layer_by_layer(
 
 /// The L2 norm over all gradients.
 pub fn gradient_norm(pass: &Pass<'_>, grads: &Gradients) -> f64 {
-    adamw::norm(pass.dev, &grads.all())
+    adamw::norm(pass.dev, grads.all())
 }

@@ -40,25 +40,23 @@ per_isa! {
 }
 
 /// (tensor, start) of every piece.
-fn pieces(lengths: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
-    lengths.enumerate().flat_map(|(t, n)| (0..n).step_by(PIECE).map(move |at| (t, at))).collect()
+fn pieces(lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = (usize, usize)> {
+    lengths.enumerate().flat_map(|(t, n)| (0..n).step_by(PIECE).map(move |at| (t, at)))
 }
 
 /// Elements of each tensor that a run of pieces covers.
-fn covered(pieces: &[(usize, usize)], lengths: impl Fn(usize) -> usize) -> Vec<(usize, Range<usize>)> {
-    let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
-    for &(t, at) in pieces {
-        let end = (at + PIECE).min(lengths(t));
-        match runs.last_mut() {
-            Some((last, run)) if *last == t => run.end = end,
-            _ => runs.push((t, at..end)),
-        }
-    }
-    runs
+fn covered(
+    pieces: &[(usize, usize)],
+    lengths: impl Fn(usize) -> usize,
+) -> impl Iterator<Item = (usize, Range<usize>)> {
+    pieces.chunk_by(|(t, _), (next, _)| t == next).map(move |run| {
+        let ((t, first), (_, last)) = (run[0], run[run.len() - 1]);
+        (t, first..(last + PIECE).min(lengths(t)))
+    })
 }
 
 pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
-    let list = pieces(params.iter().map(|p| p.value.len()));
+    let list = cpu.list(pieces(params.iter().map(|p| p.value.len())));
     struct Shared<'a> {
         value: SharedMut<'a, f32>,
         grad: &'a [f32],
@@ -68,18 +66,15 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
         pages: [Option<Pages>; 3],
         factors: Factors,
     }
-    let shared: Vec<Shared<'_>> = params
-        .iter_mut()
-        .map(|p| Shared {
-            pages: [p.value.pages(), p.m.pages(), p.v.pages()],
-            copy: p.copy.as_mut().map(|copy| SharedMut::new(copy.bf16_mut())),
-            value: SharedMut::new(p.value.f32_mut()),
-            grad: p.grad.f32(),
-            m: SharedMut::new(p.m.f32_mut()),
-            v: SharedMut::new(p.v.f32_mut()),
-            factors: Factors::new(constants, p.decay, p.lr_factor),
-        })
-        .collect();
+    let shared = cpu.list(params.iter_mut().map(|p| Shared {
+        pages: [p.value.pages(), p.m.pages(), p.v.pages()],
+        copy: p.copy.as_mut().map(|copy| SharedMut::new(copy.bf16_mut())),
+        value: SharedMut::new(p.value.f32_mut()),
+        grad: p.grad.f32(),
+        m: SharedMut::new(p.m.f32_mut()),
+        v: SharedMut::new(p.v.f32_mut()),
+        factors: Factors::new(constants, p.decay, p.lr_factor),
+    }));
     let paged = shared.iter().any(|s| s.pages.iter().any(Option::is_some));
     let window = if paged { WINDOW } else { list.len().max(1) };
     let advise = |pieces: &[(usize, usize)], advice: fn(&Pages, Range<usize>)| {
@@ -112,8 +107,8 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
 }
 
 pub(super) fn sum_of_squares(cpu: &Cpu, tensors: &[&Tensor]) -> f64 {
-    let list = pieces(tensors.iter().map(|t| t.len()));
-    let mut sums = vec![0.0; list.len()];
+    let list = cpu.list(pieces(tensors.iter().map(|t| t.len())));
+    let mut sums = cpu.list(list.iter().map(|_| 0.0));
     let out = SharedMut::new(&mut sums);
     cpu.run(list.len(), |i| {
         let (t, at) = list[i];

@@ -86,22 +86,16 @@ fn on_cpu(cpu: &Cpu, constants: AdamW, params: &mut [Param8<'_>]) {
         maps: [DynamicMap; 2],
         factors: Factors,
     }
-    let blocks: Vec<(usize, usize)> = params
-        .iter()
-        .enumerate()
-        .flat_map(|(t, p)| (0..p.value.len().div_ceil(BLOCK)).map(move |b| (t, b)))
-        .collect();
-    let shared: Vec<Shared<'_>> = params
-        .iter_mut()
-        .map(|p| Shared {
-            value: SharedMut::new(p.value.f32_mut()),
-            grad: p.grad.f32(),
-            maps: [p.m.map, p.v.map],
-            codes: [SharedMut::new(&mut p.m.codes), SharedMut::new(&mut p.v.codes)],
-            scales: [SharedMut::new(&mut p.m.scales), SharedMut::new(&mut p.v.scales)],
-            factors: Factors::new(constants, p.decay, p.lr_factor),
-        })
-        .collect();
+    let of = |(t, p): (usize, &Param8<'_>)| (0..p.value.len().div_ceil(BLOCK)).map(move |b| (t, b));
+    let blocks = cpu.list(params.iter().enumerate().flat_map(of));
+    let shared = cpu.list(params.iter_mut().map(|p| Shared {
+        value: SharedMut::new(p.value.f32_mut()),
+        grad: p.grad.f32(),
+        maps: [p.m.map, p.v.map],
+        codes: [SharedMut::new(&mut p.m.codes), SharedMut::new(&mut p.v.codes)],
+        scales: [SharedMut::new(&mut p.m.scales), SharedMut::new(&mut p.v.scales)],
+        factors: Factors::new(constants, p.decay, p.lr_factor),
+    }));
     cpu.run_ranges(blocks.len(), 32, |range| {
         for (t, b) in &blocks[range] {
             let s = &shared[*t];

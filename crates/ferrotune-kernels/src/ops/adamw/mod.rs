@@ -103,7 +103,8 @@ pub fn update(dev: &Device, constants: AdamW, params: &mut [Param<'_>]) -> Resul
 }
 
 /// The L2 norm over all tensors together.
-pub fn norm(dev: &Device, tensors: &[&Tensor]) -> f64 {
+pub fn norm<'a>(dev: &Device, tensors: impl IntoIterator<Item = &'a Tensor>) -> f64 {
+    let tensors = &dev.list(tensors);
     let squares = match dev {
         Device::Reference(_) => reference::sum_of_squares(tensors),
         Device::Cpu(c) => cpu::sum_of_squares(c, tensors),

@@ -72,16 +72,13 @@ fn runs(segments: &[Segment], s: usize) -> impl Iterator<Item = Run> {
     })
 }
 
-/// The segments of each tree.
-fn trees(segments: &[Segment]) -> Vec<Range<usize>> {
-    let mut trees: Vec<Range<usize>> = Vec::with_capacity(segments.len());
-    for (i, s) in segments.iter().enumerate() {
-        match trees.last_mut().filter(|_| s.parent.is_some()) {
-            Some(tree) => tree.end = i + 1,
-            None => trees.push(i..i + 1),
-        }
-    }
-    trees
+/// The segments of each tree: a root, and those up to the next one.
+fn trees(segments: &[Segment]) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    segments.chunk_by(|_, next| next.parent.is_some()).map(move |tree| {
+        start += tree.len();
+        start - tree.len()..start
+    })
 }
 
 /// The part of `start..start + n` that lies in `positions`, relative to `start`.

@@ -1,7 +1,7 @@
 //! Packed products; the LoRA branch rides in the same product as extra terms of the sum.
 
 use super::super::elementwise;
-use super::{Grads, Linear, ranks};
+use super::{Grads, Linear, rank, starts, total_rank};
 use crate::cpu::Cpu;
 use crate::cpu::blocks::FEW;
 use crate::cpu::gemm::{Job, Left, Out, Term, gemm, left};
@@ -47,7 +47,7 @@ fn single(
     n: usize,
     accumulate: bool,
 ) {
-    let terms = vec![Term { a, b, transposed }];
+    let terms = &[Term { a, b, transposed }];
     gemm(cpu, precision, &[Job { accumulate, ..Job::new(&Out::from(out), n, terms) }]);
 }
 
@@ -65,18 +65,18 @@ fn hidden(
     linears: &[Linear<'_>],
     h: &mut Tensor,
 ) {
-    let (total, starts) = ranks(linears);
+    let total = total_rank(linears);
     let (m, k) = (x.rows(), x.cols());
     let all = stacked_a(dev, linears, total, k);
     let out = &Out::from(h);
     let fill = |a: &Left<'_>, start: usize, r: usize| {
-        let terms = vec![Term { a, b: rows_of_a(&all, start), transposed: false }];
+        let terms = &[Term { a, b: rows_of_a(&all, start), transposed: false }];
         gemm(cpu, precision, &[Job { columns: (total, start..start + r), ..Job::new(out, total, terms) }]);
     };
     if !has_dropout(linears) {
         return fill(packed, 0, total);
     }
-    for (l, start) in linears.iter().zip(starts) {
+    for (l, start) in linears.iter().zip(starts(linears)) {
         let Some(b) = l.branch else { continue };
         let dropped = b.dropout.map(|drop| elementwise::dropout(dev, x, drop));
         let own = dropped.as_ref().map(|x| left(cpu, precision, Mat::from(x), m, k, false, 1.0));
@@ -102,27 +102,22 @@ pub(super) fn forward(
     if let Some(h) = h.as_deref_mut() {
         hidden(dev, cpu, precision, x, &packed, linears, h);
     }
-    let starts = ranks(linears).1;
-    let riding: Vec<Option<Left<'_>>> = linears
-        .iter()
-        .zip(starts)
-        .map(|(l, start)| {
-            Some(left(cpu, precision, columns(h.as_deref()?, start), m, l.branch?.a.rows(), false, 1.0))
-        })
-        .collect();
-    let outs: Vec<Out<'_>> = outs.iter_mut().map(|out| Out::from(&mut **out)).collect();
-    let jobs: Vec<Job<'_>> = linears
-        .iter()
-        .zip(&outs)
-        .zip(&riding)
-        .map(|((l, out), riding)| {
-            let mut terms = vec![Term { a: &packed, b: l.weight.mat(), transposed: false }];
-            if let (Some(a), Some(b)) = (riding, l.branch) {
-                terms.push(Term { a, b: Mat::from(b.b), transposed: false });
-            }
-            Job { accumulate, bias: l.bias.map(Tensor::f32), ..Job::new(out, l.weight.rows(), terms) }
-        })
-        .collect();
+    let riding = cpu.list(linears.iter().zip(starts(linears)).map(|(l, start)| {
+        Some(left(cpu, precision, columns(h.as_deref()?, start), m, l.branch?.a.rows(), false, 1.0))
+    }));
+    let terms = cpu.list(linears.iter().zip(&riding).map(|(l, riding)| {
+        let mut terms = cpu.list([Term { a: &packed, b: l.weight.mat(), transposed: false }]);
+        if let (Some(a), Some(b)) = (riding, l.branch) {
+            terms.push(Term { a, b: Mat::from(b.b), transposed: false });
+        }
+        terms
+    }));
+    let outs = cpu.list(outs.iter_mut().map(|out| Out::from(&mut **out)));
+    let jobs = cpu.list(linears.iter().zip(&outs).zip(&terms).map(|((l, out), terms)| Job {
+        accumulate,
+        bias: l.bias.map(Tensor::f32),
+        ..Job::new(out, l.weight.rows(), terms)
+    }));
     gemm(cpu, precision, &jobs);
 }
 
@@ -139,13 +134,10 @@ pub(super) fn backward(
     grads: &mut [Grads<'_>],
 ) {
     let (m, k) = (x.rows(), x.cols());
-    let total = ranks(linears).0;
-    let need_dy = dx.is_some() || total > 0;
-    let packed: Vec<Left<'_>> = if need_dy {
-        dys.iter().map(|dy| left(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)).collect()
-    } else {
-        Vec::new()
-    };
+    let total = total_rank(linears);
+    let needed = if dx.is_some() || total > 0 { dys } else { &[] };
+    let packed =
+        cpu.list(needed.iter().map(|dy| left(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)));
     let g = (total > 0).then(|| through_b(dev, cpu, precision, linears, &packed, m));
     if let Some(dx) = dx {
         input_gradient(dev, cpu, precision, linears, &packed, g.as_ref(), dx, accumulate);
@@ -176,15 +168,19 @@ fn through_b(
     dys: &[Left<'_>],
     m: usize,
 ) -> Tensor {
-    let (total, starts) = ranks(linears);
+    let total = total_rank(linears);
     let mut g = dev.uninit(m, total, precision.saved());
-    let out = &Out::from(&mut g);
-    let jobs = linears.iter().zip(dys).zip(starts).filter_map(|((l, dy), start)| {
-        let b = l.branch?;
-        let terms = vec![Term { a: dy, b: Mat::from(b.b), transposed: true }];
-        Some(Job { columns: (total, start..start + b.a.rows()), ..Job::new(out, total, terms) })
+    let out = Out::from(&mut g);
+    let branches = || {
+        let all = linears.iter().zip(dys).zip(starts(linears));
+        all.filter_map(|((l, dy), start)| Some((l.branch?, dy, start)))
+    };
+    let terms = cpu.list(branches().map(|(b, a, _)| Term { a, b: Mat::from(b.b), transposed: true }));
+    let jobs = branches().zip(terms.chunks(1)).map(|((b, _, start), terms)| Job {
+        columns: (total, start..start + b.a.rows()),
+        ..Job::new(&out, total, terms)
     });
-    gemm(cpu, precision, &jobs.collect::<Vec<_>>());
+    gemm(cpu, precision, &cpu.list(jobs));
     g
 }
 
@@ -200,18 +196,13 @@ fn input_gradient(
     accumulate: bool,
 ) {
     let [m, k] = dx.shape();
-    let (total, starts) = ranks(linears);
-    let all = g.map(|_| stacked_a(dev, linears, total, k));
-    let riding: Vec<Option<(Left<'_>, Mat<'_>)>> = linears
-        .iter()
-        .zip(&starts)
-        .map(|(l, &start)| {
-            let (b, g, all) = (l.branch?, g?, all.as_ref()?);
-            let a = left(cpu, precision, columns(g, start), m, b.a.rows(), false, 1.0);
-            Some((a, rows_of_a(all, start)))
-        })
-        .collect();
-    let mut terms = Vec::new();
+    let all = g.map(|_| stacked_a(dev, linears, total_rank(linears), k));
+    let riding = cpu.list(linears.iter().zip(starts(linears)).map(|(l, start)| {
+        let (b, g, all) = (l.branch?, g?, all.as_ref()?);
+        let a = left(cpu, precision, columns(g, start), m, b.a.rows(), false, 1.0);
+        Some((a, rows_of_a(all, start)))
+    }));
+    let mut terms = cpu.list([]);
     for ((l, dy), riding) in linears.iter().zip(packed).zip(&riding) {
         terms.push(Term { a: dy, b: l.weight.mat(), transposed: true });
         // Dropout stands between X and the branch: its gradient cannot ride along.
@@ -219,7 +210,7 @@ fn input_gradient(
             terms.push(Term { a, b: *b, transposed: true });
         }
     }
-    gemm(cpu, precision, &[Job { accumulate, ..Job::new(&Out::from(&mut *dx), k, terms) }]);
+    gemm(cpu, precision, &[Job { accumulate, ..Job::new(&Out::from(&mut *dx), k, &terms) }]);
     for (l, riding) in linears.iter().zip(&riding) {
         let (Some(drop), Some((a, b))) = (l.branch.and_then(|b| b.dropout), riding) else { continue };
         let mut own = dev.empty(m, k);
@@ -240,7 +231,7 @@ fn gradients_of_a(
     grads: &mut [Grads<'_>],
 ) {
     let (m, k) = (x.rows(), x.cols());
-    let (total, starts) = ranks(linears);
+    let total = total_rank(linears);
     let product = |x: &Tensor, start: usize, r: usize| {
         let gt = left(cpu, precision, columns(g, start), r, m, true, 1.0);
         let mut sum = dev.empty(r, k);
@@ -249,7 +240,7 @@ fn gradients_of_a(
     };
     // Without dropout X is packed once for the branches together.
     let together = (!has_dropout(linears)).then(|| product(x, 0, total));
-    for ((l, grads), start) in linears.iter().zip(grads).zip(starts) {
+    for ((l, grads), start) in linears.iter().zip(grads).zip(starts(linears)) {
         let (Some(b), Some(da)) = (l.branch, grads.a.as_deref_mut()) else { continue };
         let own;
         let sum = match &together {
@@ -274,25 +265,22 @@ fn gradients_of_b(
     dys: &[Left<'_>],
     grads: &mut [Grads<'_>],
 ) {
-    let starts = ranks(linears).1;
-    let rank = |l: &Linear<'_>| l.branch.map_or(0, |b| b.a.rows());
-    let mut ranks: Vec<usize> = linears.iter().map(rank).filter(|r| *r > 0).collect();
+    let starts = cpu.list(starts(linears));
+    let mut ranks = cpu.list(linears.iter().map(rank).filter(|r| *r > 0));
     ranks.sort_unstable();
     ranks.dedup();
     // As [R, N] and then turned: [N, R] would fill only R of the 64 columns of a panel.
     for r in ranks {
         let wanted = |i: &usize| rank(&linears[*i]) == r && grads[*i].b.is_some();
-        let same: Vec<usize> = (0..linears.len()).filter(wanted).collect();
-        let hts: Vec<Left<'_>> = same
-            .iter()
-            .map(|i| left(cpu, precision, columns(h, starts[*i]), r, h.rows(), true, 1.0))
-            .collect();
-        let mut turned: Vec<Tensor> = same.iter().map(|i| dev.empty(r, dys[*i].k)).collect();
-        let outs: Vec<Out<'_>> = turned.iter_mut().map(Out::from).collect();
-        let jobs = same.iter().zip(&hts).zip(&outs).map(|((i, a), out)| {
-            Job::new(out, dys[*i].k, vec![Term { a, b: dys[*i].mat(), transposed: true }])
-        });
-        gemm(cpu, precision, &jobs.collect::<Vec<_>>());
+        let same = cpu.list((0..linears.len()).filter(wanted));
+        let ht = |i: &usize| left(cpu, precision, columns(h, starts[*i]), r, h.rows(), true, 1.0);
+        let hts = cpu.list(same.iter().map(ht));
+        let both = same.iter().zip(&hts);
+        let terms = cpu.list(both.map(|(i, a)| Term { a, b: dys[*i].mat(), transposed: true }));
+        let mut turned = cpu.list(same.iter().map(|i| dev.empty(r, dys[*i].k)));
+        let outs = cpu.list(turned.iter_mut().map(Out::from));
+        let jobs = same.iter().zip(terms.chunks(1)).zip(&outs);
+        gemm(cpu, precision, &cpu.list(jobs.map(|((i, terms), out)| Job::new(out, dys[*i].k, terms))));
         drop(outs);
         for (i, turned) in same.iter().zip(&turned) {
             let Some(db) = grads[*i].b.as_deref_mut() else { continue };

@@ -2,7 +2,7 @@
 //! with all rows of X, from its blocks where its format allows.
 
 use super::super::elementwise;
-use super::{Linear, ranks};
+use super::{Linear, starts, total_rank};
 use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::blocks::{FEW, Products, RUN, Results};
 use crate::cpu::dots::{Element, dots};
@@ -47,30 +47,25 @@ pub(super) fn forward(
 ) {
     let wide = (x.dtype() != DType::F32).then(|| elementwise::cast(dev, x, DType::F32));
     let x = wide.as_ref().unwrap_or(x);
-    let (total, starts) = ranks(linears);
+    let total = total_rank(linears);
     let mut own = dev.empty(x.rows(), total.max(1));
-    hidden(cpu, x, linears, &starts, &mut own, total);
+    hidden(cpu, x, linears, &mut own, total);
     if let Some(h) = h {
         h.set(own.f32());
     }
 
-    let parts: Vec<Part<'_>> = linears
-        .iter()
-        .zip(outs)
-        .zip(starts)
-        .map(|((linear, out), first_rank)| {
-            assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
-            let products = match linear.weight.mat() {
-                Mat::Weight(w) => Products::new(cpu, precision, w, x.f32()),
-                _ => None,
-            };
-            Part { linear, out: Out::from(&mut **out), products, first_rank }
-        })
-        .collect();
+    let parts = cpu.list(linears.iter().zip(outs).zip(starts(linears)).map(|((linear, out), first_rank)| {
+        assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
+        let products = match linear.weight.mat() {
+            Mat::Weight(w) => Products::new(cpu, precision, w, x.f32()),
+            _ => None,
+        };
+        Part { linear, out: Out::from(&mut **out), products, first_rank }
+    }));
     let (m, h) = (x.rows(), own.f32());
-    let mut tasks: Vec<(&Part<'_>, usize)> =
-        parts.iter().flat_map(|part| (0..part.runs()).map(move |run| (part, run))).collect();
-    cpu.nodes().sort(&mut tasks, |(part, run)| (*run, part.runs()));
+    let mut tasks =
+        cpu.list(parts.iter().enumerate().flat_map(|(p, part)| (0..part.runs()).map(move |run| (p, run))));
+    cpu.nodes().sort(&mut tasks, |(part, run)| (run, parts[part].runs()));
     // A thread reads one part after the other from where it is: the processor foresees that.
     let ranges = tasks.len().min(cpu.threads() * RANGES);
     cpu.run_with(
@@ -78,6 +73,7 @@ pub(super) fn forward(
         || None,
         |row, range| {
             for (part, run) in &tasks[tasks.len() * range / ranges..tasks.len() * (range + 1) / ranges] {
+                let part = &parts[*part];
                 let (n, first) = (part.linear.weight.rows(), run * RUN);
                 let run = (n - first).min(RUN);
                 let mut ys = [[0.0; RUN]; FEW];
@@ -113,14 +109,14 @@ pub(super) fn forward(
 }
 
 /// Fills `H = s X At`, `[M, total]`.
-fn hidden(cpu: &Cpu, x: &Tensor, linears: &[Linear<'_>], starts: &[usize], h: &mut Tensor, total: usize) {
+fn hidden(cpu: &Cpu, x: &Tensor, linears: &[Linear<'_>], h: &mut Tensor, total: usize) {
     if total == 0 {
         return;
     }
     assert_eq!(h.shape(), [x.rows(), total]);
     let h = SharedMut::new(h.f32_mut());
     cpu.run_ranges(total, RANKS, |range| {
-        for (l, start) in linears.iter().zip(starts) {
+        for (l, start) in linears.iter().zip(starts(linears)) {
             let Some(b) = l.branch else { continue };
             for (q, a) in b.a.f32().chunks_exact(x.cols()).enumerate() {
                 let at = start + q;

@@ -96,18 +96,23 @@ pub struct Grads<'a> {
     pub branch_bias: Option<&'a mut Tensor>,
 }
 
-/// The sum of the ranks, and where the columns of each branch begin in `H`.
-fn ranks(linears: &[Linear<'_>]) -> (usize, Vec<usize>) {
-    let mut total = 0;
-    let starts = linears
-        .iter()
-        .map(|l| {
-            let start = total;
-            total += l.branch.map_or(0, |b| b.a.rows());
-            start
-        })
-        .collect();
-    (total, starts)
+/// The rank of a linear's branch, 0 without one.
+fn rank(linear: &Linear<'_>) -> usize {
+    linear.branch.map_or(0, |b| b.a.rows())
+}
+
+/// The sum of the ranks: the columns of `H`.
+fn total_rank(linears: &[Linear<'_>]) -> usize {
+    linears.iter().map(rank).sum()
+}
+
+/// Where the columns of each branch begin in `H`.
+fn starts(linears: &[Linear<'_>]) -> impl Iterator<Item = usize> {
+    linears.iter().scan(0, |next, l| {
+        let start = *next;
+        *next += rank(l);
+        Some(start)
+    })
 }
 
 fn check(x: &Tensor, linears: &[Linear<'_>]) -> Result<()> {
@@ -148,11 +153,11 @@ pub fn forward(
         expect("linear", "y", y, [x.rows(), l.weight.rows()])?;
     }
     // A branch's bias is a part of the linear's.
-    let sums: Vec<Option<Tensor>> = linears.iter().map(|l| whole_bias(dev, l)).collect();
-    let linears: Vec<Linear<'_>> =
-        linears.iter().zip(&sums).map(|(l, sum)| Linear { bias: sum.as_ref().or(l.bias), ..*l }).collect();
+    let sums = dev.list(linears.iter().map(|l| whole_bias(dev, l)));
+    let linears =
+        dev.list(linears.iter().zip(&sums).map(|(l, sum)| Linear { bias: sum.as_ref().or(l.bias), ..*l }));
     let linears = linears.as_slice();
-    let total = ranks(linears).0;
+    let total = total_rank(linears);
     let mut h = (total > 0).then(|| dev.uninit(x.rows(), total, precision.saved()));
     match dev {
         Device::Reference(_) => reference::forward(x, linears, outs, accumulate, h.as_mut()),
@@ -185,7 +190,7 @@ pub fn backward(
     grads: &mut [Grads<'_>],
 ) -> Result<()> {
     check(x, linears)?;
-    let total = ranks(linears).0;
+    let total = total_rank(linears);
     if dys.len() != linears.len() || grads.len() != linears.len() || (total > 0) != h.is_some() {
         let found = format!("{} of dY, {} of grads, H: {}", dys.len(), grads.len(), h.is_some());
         return Err(Error::Unsupported {

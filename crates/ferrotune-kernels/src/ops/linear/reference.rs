@@ -1,6 +1,6 @@
 //! Plain loops in the order of the formulas; sums in f64. `H` is computed again from X in the backward.
 
-use super::{Branch, Grads, Linear, Matrix, ranks};
+use super::{Branch, Grads, Linear, Matrix, starts, total_rank};
 use crate::cpu::Isa;
 use crate::tensor::Tensor;
 
@@ -39,9 +39,9 @@ pub(super) fn forward(
     accumulate: bool,
     mut h_all: Option<&mut Tensor>,
 ) {
-    let (total, starts) = ranks(linears);
+    let total = total_rank(linears);
     let xs = x.to_vec();
-    for ((l, y), start) in linears.iter().zip(outs).zip(starts) {
+    for ((l, y), start) in linears.iter().zip(outs).zip(starts(linears)) {
         let (n, k) = (l.weight.rows(), l.weight.cols());
         let w = weight_values(l.weight);
         let h = l.branch.as_ref().map(|b| hidden(&xs, b));
