@@ -2,7 +2,6 @@
 //! neighbours when they are free again. A training step asks for the same sizes in the same order each time, so it finds
 //! the same places; pages that were touched once stay, and nothing is asked of the system.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -25,6 +24,9 @@ fn rounded(words: usize) -> usize {
 /// Where mappings of a file begin: a multiple of any page.
 const ALIGN: u64 = 64 << 10;
 
+/// Free ranges that an arena has room for from the beginning.
+const RANGES: usize = 1024;
+
 /// Region and first word.
 pub(crate) type Place = (usize, usize);
 
@@ -36,8 +38,10 @@ pub(crate) struct Arena {
     step: usize,
     /// Where mappings lie, if not in memory.
     file: Option<File>,
-    free: BTreeMap<Place, usize>,
-    by_length: BTreeSet<(usize, Place)>,
+    /// Free ranges by place, with their lengths, and by length: sorted, with room for more than there will be, as a tree
+    /// would ask the system for nodes in the middle of a step.
+    free: Vec<(Place, usize)>,
+    by_length: Vec<(usize, Place)>,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,8 @@ struct Region {
 impl Arena {
     /// An arena of mappings of `step` words.
     pub(crate) fn new(step: usize) -> Self {
-        Arena { regions: Vec::new(), step, file: None, free: BTreeMap::new(), by_length: BTreeSet::new() }
+        let (free, by_length) = (Vec::with_capacity(RANGES), Vec::with_capacity(RANGES));
+        Arena { regions: Vec::with_capacity(RANGES), step, file: None, free, by_length }
     }
 
     /// The same in a file that nobody else uses: the system may take its memory away and read it again later.
@@ -98,9 +103,9 @@ impl Arena {
     /// A free range of at least `words` words, its length and its first word.
     pub(crate) fn take(&mut self, words: usize) -> std::io::Result<(Place, usize, *mut f32)> {
         let words = rounded(words);
-        let best = self.by_length.range((words, (0, 0))..).next().copied();
-        let (length, place) = match best {
-            Some(found) => found,
+        let best = self.by_length.partition_point(|free| *free < (words, (0, 0)));
+        let (length, place) = match self.by_length.get(best) {
+            Some(found) => *found,
             None => self.grow(words)?,
         };
         self.remove(place, length);
@@ -116,13 +121,14 @@ impl Arena {
 
     /// Takes a range back.
     pub(crate) fn put(&mut self, (region, mut start): Place, mut words: usize) {
-        if let Some((&next, &length)) = self.free.range((region, start)..).next()
+        let after = self.free.partition_point(|(place, _)| *place < (region, start));
+        if let Some(&(next, length)) = self.free.get(after)
             && next == (region, start + words)
         {
             self.remove(next, length);
             words += length;
         }
-        if let Some((&before, &length)) = self.free.range(..(region, start)).next_back()
+        if let Some(&(before, length)) = after.checked_sub(1).and_then(|i| self.free.get(i))
             && (before.0, before.1 + length) == (region, start)
         {
             self.remove(before, length);
@@ -153,13 +159,26 @@ impl Arena {
     }
 
     fn insert(&mut self, place: Place, length: usize) {
-        self.free.insert(place, length);
-        self.by_length.insert((length, place));
+        insert(&mut self.free, (place, length));
+        insert(&mut self.by_length, (length, place));
     }
 
     fn remove(&mut self, place: Place, length: usize) {
-        self.free.remove(&place);
-        self.by_length.remove(&(length, place));
+        remove(&mut self.free, (place, length));
+        remove(&mut self.by_length, (length, place));
+    }
+}
+
+/// Puts an item into a sorted list.
+fn insert<T: Ord>(list: &mut Vec<T>, item: T) {
+    let at = list.partition_point(|other| *other < item);
+    list.insert(at, item);
+}
+
+/// Takes an item out of a sorted list.
+fn remove<T: Ord>(list: &mut Vec<T>, item: T) {
+    if let Ok(at) = list.binary_search(&item) {
+        list.remove(at);
     }
 }
 

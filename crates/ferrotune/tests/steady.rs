@@ -109,27 +109,31 @@ fn a_steady_step_allocates_nothing() {
     let packings = [Packing::Together, Packing::Shared(1000)];
     let batches = packings.map(|packing| micro_batches(&rows, 1000, packing).remove(0));
     assert!(batches[1].segments.iter().any(|s| s.parent.is_some()));
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models/llama3_rope/model");
-    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
+    let open = |name: &str| Checkpoint::open(&models.join(name).join("model")).unwrap();
+    let (dense, experts) = (open("llama3_rope"), open("qwen3_moe"));
     let nf4 = FourBitOptions { kind: FourBitKind::Nf4, block: 64, double: true };
     for threads in [1, 2] {
         let cpu = Cpu::new(threads, Isa::detect()).unwrap();
         let dev = Device::Cpu(cpu.clone());
-        for (method, storage) in [
-            ("lora", BaseStorage::AsStored),
-            ("qlora", BaseStorage::FourBit(nf4)),
-            ("full", BaseStorage::Trained),
+        for (method, checkpoint, storage) in [
+            ("lora", &dense, BaseStorage::AsStored),
+            ("qlora", &dense, BaseStorage::FourBit(nf4)),
+            ("full", &dense, BaseStorage::Trained),
+            ("lora of experts", &experts, BaseStorage::AsStored),
         ] {
             for (precision, policy) in [Precision::F32, Precision::Bf16].into_iter().flat_map(|precision| {
                 [Activations::Keep, Activations::Lean, Activations::Recompute].map(|p| (precision, p))
             }) {
-                let (mut model, params): (Decoder, Params) = load(&dev, &checkpoint, storage, 256).unwrap();
+                let (mut model, params): (Decoder, Params) = load(&dev, checkpoint, storage, 256).unwrap();
                 model.eight_bit = policy == Activations::Lean;
                 let mut trained = match method {
                     "full" => Trained::Model(params),
                     _ => {
                         let targets = Targets::AllLinear;
-                        let dropout = if policy == Activations::Recompute { 0.1 } else { 0.0 };
+                        // Branches of experts stand without.
+                        let dropped = policy == Activations::Recompute && std::ptr::eq(checkpoint, &dense);
+                        let dropout = if dropped { 0.1 } else { 0.0 };
                         let config =
                             LoraConfig { rank: 4, alpha: 8.0, dropout, targets, ..LoraConfig::default() };
                         Trained::Adapter(Box::new(Adapter::init(&dev, &model, config, 3).unwrap()))
@@ -150,8 +154,10 @@ fn a_steady_step_allocates_nothing() {
                         let (calls, bytes) = allocated(|| (0..2).for_each(|_| one()));
                         let case = format!("{method}, {threads} threads, {precision:?}, {policy:?}");
                         assert_eq!(calls, 0, "{case}: {bytes} bytes");
-                        // With more threads the order in which they ask for their own buffers varies.
-                        assert!(threads > 1 || cpu.pool().used_bytes() == pool, "{case}");
+                        // With more threads the order in which they ask for their own buffers varies, and where tokens
+                        // go may change from step to step.
+                        let same = threads == 1 && std::ptr::eq(checkpoint, &dense);
+                        assert!(!same || cpu.pool().used_bytes() == pool, "{case}");
                     }
                 }
             }

@@ -5,6 +5,7 @@ use crate::cpu::math::dot;
 use crate::cpu::words::{Mat, narrow, widen_row};
 use crate::cpu::{Cpu, GRAIN, SharedMut, per_isa, row_grain};
 use crate::dtype::DType;
+use crate::list::List;
 use crate::tensor::Tensor;
 
 per_isa! {
@@ -79,9 +80,9 @@ pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: 
     });
 }
 
-pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> Vec<f32> {
+pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> List<f32> {
     let (cols, x, y) = (y.cols(), x.f32(), y.f32());
-    let mut out = vec![0.0; rows.len()];
+    let mut out = cpu.list(rows.iter().map(|_| 0.0));
     let shared = SharedMut::new(&mut out);
     cpu.run_ranges(rows.len(), row_grain(cols), |range| {
         for i in range {
