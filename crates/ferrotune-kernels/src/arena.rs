@@ -55,7 +55,7 @@ impl Arena {
     /// An arena of mappings of `step` words.
     pub(crate) fn new(step: usize) -> Self {
         let (free, by_length) = (Vec::with_capacity(RANGES), Vec::with_capacity(RANGES));
-        Arena { regions: Vec::with_capacity(RANGES), step, file: None, free, by_length }
+        Arena { regions: Vec::new(), step, file: None, free, by_length }
     }
 
     /// The same in a file that nobody else uses: the system may take its memory away and read it again later.

@@ -60,7 +60,7 @@ pub fn backward(
     expect("route", "logits", logits, [logits.rows(), routes.rows.len()])?;
     let mut out = dev.zeros(logits.rows(), experts);
     // How many of each expert's rows are done; dL/dp of a row's chosen probabilities.
-    let mut done = dev.list((0..experts).map(|_| 0));
+    let mut done = dev.list(std::iter::repeat_n(0, experts));
     let (mut p, mut chosen) = (dev.list([]), dev.list([]));
     let rows = logits.f32().chunks_exact(experts).zip(out.f32_mut().chunks_exact_mut(experts));
     for (t, (row, out)) in rows.enumerate() {

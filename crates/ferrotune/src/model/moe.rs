@@ -149,7 +149,7 @@ impl Moe {
             let below =
                 pass.linears_backward(&x, hidden.h_up.as_ref(), both, [&dgate, &dup], need_dn, grads)?;
             if let Some(below) = below {
-                let whole = dev.list(rows.iter().map(|_| 1.0));
+                let whole = dev.list(std::iter::repeat_n(1.0, rows.len()));
                 elementwise::add_rows(dev, &below, rows, &whole, &mut dn)?;
             }
         }

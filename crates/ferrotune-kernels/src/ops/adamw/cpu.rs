@@ -108,7 +108,7 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
 
 pub(super) fn sum_of_squares(cpu: &Cpu, tensors: &[&Tensor]) -> f64 {
     let list = cpu.list(pieces(tensors.iter().map(|t| t.len())));
-    let mut sums = cpu.list(list.iter().map(|_| 0.0));
+    let mut sums = cpu.list(std::iter::repeat_n(0.0, list.len()));
     let out = SharedMut::new(&mut sums);
     cpu.run(list.len(), |i| {
         let (t, at) = list[i];

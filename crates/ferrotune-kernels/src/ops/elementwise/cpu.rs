@@ -82,7 +82,7 @@ pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: 
 
 pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> List<f32> {
     let (cols, x, y) = (y.cols(), x.f32(), y.f32());
-    let mut out = cpu.list(rows.iter().map(|_| 0.0));
+    let mut out = cpu.list(std::iter::repeat_n(0.0, rows.len()));
     let shared = SharedMut::new(&mut out);
     cpu.run_ranges(rows.len(), row_grain(cols), |range| {
         for i in range {

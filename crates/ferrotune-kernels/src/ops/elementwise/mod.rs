@@ -117,7 +117,7 @@ pub fn row_products(dev: &Device, x: &Tensor, rows: &[u32], y: &Tensor) -> Resul
 pub fn add_columns(dev: &Device, sums: &mut Tensor, x: &Tensor) -> Result<()> {
     expect("add_columns", "sums", sums, [1, x.cols()])?;
     // One pass over memory on either device.
-    let mut row = dev.list((0..x.cols()).map(|_| 0.0));
+    let mut row = dev.list(std::iter::repeat_n(0.0, x.cols()));
     for t in 0..x.rows() {
         Mat::from(x).read(Isa::Portable, t, 0, &mut row);
         sums.f32_mut().iter_mut().zip(&row).for_each(|(o, v)| *o += v);

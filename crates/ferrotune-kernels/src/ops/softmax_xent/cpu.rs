@@ -100,7 +100,7 @@ fn exponentials(isa: Isa, row: &mut [f32], target: usize, how: Logits, slopes: b
 
 pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Logits) -> List<f32> {
     let (v, isa) = (outputs.cols(), cpu.isa());
-    let mut losses = cpu.list(targets.iter().map(|_| 0.0));
+    let mut losses = cpu.list(std::iter::repeat_n(0.0, targets.len()));
     let (rows, out) = (SharedMut::new(outputs.f32_mut()), SharedMut::new(&mut losses));
     cpu.run(targets.len(), |t| {
         // SAFETY: every row belongs to one task.
@@ -124,7 +124,7 @@ pub(super) fn forward_backward(
     narrow: bool,
 ) -> List<f32> {
     let (v, isa) = (outputs.cols(), cpu.isa());
-    let mut losses = cpu.list(targets.iter().map(|_| 0.0));
+    let mut losses = cpu.list(std::iter::repeat_n(0.0, targets.len()));
     let (halves, out) = (SharedMut::new(outputs.halves_mut()), SharedMut::new(&mut losses));
     let one = |t: usize| {
         // SAFETY: the outputs of every row belong to one task.
