@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     ferrotune::checkpoint::mmap::explain_bus_errors();
     let args = args::Args::parse();
     let report = report::Report::new(args.json);
-    match commands::run(&args, &report) {
+    match commands::run(&args, &report).and_then(|code| report.check_output().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
             report.error(&error);

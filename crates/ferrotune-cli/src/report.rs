@@ -1,9 +1,11 @@
 //! What the user sees; the only place that prints. Data goes to stdout, everything else to stderr.
-
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+//!
+//! A run of hours must not end because nobody reads its lines any more: what cannot be written to stderr is dropped, and
+//! what cannot be written to stdout is an error at the end of the command, unless its reader has gone.
 
 use std::cell::{Cell, RefCell};
-use std::io::{IsTerminal, Write};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use ferrotune::Error;
@@ -29,6 +31,14 @@ pub struct Report {
     log_every: Cell<usize>,
     /// File and tenth of the newest download event.
     tenth: RefCell<Option<(String, Option<u64>)>>,
+    /// Why data could not be written to stdout.
+    lost: RefCell<Option<io::Error>>,
+}
+
+/// Writes a line to stderr, if it can be written.
+fn line_to_stderr(text: impl Display) {
+    // One write, so that lines of several processes stay whole.
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 impl Report {
@@ -40,6 +50,23 @@ impl Report {
             plan: Cell::new(0),
             log_every: Cell::new(1),
             tenth: RefCell::new(None),
+            lost: RefCell::new(None),
+        }
+    }
+
+    /// Writes data to stdout and remembers if that was not possible.
+    fn to_stdout(&self, text: impl Display) {
+        let mut out = io::stdout();
+        if let Err(e) = write!(out, "{text}").and_then(|()| out.flush()) {
+            self.lost.borrow_mut().get_or_insert(e);
+        }
+    }
+
+    /// Fails if data was lost on its way to stdout. A reader that has gone (`| head -1`) had what it wanted.
+    pub fn check_output(&self) -> ferrotune::Result<()> {
+        match self.lost.take() {
+            Some(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("standard output", e)),
+            _ => Ok(()),
         }
     }
 
@@ -51,11 +78,11 @@ impl Report {
     /// A line for a person.
     pub fn say(&self, text: impl AsRef<str>) {
         if self.json {
-            eprintln!("{}", serde_json::json!({"event": "message", "text": text.as_ref()}));
+            line_to_stderr(serde_json::json!({"event": "message", "text": text.as_ref()}));
         } else if let Some(bar) = self.bar.borrow().as_ref() {
-            bar.suspend(|| eprintln!("{}", text.as_ref()));
+            bar.suspend(|| line_to_stderr(text.as_ref()));
         } else {
-            eprintln!("{}", text.as_ref());
+            line_to_stderr(text.as_ref());
         }
     }
 
@@ -63,27 +90,26 @@ impl Report {
     pub fn done(&self, result: &Value) {
         self.end_bar();
         if self.json {
-            println!("{result}");
+            self.to_stdout(format_args!("{result}\n"));
         }
     }
 
     /// Text that is the command's result.
     pub fn output(&self, text: &str) {
-        println!("{text}");
+        self.to_stdout(format_args!("{text}\n"));
     }
 
     /// A piece of an answer as it comes; a program gets the whole at the end.
     pub fn stream(&self, piece: &str) {
         if !self.json {
-            print!("{piece}");
-            let _ = std::io::stdout().flush();
+            self.to_stdout(piece);
         }
     }
 
     /// The sign that a line of the user is awaited.
     pub fn prompt(&self) {
         if !self.json && std::io::stdin().is_terminal() {
-            eprint!("> ");
+            let _ = write!(io::stderr(), "> ");
         }
     }
 
@@ -96,15 +122,14 @@ impl Report {
     pub fn error(&self, error: &Error) {
         self.end_bar();
         if self.json {
-            eprintln!(
-                "{}",
-                serde_json::json!({"event": "error", "error": error.to_string(), "hint": error.hint()})
-            );
+            let event =
+                serde_json::json!({"event": "error", "error": error.to_string(), "hint": error.hint()});
+            line_to_stderr(event);
             return;
         }
-        eprintln!("error: {error}");
+        line_to_stderr(format_args!("error: {error}"));
         if let Some(hint) = error.hint() {
-            eprintln!("hint: {hint}");
+            line_to_stderr(format_args!("hint: {hint}"));
         }
     }
 
@@ -119,8 +144,8 @@ impl Report {
     pub fn event(&self, event: &Event) {
         if self.json {
             match serde_json::to_string(event) {
-                Ok(line) => eprintln!("{line}"),
-                Err(e) => eprintln!("{e}"),
+                Ok(line) => line_to_stderr(line),
+                Err(e) => line_to_stderr(e),
             }
             return;
         }
@@ -198,7 +223,7 @@ impl Report {
         bar.set_message(text.clone());
         // Without a terminal there is no bar; a line now and then says that it goes on.
         if bar.is_hidden() && (r.step == 1 || r.step.is_multiple_of(self.log_every.get())) {
-            eprintln!("  step {}: {text}", r.step);
+            line_to_stderr(format_args!("  step {}: {text}", r.step));
         }
     }
 
@@ -211,7 +236,7 @@ impl Report {
                 self.end_bar();
                 if self.json {
                     let event = serde_json::json!({"event": "downloaded", "file": file, "bytes": bytes});
-                    eprintln!("{event}");
+                    line_to_stderr(event);
                 } else if bytes >= NOTEWORTHY {
                     self.say(format!("  {file} {}", human(bytes)));
                 }
@@ -230,9 +255,13 @@ impl Report {
             if self.json {
                 let event =
                     serde_json::json!({"event": "download", "file": file, "done": done, "total": total});
-                eprintln!("{event}");
+                line_to_stderr(event);
             } else if done > 0 && total.is_some_and(|total| total > LARGE && done < total) {
-                eprintln!("  {file} {} of {}", human(done), human(total.unwrap_or_default()));
+                line_to_stderr(format_args!(
+                    "  {file} {} of {}",
+                    human(done),
+                    human(total.unwrap_or_default())
+                ));
             }
             return;
         }

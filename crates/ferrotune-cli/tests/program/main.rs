@@ -13,5 +13,6 @@ mod prefixes;
 mod quantize;
 mod quickstart;
 mod resume;
+mod streams;
 mod train;
 mod variants;
