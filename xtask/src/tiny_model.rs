@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::model_folder;
-use ferrotune::checkpoint::run_folder::RunFolder;
+use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
 use ferrotune::checkpoint::safetensors::{OutTensor, write};
 use ferrotune::checkpoint::write_atomic;
 use ferrotune::run_config::RunConfig;
@@ -198,7 +198,8 @@ fn random_weights(folder: &Path) -> Outcome<()> {
         .collect();
     let tensors: Vec<(String, OutTensor<'_>)> =
         values.iter().map(|(n, shape, v)| (n.clone(), OutTensor::f32(shape, v))).collect();
-    Ok(write(&folder.join("model.safetensors"), &tensors)?)
+    write(&folder.join("model.safetensors"), &tensors)?;
+    Ok(())
 }
 
 #[allow(clippy::print_stdout)]
@@ -228,7 +229,7 @@ fn train(start: &Path, work: &Path, out: &Path) -> Outcome<()> {
     };
     let prepared = base.prepare(&config)?;
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut on_event)?;
-    let folder = RunFolder::create(&run, false)?;
+    let folder = RunFolder::create(&run, Begin::New)?;
     let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut on_event)?;
     println!("loss {:.4} after {} steps", outcome.loss, outcome.steps);
     model_folder::write(out, &base, &trainer.model, trainer.trainable.params(), None, DType::Bf16)?;

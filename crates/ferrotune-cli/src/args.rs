@@ -290,6 +290,12 @@ pub struct TrainArgs {
     /// Go on from the newest checkpoint of the output folder, or start if there is none.
     #[arg(long)]
     pub resume: bool,
+    /// With --resume: go on although settings, data or base differ from those of the checkpoint; the receipt says so.
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
+    /// Begin anew in a folder that holds a run; its checkpoints and metrics are kept in its folder previous-1.
+    #[arg(long, conflicts_with = "resume")]
+    pub restart: bool,
 }
 
 /// `ferrotune plan RUN.yaml|MODEL [--memory 8GiB]`

@@ -29,6 +29,8 @@ pub struct BaseModel {
     pub name: String,
     /// Where quantized forms of it are kept; nowhere if absent.
     pub cache: Option<BaseCache>,
+    /// The time that its template prints if it asks for one.
+    clock: Clock,
 }
 
 impl BaseModel {
@@ -45,8 +47,20 @@ impl BaseModel {
             add_bos: checkpoint.add_bos()?,
         };
         let tokenizer = Tokenizer::new(&checkpoint.tokenizer_json()?, settings, &path.display().to_string())?;
-        let template = tokenizer.chat_template(Clock::now())?;
-        Ok(BaseModel { checkpoint, tokenizer, template, name: name.to_string(), cache: None })
+        let clock = Clock::now();
+        let template = tokenizer.chat_template(clock)?;
+        Ok(BaseModel { checkpoint, tokenizer, template, name: name.to_string(), cache: None, clock })
+    }
+
+    /// The time that the template prints if it asks for one: that of opening, unless it was set.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Sets that time. A resumed run has that of its beginning, so its rows do not change at midnight.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+        self.template = self.template.take().map(|template| template.with_clock(clock));
     }
 
     /// Loads the network in a form for sequences of up to `positions` tokens, quantized matrices through the cache.

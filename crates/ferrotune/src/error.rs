@@ -128,6 +128,17 @@ impl Error {
         Error::Train { problem: problem.into(), hint: None }
     }
 
+    /// The same error with the step of a run in which it arose.
+    #[must_use]
+    pub fn in_step(self, step: usize) -> Self {
+        match self {
+            Error::Train { problem, hint } => {
+                Error::Train { problem: format!("step {step}: {problem}"), hint }
+            }
+            other => other,
+        }
+    }
+
     /// The same error with a hint.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::run_folder::RunFolder;
+use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Trainer, setup};
 
@@ -35,13 +35,15 @@ fn a_lowered_limit_ends_the_run_with_a_checkpoint_that_is_gone_on_from() {
     let dev = setup::device(Some(2), None).unwrap();
     let run = |name: &str, resume: bool, limit: fn() -> Option<u64>| {
         let config = config(dir.path(), name, &model);
-        let folder = RunFolder::at(&dir.path().join(name), resume).unwrap();
+        let begin = if resume { Begin::Resume } else { Begin::New };
+        let mut folder = RunFolder::at(&dir.path().join(name), begin).unwrap();
         let prepared = base.prepare(&config).unwrap();
         let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |_| {}).unwrap();
         trainer.limit = limit;
         folder.make().unwrap();
         if resume {
-            trainer.resume(&folder, &mut |_| {}).unwrap();
+            let point = folder.resume_point().unwrap();
+            trainer.resume(&folder, point, false, &mut |_| {}).unwrap();
         }
         let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut |_| {});
         let values: Vec<Vec<u32>> = trainer

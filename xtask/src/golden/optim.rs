@@ -89,7 +89,8 @@ fn check_schedules(case: &Case, report: &mut Report) -> Result<(), Failure> {
         let count = |key: &str| s[key].as_u64().unwrap_or(0) as usize;
         let warmup = if s["scheduler"] == "constant" { 0 } else { count("num_warmup_steps") };
         let lr = s["lr"].as_f64().unwrap_or(0.0);
-        let schedule = Schedule { lr, shape, warmup, total: count("num_training_steps"), min_ratio };
+        let schedule =
+            Schedule { lr, shape, warmup, from_zero: true, total: count("num_training_steps"), min_ratio };
         let rates = s["lrs"].as_array().ok_or_else(|| Failure("no lrs".into()))?;
         // Beyond the last step only the shape's end is defined; training never asks for it.
         for (i, want) in rates.iter().take(schedule.total).enumerate() {

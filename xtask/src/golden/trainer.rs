@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::adapter::AdapterFile;
-use ferrotune::checkpoint::run_folder::RunFolder;
+use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
 use ferrotune::checkpoint::safetensors::SafeFile;
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::trainer::Trainer;
@@ -72,6 +72,7 @@ fn run(case: &Case, normalization: &str) -> Result<(Steps, AdapterFile), Failure
         format!("train.lr={}", number("learning_rate")?),
         format!("train.weight_decay={}", number("weight_decay")?),
         format!("train.warmup={}", number("warmup_steps")?),
+        "train.warmup_from_zero=true".into(),
         format!("train.max_grad_norm={}", number("max_grad_norm")?),
         "train.schedule=linear".into(),
         "train.precision=f32".into(),
@@ -81,13 +82,13 @@ fn run(case: &Case, normalization: &str) -> Result<(Steps, AdapterFile), Failure
     let dev = setup::device(Some(2), None)?;
     let prepared = base.prepare(&config)?;
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |_| {})?;
-    let folder = RunFolder::create(&scratch.0.join("run"), false)?;
+    let folder = RunFolder::create(&scratch.0.join("run"), Begin::New)?;
     let mut steps = Vec::new();
     trainer.run(&folder, &AtomicBool::new(false), &mut |event| {
         if let Event::Step(r) = event {
             steps.push([r.loss, r.grad_norm, r.lr]);
         }
     })?;
-    let newest = folder.newest_checkpoint(|_| true).ok_or_else(|| Failure("no checkpoint".into()))?.1;
+    let newest = folder.resume_point()?.ok_or_else(|| Failure("no checkpoint".into()))?.path;
     Ok((steps, AdapterFile::read(&newest)?))
 }

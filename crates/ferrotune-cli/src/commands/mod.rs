@@ -70,8 +70,10 @@ fn open_cached(args: &Args, name: &str, run: Option<&RunConfig>, report: &Report
     Ok(base)
 }
 
-/// Lets quantized forms of the base be kept in the program's cache, unless the options say otherwise.
+/// Lets hashes and quantized forms of the base be kept in the program's cache, the latter unless the options say
+/// otherwise.
 fn keep_quantized(base: &mut BaseModel, options: &ModelOptions) {
+    base.checkpoint.keep_hashes(&Environment::cache_folder());
     base.cache = options.cache.then(|| BaseCache::new(&cache::folder(), options.cache_limit));
 }
 

@@ -125,7 +125,9 @@ pub fn adapter(
     let receipt = std::fs::read(folder.join("receipt.json")).unwrap_or_default();
     let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap_or_default();
     let trained = receipt["base"]["fingerprint"].as_str();
-    if trained.is_some_and(|trained| trained != base.checkpoint.fingerprint()) {
+    if let Some(trained) = trained
+        && trained != base.checkpoint.fingerprint()?
+    {
         let text = format!(
             "the adapter in {} was trained beside {}, whose weights are not those of {}",
             folder.display(),

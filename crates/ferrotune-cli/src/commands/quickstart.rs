@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::run_folder::RunFolder;
+use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
 use ferrotune::data::dataset::Dataset;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::memory::{human, resident};
@@ -40,7 +40,7 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     report.say(format!("model: {name} ({source})"));
     let (train_facts, questions) = facts(a)?;
     let dir = output(a);
-    let folder = RunFolder::at(&dir, false)?;
+    let mut folder = RunFolder::at(&dir, Begin::New)?;
     let config = config(a, &dir, &name, &base)?;
     super::keep_quantized(&mut base, &config.model);
     let stop = train::interrupt_flag()?;

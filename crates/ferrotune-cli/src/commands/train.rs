@@ -4,11 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::outputs;
-use ferrotune::checkpoint::run_folder::RunFolder;
-use ferrotune::run_config::RunConfig;
+use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
+use ferrotune::data::chat_template::Clock;
+use ferrotune::memory::human;
+use ferrotune::run_config::{EvalSource, MethodKind, RunConfig};
+use ferrotune::train::record::Summary;
 use ferrotune::train::{Outcome, Trainer, setup};
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
@@ -19,19 +23,26 @@ use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
+    let start = Instant::now();
     let config = RunConfig::load(&a.run, &a.overrides.list())?;
     let dev = device(args, config.train.threads)?;
-    let base = open_cached(args, &config.model.base, Some(&config), report)?;
-    let outcome = train(&config, &base, &dev, a.resume, report)?;
+    let mut base = open_cached(args, &config.model.base, Some(&config), report)?;
+    let (outcome, summary) = train(&config, &mut base, &dev, a, report)?;
+    if outcome.steps > 0 && !outcome.interrupted && !report.json() {
+        report.say(conclusion(&config, &outcome, &summary, start.elapsed().as_secs_f64()));
+    }
     report.done(&json!({
         "output": config.output.dir,
         "steps": outcome.steps,
+        "first_loss": outcome.first_loss,
         "loss": outcome.loss,
         "eval_loss": outcome.eval_loss,
         "tokens": outcome.tokens,
         "seconds": outcome.seconds,
         "tokens_per_second": outcome.tokens as f64 / outcome.seconds.max(1e-9),
         "peak_rss_bytes": ferrotune::memory::resident().peak,
+        "planned_bytes": summary.plan.total(),
+        "result_bytes": result_bytes(Path::new(&config.output.dir)),
         "interrupted": outcome.interrupted,
     }));
     Ok(if outcome.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
@@ -40,14 +51,24 @@ pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
 /// Trains and writes the whole run folder.
 fn train(
     config: &RunConfig,
-    base: &BaseModel,
+    base: &mut BaseModel,
     dev: &Device,
-    resume: bool,
+    a: &TrainArgs,
     report: &Report,
-) -> Result<Outcome> {
+) -> Result<(Outcome, Summary)> {
     let stop = interrupt_flag()?;
-    // Before any work: an existing run is not touched.
-    let folder = RunFolder::at(Path::new(&config.output.dir), resume)?;
+    let begin = match (a.resume, a.restart) {
+        (true, _) => Begin::Resume,
+        (_, true) => Begin::Restart,
+        _ => Begin::New,
+    };
+    // Before any work: a folder that this run must not touch is refused.
+    let mut folder = RunFolder::at(Path::new(&config.output.dir), begin)?;
+    folder.refuse_base(base.checkpoint.path())?;
+    let point = if a.resume { folder.resume_point()? } else { None };
+    if let Some(point) = &point {
+        base.set_clock(Clock { unix_seconds: point.state.clock });
+    }
     let prepared = base.prepare(config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
@@ -55,10 +76,11 @@ fn train(
     let mut on_event = |event: &_| report.event(event);
     let mut trainer = Trainer::new(config, base, dev, prepared, &mut on_event)?;
     folder.make()?;
-    if resume {
-        trainer.resume(&folder, &mut on_event)?;
+    if a.resume {
+        trainer.resume(&folder, point, a.accept_changes, &mut on_event)?;
     }
-    finish(config, base, &mut trainer, &folder, &stop, report)
+    let outcome = finish(config, base, &mut trainer, &folder, &stop, report)?;
+    Ok((outcome, trainer.summary().clone()))
 }
 
 /// Runs a trainer to its end and writes the results.
@@ -86,9 +108,57 @@ pub fn finish(
         &trainer.trainable,
         results,
         trainer.fingerprints(),
+        trainer.changes(),
     )?;
     report.say(format!("results in {}", folder.path().display()));
     Ok(outcome)
+}
+
+/// What came out of a run, and what to do with it.
+fn conclusion(config: &RunConfig, outcome: &Outcome, summary: &Summary, seconds: f64) -> String {
+    let dir = &config.output.dir;
+    let speed = outcome.tokens as f64 / outcome.seconds.max(1e-9);
+    let (peak, plan) = (ferrotune::memory::resident().peak, summary.plan.total() as u64);
+    let full = config.method.kind == MethodKind::Full;
+    let mut lines = vec![
+        format!("  {} steps in {}, {speed:.0} tokens/s", outcome.steps, duration(seconds)),
+        format!(
+            "  loss           {:.4} in the first step, {:.4} in the last",
+            outcome.first_loss, outcome.loss
+        ),
+    ];
+    lines.extend(outcome.eval_loss.map(|loss| format!("  held-out loss  {loss:.4}")));
+    lines.push(format!("  peak memory    {} of {} planned", human(peak), human(plan)));
+    let what = if full { "model  " } else { "adapter" };
+    lines.push(format!("  {what}        {}", human(result_bytes(Path::new(dir)))));
+    let data = match &config.data.eval {
+        EvalSource::Files(files) => files.join(" "),
+        _ => config.data.train.join(" "),
+    };
+    lines.push("go on with".into());
+    lines.push(format!("  ferrotune chat {dir}"));
+    lines.push(format!("  ferrotune eval {dir} --data {data}"));
+    if !full {
+        lines.push(format!("  ferrotune merge {dir} --output {dir}-merged"));
+    }
+    lines.join("\n")
+}
+
+/// Bytes of the adapter, or of the model that was trained whole.
+fn result_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).map(|e| e.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let weights = entries.into_iter().filter(|e| e.path().extension().is_some_and(|x| x == "safetensors"));
+    weights.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
+}
+
+/// `45 s`, `12 min 3 s`, `3 h 20 min`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, _) => format!("{seconds:.1} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
 }
 
 /// Set by the first Ctrl-C; a second one ends the program at once.

@@ -13,6 +13,8 @@ mod prefixes;
 mod quantize;
 mod quickstart;
 mod resume;
+mod run_folder;
+mod settings;
 mod streams;
 mod train;
 mod variants;

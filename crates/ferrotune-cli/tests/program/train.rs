@@ -231,8 +231,8 @@ fn every_step_drops_other_inputs() {
     let place = Place::with_run("lora");
     let first = ["--set", "method.dropout=0.5", "--set", "output.dir=first"];
     place.run(&[&["train", "run.yaml"], &first[..]].concat()).ok();
-    // The same rows in the same order, and nothing is learned: only dropout differs.
-    let still = ["train.init_adapter=first", "train.lr=0", "train.batch_rows=24", "data.shuffle=false"];
+    // The same rows in the same order, and next to nothing is learned: only dropout differs.
+    let still = ["train.init_adapter=first", "train.lr=1e-10", "train.batch_rows=24", "data.shuffle=false"];
     let mut args = vec!["train", "run.yaml"];
     args.extend(still.iter().flat_map(|o| ["--set", o]));
     place.run(&args).ok();

@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,8 +38,8 @@ pub(crate) fn with_temporary(path: &Path, write: impl FnOnce(&Path) -> Result<()
     Ok(())
 }
 
-/// Lets `write` fill a hidden folder beside `path`, then renames it to `path`, in place of what is there: the folder
-/// appears whole or not at all.
+/// Lets `write` fill a hidden folder beside `path`, then renames it to `path`: the folder appears whole or not at all.
+/// What is there already is never removed, unless it is an empty folder.
 pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let hidden = hidden(path, ".tmp")?;
     let _ = fs::remove_dir_all(&hidden);
@@ -49,10 +49,17 @@ pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
         let _ = fs::remove_dir_all(&hidden);
         return Err(e);
     }
-    if path.exists() {
-        fs::remove_dir_all(path).map_err(|e| Error::io(path, e))?;
+    // The names in it are to last as long as its own.
+    sync_folder(&hidden.join("x"));
+    // Some systems rename onto an empty folder, others do not.
+    let placed = match fs::remove_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => fs::rename(&hidden, path),
+    };
+    if let Err(e) = placed {
+        let _ = fs::remove_dir_all(&hidden);
+        return Err(Error::io(path, e));
     }
-    fs::rename(&hidden, path).map_err(|e| Error::io(path, e))?;
     sync_folder(path);
     Ok(())
 }

@@ -7,9 +7,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::atomic::sync_folder;
+use super::hash::Digest;
 use super::net::{Client, OnProgress, Progress, Reply, Request, busy, network, public};
 use crate::{Error, Result};
 
@@ -252,35 +251,13 @@ fn check(wanted: &Wanted, file: &mut File, partial: &Path) -> Result<()> {
         }
     }
     let Some(expected) = wanted.sha256 else { return Ok(()) };
-    let found = sha256(file, partial)?;
+    let found = Digest::of_file(partial)?.sha256;
     if !found.eq_ignore_ascii_case(expected) {
         let problem = format!("the content has SHA-256 {found}, expected is {expected}; it was not kept");
         return Err(network(wanted.url, problem)
             .with_hint("the server or something on the way changed the file; try another source"));
     }
     Ok(())
-}
-
-/// SHA-256 of a whole file in hexadecimal digits.
-pub(super) fn sha256(file: &mut File, path: &Path) -> Result<String> {
-    let io = |e| Error::io(path, e);
-    file.seek(SeekFrom::Start(0)).map_err(io)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => hash.update(&buffer[..n]),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(io(e)),
-        }
-    }
-    Ok(hex(&hash.finalize()))
-}
-
-/// Hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn length(file: &File, path: &Path) -> Result<u64> {

@@ -13,7 +13,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::atomic::{temporary_name, with_temporary, write_atomic};
-use super::download::{Wanted, download, hex, partial_of, status_error};
+use super::download::{Wanted, download, partial_of, status_error};
+use super::hash::hex;
 use super::net::{
     Client, NetSettings, OnProgress, Progress, Reply, Request, network, public, split_credentials,
 };

@@ -21,10 +21,13 @@ pub mod base_cache;
 pub mod bnb4;
 mod bnb8;
 mod download;
+mod fingerprint;
 mod folder;
 mod gguf;
+pub mod hash;
 pub mod hub;
 pub mod index;
+pub mod manifest;
 pub mod mlx;
 pub mod mmap;
 pub mod model_folder;
@@ -40,8 +43,12 @@ pub mod wheel;
 
 pub use atomic::write_atomic;
 
+pub use fingerprint::Change;
+
+use fingerprint::Files;
 use folder::Folder;
 use gguf::GgufModel;
+use hash::hex;
 use safetensors::SafeFile;
 use shapes::Shapes;
 
@@ -50,6 +57,7 @@ pub struct Checkpoint {
     path: PathBuf,
     config: ModelConfig,
     source: Source,
+    files: Files,
     fingerprint: OnceLock<String>,
 }
 
@@ -57,6 +65,19 @@ enum Source {
     Folder(Folder),
     Gguf(GgufModel),
     Shapes(Shapes),
+}
+
+impl Source {
+    /// The files that hold the weights, in the order of their names.
+    fn weight_files<'s>(&'s self, path: &'s Path) -> Vec<&'s Path> {
+        let mut files: Vec<&Path> = match self {
+            Source::Folder(folder) => folder.shards.files().iter().map(SafeFile::path).collect(),
+            Source::Gguf(_) => vec![path],
+            Source::Shapes(_) => Vec::new(),
+        };
+        files.sort_by_key(|path| path.file_name());
+        files
+    }
 }
 
 /// What `generation_config.json` suggests; everything is optional.
@@ -89,36 +110,26 @@ impl Checkpoint {
         if !about.is_dir() {
             if GgufModel::is(path) {
                 let (model, config) = GgufModel::open(path)?;
-                return Ok(Self::of(path, config, Source::Gguf(model)));
+                return Self::of(path, config, Source::Gguf(model));
             }
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
         let config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
         let source = Source::Folder(Folder::open(path)?);
-        Ok(Self::of(path, config, source))
+        Self::of(path, config, source)
     }
 
     /// A model of which only the configuration is known: matrices have sizes and no content. For plans.
     pub fn of_config(config: ModelConfig) -> Result<Self> {
         let path = config.path.clone();
         let shapes = Shapes::of(&config, &path)?;
-        Ok(Self::of(&path, config, Source::Shapes(shapes)))
+        Self::of(&path, config, Source::Shapes(shapes))
     }
 
-    fn of(path: &Path, config: ModelConfig, source: Source) -> Self {
-        Checkpoint { path: path.to_path_buf(), config, source, fingerprint: OnceLock::new() }
-    }
-
-    /// The files that hold the weights, in the order of their names.
-    pub fn weight_files(&self) -> Vec<&Path> {
-        let mut files: Vec<&Path> = match &self.source {
-            Source::Folder(folder) => folder.shards.files().iter().map(SafeFile::path).collect(),
-            Source::Gguf(_) => vec![&self.path],
-            Source::Shapes(_) => Vec::new(),
-        };
-        files.sort_by_key(|path| path.file_name());
-        files
+    fn of(path: &Path, config: ModelConfig, source: Source) -> Result<Self> {
+        let files = Files::open(&source.weight_files(path))?;
+        Ok(Checkpoint { path: path.to_path_buf(), config, source, files, fingerprint: OnceLock::new() })
     }
 
     /// Where the model was opened.
@@ -257,48 +268,35 @@ impl Checkpoint {
         self.names().into_iter().filter(|name| !consumed.contains(name) && !derived(name)).collect()
     }
 
-    /// A hash of the model's content, for receipts and caches; 64 hexadecimal digits.
+    /// A hash of the model's content, for receipts, resumed runs and caches; 64 hexadecimal digits.
     ///
-    /// Hashing hundreds of gigabytes would take minutes, so this is SHA-256 over the configuration and, for each
-    /// weight file in the order of names, its length, its whole header, and its data: all of it up to 1 MiB, else
-    /// 256 blocks of 4 KiB at even distances, first and last included. Other weights of the same shapes give another
-    /// value in practice, but a change of a few bytes may go unseen: it identifies a model, it does not authenticate it.
-    ///
-    /// It is computed once for an opened checkpoint.
-    pub fn fingerprint(&self) -> String {
-        self.fingerprint.get_or_init(|| self.hash()).clone()
-    }
-
-    fn hash(&self) -> String {
-        let mut hash = Sha256::new();
-        match &self.source {
-            Source::Folder(folder) => {
-                hash.update(self.config.raw.to_string());
-                let mut files: Vec<_> = folder.shards.files().iter().collect();
-                files.sort_by_key(|file| file.path().file_name().map(|n| n.to_os_string()));
-                for file in files {
-                    file.hash(&mut hash, BLOCKS, 0);
-                }
-            }
-            Source::Gguf(model) => {
-                model.hash(&mut hash, BLOCKS);
-            }
-            Source::Shapes(_) => hash.update(self.config.raw.to_string()),
+    /// It is SHA-256 over the configuration and SHA-256 of every weight file, in the order of their names. Each file is
+    /// read whole once; see [`Checkpoint::keep_hashes`]. It is computed once for an opened checkpoint.
+    pub fn fingerprint(&self) -> Result<String> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known.clone());
         }
-        hex(&hash.finalize())
+        let mut hash = Sha256::new();
+        // The configuration of a GGUF file is a part of it.
+        if !matches!(self.source, Source::Gguf(_)) {
+            hash.update(self.config.raw.to_string());
+        }
+        self.files.hashes()?.iter().for_each(|sha256| hash.update(sha256));
+        Ok(self.fingerprint.get_or_init(|| hex(&hash.finalize())).clone())
+    }
+
+    /// Keeps hashes of long weight files in `folder`, so that the next start does not read them again to hash them.
+    pub fn keep_hashes(&mut self, folder: &Path) {
+        self.files.keep_in(folder);
+    }
+
+    /// Whether a weight file has another content than when the checkpoint was opened.
+    pub fn changed(&self) -> Option<Change> {
+        self.files.changed()
     }
 }
 
-/// Blocks of a file that a fingerprint covers.
-const BLOCKS: usize = 256;
-
-/// Hexadecimal digits of a hash.
-fn hex(hash: &[u8]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Adds a file to a hash: lengths, header, and the data, of which only `count` blocks if they are less; see
-/// [`Checkpoint::fingerprint`].
+/// Adds a file to a hash: lengths, header, and the data, of which only `count` blocks if they are less.
 fn hash_blocks(hash: &mut Sha256, header: &[u8], data: &[u8], count: usize) {
     const BLOCK: usize = 4096;
     hash.update((header.len() as u64).to_le_bytes());

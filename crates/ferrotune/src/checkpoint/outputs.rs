@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::model_folder;
 use super::run_folder::RunFolder;
+use super::train_state::Changed;
 use crate::Result;
 use crate::base::BaseModel;
 use crate::lora::{Init, peft};
@@ -26,6 +27,7 @@ pub fn write(
     trainable: &Trainable,
     (summary, outcome): (&Summary, &Outcome),
     (data_hash, base_hash): (&str, &str),
+    changes: &[Changed],
 ) -> Result<()> {
     match trainable {
         Trainable::Adapter(adapter) => {
@@ -56,6 +58,7 @@ pub fn write(
         "loss": outcome.loss,
         "eval_loss": outcome.eval_loss,
         "interrupted": outcome.interrupted,
+        "changed_on_resume": changes,
         "peak_rss_bytes": crate::memory::resident().peak,
         "planned_bytes": summary.plan.total(),
     });

@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
-use ::safetensors::tensor::View;
 use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::quantize;
 use ferrotune_kernels::quant::{Bytes, Storage, Weight};
@@ -126,16 +125,16 @@ impl Source<'_> {
     fn linear<'s>(&'s self, name: &str, rows: usize, cols: usize) -> Result<Vec<(String, OutTensor<'s>)>> {
         let weight = self.quantized(name, rows, cols)?;
         let out = parts(name, &weight, self.dtype).into_iter().enumerate().map(|(i, (part, tensor))| {
-            let (dtype, shape) = ((&tensor).dtype(), (&tensor).shape().to_vec());
+            let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
             if tensor.nbytes() <= SMALL {
-                let bytes = (&tensor).data().into_owned();
+                let bytes = tensor.content().into_owned();
                 return (part, OutTensor::lazy(dtype, &shape, move || bytes.clone()));
             }
             let name = name.to_string();
             let again = move || {
                 let weight = self.quantized(&name, rows, cols).expect("it was quantized before");
                 let part = parts(&name, &weight, self.dtype).into_iter().nth(i);
-                part.map(|(_, tensor)| (&tensor).data().into_owned()).unwrap_or_default()
+                part.map(|(_, tensor)| tensor.content().into_owned()).unwrap_or_default()
             };
             (part, OutTensor::lazy(dtype, &shape, again))
         });

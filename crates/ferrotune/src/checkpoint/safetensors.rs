@@ -5,9 +5,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::{SafeTensorError, SafeTensors, View};
+use ::safetensors::tensor::{Metadata, SafeTensorError, SafeTensors, TensorInfo};
 use ferrotune_kernels::quant::Bytes;
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
@@ -15,6 +17,7 @@ use sha2::Sha256;
 pub use ::safetensors::Dtype;
 
 use super::atomic::{with_temporary, write_atomic};
+use super::hash::{Digest, Hashing};
 use super::hash_blocks;
 use super::mmap::MappedFile;
 use crate::{Error, Result};
@@ -313,42 +316,62 @@ impl<'a> OutTensor<'a> {
     pub fn nbytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
-}
 
-impl View for &OutTensor<'_> {
-    fn dtype(&self) -> Dtype {
+    /// Element type.
+    pub(super) fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    fn shape(&self) -> &[usize] {
+    /// Shape, outermost first.
+    pub(super) fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    fn data(&self) -> Cow<'_, [u8]> {
+    /// Its bytes, made now if they are not at hand.
+    pub(super) fn content(&self) -> Cow<'a, [u8]> {
         let bytes = (self.fill)();
         assert_eq!(bytes.len(), self.nbytes(), "bytes made for a tensor do not match its shape");
         bytes
     }
-
-    fn data_len(&self) -> usize {
-        self.nbytes()
-    }
 }
 
-/// Writes a safetensors file with the metadata `{"format": "pt"}`, whole or not at all.
-pub fn write(path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<()> {
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+/// Writes a safetensors file with the metadata `{"format": "pt"}`, whole or not at all; gives its digest.
+///
+/// The bytes are those of the crate's `serialize_to_file`, which makes files that only their owner may read.
+pub fn write(path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<Digest> {
+    let refused = |e| Error::io(path, e);
+    let mut ordered: Vec<&(String, OutTensor<'_>)> = tensors.iter().collect();
+    // Wider types first, so that every tensor is aligned.
+    ordered.sort_by(|a, b| b.1.dtype.cmp(&a.1.dtype).then(a.0.cmp(&b.0)));
+    let header = header(&ordered).map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    let mut digest = None;
     with_temporary(path, |temporary| {
-        ::safetensors::serialize_to_file(
-            tensors.iter().map(|(n, t)| (n.as_str(), t)),
-            Some(metadata),
-            temporary,
-        )
-        .map_err(|e| match e {
-            SafeTensorError::IoError(source) => Error::io(path, source),
-            other => Error::file(path, format!("cannot be written: {other}")),
-        })
-    })
+        let file = File::create(temporary).map_err(refused)?;
+        let mut out = Hashing::new(BufWriter::with_capacity(1 << 20, file));
+        out.write_all(&header).map_err(refused)?;
+        for (_, tensor) in &ordered {
+            out.write_all(&tensor.content()).map_err(refused)?;
+        }
+        digest = Some(out.finish().map_err(refused)?);
+        Ok(())
+    })?;
+    digest.ok_or_else(|| Error::file(path, "nothing was written"))
+}
+
+/// The header with its length: what stands before the data.
+fn header(tensors: &[&(String, OutTensor<'_>)]) -> std::result::Result<Vec<u8>, SafeTensorError> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, t)| {
+        let start = end;
+        end += t.nbytes();
+        let info = TensorInfo { dtype: t.dtype, shape: t.shape.clone(), data_offsets: (start, end) };
+        (name.clone(), info)
+    });
+    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let metadata = Metadata::new(Some(format), infos.collect())?;
+    let mut text = serde_json::to_vec(&metadata)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes(), text.as_slice()].concat())
 }
 
 /// Writes the tensors of a model folder: one file, or shards of at most `shard_bytes` with their index.
@@ -468,6 +491,29 @@ mod tests {
                     let _ = file.f32(name);
                 }
             }
+        }
+
+        #[test]
+        fn the_bytes_are_those_of_the_library(
+            tensors in prop::collection::btree_map("[a-z.]{1,8}", prop::collection::vec(any::<u8>(), 0..40), 0..6),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+            // Types of several widths: they decide the order.
+            let kind = |v: &[u8]| match v.len() % 4 { 0 => (Dtype::F32, v.len() / 4), 2 => (Dtype::BF16, v.len() / 2), _ => (Dtype::U8, v.len()) };
+            let out: Vec<_> = tensors
+                .iter()
+                .map(|(n, v)| (n.clone(), OutTensor::bytes(kind(v).0, &[kind(v).1], v)))
+                .collect();
+            let digest = write(&ours, &out).unwrap();
+            let views = tensors.iter().map(|(n, v)| {
+                (n, ::safetensors::tensor::TensorView::new(kind(v).0, vec![kind(v).1], v).unwrap())
+            });
+            let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+            ::safetensors::serialize_to_file(views, Some(format), &theirs).unwrap();
+            let written = std::fs::read(&ours).unwrap();
+            prop_assert_eq!(&written, &std::fs::read(&theirs).unwrap());
+            prop_assert_eq!(digest, Digest::of(&written));
         }
 
         #[test]

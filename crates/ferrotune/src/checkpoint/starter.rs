@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::download::hex;
+use super::hash::hex;
 use super::hub::{self, HubId, HubSettings};
 use super::index::IndexSettings;
 use super::net::{OnProgress, Progress};

@@ -1,4 +1,5 @@
-//! What a resumed run needs: parameters, optimizer state, the loader's place. Resuming from it is bit-exact.
+//! What a resumed run needs: parameters, optimizer state, the loader's place, and with which settings it got there.
+//! Resuming from it is bit-exact.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -7,10 +8,12 @@ use ferrotune_kernels::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
+use super::manifest::Digests;
 use super::safetensors::{Dtype, OutTensor, SafeFile, write};
 use crate::data::loader::LoaderState;
 use crate::model::Params;
 use crate::optim::{Optimizer, Saved};
+use crate::run_config::{Difference, Settings};
 use crate::{Error, Result};
 
 const PARAMS: &str = "parameters.safetensors";
@@ -20,33 +23,57 @@ const STATE: &str = "state.json";
 /// Where a run stood.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainState {
-    /// Version of this layout.
+    /// Version of this layout; see [`super::manifest`].
     pub format: u32,
     /// Optimizer steps done.
     pub step: usize,
     /// Place in the data.
     pub loader: LoaderState,
+    /// The time that chat templates print, in seconds since 1970: a resumed run has the rows of before.
+    pub clock: i64,
     /// Hash of the tokenized rows.
     pub data: String,
     /// Hash of the base model's files.
     pub base: String,
+    /// Instruction set that computed it.
+    pub isa: String,
+    /// The settings that decide the run's numbers.
+    pub settings: Settings,
+    /// Settings that were changed on the way, with the user's consent.
+    pub changes: Vec<Changed>,
 }
 
-/// Writes a checkpoint's files into `folder`.
-pub fn save(folder: &Path, state: &TrainState, params: &Params, optimizer: &dyn Optimizer) -> Result<()> {
+/// Settings that were changed when a run was resumed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Optimizer steps done before.
+    pub after_step: usize,
+    /// What was changed.
+    pub differences: Vec<Difference>,
+}
+
+/// Writes a checkpoint's files into `folder`; gives the digests of the large ones.
+pub fn save(
+    folder: &Path,
+    state: &TrainState,
+    params: &Params,
+    optimizer: &dyn Optimizer,
+) -> Result<Digests> {
     // Of tensors in a file one is in memory at a time.
     let last = Cell::new(None);
     let params_out: Vec<(String, OutTensor<'_>)> =
         params.iter().map(|(n, t)| (n.to_string(), out(Saved::Tensor(t), &last))).collect();
-    write(&folder.join(PARAMS), &params_out)?;
+    let mut digests = Digests::new();
+    digests.insert(PARAMS.to_string(), write(&folder.join(PARAMS), &params_out)?);
     let moments = optimizer.state(params);
     let moments_out: Vec<(String, OutTensor<'_>)> =
         moments.iter().map(|(n, saved)| (n.clone(), out(*saved, &last))).collect();
-    write(&folder.join(OPTIMIZER), &moments_out)?;
+    digests.insert(OPTIMIZER.to_string(), write(&folder.join(OPTIMIZER), &moments_out)?);
     last.take().into_iter().for_each(Tensor::release);
     let text =
         serde_json::to_string_pretty(state).map_err(|e| Error::file(folder.join(STATE), e.to_string()))?;
-    write_atomic(&folder.join(STATE), text.as_bytes())
+    write_atomic(&folder.join(STATE), text.as_bytes())?;
+    Ok(digests)
 }
 
 fn out<'a>(saved: Saved<'a>, last: &'a Cell<Option<&'a Tensor>>) -> OutTensor<'a> {
@@ -59,22 +86,11 @@ fn out<'a>(saved: Saved<'a>, last: &'a Cell<Option<&'a Tensor>>) -> OutTensor<'a
     }
 }
 
-/// Whether all files of a checkpoint are there, none of them cut off.
-pub fn is_whole(folder: &Path) -> bool {
-    read_state(folder).is_ok() && [PARAMS, OPTIMIZER].iter().all(|f| SafeFile::open(&folder.join(f)).is_ok())
-}
-
 /// Where the run stood.
 pub fn read_state(folder: &Path) -> Result<TrainState> {
     let path = folder.join(STATE);
     let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let state: TrainState = serde_json::from_slice(&text)
-        .map_err(|e| Error::file(&path, format!("not a training state: {e}")))?;
-    if state.format != 1 {
-        return Err(Error::file(&path, format!("format is {}, expected 1", state.format))
-            .with_hint("the checkpoint was written by another version of ferrotune"));
-    }
-    Ok(state)
+    serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not a training state: {e}")))
 }
 
 /// Restores parameters and optimizer as they were after the steps of `state`.
@@ -92,14 +108,15 @@ pub fn load(
         };
         if found != shape {
             let problem = format!("shape is {found:?}, the run's is {shape:?}");
-            return Err(
-                Error::tensor(file.path(), name, problem).with_hint("the checkpoint is of another run")
-            );
+            return Err(Error::tensor(file.path(), name, problem).with_hint(OTHER_RUN));
         }
         Ok(values)
     };
     let file = SafeFile::open(&folder.join(PARAMS))?;
     let names = params.names().to_vec();
+    if let Some((left, _)) = file.iter().find(|(name, _)| params.find(name).is_none()) {
+        return Err(Error::tensor(file.path(), left, "this run trains no such tensor").with_hint(OTHER_RUN));
+    }
     for name in &names {
         if let Some(id) = params.find(name) {
             let shape = params.get(id).shape();
@@ -108,5 +125,10 @@ pub fn load(
         }
     }
     let file = SafeFile::open(&folder.join(OPTIMIZER))?;
-    optimizer.restore(params, state.step as u64, &mut |name, shape| read(&file, name, shape))
+    let restored = optimizer.restore(params, state.step as u64, &mut |name, shape| read(&file, name, shape));
+    restored.map_err(|e| e.with_hint(OTHER_RUN))
 }
+
+/// What helps where tensors are of another kind of run: no consent makes these fit.
+const OTHER_RUN: &str = "the checkpoint is of another run: what is trained and the optimizer must be those of before; \
+                         begin anew with --restart, which keeps it aside, or in another output.dir";

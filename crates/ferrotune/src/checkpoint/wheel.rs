@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 
 use super::atomic::with_temporary;
-use super::download::{Wanted, download, partial_of, sha256};
+use super::download::{Wanted, download, partial_of};
+use super::hash::Digest;
 use super::index::{IndexSettings, Location, in_index, in_links};
 use super::net::{Client, OnProgress, Progress, network, public};
 use crate::{Error, Result};
@@ -107,12 +108,12 @@ impl PinnedWheel {
     ) -> Result<PathBuf> {
         match location {
             Location::Local(path) => {
-                let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-                let found = sha256(&mut file, path)?;
+                let found = Digest::of_file(path)?.sha256;
                 if found != self.sha256 {
                     return Err(Error::file(path, self.differs(&found)));
                 }
                 on(Progress::Message(&format!("{} from {}", self.file, path.display())));
+                let file = File::open(path).map_err(|e| Error::io(path, e))?;
                 self.extract(path, file, cache)
             }
             Location::Remote { url, authorization, sha256: announced } => {

@@ -8,6 +8,7 @@ mod layers;
 mod method;
 mod options;
 mod read;
+mod settings;
 
 pub use layers::Notation;
 pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
@@ -16,6 +17,8 @@ pub use options::{
     ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy, Supervise, TableKind,
     TrainOptions, Truncation, WeightKind,
 };
+
+pub use settings::{Difference, Settings, differences};
 
 use crate::error::{Error, Result};
 use layers::Layers;

@@ -355,6 +355,10 @@ pub struct TrainOptions {
     pub schedule: Schedule,
     /// Warmup: a share of the steps below 1, a number of steps from 1 on.
     pub warmup: f64,
+    /// The first step of the warmup has a learning rate of 0, as in transformers and TRL. Otherwise it has its share
+    /// of the peak, so that no step is without effect.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub warmup_from_zero: bool,
     /// Where the schedule ends, as a share of the peak.
     pub min_lr_ratio: f64,
     /// The optimizer.
@@ -409,6 +413,7 @@ impl Default for TrainOptions {
             lr: None,
             schedule: Schedule::default(),
             warmup: 0.03,
+            warmup_from_zero: false,
             min_lr_ratio: 0.0,
             optimizer: OptimizerKind::default(),
             weights: WeightKind::default(),

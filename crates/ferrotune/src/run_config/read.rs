@@ -188,6 +188,7 @@ fn train(mut s: Section) -> Result<TrainOptions> {
         lr: s.number(&["lr", "learning_rate"])?,
         schedule: s.choice(&["schedule", "lr_scheduler_type"])?.unwrap_or(default.schedule),
         warmup: s.number(&["warmup", "warmup_ratio", "warmup_steps"])?.unwrap_or(default.warmup),
+        warmup_from_zero: s.flag(&["warmup_from_zero"])?.unwrap_or(default.warmup_from_zero),
         min_lr_ratio: s.number(&["min_lr_ratio"])?.unwrap_or(default.min_lr_ratio),
         optimizer: s.choice(&["optimizer", "optim"])?.unwrap_or(default.optimizer),
         weights: s.choice(&["weights"])?.unwrap_or(default.weights),
@@ -333,8 +334,8 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     ] {
         check(count != Some(0), key, &0, positive)?;
     }
+    check(config.lr() > 0.0, "train.lr", &config.lr(), "a number above 0")?;
     for (key, value) in [
-        ("train.lr", config.lr()),
         ("train.warmup", train.warmup),
         ("train.weight_decay", train.weight_decay),
         ("train.max_grad_norm", train.max_grad_norm),

@@ -5,6 +5,7 @@ pub mod eval;
 mod feed;
 pub mod foresee;
 mod needs;
+mod progress;
 pub mod record;
 pub mod setup;
 pub mod step;

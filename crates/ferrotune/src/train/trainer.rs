@@ -12,12 +12,15 @@ use super::eval;
 use super::feed::Feed;
 use super::foresee;
 use super::needs::{self, Held, Needs};
+use super::progress::Progress;
 use super::record::{EvalRecord, Event, StepRecord, Summary};
 use super::setup::{self, Trainable};
 use super::step;
 use crate::base::BaseModel;
-use crate::checkpoint::run_folder::RunFolder;
-use crate::checkpoint::train_state::{self, TrainState};
+use crate::checkpoint::hash::hex;
+use crate::checkpoint::run_folder::{ResumePoint, RunFolder};
+use crate::checkpoint::train_state::{self, Changed, TrainState};
+use crate::checkpoint::{Change, manifest};
 use crate::data::PreparedData;
 use crate::data::loader::{Loader, Step};
 use crate::data::pack::PackedBatch;
@@ -30,7 +33,7 @@ use crate::model::weights::load_into;
 use crate::model::{Decoder, DropoutKey, Gradients, Pass, Policies, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
-use crate::run_config::{self, LossNormalization, MethodKind, RunConfig};
+use crate::run_config::{self, Difference, LossNormalization, MethodKind, RunConfig, Settings, differences};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -38,6 +41,8 @@ use crate::{Error, Result};
 pub struct Outcome {
     /// Optimizer steps done.
     pub steps: usize,
+    /// Loss of the first step.
+    pub first_loss: f64,
     /// Loss of the last step.
     pub loss: f64,
     /// Loss on the held-out rows at the end.
@@ -67,6 +72,12 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     held_out: Vec<PackedBatch>,
     fingerprints: (String, String),
+    /// Settings that were changed when the run was resumed, now or before.
+    changes: Vec<Changed>,
+    /// What is trained, as it was at the beginning.
+    progress: Progress,
+    /// Whether the base's files are others by now, which was said.
+    base_replaced: bool,
     /// Whether layers are updated as soon as their gradients are whole.
     layer_by_layer: bool,
     /// The hard limit on memory, which may change while a run goes on.
@@ -152,10 +163,12 @@ impl<'a> Trainer<'a> {
                 run_config::Schedule::Constant => Shape::Constant,
             },
             warmup: t.warmup_steps(loader.steps_total()),
+            from_zero: t.warmup_from_zero,
             total: loader.steps_total(),
             min_ratio: t.min_lr_ratio,
         };
-        let fingerprints = (data_hash, base.checkpoint.fingerprint());
+        let fingerprints = (data_hash, base.checkpoint.fingerprint()?);
+        let progress = Progress::begin(trainable.params());
         Ok(Trainer {
             config,
             base,
@@ -170,6 +183,9 @@ impl<'a> Trainer<'a> {
             schedule,
             held_out,
             fingerprints,
+            changes: Vec::new(),
+            progress,
+            base_replaced: false,
             layer_by_layer,
             limit: memory::limit,
         })
@@ -196,28 +212,80 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Goes to the newest whole checkpoint of the folder; without one the run starts from its beginning.
-    pub fn resume(&mut self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-        let Some((step, path)) = folder.newest_checkpoint(train_state::is_whole) else {
-            return folder.rewind(None);
-        };
-        let state = train_state::read_state(&path)?;
-        for (what, found, expected) in
-            [("rows", &state.data, &self.fingerprints.0), ("base model", &state.base, &self.fingerprints.1)]
-        {
-            if found != expected {
-                return Err(Error::file(
-                    &path,
-                    format!("the {what} changed since this checkpoint was written"),
-                )
-                .with_hint("start a new run in another output.dir"));
-            }
+    /// Settings that were changed when the run was resumed, now or before.
+    pub fn changes(&self) -> &[Changed] {
+        &self.changes
+    }
+
+    /// Goes to a checkpoint of the folder; without one the run starts from its beginning. Rows, base and settings must be
+    /// those of before, unless `accept` is set: then what differs is recorded.
+    pub fn resume(
+        &mut self,
+        folder: &RunFolder,
+        point: Option<ResumePoint>,
+        accept: bool,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        let Some(ResumePoint { path, state, damaged }) = point else { return folder.rewind(None) };
+        let found = self.differences(&state);
+        if !found.is_empty() && !accept {
+            let list: String = found.iter().map(|d| format!("\n  {d}")).collect();
+            return Err(Error::file(
+                &path,
+                format!("the run differs from the one that wrote this checkpoint:{list}"),
+            )
+            .with_hint(
+                "give what was given before, begin anew with --restart, or go on nevertheless with \
+                     --accept-changes, which the receipt then says",
+            ));
+        }
+        let mut warn = |text| on_event(&Event::Warning { text });
+        if state.isa != self.summary.isa {
+            warn(format!(
+                "the run was computed with {} and goes on with {}: its numbers are not those of one run to the bit",
+                state.isa, self.summary.isa
+            ));
         }
         train_state::load(&path, &state, self.dev, self.trainable.params_mut(), &mut *self.optimizer)?;
         self.loader.restore(state.loader)?;
-        folder.rewind(Some(step))?;
-        on_event(&Event::Resumed { path: path.display().to_string(), step });
+        self.changes = state.changes;
+        if !found.is_empty() {
+            warn(format!("changed since the checkpoint, as accepted: {}", list(&found)));
+            self.changes.push(Changed { after_step: state.step, differences: found });
+        }
+        for (path, problem) in &damaged {
+            warn(format!("{} is damaged ({problem}) and is passed over", path.display()));
+        }
+        folder.set_aside(&damaged)?;
+        folder.rewind(Some(state.step))?;
+        let lost = folder.steps_without_metrics(state.step);
+        if lost > 0 {
+            warn(format!("metrics.jsonl has no line of {lost} of the {} steps done", state.step));
+        }
+        on_event(&Event::Resumed { path: path.display().to_string(), step: state.step });
         Ok(())
+    }
+
+    /// What decides the numbers and is not as it was when a checkpoint was written.
+    fn differences(&self, state: &TrainState) -> Vec<Difference> {
+        let mut found = differences(&state.settings, &self.settings());
+        for (what, before, now) in
+            [("rows", &state.data, &self.fingerprints.0), ("base model", &state.base, &self.fingerprints.1)]
+        {
+            if before != now {
+                let short = |hash: &String| hash.chars().take(12).collect::<String>().into();
+                let key = format!("the {what} changed");
+                found.push(Difference { key, before: short(before), now: short(now) });
+            }
+        }
+        found
+    }
+
+    /// The settings that decide the run's numbers, what the machine decides included.
+    fn settings(&self) -> Settings {
+        let mut settings = self.config.settings();
+        settings.insert("train.precision".into(), self.summary.precision.into());
+        settings
     }
 
     /// Runs to the end, or until `stop` is set; then the last step is finished and a checkpoint written.
@@ -228,11 +296,13 @@ impl<'a> Trainer<'a> {
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Outcome> {
         let t = &self.config.train;
+        // What a resumed run has reached already.
+        let reached = folder.metric_ends("loss");
         let mut outcome = Outcome {
             steps: self.loader.state().step,
-            // What a resumed run has reached already.
-            loss: folder.last_metric("loss").unwrap_or(f64::NAN),
-            eval_loss: folder.last_metric("eval_loss"),
+            first_loss: reached.map_or(f64::NAN, |ends| ends.0),
+            loss: reached.map_or(f64::NAN, |ends| ends.1),
+            eval_loss: folder.metric_ends("eval_loss").map(|ends| ends.1),
             tokens: 0,
             seconds: 0.0,
             interrupted: false,
@@ -249,10 +319,12 @@ impl<'a> Trainer<'a> {
         let mut on_disk = outcome.steps;
         while !stop.load(Ordering::Relaxed) {
             let Some(next) = self.loader.next_step() else { break };
-            let record = self.step(&next, &mut grads)?;
+            let number = self.loader.state().step;
+            let record = self.step(&next, &mut grads).map_err(|e| e.in_step(number))?;
             folder.append_metrics(&record)?;
             on_event(&Event::Step(record));
             outcome.steps = record.step;
+            outcome.first_loss = if outcome.first_loss.is_nan() { record.loss } else { outcome.first_loss };
             outcome.loss = record.loss;
             outcome.tokens += record.tokens;
             outcome.seconds += record.seconds;
@@ -277,6 +349,12 @@ impl<'a> Trainer<'a> {
         outcome.interrupted = outcome.steps < self.loader.steps_total();
         if outcome.interrupted && outcome.steps > on_disk {
             self.checkpoint(folder, on_event)?;
+        }
+        if !outcome.interrupted && !self.progress.is_made(self.trainable.params()) {
+            let problem = format!("nothing that is trained has changed in {} steps", outcome.steps);
+            return Err(
+                Error::train(problem).with_hint("raise train.lr; metrics.jsonl has the rate of each step")
+            );
         }
         Ok(outcome)
     }
@@ -314,7 +392,7 @@ impl<'a> Trainer<'a> {
         };
         // A gradient of exactly zero is a fault, unless the model has nothing left to learn from these rows.
         if !norm.is_finite() || (norm == 0.0 && loss.mean() > 1e-3) {
-            let problem = format!("step {number}: the gradient norm is {norm}");
+            let problem = format!("the gradient norm is {norm}");
             return Err(Error::train(problem).with_hint("lower train.lr, or use train.precision: f32"));
         }
         if !self.layer_by_layer {
@@ -367,24 +445,59 @@ impl<'a> Trainer<'a> {
         Ok(record.eval_loss)
     }
 
-    fn checkpoint(&self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    fn checkpoint(&mut self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        self.check_base(on_event)?;
         let state = TrainState {
-            format: 1,
+            format: manifest::FORMAT,
             step: self.loader.state().step,
             loader: self.loader.state(),
+            clock: self.base.clock().unix_seconds,
             data: self.fingerprints.0.clone(),
             base: self.fingerprints.1.clone(),
+            isa: self.summary.isa.clone(),
+            settings: self.settings(),
+            changes: self.changes.clone(),
         };
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
-            train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
+            let digests = train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
                 peft::save(path, adapter, &self.model, &self.base.name)?;
             }
-            Ok(())
+            Ok(digests)
         })?;
         on_event(&Event::Checkpoint { path: path.display().to_string() });
         Ok(())
     }
+
+    /// A frozen base that is written over while it is mapped is another base from then on.
+    fn check_base(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        if self.base_replaced {
+            return Ok(());
+        }
+        match self.base.checkpoint.changed() {
+            Some(Change::Rewritten(path)) if matches!(self.trainable, Trainable::Adapter(_)) => {
+                Err(Error::file(path, "the base model was written over while the run read it").with_hint(
+                    "what was trained since the last checkpoint may be wrong and was not kept; put the model back and go \
+                     on with --resume",
+                ))
+            }
+            Some(Change::Rewritten(path) | Change::Replaced(path)) => {
+                self.base_replaced = true;
+                let text = format!(
+                    "{} is not the file any more that the run began with; the run goes on with the weights of then",
+                    path.display()
+                );
+                on_event(&Event::Warning { text });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Differences in one line.
+fn list(all: &[Difference]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn make_adapter(config: &RunConfig, dev: &Device, model: &Decoder) -> Result<Adapter> {
@@ -402,5 +515,5 @@ fn hash_rows(rows: &[TrainRow]) -> String {
         row.input_ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
         row.labels.iter().for_each(|l| hash.update(l.to_le_bytes()));
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize())
 }

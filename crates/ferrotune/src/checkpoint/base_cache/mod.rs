@@ -7,8 +7,8 @@
 //! distances: a file that was cut off, written over or is another's is recognised without reading all of it, single
 //! flipped bits between these blocks are not.
 //!
-//! A file's name is a hash of everything that decides its content: the storage asked for, the versions below, the
-//! model's fingerprint, and when its weight files last changed, as a fingerprint alone may miss a few changed bytes.
+//! A file's name is a hash of everything that decides its content: the storage asked for, the versions below, and the
+//! model's fingerprint, which covers every byte of its weight files.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,9 @@ use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::hash::hex;
 use super::safetensors::{SafeFile, Shards};
-use super::{Checkpoint, bnb4, bnb8, hex};
+use super::{Checkpoint, bnb4, bnb8};
 use crate::model::weights::BaseForm;
 use crate::{Error, Result};
 
@@ -64,19 +65,18 @@ impl BaseCache {
     }
 
     /// The place of a base in a form; none for forms of which nothing is quantized.
-    pub(crate) fn entry(&self, checkpoint: &Checkpoint, form: impl Into<BaseForm>) -> Option<Entry<'_>> {
-        let storage = form.into().quantized_name()?;
+    pub(crate) fn entry(
+        &self,
+        checkpoint: &Checkpoint,
+        form: impl Into<BaseForm>,
+    ) -> Result<Option<Entry<'_>>> {
+        let Some(storage) = form.into().quantized_name() else { return Ok(None) };
         let mut hash = Sha256::new();
-        hash.update(format!("{FORMAT} {QUANTIZER} {storage} {}", checkpoint.fingerprint()));
-        for file in checkpoint.weight_files() {
-            let changed = fs::metadata(file).and_then(|m| m.modified()).ok();
-            let nanos = changed.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
-            hash.update(nanos.to_le_bytes());
-        }
+        hash.update(format!("{FORMAT} {QUANTIZER} {storage} {}", checkpoint.fingerprint()?));
         let key = hex(&hash.finalize());
         let path = self.folder.join(format!("{}.safetensors", &key[..32]));
         let base = checkpoint.path().display().to_string();
-        Some(Entry { cache: self, path, about: [key, base, storage] })
+        Ok(Some(Entry { cache: self, path, about: [key, base, storage] }))
     }
 
     /// Waits until all that was written is on the disk.

@@ -141,7 +141,7 @@ fn a_killed_program_is_gone_on_with() {
     };
     // A program that is killed does not clean up.
     let killed = |linears: usize| {
-        let mut writer = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        let mut writer = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         for i in 0..linears {
             let (name, weight) = weight(i);
             if !writer.has(&name) {
@@ -159,7 +159,7 @@ fn a_killed_program_is_gone_on_with() {
         std::fs::write(hidden(".log.tmp"), log).unwrap();
     };
     let there = || {
-        let writer = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        let writer = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         (0..count).filter(|i| writer.has(&quantized[*i].0)).count()
     };
     put_back(&data, &log);
@@ -179,9 +179,9 @@ fn a_killed_program_is_gone_on_with() {
 
     put_back(&data, &log);
     let other = {
-        let first = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        let first = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         assert!(first.has(&quantized[0].0));
-        let second = cache.entry(&checkpoint, NF4).unwrap().create(count).unwrap();
+        let second = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         second.has(&quantized[0].0)
     };
     assert!(!other, "two programs do not write one file");
@@ -202,7 +202,7 @@ fn a_killed_program_is_gone_on_with() {
 fn a_kept_base_is_read_and_not_made_again() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
-    let entry = cache.entry(&checkpoint, NF4).unwrap();
+    let entry = cache.entry(&checkpoint, NF4).unwrap().unwrap();
     let mut writer = entry.create(1).unwrap();
     let name = "model.layers.1.mlp.up_proj";
     let (expected, _) = linears(&checkpoint, NF4, None);
@@ -308,16 +308,15 @@ fn runs_that_start_together_all_have_the_base() {
 }
 
 #[test]
-fn another_base_storage_or_time_of_change_is_another_entry() {
+fn another_base_or_storage_is_another_entry() {
     let dir = tempfile::tempdir().unwrap();
     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
     let source = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden("models/llama3_rope/model").path()).unwrap().flatten() {
         std::fs::copy(entry.path(), source.path().join(entry.file_name())).unwrap();
     }
-    let path = |storage: BaseStorage| {
-        cache.entry(&Checkpoint::open(source.path()).unwrap(), storage).map(|e| e.path)
-    };
+    let of = |checkpoint: &Checkpoint, form: BaseForm| cache.entry(checkpoint, form).unwrap().map(|e| e.path);
+    let path = |storage: BaseStorage| of(&Checkpoint::open(source.path()).unwrap(), storage.into());
     let mut seen = vec![path(NF4)];
     let mut differs = |found: Option<PathBuf>| {
         assert!(found.is_some() && !seen.contains(&found), "{found:?}");
@@ -328,12 +327,18 @@ fn another_base_storage_or_time_of_change_is_another_entry() {
     differs(path(four_bit(FourBitKind::Fp4, 64, true)));
     differs(path(BaseStorage::Int8));
     let checkpoint = Checkpoint::open(source.path()).unwrap();
-    let tables = |tables| cache.entry(&checkpoint, BaseForm { linears: NF4, tables }).map(|e| e.path);
+    let tables = |tables| of(&checkpoint, BaseForm { linears: NF4, tables });
     differs(tables(NF4));
     differs(tables(BaseStorage::Int8));
-    differs(cache.entry(&golden("models/mistral/model"), NF4).map(|e| e.path));
-    let weights = File::options().write(true).open(source.path().join("model.safetensors")).unwrap();
-    weights.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
+    differs(of(&golden("models/mistral/model"), NF4.into()));
+    // One byte in the middle, under the same size and time of change.
+    let weights = source.path().join("model.safetensors");
+    let modified = std::fs::metadata(&weights).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2 + 3;
+    bytes[middle] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    File::options().write(true).open(&weights).unwrap().set_modified(modified).unwrap();
     differs(path(NF4));
     assert_eq!(path(BaseStorage::AsStored), None, "nothing to keep");
 }

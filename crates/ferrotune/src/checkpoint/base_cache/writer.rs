@@ -8,15 +8,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::View;
 use ferrotune_kernels::quant::{Storage, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::super::atomic::{hidden, sync_folder, temporary_name};
+use super::super::hash::hex;
 use super::super::safetensors::{Dtype, OutTensor, SafeFile};
-use super::super::{bnb4, bnb8, hex};
+use super::super::{bnb4, bnb8};
 use crate::{Error, Result};
 
 /// Name of the last tensor.
@@ -234,7 +234,7 @@ impl BaseWriter {
 
     fn put(&mut self, name: String, tensor: &OutTensor<'_>) -> Result<()> {
         let end = self.at + tensor.nbytes() as u64;
-        let data = tensor.data();
+        let data = tensor.content();
         self.hash.update(&data);
         self.out.write_all(&data).map_err(|e| Error::io(&self.file.hidden, e))?;
         let about = json!({"dtype": tensor.dtype(), "shape": tensor.shape(), "data_offsets": [self.at, end]});

@@ -103,7 +103,6 @@ pub(super) struct GgufFile {
     pub(super) file: MappedFile,
     pub(super) meta: Metadata,
     tensors: Tensors,
-    data_start: usize,
 }
 
 impl GgufFile {
@@ -117,8 +116,8 @@ impl GgufFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
         let mut reader = Reader { path, bytes: file.as_slice(), at: 0 };
-        let (meta, tensors, data_start) = reader.structure()?;
-        Ok(GgufFile { path: path.to_path_buf(), meta, tensors, data_start, file })
+        let (meta, tensors) = reader.structure()?;
+        Ok(GgufFile { path: path.to_path_buf(), meta, tensors, file })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -131,11 +130,6 @@ impl GgufFile {
 
     pub(super) fn bytes(&self, tensor: &TensorInfo) -> Bytes {
         self.file.bytes(tensor.range.clone())
-    }
-
-    /// The bytes before the tensors, and theirs.
-    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
-        self.file.as_slice().split_at(self.data_start)
     }
 
     pub(super) fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
@@ -204,7 +198,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Everything before the data, and where that starts.
-    fn structure(&mut self) -> Result<(Metadata, Tensors, usize)> {
+    fn structure(&mut self) -> Result<(Metadata, Tensors)> {
         let magic: [u8; 4] = self.take("the magic number")?;
         if &magic != MAGIC {
             return Err(self.refuse(format!("not a GGUF file: it starts with {magic:?}")));
@@ -251,7 +245,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.check_apart(&tensors)?;
-        Ok((meta, tensors, data_start.min(self.bytes.len())))
+        Ok((meta, tensors))
     }
 
     fn value(&mut self, key: &str, kind: u32) -> Result<Meta> {

@@ -9,7 +9,6 @@ use std::path::Path;
 
 use ferrotune_kernels::quant::{Bytes, Weight};
 use serde_json::{Value, json};
-use sha2::Sha256;
 
 use super::GenerationConfig;
 use crate::model::config::ModelConfig;
@@ -192,12 +191,6 @@ impl GgufModel {
             file("tokenizer_config.json", &about),
             file("generation_config.json", &generation),
         ])
-    }
-
-    /// Adds the file to a hash: header, and so many blocks of the data.
-    pub(super) fn hash(&self, hash: &mut Sha256, blocks: usize) {
-        let (header, data) = self.file.parts();
-        self.file.file.scattered(|| super::hash_blocks(hash, header, data, blocks));
     }
 }
 
