@@ -10,15 +10,41 @@ mod commands;
 mod environment;
 mod report;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use ferrotune_kernels::heap::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap::new(no_memory);
+
+/// What is said where the system refuses memory in the middle of something; nothing can be undone there.
+const NO_MEMORY: &str = "error: the system has no more memory for this program (a limit of the shell, the container or \
+                         the machine)\nhint: `ferrotune plan` shows what takes less; checkpoints are whole: go on from \
+                         the last one with --resume\n";
+
+fn no_memory() {
+    // Neither needs memory, and stderr has no buffer.
+    let _ = std::io::stderr().write_all(NO_MEMORY.as_bytes());
+    std::process::exit(1);
+}
+
+/// Starts the threads that read and prepare. Where the system gives none, this thread does the work alone, as the default
+/// pool would panic.
+fn start_threads(threads: Option<usize>) {
+    let pool = || rayon::ThreadPoolBuilder::new();
+    if pool().num_threads(threads.unwrap_or(0)).build_global().is_err() {
+        let _ = pool().num_threads(1).use_current_thread().build_global();
+    }
+}
 
 fn main() -> ExitCode {
     #[cfg(unix)]
     ferrotune::checkpoint::mmap::explain_bus_errors();
     let args = args::Args::parse();
     let report = report::Report::new(args.json);
+    start_threads(args.threads);
     match commands::run(&args, &report).and_then(|code| report.check_output().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {

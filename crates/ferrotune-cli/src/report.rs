@@ -203,7 +203,10 @@ impl Report {
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} [{elapsed}<{eta}]") {
             bar.set_style(style);
         }
-        bar.enable_steady_tick(Duration::from_millis(500));
+        // The ticker is a thread, for which the system may have no room.
+        if !bar.is_hidden() && std::thread::Builder::new().spawn(|| ()).is_ok() {
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
         *self.bar.borrow_mut() = Some(bar);
     }
 

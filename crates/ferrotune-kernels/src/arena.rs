@@ -147,12 +147,14 @@ impl Arena {
     }
 
     fn grow(&mut self, words: usize) -> std::io::Result<(usize, Place)> {
-        let words = words.max(self.step);
+        let step = words.max(self.step);
         let map = match &mut self.file {
-            None => anonymous(words * size_of::<f32>())?,
-            Some(file) => appended(file, words * size_of::<f32>())?,
+            // Where addresses are limited, there may be room for what is needed now.
+            None => anonymous(step * size_of::<f32>()).or_else(|_| anonymous(words * size_of::<f32>()))?,
+            Some(file) => appended(file, step * size_of::<f32>())?,
         };
         let place = (self.regions.len(), 0);
+        let words = map.len() / size_of::<f32>();
         self.regions.push(Region { map, used: 0 });
         self.insert(place, words);
         Ok((words, place))

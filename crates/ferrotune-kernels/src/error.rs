@@ -43,6 +43,14 @@ pub enum Error {
         /// Values of a block.
         block: usize,
     },
+    /// The system starts no further thread.
+    #[error("{wanted} threads cannot be started: {problem}")]
+    Threads {
+        /// Threads that were asked for.
+        wanted: usize,
+        /// What the system says.
+        problem: String,
+    },
     /// A parameter outside what the format or op allows.
     #[error("{what}: {found} is not supported ({allowed})")]
     Unsupported {

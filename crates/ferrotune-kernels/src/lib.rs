@@ -14,6 +14,7 @@ mod ahead;
 mod arena;
 pub mod cpu;
 pub mod device;
+pub mod heap;
 pub mod list;
 pub mod tensor;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use allocator_api2::alloc::{AllocError, Allocator};
 
+use crate::heap;
 use crate::tensor::Pool;
 
 /// A vector whose elements lie in a [`Pool`], apart from its buffers.
@@ -34,7 +35,7 @@ unsafe impl Allocator for InPool {
             let nowhere = NonNull::new(std::ptr::without_provenance_mut(layout.align())).ok_or(AllocError)?;
             return Ok(NonNull::slice_from_raw_parts(nowhere, 0));
         }
-        self.0.take_bytes(layout).ok_or(AllocError)
+        Ok(self.0.take_bytes(layout).unwrap_or_else(|| heap::refused(layout)))
     }
 
     unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {

@@ -1,6 +1,6 @@
 //! A matrix on a device: shape, element type, and a buffer that goes back to its pool when dropped.
 
-use std::alloc::{self, Layout};
+use std::alloc::Layout;
 use std::fs::File;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -10,6 +10,7 @@ use half::bf16;
 
 use crate::arena::{self, Arena, Place};
 use crate::dtype::DType;
+use crate::heap;
 
 /// The buffers of a device: a steady training step allocates nothing and touches no new page.
 ///
@@ -36,10 +37,19 @@ struct State {
 /// Buffers of fewer words are small.
 const LARGE_WORDS: usize = 8 * 1024;
 
+/// Words of a mapping: fewer than usual where the addresses of this process are limited (`ulimit -v`), as all of a mapping
+/// counts there whether it is used or not.
+fn step(usual: usize) -> usize {
+    #[cfg(target_os = "linux")]
+    if let Some(bytes) = rustix::process::getrlimit(rustix::process::Resource::As).current {
+        return usual.min((bytes / 256) as usize).max(1 << 10);
+    }
+    usual
+}
+
 impl Default for Pool {
     fn default() -> Self {
-        let (large, small) = (Arena::new(16 << 20), Arena::new(1 << 20));
-        Pool::of(large, small, LARGE_WORDS)
+        Pool::of(Arena::new(step(16 << 20)), Arena::new(step(1 << 20)), LARGE_WORDS)
     }
 }
 
@@ -61,9 +71,8 @@ impl Pool {
 
     /// A buffer of at least `words` f32 words with unspecified (but initialised) content.
     pub fn take(self: &Arc<Self>, words: usize) -> Buffer {
-        // As the standard library does when the system has no memory left.
         let layout = || Layout::array::<f32>(words).unwrap_or(Layout::new::<f32>());
-        self.try_take(words).unwrap_or_else(|_| alloc::handle_alloc_error(layout()))
+        self.try_take(words).unwrap_or_else(|_| heap::refused(layout()))
     }
 
     /// The same where the system may refuse, as a full disk does.

@@ -180,6 +180,9 @@ impl Error {
             Error::Network { hint, .. } => {
                 (hint, "check the connection, or give a model folder or .gguf file of this machine".into())
             }
+            Error::Kernel(ferrotune_kernels::Error::Threads { .. }) => {
+                (&None, "use fewer with --threads, or raise the limits on processes and memory".into())
+            }
             Error::Kernel(_) => {
                 (&None, "if the model's files are whole, this is a bug worth reporting".into())
             }

@@ -170,6 +170,9 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>> {
             std::process::exit(130);
         }
     };
-    ctrlc::set_handler(handler).map_err(|e| Error::train(format!("cannot listen for Ctrl-C: {e}")))?;
+    ctrlc::set_handler(handler).map_err(|e| {
+        Error::train(format!("cannot listen for Ctrl-C: {e}"))
+            .with_hint("the system may have no room for a thread: raise the limits on processes and memory")
+    })?;
     Ok(stop)
 }

@@ -8,6 +8,7 @@ mod cache;
 mod combine;
 mod faults;
 mod helper;
+mod no_memory;
 mod plan;
 mod prefixes;
 mod quantize;

@@ -110,11 +110,8 @@ impl Cpu {
             let what = "instruction set";
             return Err(Error::Unsupported { what, found: isa.name().into(), allowed: Isa::detect().name() });
         }
-        let team = Team::new(threads).map_err(|e| Error::Unsupported {
-            what: "threads",
-            found: e.to_string(),
-            allowed: "fewer threads",
-        })?;
+        let team =
+            Team::new(threads).map_err(|e| Error::Threads { wanted: threads, problem: e.to_string() })?;
         Ok(Cpu {
             threads: threads.max(1),
             team: Arc::new(team),

@@ -133,12 +133,13 @@ impl Entry<'_> {
         let about = ABOUT.into_iter().map(str::to_string).zip(values).collect();
         let (file, unnamed) = writer.finish(about)?;
         let (path, folder, limit) = (self.path.clone(), self.cache.folder.clone(), self.cache.limit);
-        let write = std::thread::spawn(move || {
+        let write = std::thread::Builder::new().spawn(move || {
             if unnamed.keep(&path).is_ok() {
                 shrink(&folder, limit, &path);
             }
         });
-        self.cache.writes.lock().unwrap_or_else(PoisonError::into_inner).push(write);
+        // Without a thread it is made again at the next start.
+        self.cache.writes.lock().unwrap_or_else(PoisonError::into_inner).extend(write);
         Ok(CachedBase { shards: Shards::single(file) })
     }
 }
