@@ -6,6 +6,7 @@
 mod bad_input;
 mod cache;
 mod combine;
+mod exports;
 mod faults;
 mod helper;
 mod plan;

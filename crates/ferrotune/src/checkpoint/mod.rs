@@ -243,7 +243,7 @@ impl Checkpoint {
     /// Tokenizer, template and licence files, for a folder that is made from this model.
     pub fn sidecars(&self) -> Result<Vec<(String, Vec<u8>)>> {
         match &self.source {
-            Source::Folder(folder) => folder.sidecars(),
+            Source::Folder(folder) => Ok(folder.sidecars()),
             Source::Gguf(model) => model.sidecars(&self.config),
             Source::Shapes(_) => Ok(Vec::new()),
         }
