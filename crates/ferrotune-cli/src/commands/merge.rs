@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use ferrotune::checkpoint::atomic::write_folder;
 use ferrotune::checkpoint::model_folder;
 use ferrotune::checkpoint::outputs::output_dtype;
+use ferrotune::checkpoint::stops;
 use ferrotune::model::weights::BaseStorage;
 use ferrotune::train::{Event, setup};
 use ferrotune::{Error, Result};
@@ -54,7 +55,10 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let onto = model.storage_name();
-    let write = |folder: &Path| model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype);
+    let learned = stops::of_adapter(&folder, model.arch.vocab)?;
+    let write = |folder: &Path| {
+        model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype, &learned)
+    };
     // A new folder appears whole or not at all; one that holds other files keeps them.
     if a.output.exists() {
         write(&a.output)?

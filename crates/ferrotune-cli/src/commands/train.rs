@@ -77,16 +77,7 @@ pub fn finish(
         report.say("stopped before the first step: there are no results");
         return Ok(outcome);
     }
-    let results = (trainer.summary(), &outcome);
-    outputs::write(
-        folder,
-        config,
-        base,
-        &trainer.model,
-        &trainer.trainable,
-        results,
-        trainer.fingerprints(),
-    )?;
+    outputs::write(folder, config, base, trainer, &outcome)?;
     report.say(format!("results in {}", folder.path().display()));
     Ok(outcome)
 }

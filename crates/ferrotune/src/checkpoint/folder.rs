@@ -120,7 +120,7 @@ impl Folder {
     }
 
     /// A JSON file of the folder; `None` if it was not there.
-    fn json(&self, name: &str) -> Result<Option<Value>> {
+    pub(super) fn json(&self, name: &str) -> Result<Option<Value>> {
         let Some(text) = self.file(name) else { return Ok(None) };
         match serde_json::from_slice(text) {
             Ok(value) => Ok(Some(value)),

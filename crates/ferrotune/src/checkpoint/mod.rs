@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ferrotune_kernels::quant::Weight;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::model::config::{ModelConfig, SUPPORTED};
@@ -35,6 +36,7 @@ pub mod run_folder;
 pub mod safetensors;
 mod shapes;
 pub mod starter;
+pub mod stops;
 pub mod train_state;
 pub mod wheel;
 
@@ -231,6 +233,15 @@ impl Checkpoint {
             Source::Folder(folder) => folder.generation(),
             Source::Gguf(model) => model.generation(),
             Source::Shapes(_) => Ok(GenerationConfig::default()),
+        }
+    }
+
+    /// The content of `generation_config.json`; of a GGUF file, what it would be.
+    pub(crate) fn generation_json(&self) -> Result<Option<Value>> {
+        match &self.source {
+            Source::Folder(folder) => folder.json(stops::FILE),
+            Source::Gguf(model) => model.generation_json(&self.config).map(Some),
+            Source::Shapes(_) => Ok(None),
         }
     }
 

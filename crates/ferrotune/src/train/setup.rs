@@ -241,6 +241,15 @@ pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize 
     }
 }
 
+/// The tokens that end an answer as far as the rows teach to write them.
+pub fn taught_ends(prepared: &PreparedData) -> Vec<u32> {
+    let taught = |id: &u32| {
+        let label = i32::try_from(*id).ok();
+        prepared.train.iter().any(|row| row.labels.iter().skip(1).any(|l| Some(*l) == label))
+    };
+    prepared.stop_ids.iter().copied().filter(taught).collect()
+}
+
 /// What a user should hear about the rows.
 pub fn data_events(prepared: &PreparedData) -> Vec<Event> {
     let mut events =

@@ -16,6 +16,7 @@ use super::record::{EvalRecord, Event, StepRecord, Summary};
 use super::setup::{self, Trainable};
 use super::step;
 use crate::base::BaseModel;
+use crate::checkpoint::outputs;
 use crate::checkpoint::run_folder::RunFolder;
 use crate::checkpoint::train_state::{self, TrainState};
 use crate::data::PreparedData;
@@ -67,6 +68,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     held_out: Vec<PackedBatch>,
     fingerprints: (String, String),
+    /// Tokens that end an answer, as the rows teach.
+    ends: Vec<u32>,
     /// Whether layers are updated as soon as their gradients are whole.
     layer_by_layer: bool,
     /// The hard limit on memory, which may change while a run goes on.
@@ -86,6 +89,7 @@ impl<'a> Trainer<'a> {
         let form = setup::form(config, &base.checkpoint, precision)?;
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
+        let ends = setup::taught_ends(&prepared);
         let arch = architecture(base.checkpoint.config())?;
         let lora = setup::lora(config)?;
         let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
@@ -170,6 +174,7 @@ impl<'a> Trainer<'a> {
             schedule,
             held_out,
             fingerprints,
+            ends,
             layer_by_layer,
             limit: memory::limit,
         })
@@ -183,6 +188,11 @@ impl<'a> Trainer<'a> {
     /// Hashes of the tokenized rows and of the base model.
     pub fn fingerprints(&self) -> (&str, &str) {
         (&self.fingerprints.0, &self.fingerprints.1)
+    }
+
+    /// Tokens that the rows teach to end an answer with.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
     /// A pass without dropout over the present parameters.
@@ -378,7 +388,7 @@ impl<'a> Trainer<'a> {
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
             train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
-                peft::save(path, adapter, &self.model, &self.base.name)?;
+                outputs::write_adapter(path, adapter, &self.model, self.base, &self.ends)?;
             }
             Ok(())
         })?;
