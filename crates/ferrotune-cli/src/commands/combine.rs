@@ -10,6 +10,7 @@ use ferrotune::lora::peft;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
+use super::new_folder;
 use crate::args::CombineArgs;
 use crate::report::Report;
 
@@ -24,7 +25,7 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         seed: a.seed,
         base: a.base.clone(),
     };
-    check_output(&a.output)?;
+    new_folder(&a.output)?;
     let inputs = a.adapters.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     // Nothing to compute: the tensors stay as they are, features that do not add up included.
     let rewritten = inputs.len() == 1 && a.method.is_none() && a.weights.is_empty() && !a.exact;
@@ -65,13 +66,4 @@ fn read(path: &Path) -> Result<Input> {
             .with_hint("give folders with an adapter_config.json: of PEFT, of MLX-LM, or run folders"));
     }
     Ok(Input { path: path.to_path_buf(), file: AdapterFile::read(path)? })
-}
-
-/// An adapter is written as a whole folder, so nothing may be there.
-fn check_output(output: &Path) -> Result<()> {
-    let empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    if output.exists() && !empty(output) {
-        return Err(Error::file(output, "exists already").with_hint("give another --output, or remove it"));
-    }
-    Ok(())
 }

@@ -1,6 +1,5 @@
 //! `merge`: `W' = W + s B A` as a Hugging Face folder.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use ferrotune::checkpoint::atomic::write_folder;
@@ -14,7 +13,7 @@ use ferrotune_kernels::{DType, Precision};
 use serde_json::json;
 
 use super::open::resolve;
-use super::{device, open_cached};
+use super::{device, new_folder, open_cached};
 use crate::args::{Args, MergeArgs};
 use crate::report::Report;
 
@@ -25,11 +24,7 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
             Error::file(&a.adapter, "not an adapter folder").with_hint("give a run folder or a PEFT adapter")
         );
     };
-    if a.output.join("config.json").exists() {
-        return Err(
-            Error::file(&a.output, "the folder holds a model already").with_hint("give another --output")
-        );
-    }
+    new_folder(&a.output)?;
     let base = open_cached(args, &found.base, found.run.as_ref(), report)?;
     let dev = device(args, None)?;
     let form = match (a.onto.as_str(), &found.run) {
@@ -56,15 +51,9 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     };
     let onto = model.storage_name();
     let learned = stops::of_adapter(&folder, model.arch.vocab)?;
-    let write = |folder: &Path| {
+    write_folder(&a.output, |folder| {
         model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype, &learned)
-    };
-    // A new folder appears whole or not at all; one that holds other files keeps them.
-    if a.output.exists() {
-        write(&a.output)?
-    } else {
-        write_folder(&a.output, write)?
-    }
+    })?;
     report.say(format!(
         "merged onto {} ({onto} weights, {}), written as {} to {}",
         base.name,

@@ -63,6 +63,15 @@ fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
     setup::device(args.threads.or(threads), isa)
 }
 
+/// Refuses a folder to write that is there already: nobody's files are replaced. An empty one is as good as none.
+fn new_folder(output: &Path) -> Result<()> {
+    let empty = std::fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
+    if output.exists() && !empty {
+        return Err(Error::file(output, "exists already").with_hint("give another --output, or remove it"));
+    }
+    Ok(())
+}
+
 /// Opens a base model whose quantized forms are kept as the run file says, if there is one.
 fn open_cached(args: &Args, name: &str, run: Option<&RunConfig>, report: &Report) -> Result<BaseModel> {
     let mut base = open_base(args, name, report)?;

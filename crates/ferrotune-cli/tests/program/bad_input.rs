@@ -349,5 +349,5 @@ fn a_folder_with_results_is_not_touched() {
     hints(&out, "--resume");
     assert_eq!(content(), before);
     place.run(&["merge", "out", "--output", "merged"]).ok();
-    place.run(&["merge", "out", "--output", "merged"]).refused(&["merged", "holds a model already"]);
+    place.run(&["merge", "out", "--output", "merged"]).refused(&["merged", "exists already"]);
 }

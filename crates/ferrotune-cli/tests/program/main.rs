@@ -8,6 +8,7 @@ mod cache;
 mod combine;
 mod exports;
 mod faults;
+mod forms;
 mod helper;
 mod plan;
 mod prefixes;
