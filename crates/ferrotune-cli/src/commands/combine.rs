@@ -1,10 +1,12 @@
 //! `combine`: several adapters made into one; one adapter of another layout written in PEFT's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ferrotune::checkpoint::adapter::AdapterFile;
-use ferrotune::checkpoint::atomic::write_folder;
+use ferrotune::checkpoint::atomic::{write_atomic, write_folder};
+use ferrotune::checkpoint::stops;
+use ferrotune::checkpoint::trained_beside::TrainedBeside;
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 use ferrotune::lora::peft;
 use ferrotune::{Error, Result};
@@ -36,7 +38,18 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
     } else {
         combine(&inputs, &how)?
     };
-    write_folder(&a.output, |folder| made.file.write(folder))?;
+    let beside = common_base(&a.adapters)?;
+    let ends = stops::of_adapters(a.adapters.iter().map(PathBuf::as_path))?;
+    write_folder(&a.output, |folder| {
+        made.file.write(folder)?;
+        if let Some(beside) = &beside {
+            beside.write(folder)?;
+        }
+        match &ends {
+            Some(ends) => write_atomic(&folder.join(stops::FILE), format!("{ends:#}\n").as_bytes()),
+            None => Ok(()),
+        }
+    })?;
     let method = match (rewritten, a.exact) {
         (true, _) => "none",
         (_, true) => "exact",
@@ -58,6 +71,17 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         "tensors": made.file.tensors.len(), "cut": made.cut, "base": config.base_model_name_or_path,
     }));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The weights that all of the adapters were trained beside, if their folders say so.
+fn common_base(adapters: &[PathBuf]) -> Result<Option<TrainedBeside>> {
+    let all = adapters.iter().map(|path| TrainedBeside::read(path)).collect::<Result<Vec<_>>>()?;
+    let first = all.first().cloned().flatten();
+    let same = |other: &Option<TrainedBeside>| match (other, &first) {
+        (Some(a), Some(b)) => a.fingerprint == b.fingerprint && a.form() == b.form(),
+        _ => false,
+    };
+    Ok(first.clone().filter(|_| all.iter().all(same)))
 }
 
 fn read(path: &Path) -> Result<Input> {

@@ -38,6 +38,7 @@ mod shapes;
 pub mod starter;
 pub mod stops;
 pub mod train_state;
+pub mod trained_beside;
 pub mod wheel;
 
 pub use atomic::write_atomic;

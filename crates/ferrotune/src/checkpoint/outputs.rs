@@ -9,10 +9,12 @@ use serde_json::json;
 use super::model_folder;
 use super::run_folder::RunFolder;
 use super::stops;
+use super::trained_beside::TrainedBeside;
 use crate::Result;
 use crate::base::BaseModel;
 use crate::lora::{Adapter, Init, peft};
 use crate::model::Decoder;
+use crate::model::weights::BaseForm;
 use crate::run_config::RunConfig;
 use crate::train::record::Summary;
 use crate::train::{Outcome, Trainable, Trainer};
@@ -32,10 +34,10 @@ pub fn write(
     let (summary, (data_hash, base_hash)) = (trainer.summary(), trainer.fingerprints());
     match trainable {
         Trainable::Adapter(adapter) => {
-            write_adapter(folder.path(), adapter, model, base, learned)?;
+            write_adapter(folder.path(), adapter, model, base, trainer.form(), learned)?;
             // Where the start changed the base weights: the same for programs that know the original ones only.
             if let Some(plain) = adapter.converted(&Device::reference(), model)? {
-                write_adapter(&folder.path().join(CONVERTED), &plain, model, base, learned)?;
+                write_adapter(&folder.path().join(CONVERTED), &plain, model, base, trainer.form(), learned)?;
             }
             model_folder::write_sidecars(folder.path(), base, learned)?;
         }
@@ -66,15 +68,17 @@ pub fn write(
     folder.write("README.md", card(config, base, trainable, summary, outcome).as_bytes())
 }
 
-/// Writes an adapter with what must be known to use or merge it: the tokens that end an answer.
+/// Writes an adapter with what must be known to use or merge it: the weights beside it and the tokens that end an answer.
 pub fn write_adapter(
     folder: &Path,
     adapter: &Adapter,
     model: &Decoder,
     base: &BaseModel,
+    form: BaseForm,
     learned: &[u32],
 ) -> Result<()> {
     peft::save(folder, adapter, model, &base.name)?;
+    TrainedBeside::of(&base.name, &base.checkpoint, form).write(folder)?;
     stops::write(folder, &base.checkpoint, learned)
 }
 

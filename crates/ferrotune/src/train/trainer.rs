@@ -27,7 +27,7 @@ use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory;
 use crate::model::families::architecture;
-use crate::model::weights::load_into;
+use crate::model::weights::{BaseForm, load_into};
 use crate::model::{Decoder, DropoutKey, Gradients, Pass, Policies, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
@@ -70,6 +70,8 @@ pub struct Trainer<'a> {
     fingerprints: (String, String),
     /// Tokens that end an answer, as the rows teach.
     ends: Vec<u32>,
+    /// How the base is held.
+    form: BaseForm,
     /// Whether layers are updated as soon as their gradients are whole.
     layer_by_layer: bool,
     /// The hard limit on memory, which may change while a run goes on.
@@ -175,6 +177,7 @@ impl<'a> Trainer<'a> {
             held_out,
             fingerprints,
             ends,
+            form,
             layer_by_layer,
             limit: memory::limit,
         })
@@ -188,6 +191,11 @@ impl<'a> Trainer<'a> {
     /// Hashes of the tokenized rows and of the base model.
     pub fn fingerprints(&self) -> (&str, &str) {
         (&self.fingerprints.0, &self.fingerprints.1)
+    }
+
+    /// How the base is held.
+    pub fn form(&self) -> BaseForm {
+        self.form
     }
 
     /// Tokens that the rows teach to end an answer with.
@@ -388,7 +396,7 @@ impl<'a> Trainer<'a> {
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
             train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
-                outputs::write_adapter(path, adapter, &self.model, self.base, &self.ends)?;
+                outputs::write_adapter(path, adapter, &self.model, self.base, self.form, &self.ends)?;
             }
             Ok(())
         })?;
