@@ -21,7 +21,7 @@ use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::base_cache::BaseCache;
 use ferrotune::checkpoint::hub::{self, HubId};
 use ferrotune::run_config::{ModelOptions, RunConfig};
-use ferrotune::train::setup;
+use ferrotune::train::{Event, setup};
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use ferrotune_kernels::cpu::Isa;
@@ -92,7 +92,7 @@ fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
     }
     let path = Path::new(name);
     if path.exists() {
-        return BaseModel::open(path, name);
+        return opened(path, name, report);
     }
     if name == starter::WORD {
         return Ok(starter::open_starter(args, report)?.1);
@@ -112,5 +112,14 @@ fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
         }
         error => error,
     })?;
-    BaseModel::open(&found, name)
+    opened(&found, name, report)
+}
+
+/// Opens what is on this machine, and says what a user should know of it.
+fn opened(path: &Path, name: &str, report: &Report) -> Result<BaseModel> {
+    let base = BaseModel::open(path, name)?;
+    if let Some(text) = base.checkpoint.warning()? {
+        report.event(&Event::Warning { text });
+    }
+    Ok(base)
 }

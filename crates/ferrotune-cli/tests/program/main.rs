@@ -9,6 +9,7 @@ mod combine;
 mod exports;
 mod faults;
 mod forms;
+mod gguf_words;
 mod helper;
 mod plan;
 mod prefixes;

@@ -201,6 +201,14 @@ impl Checkpoint {
         }
     }
 
+    /// What a user should know before the model is used: where the files leave open what changes its numbers.
+    pub fn warning(&self) -> Result<Option<String>> {
+        match &self.source {
+            Source::Gguf(model) => model.warning(),
+            Source::Folder(_) | Source::Shapes(_) => Ok(None),
+        }
+    }
+
     /// The chat template, if the model has one.
     pub fn chat_template(&self) -> Result<Option<String>> {
         match &self.source {

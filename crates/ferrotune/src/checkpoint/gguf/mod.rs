@@ -141,6 +141,11 @@ impl GgufModel {
         tokenizer::build(&self.file)
     }
 
+    /// What a user should know of the file.
+    pub(super) fn warning(&self) -> Result<Option<String>> {
+        tokenizer::warning(&self.file)
+    }
+
     pub(super) fn chat_template(&self) -> Result<Option<String>> {
         Ok(self.file.text("tokenizer.chat_template")?.map(str::to_string))
     }
