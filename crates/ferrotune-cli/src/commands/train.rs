@@ -9,7 +9,7 @@ use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::outputs;
 use ferrotune::checkpoint::run_folder::RunFolder;
 use ferrotune::run_config::RunConfig;
-use ferrotune::train::{Outcome, Trainer, setup};
+use ferrotune::train::{Outcome, Trainer, init_adapter, setup};
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;
@@ -19,9 +19,10 @@ use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
-    let config = RunConfig::load(&a.run, &a.overrides.list())?;
+    let mut config = RunConfig::load(&a.run, &a.overrides.list())?;
     let dev = device(args, config.train.threads)?;
     let base = open_cached(args, &config.model.base, Some(&config), report)?;
+    init_adapter::adopt(&mut config, &base.checkpoint)?;
     let outcome = train(&config, &base, &dev, a.resume, report)?;
     report.done(&json!({
         "output": config.output.dir,

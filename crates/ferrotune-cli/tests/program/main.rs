@@ -11,6 +11,7 @@ mod faults;
 mod forms;
 mod gguf_words;
 mod helper;
+mod init_adapter;
 mod plan;
 mod prefixes;
 mod quantize;

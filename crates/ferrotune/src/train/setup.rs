@@ -11,7 +11,7 @@ use ferrotune_kernels::{DType, Device, Precision};
 use super::record::Event;
 use crate::checkpoint::{Checkpoint, atomic};
 use crate::data::PreparedData;
-use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases, peft};
+use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases};
 use crate::memory::human;
 use crate::model::families::architecture;
 use crate::model::weights::{BaseForm, BaseStorage, FourBitOptions};
@@ -120,18 +120,6 @@ pub fn form(config: &RunConfig, base: &Checkpoint, precision: Precision) -> Resu
         TableKind::Int8 => BaseStorage::Int8,
     };
     Ok(BaseForm { linears, tables })
-}
-
-/// The constants of the adapter that a run begins with, if it trains one: those of the run file, or of the folder that it
-/// names.
-pub fn lora(config: &RunConfig) -> Result<Option<LoraConfig>> {
-    if config.method.kind == MethodKind::Full {
-        return Ok(None);
-    }
-    match &config.train.init_adapter {
-        Some(folder) => peft::config(Path::new(folder)).map(Some),
-        None => Ok(Some(lora_config(&config.method))),
-    }
 }
 
 /// The adapter's constants of a run file.

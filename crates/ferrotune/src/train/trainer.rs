@@ -11,6 +11,7 @@ use super::budget;
 use super::eval;
 use super::feed::Feed;
 use super::foresee;
+use super::init_adapter;
 use super::needs::{self, Held, Needs};
 use super::record::{EvalRecord, Event, StepRecord, Summary};
 use super::setup::{self, Trainable};
@@ -93,7 +94,7 @@ impl<'a> Trainer<'a> {
         let data_hash = hash_rows(&prepared.train);
         let ends = setup::taught_ends(&prepared);
         let arch = architecture(base.checkpoint.config())?;
-        let lora = setup::lora(config)?;
+        let lora = init_adapter::lora(config, &base.checkpoint)?;
         let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
         let held = Held { form, precision, threads: setup::threads(dev) };
 
