@@ -12,6 +12,7 @@ mod forms;
 mod gguf_words;
 mod helper;
 mod init_adapter;
+mod peft_folders;
 mod plan;
 mod prefixes;
 mod quantize;

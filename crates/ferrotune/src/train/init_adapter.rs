@@ -83,7 +83,7 @@ fn sorted(value: &Value) -> Value {
 /// Whether two choices of targets are the same modules of the model.
 fn same_modules(ours: &Targets, theirs: &Targets, base: &Checkpoint) -> Result<bool> {
     let model = shapes(&Device::reference(), base)?;
-    let mut names: Vec<&str> = model.linears().iter().map(|l| l.name.as_str()).collect();
+    let mut names: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
     names.push(EMBEDDING);
     Ok(match (ours.select(&names), theirs.select(&names)) {
         (Ok(ours), Ok(theirs)) => ours == theirs,
