@@ -118,7 +118,7 @@ fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
 /// Opens what is on this machine, and says what a user should know of it.
 fn opened(path: &Path, name: &str, report: &Report) -> Result<BaseModel> {
     let base = BaseModel::open(path, name)?;
-    if let Some(text) = base.checkpoint.warning()? {
+    for text in base.checkpoint.warnings()? {
         report.event(&Event::Warning { text });
     }
     Ok(base)

@@ -18,5 +18,6 @@ mod prefixes;
 mod quantize;
 mod quickstart;
 mod resume;
+mod same_numbers;
 mod train;
 mod variants;

@@ -66,6 +66,19 @@ impl Folder {
         self.shards.get(name).ok_or_else(|| super::missing_tensor(&self.dir, name, self.shards.names()))
     }
 
+    /// Whether the head is in the files with other values than the embedding.
+    pub(super) fn has_another_head(&self) -> bool {
+        let of = |name: &str| self.shards.get(name);
+        let (Some((file, embedding)), Some((_, head))) =
+            (of("model.embed_tokens.weight"), of("lm_head.weight"))
+        else {
+            return false;
+        };
+        let same = embedding.same_values(head);
+        file.release(embedding);
+        !same
+    }
+
     pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (file, tensor) = self.find(name)?;
         for read in [bnb4::read, bnb8::read] {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::model::config::{ModelConfig, SUPPORTED};
+use crate::model::families::architecture;
 use crate::{Error, Result};
 
 pub mod adapter;
@@ -97,9 +98,12 @@ impl Checkpoint {
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
-        let config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
-        let source = Source::Folder(Folder::open(path)?);
-        Ok(Self::of(path, config, source))
+        let mut config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
+        let folder = Folder::open(path)?;
+        if architecture(&config)?.tied && folder.has_another_head() {
+            config.untie();
+        }
+        Ok(Self::of(path, config, Source::Folder(folder)))
     }
 
     /// A model of which only the configuration is known: matrices have sizes and no content. For plans.
@@ -202,11 +206,12 @@ impl Checkpoint {
     }
 
     /// What a user should know before the model is used: where the files leave open what changes its numbers.
-    pub fn warning(&self) -> Result<Option<String>> {
-        match &self.source {
-            Source::Gguf(model) => model.warning(),
-            Source::Folder(_) | Source::Shapes(_) => Ok(None),
+    pub fn warnings(&self) -> Result<Vec<String>> {
+        let mut all = self.config.notes.clone();
+        if let Source::Gguf(model) = &self.source {
+            all.extend(model.warning()?);
         }
+        Ok(all)
     }
 
     /// The chat template, if the model has one.
