@@ -47,6 +47,21 @@ fn what_peft_reads_computes_the_same() {
         let found = loss(eval(&place, &place.path(&merged), &[]));
         assert!((found - expected).abs() < 1e-4, "{name} merged: {found}, PEFT has {expected}");
     }
+    // A run can begin with each of them.
+    for (name, about) in case["cases"].as_object().expect("cases") {
+        let base = model(about["model"].as_str().expect("a model"));
+        let run = super::helper::run_file(&base, "lora").replace(", rank: 4, alpha: 8", "");
+        place.write("run.yaml", &run);
+        let init = format!("train.init_adapter='{}'", golden(&format!("peft_folders/{name}")).display());
+        let output = format!("output.dir=from-{name}");
+        let set = [&init, "train.max_steps=1", "train.lr=0", &output];
+        let mut args = vec!["train", "run.yaml"];
+        args.extend(set.iter().flat_map(|s| ["--set", s]));
+        place.run(&args).ok();
+        let expected = about["loss"].as_f64().expect("a loss");
+        let found = loss(eval(&place, &place.path(&format!("from-{name}")), &[]));
+        assert!((found - expected).abs() < 1e-5, "{name} trained on: {found}, PEFT has {expected}");
+    }
     let tied = |name: &str| place.json(&format!("{name}/config.json"))["tie_word_embeddings"].clone();
     assert_eq!(tied("merged-tied_head"), false, "the head is another matrix than the embedding now");
 }

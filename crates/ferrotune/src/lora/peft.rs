@@ -155,7 +155,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
 
 /// The constants without names of modules that the model does not have. PEFT passes over them as long as others are there:
 /// configurations name the modules of several architectures. What their tensors belong to is checked one by one.
-fn present(mut config: LoraConfig, model: &Decoder) -> LoraConfig {
+pub(crate) fn present(mut config: LoraConfig, model: &Decoder) -> LoraConfig {
     let mut modules: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
     modules.push(EMBEDDING);
     if let Targets::Names(names) = &mut config.targets

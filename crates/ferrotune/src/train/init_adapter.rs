@@ -12,6 +12,7 @@ use super::foresee::shapes;
 use super::setup::lora_config;
 use crate::checkpoint::Checkpoint;
 use crate::lora::{Init, LoraConfig, Targets, TrainedBiases, peft};
+use crate::model::Decoder;
 use crate::model::embedding::EMBEDDING;
 use crate::run_config::{BiasKind, LoraInit, MethodKind, MethodOptions, RunConfig};
 use crate::{Error, Result};
@@ -23,8 +24,9 @@ pub fn lora(config: &RunConfig, base: &Checkpoint) -> Result<Option<LoraConfig>>
         return Ok(None);
     }
     let Some(folder) = &config.train.init_adapter else { return Ok(Some(lora_config(&config.method))) };
-    let found = peft::config(Path::new(folder))?;
-    check(config, &found, folder, base)?;
+    let model = shapes(&Device::reference(), base)?;
+    let found = peft::present(peft::config(Path::new(folder))?, &model);
+    check(config, &found, folder, &model)?;
     Ok(Some(found))
 }
 
@@ -51,7 +53,7 @@ pub fn adopt(config: &mut RunConfig, base: &Checkpoint) -> Result<()> {
 }
 
 /// Refuses a constant that the run file states otherwise.
-fn check(config: &RunConfig, found: &LoraConfig, folder: &str, base: &Checkpoint) -> Result<()> {
+fn check(config: &RunConfig, found: &LoraConfig, folder: &str, model: &Decoder) -> Result<()> {
     let tree = |method: &MethodOptions| serde_json::to_value(method).unwrap_or_default();
     let (stated, adapter) = (tree(&config.method), tree(&filled(&config.method, found)));
     for key in config.stated_method() {
@@ -59,7 +61,7 @@ fn check(config: &RunConfig, found: &LoraConfig, folder: &str, base: &Checkpoint
         if sorted(ours) == sorted(theirs) {
             continue;
         }
-        if key == "targets" && same_modules(&config.method.targets, &found.targets, base)? {
+        if key == "targets" && same_modules(&config.method.targets, &found.targets, model) {
             continue;
         }
         let text = |value: &Value| if value.is_null() { "none".to_string() } else { value.to_string() };
@@ -81,14 +83,13 @@ fn sorted(value: &Value) -> Value {
 }
 
 /// Whether two choices of targets are the same modules of the model.
-fn same_modules(ours: &Targets, theirs: &Targets, base: &Checkpoint) -> Result<bool> {
-    let model = shapes(&Device::reference(), base)?;
+fn same_modules(ours: &Targets, theirs: &Targets, model: &Decoder) -> bool {
     let mut names: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
     names.push(EMBEDDING);
-    Ok(match (ours.select(&names), theirs.select(&names)) {
+    match (ours.select(&names), theirs.select(&names)) {
         (Ok(ours), Ok(theirs)) => ours == theirs,
         _ => false,
-    })
+    }
 }
 
 /// The options with an adapter's constants.
