@@ -232,6 +232,14 @@ fn train(start: &Path, work: &Path, out: &Path) -> Outcome<()> {
     let folder = RunFolder::create(&run, Begin::New)?;
     let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut on_event)?;
     println!("loss {:.4} after {} steps", outcome.loss, outcome.steps);
-    model_folder::write(out, &base, &trainer.model, trainer.trainable.params(), None, DType::Bf16)?;
+    model_folder::write(
+        out,
+        &base,
+        &trainer.model,
+        trainer.trainable.params(),
+        None,
+        DType::Bf16,
+        trainer.ends(),
+    )?;
     Ok(())
 }

@@ -63,7 +63,8 @@ pub struct ModelArgs {
     /// Base model, where an adapter folder names one that is not here.
     #[arg(long)]
     pub base: Option<String>,
-    /// Hold the base's linears as: keep (as stored), nf4, fp4, int8, bf16, f32.
+    /// Hold the base's linears as: auto (the form that the adapter was trained beside, as far as its folder says; else as
+    /// stored), keep (as stored), nf4, fp4, int8, bf16, f32.
     #[arg(long, default_value = "auto")]
     pub quant: String,
     /// Inputs of matrix products: auto (bf16 for answers, otherwise where the CPU multiplies it), f32, bf16.
@@ -194,9 +195,13 @@ pub struct MergeArgs {
     /// Base model (default: the one that the adapter names).
     #[arg(long)]
     pub base: Option<String>,
-    /// Merge onto: trained (the weights that the adapter was trained beside), stored (the base as its files have it).
-    #[arg(long, default_value = "trained")]
-    pub onto: String,
+    /// Merge onto the base's linears as: auto (the form that the adapter was trained beside, as far as its folder says),
+    /// keep (as stored), nf4, fp4, int8, bf16, f32.
+    #[arg(long, default_value = "auto")]
+    pub quant: String,
+    /// The same in other words: trained (--quant auto), stored (--quant keep).
+    #[arg(long)]
+    pub onto: Option<String>,
     /// Type of the written weights: auto, f32, bf16, f16.
     #[arg(long, default_value = "auto")]
     pub dtype: String,

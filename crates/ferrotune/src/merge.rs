@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// Refuses an adapter that no network of the base's form can hold.
 pub fn check(model: &Decoder, adapter: &Adapter) -> Result<()> {
-    let homeless = model.linears().into_iter().find(|l| {
+    let homeless = model.targets().into_iter().find(|l| {
         l.bias.is_none() && adapter.adapted.branch(l.id).is_some_and(|branch| branch.bias.is_some())
     });
     match homeless {
@@ -116,7 +116,11 @@ pub fn merged_embedding(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> 
 pub fn unties(model: &Decoder, adapter: Option<&Adapter>) -> bool {
     let changes = |a: &Adapter| {
         let head = replaced(a, &model.head().name).weight;
-        head.is_some() || replaced(a, EMBEDDING).weight.is_some() || a.adapted.embedding.is_some()
+        let branch = a.adapted.branch(model.head().id);
+        head.is_some()
+            || branch.is_some()
+            || replaced(a, EMBEDDING).weight.is_some()
+            || a.adapted.embedding.is_some()
     };
     model.lm_head.is_none() && adapter.is_some_and(changes)
 }
@@ -139,7 +143,8 @@ pub fn merge_in_place(dev: &Device, model: &mut Decoder, adapter: &Adapter) -> R
     let adapted = &adapter.adapted;
     let embedding = adapted.embedding.is_some() || replaced(adapter, EMBEDDING).weight.is_some();
     let tokens = adapted.tokens.is_some();
-    let head = tokens || replaced(adapter, &model.head().name).weight.is_some();
+    let branch = adapted.branch(model.head().id).is_some();
+    let head = tokens || branch || replaced(adapter, &model.head().name).weight.is_some();
     let head = (model.lm_head.is_none() && head).then(|| table(&merged_tied_head(model, Some(adapter))));
     if embedding || tokens {
         model.embed = table(&merged_embedding(model, Some(adapter)));

@@ -100,11 +100,16 @@ fn unknown_keys_are_refused_unless_they_change_nothing() {
         }
         AdapterConfig::from_json(Path::new(CONFIG_FILE), &config)
     };
-    assert!(read(json!({"next_years_method": null, "use_other": false, "list": [], "map": {}})).is_ok());
+    assert!(
+        read(json!({"next_years_method": null, "use_other": false, "list": [], "map": {"on": false}}))
+            .is_ok()
+    );
+    // PEFT sets the last one aside for linears.
+    assert!(read(json!({"strength": 0.0, "kind": "none", "fan_in_fan_out": true})).is_ok());
     for (changes, name) in [
         (json!({"next_years_method": {"a": 1}}), "next_years_method"),
         (json!({"use_qalora": true}), "use_qalora"),
-        (json!({"fan_in_fan_out": true}), "fan_in_fan_out"),
+        (json!({"next_years_strength": 0.5}), "next_years_strength"),
         (json!({"target_parameters": {"experts": 1}}), "target_parameters"),
         (json!({"layer_replication": [[0, 1]]}), "layer_replication"),
         (json!({"peft_type": "IA3"}), "IA3"),

@@ -59,7 +59,7 @@ pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
 }
 
 fn load(loaded: &Loaded, folder: &str, report: &Report) -> Result<Adapter> {
-    super::open::adapter(&loaded.dev, Path::new(folder), &loaded.model, &loaded.base, report)
+    super::open::further_adapter(loaded, Path::new(folder), report)
 }
 
 fn opening(a: &ChatArgs) -> Vec<Value> {

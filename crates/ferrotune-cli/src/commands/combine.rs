@@ -1,15 +1,18 @@
 //! `combine`: several adapters made into one; one adapter of another layout written in PEFT's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ferrotune::checkpoint::adapter::AdapterFile;
-use ferrotune::checkpoint::atomic::write_folder;
+use ferrotune::checkpoint::atomic::{write_atomic, write_folder};
+use ferrotune::checkpoint::stops;
+use ferrotune::checkpoint::trained_beside::TrainedBeside;
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 use ferrotune::lora::peft;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
+use super::new_folder;
 use crate::args::CombineArgs;
 use crate::report::Report;
 
@@ -24,7 +27,7 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         seed: a.seed,
         base: a.base.clone(),
     };
-    check_output(&a.output)?;
+    new_folder(&a.output)?;
     let inputs = a.adapters.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     // Nothing to compute: the tensors stay as they are, features that do not add up included.
     let rewritten = inputs.len() == 1 && a.method.is_none() && a.weights.is_empty() && !a.exact;
@@ -35,7 +38,18 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
     } else {
         combine(&inputs, &how)?
     };
-    write_folder(&a.output, |folder| made.file.write(folder))?;
+    let beside = common_base(&a.adapters)?;
+    let ends = stops::of_adapters(a.adapters.iter().map(PathBuf::as_path))?;
+    write_folder(&a.output, |folder| {
+        made.file.write(folder)?;
+        if let Some(beside) = &beside {
+            beside.write(folder)?;
+        }
+        match &ends {
+            Some(ends) => write_atomic(&folder.join(stops::FILE), format!("{ends:#}\n").as_bytes()),
+            None => Ok(()),
+        }
+    })?;
     let method = match (rewritten, a.exact) {
         (true, _) => "none",
         (_, true) => "exact",
@@ -59,19 +73,21 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The weights that all of the adapters were trained beside, if their folders say so.
+fn common_base(adapters: &[PathBuf]) -> Result<Option<TrainedBeside>> {
+    let all = adapters.iter().map(|path| TrainedBeside::read(path)).collect::<Result<Vec<_>>>()?;
+    let first = all.first().cloned().flatten();
+    let same = |other: &Option<TrainedBeside>| match (other, &first) {
+        (Some(a), Some(b)) => a.fingerprint == b.fingerprint && a.form() == b.form(),
+        _ => false,
+    };
+    Ok(first.clone().filter(|_| all.iter().all(same)))
+}
+
 fn read(path: &Path) -> Result<Input> {
     if !peft::is_adapter(path) {
         return Err(Error::file(path, "not an adapter folder")
             .with_hint("give folders with an adapter_config.json: of PEFT, of MLX-LM, or run folders"));
     }
     Ok(Input { path: path.to_path_buf(), file: AdapterFile::read(path)? })
-}
-
-/// An adapter is written as a whole folder, so nothing may be there.
-fn check_output(output: &Path) -> Result<()> {
-    let empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    if output.exists() && !empty(output) {
-        return Err(Error::file(output, "exists already").with_hint("give another --output, or remove it"));
-    }
-    Ok(())
 }

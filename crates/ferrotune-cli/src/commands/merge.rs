@@ -1,45 +1,33 @@
 //! `merge`: `W' = W + s B A` as a Hugging Face folder.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use ferrotune::checkpoint::atomic::write_folder;
 use ferrotune::checkpoint::model_folder;
 use ferrotune::checkpoint::outputs::output_dtype;
-use ferrotune::model::weights::BaseStorage;
-use ferrotune::train::{Event, setup};
+use ferrotune::checkpoint::stops;
+use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::{DType, Precision};
 use serde_json::json;
 
-use super::open::resolve;
-use super::{device, open_cached};
+use super::open::{Origin, resolve, trained_base};
+use super::{device, new_folder};
 use crate::args::{Args, MergeArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     let found = resolve(&a.adapter.display().to_string(), None, a.base.as_deref())?;
-    let Some(folder) = found.adapter else {
+    let Some(folder) = found.adapter.clone() else {
         return Err(
             Error::file(&a.adapter, "not an adapter folder").with_hint("give a run folder or a PEFT adapter")
         );
     };
-    if a.output.join("config.json").exists() {
-        return Err(
-            Error::file(&a.output, "the folder holds a model already").with_hint("give another --output")
-        );
-    }
-    let base = open_cached(args, &found.base, found.run.as_ref(), report)?;
+    new_folder(&a.output)?;
+    let quant = quant(a)?;
+    let base = found.open_base(args, report)?;
     let dev = device(args, None)?;
-    let form = match (a.onto.as_str(), &found.run) {
-        ("trained", Some(run)) => setup::form(run, &base.checkpoint, Precision::F32)?,
-        ("trained" | "stored", _) => BaseStorage::AsStored.into(),
-        (other, _) => {
-            return Err(
-                Error::config("--onto", format!("`{other}` is not a base")).with_hint("trained or stored")
-            );
-        }
-    };
+    let (form, origin) = found.form(quant, &base, Precision::F32, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, 1, &mut warn)?;
     let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
@@ -54,22 +42,46 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         }
     };
     let onto = model.storage_name();
-    let write = |folder: &Path| model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype);
-    // A new folder appears whole or not at all; one that holds other files keeps them.
-    if a.output.exists() {
-        write(&a.output)?
-    } else {
-        write_folder(&a.output, write)?
-    }
+    let learned = stops::of_adapter(&folder, model.arch.vocab)?;
+    write_folder(&a.output, |folder| {
+        model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype, &learned)
+    })?;
+    let trained = trained_base(&folder)?.map(|(_, fingerprint)| fingerprint);
+    let own_base = trained.as_ref() == Some(&base.checkpoint.fingerprint()?);
+    let about = match origin {
+        Origin::Adapter if own_base => "those that the adapter was trained beside",
+        Origin::Adapter => "in the form that the adapter was trained beside",
+        Origin::Asked => "as asked for",
+        Origin::Unknown => "as stored; the adapter does not say what it was trained beside",
+    };
     report.say(format!(
-        "merged onto {} ({onto} weights, {}), written as {} to {}",
+        "merged onto {} ({onto} weights, {about}), written as {} to {}",
         base.name,
-        if a.onto == "trained" { "those that the adapter was trained beside" } else { "as stored" },
         dtype.name(),
         a.output.display()
     ));
     report.done(&json!({
         "output": a.output, "base": base.name, "onto": onto, "dtype": dtype.name(),
+        "trained_form": origin == Origin::Adapter,
     }));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The form to merge onto as a word of `--quant`.
+fn quant(a: &MergeArgs) -> Result<&str> {
+    let word = match a.onto.as_deref() {
+        None => return Ok(&a.quant),
+        Some("trained") => "auto",
+        Some("stored") => "keep",
+        Some(other) => {
+            return Err(
+                Error::config("--onto", format!("`{other}` is not a base")).with_hint("trained or stored")
+            );
+        }
+    };
+    if a.quant != "auto" && a.quant != word {
+        let problem = format!("it stands for --quant {word}, and --quant {} is given", a.quant);
+        return Err(Error::config("--onto", problem).with_hint("give one of the two"));
+    }
+    Ok(word)
 }

@@ -21,7 +21,7 @@ use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::base_cache::BaseCache;
 use ferrotune::checkpoint::hub::{self, HubId};
 use ferrotune::run_config::{ModelOptions, RunConfig};
-use ferrotune::train::setup;
+use ferrotune::train::{Event, setup};
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use ferrotune_kernels::cpu::Isa;
@@ -63,6 +63,15 @@ fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
     setup::device(args.threads.or(threads), isa)
 }
 
+/// Refuses a folder to write that is there already: nobody's files are replaced. An empty one is as good as none.
+fn new_folder(output: &Path) -> Result<()> {
+    let empty = std::fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
+    if output.exists() && !empty {
+        return Err(Error::file(output, "exists already").with_hint("give another --output, or remove it"));
+    }
+    Ok(())
+}
+
 /// Opens a base model whose quantized forms are kept as the run file says, if there is one.
 fn open_cached(args: &Args, name: &str, run: Option<&RunConfig>, report: &Report) -> Result<BaseModel> {
     let mut base = open_base(args, name, report)?;
@@ -85,7 +94,7 @@ fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
     }
     let path = Path::new(name);
     if path.exists() {
-        return BaseModel::open(path, name);
+        return opened(path, name, report);
     }
     if name == starter::WORD {
         return Ok(starter::open_starter(args, report)?.1);
@@ -105,5 +114,14 @@ fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
         }
         error => error,
     })?;
-    BaseModel::open(&found, name)
+    opened(&found, name, report)
+}
+
+/// Opens what is on this machine, and says what a user should know of it.
+fn opened(path: &Path, name: &str, report: &Report) -> Result<BaseModel> {
+    let base = BaseModel::open(path, name)?;
+    for text in base.checkpoint.warnings()? {
+        report.event(&Event::Warning { text });
+    }
+    Ok(base)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::base::BaseModel;
 use ferrotune::checkpoint::adapter::{AdapterFile, CONFIG_FILE};
+use ferrotune::checkpoint::trained_beside::TrainedBeside;
 use ferrotune::lora::{Adapter, peft};
 use ferrotune::model::weights::{BaseForm, BaseStorage, FourBitOptions};
 use ferrotune::model::{Decoder, Params, Pass};
@@ -21,6 +22,8 @@ use crate::report::Report;
 pub struct Loaded {
     pub base: BaseModel,
     pub model: Decoder,
+    /// How the base is held.
+    pub form: BaseForm,
     pub adapter: Option<Adapter>,
     pub precision: Precision,
     pub dev: Device,
@@ -49,6 +52,10 @@ pub struct Resolved {
     pub adapter: Option<PathBuf>,
     /// The run file beside the adapter, if it is in a run folder.
     pub run: Option<RunConfig>,
+    /// The weights that the adapter was trained beside, as its folder says.
+    pub beside: Option<TrainedBeside>,
+    /// The file that names the base, where the user did not.
+    pub named_in: Option<PathBuf>,
 }
 
 /// Follows an adapter folder to its base.
@@ -59,41 +66,97 @@ pub fn resolve(model: &str, adapter: Option<&str>, base: Option<&str>) -> Result
             return Err(Error::file(&folder, format!("no {CONFIG_FILE} in it"))
                 .with_hint("give the folder of a PEFT or MLX-LM adapter"));
         }
-        return Ok(Resolved { base: base.unwrap_or(model).to_string(), adapter: None, run: None });
+        let base = base.unwrap_or(model).to_string();
+        return Ok(Resolved { base, adapter: None, run: None, beside: None, named_in: None });
     }
-    let run = folder.join("run.yaml");
-    let run = if run.is_file() { Some(RunConfig::load(&run, &[])?) } else { None };
-    let named = match (base, adapter) {
-        (Some(base), _) => base.to_string(),
-        (None, Some(_)) => model.to_string(),
-        (None, None) => named_base(&folder, run.as_ref())?,
+    let file = folder.join("run.yaml");
+    let run = if file.is_file() { Some(RunConfig::load(&file, &[])?) } else { None };
+    let beside = TrainedBeside::read(&folder)?;
+    let (base, named_in) = match (base, adapter, &run) {
+        (Some(base), ..) => (base.to_string(), None),
+        (None, Some(_), _) => (model.to_string(), None),
+        (None, None, Some(run)) => (run.model.base.clone(), Some(file)),
+        (None, None, None) => {
+            let file = folder.join(CONFIG_FILE);
+            let named = AdapterFile::read(&folder)?.config.base_model_name_or_path;
+            let named = named.filter(|name| !name.is_empty()).ok_or_else(|| {
+                Error::file(&file, "it names no base model").with_hint("name the base with --base")
+            })?;
+            (named, Some(file))
+        }
     };
-    Ok(Resolved { base: named, adapter: Some(folder), run })
+    Ok(Resolved { base, adapter: Some(folder), run, beside, named_in })
 }
 
-fn named_base(folder: &Path, run: Option<&RunConfig>) -> Result<String> {
-    if let Some(run) = run {
-        return Ok(run.model.base.clone());
+impl Resolved {
+    /// Opens the base. If it is not here and only the adapter names it, the error says so.
+    pub fn open_base(&self, args: &Args, report: &Report) -> Result<BaseModel> {
+        let opened = open_cached(args, &self.base, self.run.as_ref(), report);
+        match &self.named_in {
+            Some(file) if !Path::new(&self.base).exists() => opened.map_err(|e| {
+                let hint = "give the base with --base: a model folder, a .gguf file or a hub id";
+                let hint = e.hint().map_or(hint.to_string(), |own| format!("{hint}; {own}"));
+                let problem = format!("the base of the adapter is not here: {e}");
+                Error::file(file, problem).with_hint(hint)
+            }),
+            _ => opened,
+        }
     }
-    AdapterFile::read(folder)?.config.base_model_name_or_path.ok_or_else(|| {
-        Error::file(folder.join(CONFIG_FILE), "it names no base model").with_hint("name the base with --base")
-    })
+
+    /// The form of the base that is asked for; of `auto` that which the adapter was trained beside, as far as its folder
+    /// says.
+    pub fn form(
+        &self,
+        word: &str,
+        base: &BaseModel,
+        precision: Precision,
+        report: &Report,
+    ) -> Result<(BaseForm, Origin)> {
+        if word != "auto" {
+            return Ok((storage(word)?.into(), Origin::Asked));
+        }
+        match (&self.adapter, &self.beside, &self.run) {
+            (None, ..) => Ok((BaseStorage::AsStored.into(), Origin::Asked)),
+            (_, Some(beside), _) => Ok((beside.form(), Origin::Adapter)),
+            (_, None, Some(run)) => Ok((setup::form(run, &base.checkpoint, precision)?, Origin::Adapter)),
+            (Some(folder), None, None) => {
+                let text = format!(
+                    "the adapter in {} does not say in which form its base was held in training; the base is taken as \
+                     its files have it (--quant takes another form)",
+                    folder.display()
+                );
+                report.event(&Event::Warning { text });
+                Ok((BaseStorage::AsStored.into(), Origin::Unknown))
+            }
+        }
+    }
+}
+
+/// Who chose the form of a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The user.
+    Asked,
+    /// The adapter: it was trained beside the base in this form.
+    Adapter,
+    /// Nobody.
+    Unknown,
 }
 
 /// Loads what the arguments name for sequences of up to `positions` tokens.
 pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &Report) -> Result<Loaded> {
     let found = resolve(&a.model, a.adapter.as_deref(), a.base.as_deref())?;
-    let mut base = open_cached(args, &found.base, found.run.as_ref(), report)?;
+    let mut base = found.open_base(args, report)?;
     if a.no_cache {
         base.cache = None;
     }
     let kind = precision_kind(&a.precision)?;
     let precision = setup::precision(kind, &dev);
-    let form = form(&a.quant, &base, found.run.as_ref(), precision)?;
+    let (form, _) = found.form(&a.quant, &base, precision, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, positions, &mut warn)?;
     let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
-    Ok(Loaded { base, model, adapter, precision, dev, none })
+    Ok(Loaded { base, model, form, adapter, precision, dev, none })
 }
 
 /// The same to give answers: in bf16 on every CPU unless another precision is asked for, as products of a token at a time are
@@ -122,16 +185,12 @@ pub fn adapter(
     report: &Report,
 ) -> Result<Adapter> {
     let adapter = peft::load(dev, folder, model)?;
-    let receipt = std::fs::read(folder.join("receipt.json")).unwrap_or_default();
-    let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap_or_default();
-    let trained = receipt["base"]["fingerprint"].as_str();
-    if let Some(trained) = trained
-        && trained != base.checkpoint.fingerprint()?
+    if let Some((name, fingerprint)) = trained_base(folder)?
+        && fingerprint != base.checkpoint.fingerprint()?
     {
         let text = format!(
-            "the adapter in {} was trained beside {}, whose weights are not those of {}",
+            "the adapter in {} was trained beside {name}, whose weights are not those of {}",
             folder.display(),
-            receipt["base"]["name"].as_str().unwrap_or("another base"),
             base.name
         );
         report.event(&Event::Warning { text });
@@ -139,14 +198,39 @@ pub fn adapter(
     Ok(adapter)
 }
 
-/// The form asked for; by default that of the run that made the adapter.
-fn form(word: &str, base: &BaseModel, run: Option<&RunConfig>, precision: Precision) -> Result<BaseForm> {
+/// Name and fingerprint of the base that an adapter was trained beside, as its folder says.
+pub fn trained_base(folder: &Path) -> Result<Option<(String, String)>> {
+    if let Some(beside) = TrainedBeside::read(folder)? {
+        return Ok(Some((beside.base, beside.fingerprint)));
+    }
+    // Results of versions that wrote nothing but the receipt.
+    let receipt = std::fs::read(folder.join("receipt.json")).unwrap_or_default();
+    let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap_or_default();
+    let name = receipt["base"]["name"].as_str().unwrap_or("another base").to_string();
+    Ok(receipt["base"]["fingerprint"].as_str().map(|trained| (name, trained.to_string())))
+}
+
+/// Another adapter for a base that is in memory; says so if it was trained beside the base in another form.
+pub fn further_adapter(loaded: &Loaded, folder: &Path, report: &Report) -> Result<Adapter> {
+    let adapter = adapter(&loaded.dev, folder, &loaded.model, &loaded.base, report)?;
+    if let Some(beside) = TrainedBeside::read(folder)?
+        && beside.form() != loaded.form
+    {
+        let text = format!(
+            "the adapter in {} was trained beside its base in another form than that in memory ({}); start with this \
+             adapter to have its own",
+            folder.display(),
+            loaded.model.storage_name()
+        );
+        report.event(&Event::Warning { text });
+    }
+    Ok(adapter)
+}
+
+/// The storage of a word other than `auto`.
+fn storage(word: &str) -> Result<BaseStorage> {
     let four_bit = |kind| BaseStorage::FourBit(FourBitOptions { kind, block: 64, double: true });
-    let storage = match word {
-        "auto" => match run {
-            Some(run) => return setup::form(run, &base.checkpoint, precision),
-            None => BaseStorage::AsStored,
-        },
+    Ok(match word {
         "keep" => BaseStorage::AsStored,
         "nf4" => four_bit(FourBitKind::Nf4),
         "fp4" => four_bit(FourBitKind::Fp4),
@@ -157,8 +241,7 @@ fn form(word: &str, base: &BaseModel, run: Option<&RunConfig>, precision: Precis
             return Err(Error::config("--quant", format!("`{other}` is not a storage"))
                 .with_hint("one of auto, keep, nf4, fp4, int8, bf16, f32"));
         }
-    };
-    Ok(storage.into())
+    })
 }
 
 fn precision_kind(word: &str) -> Result<ferrotune::run_config::FloatKind> {

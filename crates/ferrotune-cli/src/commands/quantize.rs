@@ -11,7 +11,7 @@ use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};
 use serde_json::json;
 
-use super::open_base;
+use super::{new_folder, open_base};
 use crate::args::{Args, QuantizeArgs};
 use crate::report::Report;
 
@@ -34,9 +34,7 @@ pub fn run(args: &Args, a: &QuantizeArgs, report: &Report) -> Result<ExitCode> {
         "f16" => Some(DType::F16),
         other => return wrong("--dtype", other, "auto, f32, bf16 or f16"),
     };
-    if a.output.exists() {
-        return Err(Error::file(&a.output, "exists already").with_hint("give another --output, or remove it"));
-    }
+    new_folder(&a.output)?;
     let base = open_base(args, &a.model, report)?;
     let options = FourBitOptions { kind, block: a.block, double: !a.no_double };
     let mut written = None;

@@ -13,7 +13,7 @@ use ferrotune::data::dataset::Dataset;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::memory::{human, resident};
 use ferrotune::run_config::{DataOptions, RunConfig};
-use ferrotune::train::{Trainer, setup};
+use ferrotune::train::{Trainer, init_adapter, setup};
 use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
@@ -41,7 +41,8 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     let (train_facts, questions) = facts(a)?;
     let dir = output(a);
     let mut folder = RunFolder::at(&dir, Begin::New)?;
-    let config = config(a, &dir, &name, &base)?;
+    let mut config = config(a, &dir, &name, &base)?;
+    init_adapter::adopt(&mut config, &base.checkpoint)?;
     super::keep_quantized(&mut base, &config.model);
     let stop = train::interrupt_flag()?;
     let dev = device(args, config.train.threads)?;

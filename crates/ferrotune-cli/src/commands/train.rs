@@ -13,7 +13,7 @@ use ferrotune::data::chat_template::Clock;
 use ferrotune::memory::human;
 use ferrotune::run_config::{EvalSource, MethodKind, RunConfig};
 use ferrotune::train::record::Summary;
-use ferrotune::train::{Outcome, Trainer, setup};
+use ferrotune::train::{Outcome, Trainer, init_adapter, setup};
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;
@@ -24,9 +24,10 @@ use crate::report::Report;
 
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
     let start = Instant::now();
-    let config = RunConfig::load(&a.run, &a.overrides.list())?;
+    let mut config = RunConfig::load(&a.run, &a.overrides.list())?;
     let dev = device(args, config.train.threads)?;
     let mut base = open_cached(args, &config.model.base, Some(&config), report)?;
+    init_adapter::adopt(&mut config, &base.checkpoint)?;
     let (outcome, summary) = train(&config, &mut base, &dev, a, report)?;
     if outcome.steps > 0 && !outcome.interrupted && !report.json() {
         report.say(conclusion(&config, &outcome, &summary, start.elapsed().as_secs_f64()));
@@ -99,17 +100,7 @@ pub fn finish(
         report.say("stopped before the first step: there are no results");
         return Ok(outcome);
     }
-    let results = (trainer.summary(), &outcome);
-    outputs::write(
-        folder,
-        config,
-        base,
-        &trainer.model,
-        &trainer.trainable,
-        results,
-        trainer.fingerprints(),
-        trainer.changes(),
-    )?;
+    outputs::write(folder, config, base, trainer, &outcome)?;
     report.say(format!("results in {}", folder.path().display()));
     Ok(outcome)
 }

@@ -232,6 +232,8 @@ fn model_folders() {
 fn adapters() {
     let place = Place::with_run("lora");
     place.run(&["train", "run.yaml", "--set", "train.max_steps=1", "--set", "output.dir=good"]).ok();
+    // What a run file states otherwise than an adapter is refused before its tensors are read.
+    place.write("run.yaml", &place.read("run.yaml").replace(", rank: 4, alpha: 8", ""));
     let base = model("llama3_rope").display().to_string();
     let weights = "adapter_model.safetensors";
     let edit = |folder: &Path, key: &str, value: Value| {
@@ -349,5 +351,5 @@ fn a_folder_with_results_is_not_touched() {
     hints(&out, "--resume");
     assert_eq!(content(), before);
     place.run(&["merge", "out", "--output", "merged"]).ok();
-    place.run(&["merge", "out", "--output", "merged"]).refused(&["merged", "holds a model already"]);
+    place.run(&["merge", "out", "--output", "merged"]).refused(&["merged", "exists already"]);
 }

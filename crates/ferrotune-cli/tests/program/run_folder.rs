@@ -222,8 +222,8 @@ fn a_base_that_changes_while_it_is_read_is_noticed() {
 
     // The same file written over: what is trained from then on is of another base.
     let run = begun("rewritten");
-    bytes[at] ^= 1;
-    std::fs::write(&weights, &bytes).expect("weights");
+    let file = std::fs::File::options().write(true).open(&weights).expect("weights");
+    std::os::unix::fs::FileExt::write_at(&file, &[bytes[at] ^ 1], at as u64).expect("a byte");
     let out: super::helper::Out = run.wait_with_output().expect("the process").into();
     out.refused(&["model.safetensors", "written over while the run read it"]);
     // One byte of it is another model for a resumed run too.

@@ -118,8 +118,11 @@ const IRRELEVANT: &[&str] = &[
     "eva_config",
     "corda_config",
     "lora_ga_config",
+    "velora_config",
     "megatron_core",
     "qalora_group_size",
+    // PEFT sets it aside for linears and embeddings, the only modules here.
+    "fan_in_fan_out",
 ];
 
 impl AdapterConfig {
@@ -283,13 +286,15 @@ impl AdapterConfig {
 const NOT_MODULES: &str = "is neither a list of module names nor a pattern";
 const NOT_TEXTS: &str = "is not a list of strings";
 
-/// `false`, an empty list or object: what a feature has that is not in use.
+/// `false`, zero, nothing: what a feature has that is not in use.
 fn changes_nothing(value: &Value) -> bool {
     match value {
+        Value::Null => true,
         Value::Bool(on) => !on,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(word) => matches!(word.as_str(), "" | "none"),
         Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
+        Value::Object(map) => map.values().all(changes_nothing),
     }
 }
 
@@ -331,6 +336,34 @@ fn modules(value: &Value) -> Option<Modules> {
 
 fn pattern<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
     value.as_object()?.iter().map(|(key, v)| Some((key.clone(), read(v)?))).collect()
+}
+
+/// Parts of a module after which PEFT's own names in memory have the adapter's name.
+const NAMED: [&str; 7] = [
+    "lora_A",
+    "lora_B",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_magnitude_vector",
+    "token_adapter",
+    "modules_to_save",
+];
+
+/// The name of a tensor as PEFT saves it: without the adapter's name `default`, which the state of a model in memory has,
+/// and without a suffix of magnitudes that some versions wrote.
+fn plain_name(name: &str) -> String {
+    let mut parts: Vec<&str> = name.split('.').collect();
+    if let Some(at) = parts.windows(2).position(|pair| NAMED.contains(&pair[0]) && pair[1] == "default") {
+        parts.remove(at + 1);
+        // A module that is trained whole is saved under its own name.
+        if parts[at] == "modules_to_save" {
+            parts.remove(at);
+        }
+    }
+    if parts.ends_with(&["lora_magnitude_vector", "weight"]) {
+        parts.pop();
+    }
+    parts.join(".")
 }
 
 /// A tensor of an adapter.
@@ -376,15 +409,14 @@ impl AdapterFile {
             let Some(name) = key.strip_prefix(PREFIX) else {
                 return Err(Error::tensor(&path, key, format!("its key does not start with `{PREFIX}`")));
             };
-            // Some versions saved magnitudes with a suffix.
-            let name = match name.strip_suffix(".lora_magnitude_vector.weight") {
-                Some(module) => format!("{module}.lora_magnitude_vector"),
-                None => name.to_string(),
-            };
             let (shape, values) = file.f32(key)?;
-            tensors.push(AdapterTensor { name, shape, values });
+            tensors.push(AdapterTensor { name: plain_name(name), shape, values });
         }
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(twice) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            let problem = "stands twice, with and without the name of an adapter";
+            return Err(Error::tensor(&path, format!("{PREFIX}{}", twice[0].name), problem));
+        }
         let adapter = AdapterFile { config, tensors };
         adapter.check_pairs(&path)?;
         Ok(adapter)

@@ -36,11 +36,24 @@ const SIDECARS: &[&str] = &[
 pub(super) struct Folder {
     dir: PathBuf,
     pub(super) shards: Shards,
+    /// The small files around the weights as they were when the folder was opened: what a run writes at its end is what it
+    /// began with, whatever has become of the folder since.
+    files: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Folder {
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        Ok(Folder { dir: dir.to_path_buf(), shards: Shards::open(dir)? })
+        let shards = Shards::open(dir)?;
+        let mut files = Vec::new();
+        for &name in SIDECARS {
+            let path = dir.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => files.push((name, bytes)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io(&path, e)),
+            }
+        }
+        Ok(Folder { dir: dir.to_path_buf(), shards, files })
     }
 
     /// Names of the model's tensors; the parts of a quantized weight count as one.
@@ -51,6 +64,19 @@ impl Folder {
 
     fn find(&self, name: &str) -> Result<(&SafeFile, &TensorRef)> {
         self.shards.get(name).ok_or_else(|| super::missing_tensor(&self.dir, name, self.shards.names()))
+    }
+
+    /// Whether the head is in the files with other values than the embedding.
+    pub(super) fn has_another_head(&self) -> bool {
+        let of = |name: &str| self.shards.get(name);
+        let (Some((file, embedding)), Some((_, head))) =
+            (of("model.embed_tokens.weight"), of("lm_head.weight"))
+        else {
+            return false;
+        };
+        let same = embedding.same_values(head);
+        file.release(embedding);
+        !same
     }
 
     pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
@@ -90,42 +116,37 @@ impl Folder {
     }
 
     pub(super) fn tokenizer_json(&self) -> Result<Vec<u8>> {
-        let path = self.dir.join("tokenizer.json");
-        std::fs::read(&path).map_err(|e| {
-            if e.kind() != std::io::ErrorKind::NotFound {
-                return Error::io(&path, e);
-            }
-            let problem = if self.dir.join("tokenizer.model").is_file() {
-                "missing; only the old tokenizer.model is here"
-            } else {
-                "missing"
-            };
-            Error::file(&path, problem)
-                .with_hint("copy the tokenizer.json of the model this one was made from")
-        })
+        if let Some(bytes) = self.file("tokenizer.json") {
+            return Ok(bytes.to_vec());
+        }
+        let problem = match self.file("tokenizer.model") {
+            Some(_) => "missing; only the old tokenizer.model is here",
+            None => "missing",
+        };
+        Err(Error::file(self.dir.join("tokenizer.json"), problem)
+            .with_hint("copy the tokenizer.json of the model this one was made from"))
     }
 
-    /// A JSON file of the folder; `None` if it is not there.
-    fn json(&self, name: &str) -> Result<Option<Value>> {
-        let path = self.dir.join(name);
-        match std::fs::read(&path) {
-            Ok(text) => match serde_json::from_slice(&text) {
-                Ok(value) => Ok(Some(value)),
-                Err(e) => Err(Error::file(&path, format!("not valid JSON: {e}"))),
-            },
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io(&path, e)),
+    /// A small file of the folder; `None` if it was not there.
+    fn file(&self, name: &str) -> Option<&[u8]> {
+        self.files.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &bytes[..])
+    }
+
+    /// A JSON file of the folder; `None` if it was not there.
+    pub(super) fn json(&self, name: &str) -> Result<Option<Value>> {
+        let Some(text) = self.file(name) else { return Ok(None) };
+        match serde_json::from_slice(text) {
+            Ok(value) => Ok(Some(value)),
+            Err(e) => Err(Error::file(self.dir.join(name), format!("not valid JSON: {e}"))),
         }
     }
 
     pub(super) fn chat_template(&self) -> Result<Option<String>> {
-        let own = self.dir.join("chat_template.jinja");
-        match std::fs::read(&own) {
-            Ok(text) => {
-                return String::from_utf8(text).map(Some).map_err(|_| Error::file(&own, "not valid UTF-8"));
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(&own, e)),
+        if let Some(text) = self.file("chat_template.jinja") {
+            let own = self.dir.join("chat_template.jinja");
+            return String::from_utf8(text.to_vec())
+                .map(Some)
+                .map_err(|_| Error::file(&own, "not valid UTF-8"));
         }
         for file in ["tokenizer_config.json", "chat_template.json"] {
             if let Some(found) =
@@ -176,17 +197,8 @@ impl Folder {
         })
     }
 
-    pub(super) fn sidecars(&self) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut found = Vec::new();
-        for &name in SIDECARS {
-            let path = self.dir.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => found.push((name.to_string(), bytes)),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(&path, e)),
-            }
-        }
-        Ok(found)
+    pub(super) fn sidecars(&self) -> Vec<(String, Vec<u8>)> {
+        self.files.iter().map(|(name, bytes)| (name.to_string(), bytes.clone())).collect()
     }
 }
 

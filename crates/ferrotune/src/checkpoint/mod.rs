@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ferrotune_kernels::quant::Weight;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::model::config::{ModelConfig, SUPPORTED};
+use crate::model::families::architecture;
 use crate::{Error, Result};
 
 pub mod adapter;
@@ -38,7 +40,9 @@ pub mod run_folder;
 pub mod safetensors;
 mod shapes;
 pub mod starter;
+pub mod stops;
 pub mod train_state;
+pub mod trained_beside;
 pub mod wheel;
 
 pub use atomic::write_atomic;
@@ -115,9 +119,12 @@ impl Checkpoint {
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
-        let config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
-        let source = Source::Folder(Folder::open(path)?);
-        Self::of(path, config, source)
+        let mut config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
+        let folder = Folder::open(path)?;
+        if architecture(&config)?.tied && folder.has_another_head() {
+            config.untie();
+        }
+        Self::of(path, config, Source::Folder(folder))
     }
 
     /// A model of which only the configuration is known: matrices have sizes and no content. For plans.
@@ -209,6 +216,15 @@ impl Checkpoint {
         }
     }
 
+    /// What a user should know before the model is used: where the files leave open what changes its numbers.
+    pub fn warnings(&self) -> Result<Vec<String>> {
+        let mut all = self.config.notes.clone();
+        if let Source::Gguf(model) = &self.source {
+            all.extend(model.warning()?);
+        }
+        Ok(all)
+    }
+
     /// The chat template, if the model has one.
     pub fn chat_template(&self) -> Result<Option<String>> {
         match &self.source {
@@ -245,6 +261,15 @@ impl Checkpoint {
         }
     }
 
+    /// The content of `generation_config.json`; of a GGUF file, what it would be.
+    pub(crate) fn generation_json(&self) -> Result<Option<Value>> {
+        match &self.source {
+            Source::Folder(folder) => folder.json(stops::FILE),
+            Source::Gguf(model) => model.generation_json(&self.config).map(Some),
+            Source::Shapes(_) => Ok(None),
+        }
+    }
+
     /// Tokens that end an answer: of the generation configuration, else of the model's.
     pub fn eos_ids(&self) -> Result<Vec<u32>> {
         let ids = self.generation_config()?.eos_token_ids;
@@ -254,7 +279,7 @@ impl Checkpoint {
     /// Tokenizer, template and licence files, for a folder that is made from this model.
     pub fn sidecars(&self) -> Result<Vec<(String, Vec<u8>)>> {
         match &self.source {
-            Source::Folder(folder) => folder.sidecars(),
+            Source::Folder(folder) => Ok(folder.sidecars()),
             Source::Gguf(model) => model.sidecars(&self.config),
             Source::Shapes(_) => Ok(Vec::new()),
         }

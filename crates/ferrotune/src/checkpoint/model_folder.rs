@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::atomic::write_atomic;
 use super::safetensors::{OutTensor, write_model};
+use super::stops;
 use crate::base::BaseModel;
 use crate::lora::Adapter;
 use crate::merge::{check, merged_embedding, merged_tied_head, merged_vector, merged_weight, unties};
@@ -19,7 +20,8 @@ use crate::{Error, Result};
 /// Bytes of a shard at most, as transformers splits.
 pub(super) const SHARD: usize = 5_000_000_000;
 
-/// Writes the model with its adapter folded in, or with its trained parameters, to `folder` as `dtype`.
+/// Writes the model with its adapter folded in, or with its trained parameters, to `folder` as `dtype`; `learned` are
+/// tokens that it ends an answer with now.
 ///
 /// Weights are made one at a time: the peak is the model in memory and one matrix.
 pub fn write(
@@ -29,6 +31,7 @@ pub fn write(
     params: &Params,
     adapter: Option<&Adapter>,
     dtype: DType,
+    learned: &[u32],
 ) -> Result<()> {
     if let Some(adapter) = adapter {
         check(model, adapter)?;
@@ -66,21 +69,22 @@ pub fn write(
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
-    write_config(folder, base, dtype, untied)?;
-    write_sidecars(folder, base)
+    write_config(folder, base, dtype, untied, learned)?;
+    write_sidecars(folder, base, learned)
 }
 
-/// Tokenizer, chat template and generation settings of the base.
-pub fn write_sidecars(folder: &Path, base: &BaseModel) -> Result<()> {
+/// Tokenizer, chat template and generation settings of the base, with the tokens that end an answer now.
+pub fn write_sidecars(folder: &Path, base: &BaseModel, learned: &[u32]) -> Result<()> {
     for (name, content) in base.checkpoint.sidecars()? {
         write_atomic(&folder.join(name), &content)?;
     }
-    Ok(())
+    stops::write(folder, &base.checkpoint, learned)
 }
 
-fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool) -> Result<()> {
+fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool, learned: &[u32]) -> Result<()> {
     let mut raw = base.checkpoint.config().raw.clone();
     if let Some(config) = raw.as_object_mut() {
+        stops::add_to_config(config, learned);
         // The folder holds plain floats, whatever the base was.
         config.remove("quantization_config");
         let name = match dtype {

@@ -1,19 +1,23 @@
 //! What stands in a run folder when a run has ended: the adapter or model, tokenizer, receipt and model card.
 
+use std::path::Path;
+
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Device};
 use serde_json::json;
 
 use super::model_folder;
 use super::run_folder::RunFolder;
-use super::train_state::Changed;
+use super::stops;
+use super::trained_beside::TrainedBeside;
 use crate::Result;
 use crate::base::BaseModel;
-use crate::lora::{Init, peft};
+use crate::lora::{Adapter, Init, peft};
 use crate::model::Decoder;
+use crate::model::weights::BaseForm;
 use crate::run_config::RunConfig;
 use crate::train::record::Summary;
-use crate::train::{Outcome, Trainable};
+use crate::train::{Outcome, Trainable, Trainer};
 
 /// Folder of an adapter that was made into a plain LoRA for the original weights.
 const CONVERTED: &str = "adapter_converted";
@@ -23,24 +27,23 @@ pub fn write(
     folder: &RunFolder,
     config: &RunConfig,
     base: &BaseModel,
-    model: &Decoder,
-    trainable: &Trainable,
-    (summary, outcome): (&Summary, &Outcome),
-    (data_hash, base_hash): (&str, &str),
-    changes: &[Changed],
+    trainer: &Trainer<'_>,
+    outcome: &Outcome,
 ) -> Result<()> {
+    let (model, trainable, learned) = (&trainer.model, &trainer.trainable, trainer.ends());
+    let (summary, (data_hash, base_hash)) = (trainer.summary(), trainer.fingerprints());
     match trainable {
         Trainable::Adapter(adapter) => {
-            peft::save(folder.path(), adapter, model, &base.name)?;
+            write_adapter(folder.path(), adapter, model, base, trainer.form(), learned)?;
             // Where the start changed the base weights: the same for programs that know the original ones only.
             if let Some(plain) = adapter.converted(&Device::reference(), model)? {
-                peft::save(&folder.path().join(CONVERTED), &plain, model, &base.name)?;
+                write_adapter(&folder.path().join(CONVERTED), &plain, model, base, trainer.form(), learned)?;
             }
-            model_folder::write_sidecars(folder.path(), base)?;
+            model_folder::write_sidecars(folder.path(), base, learned)?;
         }
         Trainable::Full(params) => {
             let dtype = output_dtype(base, model)?;
-            model_folder::write(folder.path(), base, model, params, None, dtype)?;
+            model_folder::write(folder.path(), base, model, params, None, dtype, learned)?;
         }
     }
     let receipt = json!({
@@ -58,12 +61,26 @@ pub fn write(
         "loss": outcome.loss,
         "eval_loss": outcome.eval_loss,
         "interrupted": outcome.interrupted,
-        "changed_on_resume": changes,
+        "changed_on_resume": trainer.changes(),
         "peak_rss_bytes": crate::memory::resident().peak,
         "planned_bytes": summary.plan.total(),
     });
     folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
     folder.write("README.md", card(config, base, trainable, summary, outcome).as_bytes())
+}
+
+/// Writes an adapter with what must be known to use or merge it: the weights beside it and the tokens that end an answer.
+pub fn write_adapter(
+    folder: &Path,
+    adapter: &Adapter,
+    model: &Decoder,
+    base: &BaseModel,
+    form: BaseForm,
+    learned: &[u32],
+) -> Result<()> {
+    peft::save(folder, adapter, model, &base.name)?;
+    TrainedBeside::of(&base.name, &base.checkpoint, form)?.write(folder)?;
+    stops::write(folder, &base.checkpoint, learned)
 }
 
 /// f32 models stay f32; all others are written as bf16, as models are published.

@@ -127,7 +127,7 @@ impl Adapter {
 
     /// Sum of the ranks of all branches.
     pub fn ranks(&self) -> usize {
-        self.adapted.branches.iter().flatten().map(|b| self.params.get(b.a).rows()).sum()
+        self.adapted.all_branches().map(|b| self.params.get(b.a).rows()).sum()
     }
 
     /// Bytes of the frozen weights that are not the model's own.

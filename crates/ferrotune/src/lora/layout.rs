@@ -93,14 +93,16 @@ pub(super) struct Chosen<'m> {
 
 /// Chooses the modules that get a branch; refuses what cannot stand together.
 pub(super) fn choose<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Chosen<'m>> {
-    let linears = model.linears();
+    let linears = model.targets();
     let mut names: Vec<&str> = linears.iter().map(|l| l.name.as_str()).collect();
     names.push(EMBEDDING);
     let chosen = select(config, &names)?;
     let constants = config.branches(&names)?;
     let last = names.len() - 1;
     let embedding = chosen[last].then_some(constants[last]);
-    check(model, config, embedding.is_some())?;
+    let tied = model.lm_head.is_none()
+        && chosen[..last].iter().zip(&linears).any(|(c, l)| *c && l.id == model.head().id);
+    check(model, config, embedding.is_some(), tied)?;
     let linears = linears.into_iter().zip(&chosen).zip(&constants);
     let linears = linears.filter(|((_, c), _)| **c).map(|((l, _), (r, s))| (l, *r, *s)).collect();
     Ok(Chosen { linears, embedding, stacks: chosen_stacks(model, config)? })
@@ -109,7 +111,7 @@ pub(super) fn choose<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Chos
 impl Chosen<'_> {
     /// Refuses parts of the configuration that stand for nothing in this model.
     pub(super) fn check_used(&self, model: &Decoder, config: &LoraConfig) -> Result<()> {
-        let mut modules: Vec<&str> = model.linears().iter().map(|l| l.name.as_str()).collect();
+        let mut modules: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
         modules.push(EMBEDDING);
         let mut targeted: Vec<&str> = self.linears.iter().map(|(l, ..)| l.name.as_str()).collect();
         targeted.extend(self.embedding.map(|_| EMBEDDING));
@@ -120,7 +122,7 @@ impl Chosen<'_> {
     }
 }
 
-fn check(model: &Decoder, config: &LoraConfig, embedding: bool) -> Result<()> {
+fn check(model: &Decoder, config: &LoraConfig, embedding: bool, tied_head: bool) -> Result<()> {
     let refuse = |key: &str, problem: &str, hint: &str| Err(Error::config(key, problem).with_hint(hint));
     if config.lora_bias && config.dora {
         return refuse("method.lora_bias", "cannot stand beside dora", "PEFT refuses it too; leave one out");
@@ -145,6 +147,10 @@ fn check(model: &Decoder, config: &LoraConfig, embedding: bool) -> Result<()> {
             "take embed_tokens out of targets and modules_to_save",
         );
     }
+    if tied_head {
+        let problem = "the embedding is the head too, which is targeted by a branch";
+        return refuse("method.trainable_tokens", problem, "take lm_head out of targets");
+    }
     let mut seen = BTreeSet::new();
     if let Some(id) = tokens.iter().find(|id| !seen.insert(**id) || **id as usize >= model.arch.vocab) {
         let problem = format!("{id} stands twice or is not below the vocabulary of {}", model.arch.vocab);
@@ -154,7 +160,7 @@ fn check(model: &Decoder, config: &LoraConfig, embedding: bool) -> Result<()> {
 }
 
 /// Whether a module is trained whole: it, or a module around it, ends with one of the names.
-fn whole(path: &str, names: &[String]) -> bool {
+pub(super) fn whole(path: &str, names: &[String]) -> bool {
     let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
     ends.into_iter().any(|end| names.iter().any(|name| path[..end].ends_with(name.as_str())))
 }
@@ -177,7 +183,7 @@ pub(super) fn lay_out<'m>(
     b.layout.adapted.branches = vec![None; model.linears().len()];
     for (l, rank, scale) in &chosen.linears {
         let ids = b.branch(l, *rank, *scale, config)?;
-        b.layout.adapted.branches[l.id] = Some(ids);
+        b.layout.adapted.set_branch(l.id, ids);
     }
     for stack in &chosen.stacks {
         b.stack(dev, stack)?;
@@ -260,7 +266,7 @@ impl<'m> Builder<'_, 'm> {
                 let b = self.layout.params.push(format!("{}.lora_B.weight", l.name), b);
                 let branch =
                     BranchIds { a, b, bias: None, magnitude: None, scale: stack.branch.1, dropout: 0.0 };
-                self.layout.adapted.branches[l.id] = Some(branch);
+                self.layout.adapted.set_branch(l.id, branch);
                 ids.push(b);
             }
             experts.push((a, ids));
@@ -287,11 +293,7 @@ impl<'m> Builder<'_, 'm> {
             let (v, d) = (model.arch.vocab, model.arch.hidden);
             self.copy(EMBEDDING, (v, d), &model.embed, None)?;
         }
-        let mut linears = model.linears();
-        if model.lm_head.is_none() {
-            linears.push(model.head());
-        }
-        for l in linears.into_iter().filter(|l| whole(&l.name, names)) {
+        for l in model.targets().into_iter().filter(|l| whole(&l.name, names)) {
             self.copy(&l.name, (l.rows, l.cols), &l.base, l.bias.as_ref())?;
         }
         for norm in norms.into_iter().filter(|n| whole(&n.name, names)) {

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ferrotune_kernels::Device;
+use ferrotune_kernels::quant::Storage;
 use serde_json::Value;
 
-use super::layout::Slot;
+use super::layout::{Slot, whole};
+use super::targets::matches;
 use super::{Adapter, Init, LoraConfig, Targets, TrainedBiases};
 use crate::checkpoint::adapter::{
     AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, Modules, weights_path,
@@ -22,6 +24,9 @@ const ALL_LINEAR: &str = "all-linear";
 
 const OTHER_BASE: &str =
     "the adapter was trained on another base model; give the base that its adapter_config.json names";
+
+const HALF: &str =
+    "the weights and the adapter_config.json beside them do not belong together, or the file is not whole";
 
 /// Whether the folder holds an adapter.
 pub fn is_adapter(folder: &Path) -> bool {
@@ -110,7 +115,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
     }
     let file = AdapterFile::read(folder)?;
     let config_path = folder.join(CONFIG_FILE);
-    let config = constants(&file.config, &config_path)?;
+    let config = present(constants(&file.config, &config_path)?, model);
     let weights = weights_path(folder);
     let key = |name: &str| format!("{}{name}", crate::checkpoint::adapter::PREFIX);
     let mut used = BTreeSet::new();
@@ -119,7 +124,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
         let plain = slot.name.replace(".base_layer.", ".");
         let Some(tensor) = file.get(&slot.name).or_else(|| file.get(&plain)) else {
             let problem = format!("missing, asked for by {} in {CONFIG_FILE}", slot.asked_by());
-            return Err(Error::tensor(&weights, key(&slot.name), problem).with_hint(OTHER_BASE));
+            return Err(Error::tensor(&weights, key(&slot.name), problem).with_hint(HALF));
         };
         if tensor.shape != slot.shape() {
             let problem = format!(
@@ -134,20 +139,49 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
     };
     let adapter = Adapter::build(dev, model, config, &mut make).map_err(|e| of_folder(e, folder))?;
     for left in file.tensors.iter().filter(|t| !used.contains(&t.name)) {
-        let problem = match frozen_copy(model, left) {
+        let (problem, hint) = match frozen_copy(model, left) {
             Some(true) => continue,
-            Some(false) => "is a frozen weight, and not the base model's",
-            None => "belongs to no targeted module of the base model",
+            Some(false) => (
+                "is a frozen table that was saved beside the branches, and not the base model's",
+                "the adapter was trained on another base model, or on one with a changed vocabulary: give that base",
+            ),
+            None if in_model(model, &left.name) => ("belongs to no targeted module of the base model", HALF),
+            None => ("belongs to no module of the base model", OTHER_BASE),
         };
-        return Err(Error::tensor(&weights, key(&left.name), problem).with_hint(OTHER_BASE));
+        return Err(Error::tensor(&weights, key(&left.name), problem).with_hint(hint));
     }
     Ok(adapter)
 }
 
-/// PEFT stores the frozen weight of a targeted embedding or head too. Whether it is one, and then whether it is the
-/// model's own, up to the rounding of 16-bit floats.
+/// The constants without names of modules that the model does not have. PEFT passes over them as long as others are there:
+/// configurations name the modules of several architectures. What their tensors belong to is checked one by one.
+pub(crate) fn present(mut config: LoraConfig, model: &Decoder) -> LoraConfig {
+    let mut modules: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
+    modules.push(EMBEDDING);
+    if let Targets::Names(names) = &mut config.targets
+        && modules.iter().any(|m| names.iter().any(|name| matches(m, name)))
+    {
+        names.retain(|name| modules.iter().any(|m| matches(m, name)));
+    }
+    modules.extend(model.norms().iter().map(|n| n.name.as_str()));
+    let has = |name: &str| modules.iter().any(|m| whole(m, std::slice::from_ref(&name.to_string())));
+    config.modules_to_save.retain(|name| has(name));
+    config
+}
+
+/// Whether a tensor of an adapter is of a module that the model has.
+fn in_model(model: &Decoder, tensor: &str) -> bool {
+    let targets = model.targets();
+    let names =
+        targets.iter().map(|l| l.name.as_str()).chain(model.norms().into_iter().map(|n| n.name.as_str()));
+    names.chain([EMBEDDING]).any(|m| tensor.strip_prefix(m).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// PEFT stores the frozen weight of an embedding and a head too where they are targeted or the vocabulary was changed.
+/// Whether it is one, and then whether it is the model's own, up to the rounding of 16-bit floats or of the base's form.
 fn frozen_copy(model: &Decoder, tensor: &AdapterTensor) -> Option<bool> {
-    let module = tensor.name.strip_suffix(".base_layer.weight")?;
+    let module = tensor.name.strip_suffix(".weight")?;
+    let module = module.strip_suffix(".base_layer").unwrap_or(module);
     let base = if module == EMBEDDING { &model.embed } else { &model.head().base };
     if module != EMBEDDING && module != model.head().name {
         return None;
@@ -158,8 +192,14 @@ fn frozen_copy(model: &Decoder, tensor: &AdapterTensor) -> Option<bool> {
     }
     let mut own = vec![0.0; tensor.values.len()];
     weight.decode_flat(0, &mut own);
-    let same = |(a, b): (&f32, &f32)| (a - b).abs() <= 0.01 * a.abs().max(b.abs());
-    Some(own.iter().zip(&tensor.values).all(same))
+    // A table that is held in 4 or 8 bits is off by up to a step between two of its values.
+    let exact = matches!(weight.storage(), Storage::Dense(..));
+    let rows = own.chunks_exact(weight.cols()).zip(tensor.values.chunks_exact(weight.cols()));
+    let same = |(own, theirs): (&[f32], &[f32])| {
+        let step = if exact { 0.0 } else { 0.15 * own.iter().fold(0.0f32, |m, v| m.max(v.abs())) };
+        own.iter().zip(theirs).all(|(a, b)| (a - b).abs() <= step + 0.01 * a.abs().max(b.abs()))
+    };
+    Some(rows.into_iter().all(same))
 }
 
 /// What `adapter_config.json` calls a key of the run file.

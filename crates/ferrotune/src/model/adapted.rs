@@ -9,6 +9,9 @@ use ferrotune_kernels::{Tensor, Weight};
 
 use super::params::ParamId;
 
+/// Number of a head that is the embedding.
+pub(super) const TIED_HEAD: usize = usize::MAX;
+
 /// The parameters of a linear's branch, and its constants.
 #[derive(Debug, Clone, Copy)]
 pub struct BranchIds {
@@ -60,6 +63,8 @@ pub struct TokenIds {
 pub struct Adapted {
     /// The branch of each linear, by its number.
     pub branches: Vec<Option<BranchIds>>,
+    /// The branch of a head that is the embedding.
+    pub tied_head: Option<BranchIds>,
     /// Frozen weights that stand in the place of the model's own, by the linear's number: what an initialisation that
     /// moves a part of the weight into the branch leaves of it.
     pub bases: BTreeMap<usize, Weight>,
@@ -76,7 +81,24 @@ pub struct Adapted {
 impl Adapted {
     /// The branch of a linear.
     pub fn branch(&self, linear: usize) -> Option<BranchIds> {
-        self.branches.get(linear).copied().flatten()
+        match linear {
+            TIED_HEAD => self.tied_head,
+            linear => self.branches.get(linear).copied().flatten(),
+        }
+    }
+
+    /// Gives a linear a branch.
+    pub fn set_branch(&mut self, linear: usize, branch: BranchIds) {
+        match (linear, self.branches.get_mut(linear)) {
+            (TIED_HEAD, _) => self.tied_head = Some(branch),
+            (_, Some(slot)) => *slot = Some(branch),
+            (_, None) => {}
+        }
+    }
+
+    /// All branches.
+    pub fn all_branches(&self) -> impl Iterator<Item = &BranchIds> {
+        self.branches.iter().chain([&self.tied_head]).flatten()
     }
 }
 

@@ -98,7 +98,13 @@ impl Backward<'_> {
 }
 
 impl Decoder {
-    /// All linears that an adapter can target, in the order of their numbers.
+    /// All linears that an adapter can target: those that the model has weights for, and a head that is the embedding.
+    pub fn targets(&self) -> Vec<&LinearLayer> {
+        let tied = self.tied_head.as_ref().filter(|_| self.lm_head.is_none());
+        self.linears().into_iter().chain(tied).collect()
+    }
+
+    /// All linears that have a weight of their own, in the order of their numbers.
     pub fn linears(&self) -> Vec<&LinearLayer> {
         self.layers.iter().flat_map(Layer::linears).chain(&self.lm_head).collect()
     }

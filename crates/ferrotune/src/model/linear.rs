@@ -16,8 +16,7 @@ use crate::Result;
 
 pub use super::adapted::BranchIds;
 
-/// Number of a head that is the embedding; no adapter targets it.
-pub(super) const TIED_HEAD: usize = usize::MAX;
+pub(super) use super::adapted::TIED_HEAD;
 
 /// A weight matrix of the model.
 #[derive(Debug)]

@@ -99,7 +99,13 @@ impl Layers {
 
     /// The whole tree as a section without a name.
     pub(super) fn root(self) -> Section {
-        Section { path: String::new(), file: self.file, layers: self.layers, asked: Vec::new() }
+        Section {
+            path: String::new(),
+            file: self.file,
+            layers: self.layers,
+            asked: Vec::new(),
+            stated: Vec::new(),
+        }
     }
 }
 
@@ -110,6 +116,8 @@ pub(super) struct Section {
     file: Option<String>,
     layers: Vec<Map<String, Value>>,
     asked: Vec<&'static str>,
+    /// Keys that were found, by their own names.
+    stated: Vec<&'static str>,
 }
 
 /// A value that was found, with the name under which the user wrote it.
@@ -141,7 +149,14 @@ impl Section {
             found = here.or(found);
         }
         // Null means "as if the key were absent".
-        Ok(found.filter(|f| !f.value.is_null()))
+        let found = found.filter(|f| !f.value.is_null());
+        self.stated.extend(found.as_ref().and(names.first()));
+        Ok(found)
+    }
+
+    /// The keys that were found so far, by their own names whatever alias was written.
+    pub(super) fn stated(&self) -> Vec<&'static str> {
+        self.stated.clone()
     }
 
     /// A nested section; empty if it is absent.
@@ -161,7 +176,7 @@ impl Section {
                 }
             }
         }
-        Ok(Section { path, file: self.file.clone(), layers, asked: Vec::new() })
+        Ok(Section { path, file: self.file.clone(), layers, asked: Vec::new(), stated: Vec::new() })
     }
 
     /// Reads a key with a converter that says what it expects when it cannot use the value. The first name is the

@@ -26,7 +26,7 @@ use serde::Serialize;
 use std::path::Path;
 
 /// Everything that decides what a run does.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct RunConfig {
     /// The base model.
     pub model: ModelOptions,
@@ -38,6 +38,18 @@ pub struct RunConfig {
     pub train: TrainOptions,
     /// Where results go.
     pub output: OutputOptions,
+    /// Keys of `method` that were stated, as opposed to filled in.
+    #[serde(skip)]
+    stated: Vec<&'static str>,
+}
+
+/// Which keys were stated is not a part of the tree.
+impl PartialEq for RunConfig {
+    fn eq(&self, other: &Self) -> bool {
+        let tree =
+            |c: &Self| (c.model.clone(), c.method.clone(), c.data.clone(), c.train.clone(), c.output.clone());
+        tree(self) == tree(other)
+    }
 }
 
 impl RunConfig {
@@ -72,6 +84,16 @@ impl RunConfig {
     /// Fills in what depends on other keys: the learning rate by method.
     pub fn resolve(&mut self) {
         self.train.lr.get_or_insert(self.method.kind.default_lr());
+    }
+
+    /// Keys of `method` that the run file or an override states, by their own names.
+    pub fn stated_method(&self) -> impl Iterator<Item = &'static str> {
+        self.stated.iter().copied()
+    }
+
+    /// Whether a key of `method` is stated.
+    pub fn states(&self, key: &str) -> bool {
+        self.stated.contains(&key)
     }
 
     /// The learning rate, resolved or not.

@@ -11,9 +11,12 @@ use serde_json::Value;
 
 pub(super) fn run(layers: Layers) -> Result<RunConfig> {
     let mut root = layers.root();
+    let model = model(root.child("model")?)?;
+    let (method, stated) = method(root.child("method")?)?;
     let config = RunConfig {
-        model: model(root.child("model")?)?,
-        method: method(root.child("method")?)?,
+        model,
+        method,
+        stated,
         data: data(root.child("data")?)?,
         train: train(root.child("train")?)?,
         output: output(root.child("output")?)?,
@@ -38,7 +41,8 @@ fn model(mut s: Section) -> Result<ModelOptions> {
     Ok(options)
 }
 
-fn method(mut s: Section) -> Result<MethodOptions> {
+/// The section with the keys of it that were stated.
+fn method(mut s: Section) -> Result<(MethodOptions, Vec<&'static str>)> {
     let default = MethodOptions::default();
     let options = MethodOptions {
         kind: s.choice(&["kind"])?.unwrap_or(default.kind),
@@ -94,8 +98,9 @@ fn method(mut s: Section) -> Result<MethodOptions> {
         loraplus_lr_embedding: s.number(&["loraplus_lr_embedding"])?.unwrap_or(default.loraplus_lr_embedding),
         quant: quant(s.child("quant")?)?,
     };
+    let stated = s.stated();
     s.finish()?;
-    Ok(options)
+    Ok((options, stated))
 }
 
 fn one_or_many<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
@@ -114,7 +119,7 @@ fn targets(value: &Value) -> Option<Targets> {
     match value {
         Value::String(text) if text == "all-linear" => Some(Targets::AllLinear),
         Value::String(text) => Some(Targets::Regex(text.clone())),
-        Value::Array(_) => texts(value).filter(|names| !names.is_empty()).map(Targets::Names),
+        Value::Array(_) => texts(value).map(Targets::Names),
         _ => None,
     }
 }
@@ -258,7 +263,7 @@ fn output(mut s: Section) -> Result<OutputOptions> {
 
 /// Checks every value that its type alone does not.
 pub(super) fn validate(config: &RunConfig) -> Result<()> {
-    let RunConfig { model, method, data, train, output } = config;
+    let RunConfig { model, method, data, train, output, .. } = config;
     if model.base.is_empty() {
         return Err(Error::config("model.base", "no model is named")
             .with_hint("a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, a folder, or a .gguf file"));
@@ -272,6 +277,9 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     check(method.alpha > 0.0, "method.alpha", &method.alpha, "a number above 0")?;
     check(share(method.dropout), "method.dropout", &method.dropout, "a share from 0 up to, but not, 1")?;
     method.targets.check("method.targets")?;
+    // Stacked weights of experts may be all that is targeted.
+    let nothing = method.targets == Targets::Names(Vec::new()) && method.target_parameters.is_empty();
+    check(!nothing, "method.targets", &"a list", "all-linear, names, or a regular expression")?;
     if let Some(exclude) = &method.exclude {
         exclude.check("method.exclude")?;
     }

@@ -5,6 +5,7 @@ use ferrotune_kernels::cpu::speed::products_per_second;
 use ferrotune_kernels::{Device, Precision};
 
 use super::feed::Feed;
+use super::init_adapter;
 use super::needs::{Held, Needs, Rows};
 use super::setup;
 use crate::Result;
@@ -73,7 +74,7 @@ impl Load {
         let tokens = prepared.train.iter().map(TrainRow::len).sum::<usize>().max(1) as f64;
         let length = tokens / prepared.train.len().max(1) as f64;
         let supervised = prepared.train_report.label_tokens as f64 / tokens;
-        let lora = setup::lora(config)?;
+        let lora = init_adapter::lora(config, checkpoint)?;
         let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
         Ok(Load { rows: feed.rows, length, supervised })
     }
@@ -109,7 +110,7 @@ pub fn foresee(
             continue;
         }
         let form = setup::form(&config, checkpoint, precision)?;
-        let needs = Needs::foreseen(&config, setup::lora(&config)?, dev, &model)?;
+        let needs = Needs::foreseen(&config, init_adapter::lora(&config, checkpoint)?, dev, &model)?;
         let held = Held { form, precision, threads: setup::threads(dev) };
         let shape = needs.shape(&config, &arch, held, load.rows);
         let streaming = streaming(&config, checkpoint, &arch, form.linears)?;

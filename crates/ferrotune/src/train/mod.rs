@@ -4,6 +4,7 @@ mod budget;
 pub mod eval;
 mod feed;
 pub mod foresee;
+pub mod init_adapter;
 mod needs;
 mod progress;
 pub mod record;

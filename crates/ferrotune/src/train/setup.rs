@@ -11,7 +11,7 @@ use ferrotune_kernels::{DType, Device, Precision};
 use super::record::Event;
 use crate::checkpoint::{Checkpoint, atomic};
 use crate::data::PreparedData;
-use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases, peft};
+use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases};
 use crate::memory::human;
 use crate::model::families::architecture;
 use crate::model::weights::{BaseForm, BaseStorage, FourBitOptions};
@@ -122,18 +122,6 @@ pub fn form(config: &RunConfig, base: &Checkpoint, precision: Precision) -> Resu
     Ok(BaseForm { linears, tables })
 }
 
-/// The constants of the adapter that a run begins with, if it trains one: those of the run file, or of the folder that it
-/// names.
-pub fn lora(config: &RunConfig) -> Result<Option<LoraConfig>> {
-    if config.method.kind == MethodKind::Full {
-        return Ok(None);
-    }
-    match &config.train.init_adapter {
-        Some(folder) => peft::config(Path::new(folder)).map(Some),
-        None => Ok(Some(lora_config(&config.method))),
-    }
-}
-
 /// The adapter's constants of a run file.
 pub fn lora_config(method: &MethodOptions) -> LoraConfig {
     LoraConfig {
@@ -239,6 +227,15 @@ pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize 
         }
         OptimizerKind::Adamw8bit => lengths.iter().map(|len| adamw8::state_bytes(*len)).sum(),
     }
+}
+
+/// The tokens that end an answer as far as the rows teach to write them.
+pub fn taught_ends(prepared: &PreparedData) -> Vec<u32> {
+    let taught = |id: &u32| {
+        let label = i32::try_from(*id).ok();
+        prepared.train.iter().any(|row| row.labels.iter().skip(1).any(|l| Some(*l) == label))
+    };
+    prepared.stop_ids.iter().copied().filter(taught).collect()
 }
 
 /// What a user should hear about the rows.

@@ -11,6 +11,7 @@ use super::budget;
 use super::eval;
 use super::feed::Feed;
 use super::foresee;
+use super::init_adapter;
 use super::needs::{self, Held, Needs};
 use super::progress::Progress;
 use super::record::{EvalRecord, Event, StepRecord, Summary};
@@ -20,7 +21,7 @@ use crate::base::BaseModel;
 use crate::checkpoint::hash::hex;
 use crate::checkpoint::run_folder::{ResumePoint, RunFolder};
 use crate::checkpoint::train_state::{self, Changed, TrainState};
-use crate::checkpoint::{Change, manifest};
+use crate::checkpoint::{Change, manifest, outputs};
 use crate::data::PreparedData;
 use crate::data::loader::{Loader, Step};
 use crate::data::pack::PackedBatch;
@@ -29,7 +30,7 @@ use crate::lora::{Adapter, peft};
 use crate::loss::cross_entropy::LossSum;
 use crate::memory;
 use crate::model::families::architecture;
-use crate::model::weights::load_into;
+use crate::model::weights::{BaseForm, load_into};
 use crate::model::{Decoder, DropoutKey, Gradients, Pass, Policies, Tokens};
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
@@ -78,6 +79,10 @@ pub struct Trainer<'a> {
     progress: Progress,
     /// Whether the base's files are others by now, which was said.
     base_replaced: bool,
+    /// Tokens that end an answer, as the rows teach.
+    ends: Vec<u32>,
+    /// How the base is held.
+    form: BaseForm,
     /// Whether layers are updated as soon as their gradients are whole.
     layer_by_layer: bool,
     /// The hard limit on memory, which may change while a run goes on.
@@ -97,8 +102,9 @@ impl<'a> Trainer<'a> {
         let form = setup::form(config, &base.checkpoint, precision)?;
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
+        let ends = setup::taught_ends(&prepared);
         let arch = architecture(base.checkpoint.config())?;
-        let lora = setup::lora(config)?;
+        let lora = init_adapter::lora(config, &base.checkpoint)?;
         let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
         let held = Held { form, precision, threads: setup::threads(dev) };
 
@@ -186,6 +192,8 @@ impl<'a> Trainer<'a> {
             changes: Vec::new(),
             progress,
             base_replaced: false,
+            ends,
+            form,
             layer_by_layer,
             limit: memory::limit,
         })
@@ -199,6 +207,16 @@ impl<'a> Trainer<'a> {
     /// Hashes of the tokenized rows and of the base model.
     pub fn fingerprints(&self) -> (&str, &str) {
         (&self.fingerprints.0, &self.fingerprints.1)
+    }
+
+    /// How the base is held.
+    pub fn form(&self) -> BaseForm {
+        self.form
+    }
+
+    /// Tokens that the rows teach to end an answer with.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
     /// A pass without dropout over the present parameters.
@@ -461,7 +479,7 @@ impl<'a> Trainer<'a> {
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
             let digests = train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
-                peft::save(path, adapter, &self.model, &self.base.name)?;
+                outputs::write_adapter(path, adapter, &self.model, self.base, self.form, &self.ends)?;
             }
             Ok(digests)
         })?;

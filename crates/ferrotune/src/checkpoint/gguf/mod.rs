@@ -140,6 +140,11 @@ impl GgufModel {
         tokenizer::build(&self.file)
     }
 
+    /// What a user should know of the file.
+    pub(super) fn warning(&self) -> Result<Option<String>> {
+        tokenizer::warning(&self.file)
+    }
+
     pub(super) fn chat_template(&self) -> Result<Option<String>> {
         Ok(self.file.text("tokenizer.chat_template")?.map(str::to_string))
     }
@@ -166,6 +171,16 @@ impl GgufModel {
         Ok(GenerationConfig { eos_token_ids: ends.into_iter().collect(), ..Default::default() })
     }
 
+    /// What its `generation_config.json` would be.
+    pub(super) fn generation_json(&self, config: &ModelConfig) -> Result<Value> {
+        let ends = self.generation()?.eos_token_ids;
+        Ok(json!({
+            "bos_token_id": config.bos_token_id,
+            "eos_token_id": if ends.is_empty() { Value::Null } else { json!(ends) },
+            "pad_token_id": config.pad_token_id,
+        }))
+    }
+
     /// The files that a Hugging Face folder of this model would have beside its weights.
     pub(super) fn sidecars(&self, config: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
         let mut about = json!({
@@ -180,16 +195,12 @@ impl GgufModel {
         if let Some(template) = self.chat_template()? {
             about["chat_template"] = template.into();
         }
-        let generation = json!({
-            "bos_token_id": config.bos_token_id,
-            "eos_token_id": self.generation()?.eos_token_ids,
-            "pad_token_id": config.pad_token_id,
-        });
+        let generation = self.generation_json(config)?;
         let file = |name: &str, value: &Value| (name.to_string(), format!("{value:#}\n").into_bytes());
         Ok(vec![
             ("tokenizer.json".to_string(), self.tokenizer_json()?),
             file("tokenizer_config.json", &about),
-            file("generation_config.json", &generation),
+            file(super::stops::FILE, &generation),
         ])
     }
 }

@@ -58,10 +58,30 @@ pub(super) fn special_tokens(file: &GgufFile) -> Result<BTreeMap<String, String>
     Ok(found)
 }
 
+/// The name of the way to split words, if the file has one.
+fn splitting(file: &GgufFile) -> Result<Option<&str>> {
+    Ok(file.text("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()))
+}
+
+/// What a user should know of the vocabulary: without its way to split words, a default one is taken, as llama.cpp does,
+/// and texts become other tokens than those that the model was trained with.
+pub(super) fn warning(file: &GgufFile) -> Result<Option<String>> {
+    let needed = file.text("tokenizer.ggml.model")? == Some("gpt2");
+    if !needed || splitting(file)?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{}: `tokenizer.ggml.pre` is missing, so words are split by the rules named `default`, as llama.cpp does; they are \
+         hardly those of the model, and its losses and answers are worse for it. A file of a newer converter names them, \
+         and the model's Hugging Face folder has its own tokenizer.json",
+        file.path().display()
+    )))
+}
+
 /// Whether a beginning-of-sequence token is put in front of a text.
 pub(super) fn add_bos(file: &GgufFile) -> Result<bool> {
     let spm = file.text("tokenizer.ggml.model")? == Some("llama");
-    let llama3 = matches!(file.text("tokenizer.ggml.pre")?, Some("llama-bpe" | "llama3" | "llama-v3"));
+    let llama3 = matches!(splitting(file)?, Some("llama-bpe" | "llama3" | "llama-v3"));
     Ok(file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(spm || llama3))
 }
 
@@ -215,7 +235,7 @@ fn byte_level<'a>(file: &'a GgufFile, tokens: &'a [&'a str]) -> Result<Document<
     let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let bytes = |words: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": words});
     let chain = |parts: Vec<Value>| json!({"type": "Sequence", "pretokenizers": parts});
-    let pre = file.text("tokenizer.ggml.pre")?.unwrap_or("default");
+    let pre = splitting(file)?.unwrap_or("default");
     let (mut normalizer, mut whole_words) = (Value::Null, false);
     let pre_tokenizer = match pre {
         "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" => bytes(true),

@@ -25,6 +25,11 @@ impl<'a> Keys<'a> {
         self.object.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether the key is there, be it as `null`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
     pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.get(key)
             .map(|v| v.as_str().ok_or_else(|| self.bad(key, format!("{v} is not a string"))))

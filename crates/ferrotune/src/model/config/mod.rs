@@ -91,6 +91,8 @@ pub struct ModelConfig {
     pub raw: Value,
     /// Where it was read, for messages.
     pub path: PathBuf,
+    /// What it states and no program of the field computes, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// A layer's attention.
@@ -141,7 +143,7 @@ impl ModelConfig {
             Some(given) => given,
             // Families whose heads are not a share of the hidden size have a constant default.
             None if model_type.starts_with("gemma") => 256,
-            None if model_type.starts_with("qwen3") => 128,
+            None if model_type == "qwen3" => 128,
             None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
             None => {
                 let found =
@@ -157,13 +159,12 @@ impl ModelConfig {
                 format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}");
             return Err(keys.bad("num_key_value_heads", problem));
         }
-        let max_position_embeddings = keys.optional_size("max_position_embeddings")?.unwrap_or(2048);
-        let (rope, rope_by_layer) = rope::read(&keys, max_position_embeddings)?;
-        let mut norm_eps = None;
-        for key in ["rms_norm_eps", "layer_norm_eps", "norm_epsilon"] {
-            norm_eps = norm_eps.or(keys.positive(key)?);
-        }
+        let max_position_embeddings = keys.optional_size("max_position_embeddings")?;
+        let mut notes = Vec::new();
+        let (rope, rope_by_layer) = rope::read(&keys, model_type, max_position_embeddings, &mut notes)?;
         let layers = keys.size("num_hidden_layers")?;
+        let use_sliding_window = keys.flag("use_sliding_window")?;
+        let sliding_window = window(&keys, model_type, use_sliding_window)?;
         Ok(ModelConfig {
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
@@ -172,25 +173,40 @@ impl ModelConfig {
             num_key_value_heads,
             head_dim,
             vocab_size: keys.size("vocab_size")?,
-            max_position_embeddings,
-            norm_eps: norm_eps.unwrap_or(1e-6),
+            max_position_embeddings: max_position_embeddings.unwrap_or(2048),
+            norm_eps: norm_eps(&keys, model_type)?,
             rope,
             rope_by_layer,
             tie_word_embeddings: keys.flag("tie_word_embeddings")?,
             hidden_act: activation(&keys, model_type)?,
             attention_bias: keys.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: keys.flag("mlp_bias")?.unwrap_or(false),
-            sliding_window: keys.optional_size("sliding_window")?,
-            use_sliding_window: keys.flag("use_sliding_window")?,
-            layer_types: layer_types(&keys, layers)?,
+            sliding_window,
+            use_sliding_window,
+            layer_types: layer_types(&keys, layers, sliding_window)?,
             bos_token_id: keys.tokens("bos_token_id")?.first().copied(),
             eos_token_ids: keys.tokens("eos_token_id")?,
             pad_token_id: keys.tokens("pad_token_id")?.first().copied(),
             quantization,
             model_type: model_type.to_string(),
             path: path.to_path_buf(),
+            notes,
             raw,
         })
+    }
+
+    /// Takes embedding and head apart: both are in the files, and they differ. transformers does so too since version 5, as
+    /// the configuration must be wrong then.
+    pub(crate) fn untie(&mut self) {
+        self.tie_word_embeddings = Some(false);
+        if let Some(object) = self.raw.as_object_mut() {
+            object.insert("tie_word_embeddings".into(), Value::Bool(false));
+        }
+        self.notes.push(format!(
+            "{}: embedding and head are to be one (`tie_word_embeddings`), but both are in the weights and differ; the head \
+             of the file is used",
+            self.path.display()
+        ));
     }
 
     /// Access to keys that only one family has.
@@ -202,7 +218,32 @@ impl ModelConfig {
     }
 }
 
-fn layer_types(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<LayerType>>> {
+/// The epsilon of the norms under the family's own key, or its default; others are not read by its code.
+fn norm_eps(keys: &Keys<'_>, model_type: &str) -> Result<f64> {
+    let key = match model_type {
+        "stablelm" => "layer_norm_eps",
+        "starcoder2" => "norm_epsilon",
+        _ => "rms_norm_eps",
+    };
+    let usual = match model_type {
+        "phi3" | "olmo2" | "stablelm" | "starcoder2" | "mixtral" => 1e-5,
+        _ => 1e-6,
+    };
+    Ok(keys.positive(key)?.unwrap_or(usual))
+}
+
+/// The window of the layers that have one. Some families read it only if another key says that it is in use, and some have a
+/// default, which `null` takes away.
+fn window(keys: &Keys<'_>, model_type: &str, in_use: Option<bool>) -> Result<Option<usize>> {
+    let optional = model_type.starts_with("qwen") || model_type == "smollm3";
+    if optional && in_use != Some(true) {
+        return Ok(None);
+    }
+    let usual = model_type.starts_with("gemma") && !keys.has("sliding_window");
+    Ok(keys.optional_size("sliding_window")?.or(usual.then_some(4096)))
+}
+
+fn layer_types(keys: &Keys<'_>, layers: usize, window: Option<usize>) -> Result<Option<Vec<LayerType>>> {
     let Some(value) = keys.get("layer_types") else { return Ok(None) };
     let one = |v: &Value| match v.as_str() {
         Some("full_attention") => Ok(LayerType::Full),
@@ -216,16 +257,15 @@ fn layer_types(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<LayerType>>>
     if types.len() < layers {
         return Err(keys.bad("layer_types", format!("{} entries for {layers} layers", types.len())));
     }
+    if window.is_none() && types[..layers].contains(&LayerType::Sliding) {
+        return Err(keys.bad("layer_types", "it has sliding_attention, and no `sliding_window` is in use"));
+    }
     Ok(Some(types))
 }
 
 fn activation(keys: &Keys<'_>, model_type: &str) -> Result<Activation> {
-    // Gemma writes `hidden_activation` and leaves `hidden_act` for old readers.
-    let key = if keys.object.get("hidden_activation").is_some_and(|v| !v.is_null()) {
-        "hidden_activation"
-    } else {
-        "hidden_act"
-    };
+    // Gemma writes `hidden_activation` and leaves `hidden_act` for old readers; the others know `hidden_act` only.
+    let key = if model_type.starts_with("gemma") { "hidden_activation" } else { "hidden_act" };
     match keys.text(key)? {
         None if model_type.starts_with("gemma") || model_type == "starcoder2" => Ok(Activation::GeluTanh),
         None | Some("silu" | "swish") => Ok(Activation::Silu),
@@ -338,6 +378,15 @@ mod tests {
             (json!({"vocab_size": null}), "`vocab_size`"),
             (json!({"rms_norm_eps": "small"}), "`rms_norm_eps`"),
             (json!({"partial_rotary_factor": 1.5}), "`partial_rotary_factor`"),
+            (json!({"rope_scaling": {"type": "none"}}), "`none`"),
+            (json!({"rope_scaling": {"type": "su", "factor": 2.0}}), "`su`"),
+            (
+                json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.5}),
+                "`partial_rotary_factor`",
+            ),
+            (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "`max_position_embeddings`"),
+            (json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}), "`full_attention`"),
+            (json!({"layer_types": ["full_attention", "sliding_attention"]}), "`sliding_window`"),
         ] {
             let message = refusal(changes);
             assert!(message.contains(name), "{message} does not name {name}");

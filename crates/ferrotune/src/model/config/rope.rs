@@ -81,84 +81,168 @@ pub enum RopeScaling {
     Factors(Vec<f32>),
 }
 
+/// The family that states embeddings by kind of layers.
+const BY_KIND: &str = "gemma3_text";
+
+/// The kind of layers without a window.
+const FULL: &str = "full_attention";
+
 /// The embeddings of all layers, and those that are stated for a kind of layers (`full_attention`, ...).
+///
+/// `rope_scaling`, where there is one, stands in the place of all of `rope_parameters`, as transformers has it; in a family
+/// that states them by kind it is of the layers without a window, over what is stated for those. What a family's code does
+/// not compute goes into `notes`.
 pub(super) fn read(
     keys: &Keys<'_>,
-    max_positions: usize,
+    family: &str,
+    max_positions: Option<usize>,
+    notes: &mut Vec<String>,
 ) -> Result<(RopeConfig, BTreeMap<String, RopeConfig>)> {
-    let new = keys.object.get("rope_parameters").filter(|v| !v.is_null());
-    let old = keys.object.get("rope_scaling").filter(|v| !v.is_null());
-    let (name, given) = match (new, old) {
-        (Some(v), _) => ("rope_parameters", Some(v)),
-        (None, v) => ("rope_scaling", v),
+    let object = |name: &str| match keys.get(name) {
+        None => Ok(Map::new()),
+        Some(v) => v.as_object().cloned().ok_or_else(|| keys.bad(name, "not an object")),
     };
-    let empty = Map::new();
-    let object = match given {
-        None => &empty,
-        Some(v) => v.as_object().ok_or_else(|| keys.bad(name, "not an object"))?,
+    let (new, old) = (object("rope_parameters")?, object("rope_scaling")?);
+    let mut read = |name: &'static str, object: &Map<String, Value>, theta: &str| {
+        let inner = Keys { path: keys.path, object };
+        Stated { keys, family, name, inner: &inner, max_positions }.read(theta, notes)
     };
-    let mut by_kind = BTreeMap::new();
-    for (kind, value) in object {
-        if let Some(inner) = value.as_object() {
-            by_kind.insert(kind.clone(), one(keys, name, inner, max_positions)?);
+    let mut kinds: BTreeMap<String, Map<String, Value>> =
+        new.iter().filter_map(|(kind, v)| Some((kind.clone(), v.as_object()?.clone()))).collect();
+    if family != BY_KIND {
+        if let (Some(kind), true) = (kinds.keys().next(), old.is_empty()) {
+            let problem = format!("values for a kind of layers (`{kind}`) are not used in a {family} model");
+            return Err(keys.bad("rope_parameters", problem));
         }
+        let (name, given) = if old.is_empty() { ("rope_parameters", &new) } else { ("rope_scaling", &old) };
+        return Ok((read(name, given, "rope_theta")?, BTreeMap::new()));
+    }
+    if kinds.is_empty() && !new.is_empty() {
+        let problem = "it has values for no kind of layers (full_attention, sliding_attention)";
+        return Err(keys.bad("rope_parameters", problem));
+    }
+    if !kinds.is_empty() && !old.is_empty() {
+        kinds.entry(FULL.into()).or_default().extend(old.clone());
+    }
+    let mut by_kind = BTreeMap::new();
+    for (kind, inner) in &kinds {
+        let theta = if kind == FULL { "rope_theta" } else { "rope_local_base_freq" };
+        by_kind.insert(kind.clone(), read("rope_parameters", inner, theta)?);
     }
     // Objects for kinds of layers say nothing about layers of no kind.
-    let common = if by_kind.is_empty() { object } else { &empty };
-    Ok((one(keys, name, common, max_positions)?, by_kind))
+    let common = if kinds.is_empty() { old } else { Map::new() };
+    Ok((read("rope_scaling", &common, "rope_theta")?, by_kind))
 }
 
-fn one(keys: &Keys<'_>, name: &str, object: &Map<String, Value>, max_positions: usize) -> Result<RopeConfig> {
-    let inner = Keys { path: keys.path, object };
-    let partial = match inner.positive("partial_rotary_factor")? {
-        Some(part) => Some(part),
-        None => keys.positive("partial_rotary_factor")?,
-    };
-    if let Some(part) = partial.filter(|p| *p > 1.0) {
-        return Err(keys.bad("partial_rotary_factor", format!("{part} is above 1")));
+/// The embeddings of some layers as they are stated, and what stands around them.
+struct Stated<'a> {
+    /// The whole configuration.
+    keys: &'a Keys<'a>,
+    family: &'a str,
+    /// The key that has them.
+    name: &'static str,
+    /// What it has.
+    inner: &'a Keys<'a>,
+    max_positions: Option<usize>,
+}
+
+impl Stated<'_> {
+    /// `theta` is the key of the whole configuration that has the base if this one does not.
+    fn read(&self, theta: &str, notes: &mut Vec<String>) -> Result<RopeConfig> {
+        let base = match self.inner.positive("rope_theta")? {
+            Some(base) => Some(base),
+            None => self.keys.positive(theta)?,
+        };
+        let scaling = self.scaling()?;
+        Ok(RopeConfig { theta: base, partial: self.partial(&scaling, notes)?, scaling })
     }
-    let theta = match inner.positive("rope_theta")? {
-        Some(theta) => Some(theta),
-        None => keys.positive("rope_theta")?,
-    };
-    Ok(RopeConfig { theta, scaling: scaling(keys, name, &inner, max_positions)?, partial })
+
+    /// The rotated share of a head. Only some families' code reads it; elsewhere an unscaled rotation is of whole heads, and
+    /// a scaled one of a part of a head cannot be computed by transformers either.
+    fn partial(&self, scaling: &RopeScaling, notes: &mut Vec<String>) -> Result<Option<f64>> {
+        const KEY: &str = "partial_rotary_factor";
+        let stated = match self.inner.positive(KEY)? {
+            Some(part) => Some(part),
+            None => self.keys.positive(KEY)?,
+        };
+        if let Some(part) = stated.filter(|p| *p > 1.0) {
+            return Err(self.keys.bad(KEY, format!("{part} is above 1")));
+        }
+        if matches!(self.family, "phi3" | "stablelm") {
+            return Ok(stated);
+        }
+        if let Some(part) = stated.filter(|part| *part < 1.0) {
+            let problem =
+                format!("{part} is not used in a {} model, whose heads are rotated whole", self.family);
+            if *scaling != RopeScaling::None {
+                return Err(self.keys.bad(KEY, problem));
+            }
+            let note = format!("{}: `{KEY}`: {problem}", self.keys.path.display());
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        Ok(None)
+    }
+
+    fn scaling(&self) -> Result<RopeScaling> {
+        let (keys, name, inner) = (self.keys, self.name, self.inner);
+        let kind = match inner.text("rope_type")? {
+            Some(kind) => kind,
+            None => inner.text("type")?.unwrap_or("default"),
+        };
+        let phi3 = self.family == "phi3";
+        // Early configurations of Phi 3 have other names for its one kind.
+        let kind = if phi3 && matches!(kind, "su" | "yarn") { "longrope" } else { kind };
+        if phi3 && !matches!(kind, "default" | "longrope") {
+            let problem = format!("rope type `{kind}` is not used in a phi3 model (default, longrope)");
+            return Err(keys.bad(name, problem));
+        }
+        scaling(self, kind)
+    }
+
+    /// Context that the base was made for, which some kinds depend on.
+    fn positions(&self) -> Result<usize> {
+        self.max_positions.ok_or_else(|| self.keys.missing("max_position_embeddings"))
+    }
+
+    /// Context of the pre-training. Where it is stated outside, as Phi 3 has it, that has precedence in transformers.
+    fn original(&self) -> Result<usize> {
+        const KEY: &str = "original_max_position_embeddings";
+        match (self.keys.optional_size(KEY)?, self.inner.optional_size(KEY)?) {
+            (Some(outside), _) => Ok(outside),
+            (None, _) if self.family == "phi3" => Ok(4096),
+            (None, Some(inside)) => Ok(inside),
+            (None, None) => self.positions(),
+        }
+    }
 }
 
-fn scaling(keys: &Keys<'_>, name: &str, inner: &Keys<'_>, max_positions: usize) -> Result<RopeScaling> {
-    let kind = match inner.text("rope_type")? {
-        Some(kind) => kind,
-        None => inner.text("type")?.unwrap_or("default"),
-    };
+fn scaling(stated: &Stated<'_>, kind: &str) -> Result<RopeScaling> {
+    let (keys, name, inner) = (stated.keys, stated.name, stated.inner);
     let need = |key: &str| {
         inner.positive(key)?.ok_or_else(|| keys.bad(name, format!("rope type `{kind}` needs `{key}`")))
     };
-    // Phi 3 states it outside, and that has precedence in the reference stack.
-    let original = || -> Result<usize> {
-        let key = "original_max_position_embeddings";
-        Ok(match keys.optional_size(key)? {
-            Some(n) => n,
-            None => inner.optional_size(key)?.unwrap_or(max_positions),
-        })
-    };
+    let original = || stated.original();
     Ok(match kind {
-        "default" | "none" => RopeScaling::None,
-        // Early Phi 3 configurations call it `su`, or `yarn` with lists of factors.
-        "longrope" | "su" | "yarn" if inner.object.contains_key("long_factor") || kind != "yarn" => {
+        "default" => RopeScaling::None,
+        "longrope" => {
             let list = |key: &str| {
                 inner
                     .positives(key)?
                     .ok_or_else(|| keys.bad(name, format!("rope type `{kind}` needs `{key}`")))
             };
+            let (short, long) = (list("short_factor")?, list("long_factor")?);
             let original = original()?;
             let factor = match inner.positive("factor")? {
                 Some(factor) => factor,
-                None => max_positions as f64 / original as f64,
+                None => stated.positions()? as f64 / original as f64,
             };
             let suggested =
                 if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
             RopeScaling::LongRope {
-                short: list("short_factor")?,
-                long: list("long_factor")?,
+                short,
+                long,
                 attention_factor: inner.positive("attention_factor")?.unwrap_or(suggested),
                 original_max_position_embeddings: original,
             }
@@ -166,7 +250,8 @@ fn scaling(keys: &Keys<'_>, name: &str, inner: &Keys<'_>, max_positions: usize) 
         "linear" => RopeScaling::Linear { factor: need("factor")? },
         // Measured against the stated context, whatever `original_max_position_embeddings` says.
         "dynamic" => {
-            RopeScaling::Dynamic { factor: need("factor")?, original_max_position_embeddings: max_positions }
+            let original_max_position_embeddings = stated.positions()?;
+            RopeScaling::Dynamic { factor: need("factor")?, original_max_position_embeddings }
         }
         "llama3" => {
             let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);

@@ -9,14 +9,18 @@ use super::{Architecture, NormKind, NormPlaces, only, only_activation, windows};
 use crate::Result;
 use crate::model::config::ModelConfig;
 
-/// What Gemma 2 and 3 share; the caps are as stated.
-pub(super) fn shared(c: &ModelConfig) -> Result<Architecture> {
+/// What Gemma 2 and 3 share. Caps are on scores and on logits: those of a configuration that does not name them, or none.
+pub(super) fn shared(c: &ModelConfig, caps: [Option<f32>; 2]) -> Result<Architecture> {
     only_activation(c, Activation::GeluTanh)?;
     only(c, "use_bidirectional_attention", &json!(false))?;
     let (scalar, score_cap, logit_cap) = c.with_keys(|keys| {
-        let cap = |key: &str| keys.positive(key).map(|v| v.map(|v| v as f32));
+        let cap = |key: &str, usual: Option<f32>| match keys.has(key) {
+            true => keys.positive(key).map(|v| v.map(|v| v as f32)),
+            false => Ok(usual),
+        };
         let scalar = keys.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
-        Ok((scalar, cap("attn_logit_softcapping")?, cap("final_logit_softcapping")?))
+        let (scores, logits) = ("attn_logit_softcapping", "final_logit_softcapping");
+        Ok((scalar, cap(scores, caps[0])?, cap(logits, caps[1])?))
     })?;
     Ok(Architecture {
         norm: NormKind::RmsOnePlus,
@@ -33,5 +37,16 @@ pub(super) fn shared(c: &ModelConfig) -> Result<Architecture> {
 
 /// A window in the first, third, ... layer.
 pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
-    Ok(Architecture { windows: windows(c, |i| i % 2 == 0), ..shared(c)? })
+    needs_window(c)?;
+    Ok(Architecture { windows: windows(c, |i| i % 2 == 0), ..shared(c, [Some(50.0), Some(30.0)])? })
+}
+
+/// Refuses a configuration that takes the window away and does not say that no layer has one.
+pub(super) fn needs_window(c: &ModelConfig) -> Result<()> {
+    match (c.sliding_window, &c.layer_types) {
+        (None, None) => c.with_keys(|keys| {
+            Err(keys.bad("sliding_window", "null, and no `layer_types` say that no layer has one"))
+        }),
+        _ => Ok(()),
+    }
 }

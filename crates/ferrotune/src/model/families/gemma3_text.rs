@@ -11,6 +11,7 @@ pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
         let pattern = keys.optional_size("sliding_window_pattern")?.unwrap_or(6);
         Ok((pattern, keys.positive("rope_local_base_freq")?))
     })?;
+    gemma2::needs_window(c)?;
     let windows = windows(c, |i| !(i + 1).is_multiple_of(pattern));
     let rope = |stated: Option<&RopeConfig>, theta: Option<f64>, default: f64| Rope {
         theta: stated.and_then(|r| r.theta).or(theta).unwrap_or(default),
@@ -23,9 +24,11 @@ pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let local = rope(by_layer.get("sliding_attention"), local, 10_000.0);
     Ok(Architecture {
         qk_norm: QkNorm::Head,
+        // Scores have no cap here, whatever the configuration says: its code does not read that key.
+        score_cap: None,
         rope_of_layer: windows.iter().map(|w| Some(w.is_some() as usize)).collect(),
         ropes: vec![rope(global, None, 1_000_000.0), local],
         windows,
-        ..gemma2::shared(c)?
+        ..gemma2::shared(c, [None, None])?
     })
 }

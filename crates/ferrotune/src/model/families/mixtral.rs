@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Architecture, Experts, mistral, only};
+use super::{Architecture, Experts, mistral, only, rope, window_everywhere};
 use crate::Result;
 use crate::model::config::ModelConfig;
 
@@ -30,5 +30,10 @@ pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
         names: ["w1", "w3", "w2"],
     };
     experts.check(c)?;
-    Ok(Architecture { experts: Some(experts), ..mistral::architecture(c)? })
+    Ok(Architecture {
+        experts: Some(experts),
+        windows: window_everywhere(c),
+        ropes: vec![rope(c, 1_000_000.0, 1.0)],
+        ..mistral::architecture(c)?
+    })
 }

@@ -286,6 +286,11 @@ fn windows(c: &ModelConfig, sliding: impl Fn(usize) -> bool) -> Vec<Option<usize
     (0..c.num_hidden_layers).map(|i| c.sliding_window.filter(|_| slides(i))).collect()
 }
 
+/// `sliding_window` in every layer, in families whose code does not read `layer_types`.
+fn window_everywhere(c: &ModelConfig) -> Vec<Option<usize>> {
+    vec![c.sliding_window; c.num_hidden_layers]
+}
+
 /// Refuses a key that is set to anything but `usual`, for a feature that is not computed.
 fn only(c: &ModelConfig, key: &str, usual: &serde_json::Value) -> Result<()> {
     c.with_keys(|keys| match keys.get(key) {

@@ -1,6 +1,6 @@
 //! Phi 3 and 4-mini: the Llama network with q, k, v in one matrix and gate, up in another, and long rope.
 
-use super::{Architecture, windows};
+use super::{Architecture, window_everywhere};
 use crate::Result;
 use crate::model::config::ModelConfig;
 
@@ -11,7 +11,7 @@ pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
         qkv_bias: false,
         o_bias: false,
         mlp_bias: false,
-        windows: windows(c, |_| true),
+        windows: window_everywhere(c),
         ..Architecture::common(c)
     })
 }

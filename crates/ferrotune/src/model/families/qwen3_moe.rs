@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Architecture, Experts, only, qwen3};
+use super::{Architecture, Experts, only, qwen3, window_everywhere};
 use crate::Result;
 use crate::model::config::ModelConfig;
 
@@ -29,5 +29,5 @@ pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
         })
     })?;
     experts.check(c)?;
-    Ok(Architecture { experts: Some(experts), ..qwen3::architecture(c)? })
+    Ok(Architecture { experts: Some(experts), windows: window_everywhere(c), ..qwen3::architecture(c)? })
 }

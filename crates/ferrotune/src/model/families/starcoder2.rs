@@ -1,6 +1,6 @@
 //! StarCoder 2: layer norms, biases everywhere, an MLP of two matrices with GELU, a window in every layer.
 
-use super::{Architecture, MlpKind, NormKind, windows};
+use super::{Architecture, MlpKind, NormKind, window_everywhere};
 use crate::Result;
 use crate::model::config::ModelConfig;
 
@@ -13,7 +13,7 @@ pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: bias,
-        windows: windows(c, |_| true),
+        windows: window_everywhere(c),
         tied: c.tie_word_embeddings.unwrap_or(true),
         ..Architecture::common(c)
     })

@@ -9,6 +9,7 @@ use ferrotune_kernels::{DType, Device, Weight};
 use super::{BaseForm, BaseStorage, Linears};
 use crate::checkpoint::Checkpoint;
 use crate::memory::human;
+use crate::model::adapted::TIED_HEAD;
 use crate::model::attention::{Attention, Qkv};
 use crate::model::decoder::Decoder;
 use crate::model::families::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
@@ -54,7 +55,7 @@ impl Loader<'_> {
                 Base::Frozen(w) => Base::Frozen(w.clone()),
                 Base::Trained(id) => Base::Trained(*id),
             };
-            tied_head = Some(head(usize::MAX, base));
+            tied_head = Some(head(TIED_HEAD, base));
         } else {
             let base = self.matrix("lm_head", a.vocab, a.hidden, self.form.tables)?;
             lm_head = Some(head(self.linears, base));
