@@ -6,6 +6,7 @@
 mod bad_input;
 mod cache;
 mod combine;
+mod data_files;
 mod faults;
 mod helper;
 mod plan;

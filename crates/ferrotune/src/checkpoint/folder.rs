@@ -109,7 +109,7 @@ impl Folder {
     fn json(&self, name: &str) -> Result<Option<Value>> {
         let path = self.dir.join(name);
         match std::fs::read(&path) {
-            Ok(text) => match serde_json::from_slice(&text) {
+            Ok(text) => match crate::json::from_bytes(&text) {
                 Ok(value) => Ok(Some(value)),
                 Err(e) => Err(Error::file(&path, format!("not valid JSON: {e}"))),
             },
@@ -122,7 +122,10 @@ impl Folder {
         let own = self.dir.join("chat_template.jinja");
         match std::fs::read(&own) {
             Ok(text) => {
-                return String::from_utf8(text).map(Some).map_err(|_| Error::file(&own, "not valid UTF-8"));
+                return match std::str::from_utf8(crate::json::without_mark(&text)) {
+                    Ok(text) => Ok(Some(text.to_string())),
+                    Err(_) => Err(Error::file(&own, "not valid UTF-8")),
+                };
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io(&own, e)),

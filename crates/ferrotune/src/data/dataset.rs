@@ -133,7 +133,11 @@ impl Dataset {
 const HELD_OUT: u64 = 0x6865_6c64;
 
 fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let bytes = crate::json::without_mark(bytes);
+    if let Some(kind) = crate::file_kind::of(bytes) {
+        return Err(Error::file(path, format!("this is {kind}, which is not read yet"))
+            .with_hint("write the rows as JSON Lines: one JSON object on each line, in UTF-8"));
+    }
     std::str::from_utf8(bytes).map_err(|e| {
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         Error::data(path, line, "the text is not UTF-8").with_hint("save the file as UTF-8")
@@ -141,7 +145,7 @@ fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
 }
 
 fn object(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>> {
-    match serde_json::from_str(json) {
+    match crate::json::from_text(json) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => {
             Err(Error::data(path, line, format!("found {}, expected an object", shapes::kind(&other)))
@@ -149,11 +153,13 @@ fn object(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>> {
         }
         Err(error) => {
             // Within a row the parser counts lines from 1 again.
-            let line = line + error.line().saturating_sub(1);
-            let reason = error.to_string();
-            let reason = reason.split(" at line ").next().unwrap_or(&reason);
-            Err(Error::data(path, line, format!("not valid JSON: {reason} at column {}", error.column()))
-                .with_hint("a file holds one whole JSON object on each line, or one array of objects"))
+            let line = line + error.line - 1;
+            Err(Error::data(
+                path,
+                line,
+                format!("not valid JSON: {} at column {}", error.problem, error.column),
+            )
+            .with_hint("a file holds one whole JSON object on each line, or one array of objects"))
         }
     }
 }

@@ -84,7 +84,8 @@ impl Tokenizer {
     /// From the bytes of `tokenizer.json`; `name` is for messages.
     pub fn new(tokenizer_json: &[u8], settings: TokenizerSettings, name: &str) -> Result<Self> {
         let refuse = |e: &dyn std::fmt::Display| Error::file(name, format!("not a usable tokenizer: {e}"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|e| refuse(&e))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(crate::json::without_mark(tokenizer_json))
+            .map_err(|e| refuse(&e))?;
         // A file may carry the length that some earlier user cut or padded texts to.
         inner.with_truncation(None).map_err(|e| refuse(&e))?;
         inner.with_padding(None);
