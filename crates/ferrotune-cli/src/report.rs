@@ -128,8 +128,16 @@ impl Report {
             Event::Prepared { train, eval_rows } => {
                 let held =
                     if *eval_rows > 0 { format!(", {eval_rows} rows held out") } else { String::new() };
+                let split = match train.split_rows {
+                    0 => String::new(),
+                    split => format!(
+                        " ({split} chats whose earlier turns the template rewrites became {}, one for each answer \
+                         as it is served)",
+                        split + train.added_rows
+                    ),
+                };
                 self.say(format!(
-                    "data: {} rows, {} tokens, {} of them supervised, longest row {}{held}",
+                    "data: {} rows{split}, {} tokens, {} of them supervised, longest row {}{held}",
                     train.kept, train.tokens, train.label_tokens, train.longest
                 ));
             }

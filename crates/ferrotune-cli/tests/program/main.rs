@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod bad_rows;
 mod cache;
 mod combine;
 mod data_files;
@@ -14,5 +15,7 @@ mod prefixes;
 mod quantize;
 mod quickstart;
 mod resume;
+mod rows;
+mod templates;
 mod train;
 mod variants;

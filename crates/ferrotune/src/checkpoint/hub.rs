@@ -21,7 +21,7 @@ use crate::model::config::{ModelConfig, SUPPORTED};
 use crate::{Error, Result};
 
 /// Files beside the weights that are taken if the model has them.
-const SIDECARS: [&str; 11] = [
+const SIDECARS: [&str; 12] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,6 +29,7 @@ const SIDECARS: [&str; 11] = [
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    super::folder::TOOL_TEMPLATE,
     "tokenizer.model",
     "LICENSE",
     "LICENSE.txt",

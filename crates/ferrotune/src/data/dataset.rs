@@ -1,19 +1,30 @@
 //! Files of rows become examples. Every complaint names the file and the line.
 //!
-//! A file is JSON Lines, or one JSON array. Its shape is the run file's `data.format`, or what its first row looks like.
+//! A file is JSON Lines, or one JSON array. The shape of a row is the run file's `data.format`, or what the row looks
+//! like. Whatever its notation, a row is brought into one form here, once. Rows that cannot be used are kept apart with
+//! their reasons, so that all of them can be told together.
 
+mod bad_rows;
+mod flags;
 mod json_rows;
+mod messages;
+mod plain;
+mod roles;
 mod shapes;
+mod text;
 
-pub use shapes::{Example, ROLE_ALIASES};
+pub use bad_rows::{BadRow, BadRows};
+pub use roles::ROLE_ALIASES;
+pub use shapes::{Chat, Example};
 
+use crate::data::chat_template::ChatTemplate;
 use crate::data::random;
 use crate::error::{Error, Result};
 use crate::run_config::DataFormat;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use shapes::Shape;
+use shapes::{Problem, Shape};
 use std::path::{Path, PathBuf};
 
 /// A row with the place it came from.
@@ -43,20 +54,24 @@ pub struct Dataset {
     pub files: Vec<DataFile>,
     /// The rows.
     pub rows: Vec<Row>,
+    /// Rows that cannot be used.
+    pub bad: BadRows,
 }
 
 /// How to read.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ReadOptions {
+pub struct ReadOptions<'a> {
     /// The shape, or `auto`.
     pub format: DataFormat,
-    /// Whether the model has a chat template; then instruction rows become chats.
-    pub has_template: bool,
+    /// The model's chat template, if it has one; then instruction rows become chats.
+    pub template: Option<&'a ChatTemplate>,
+    /// Only so many rows of all files.
+    pub limit: Option<usize>,
 }
 
 impl Dataset {
     /// Reads files one after the other. A file without rows is an error.
-    pub fn read(files: &[impl AsRef<Path>], options: ReadOptions) -> Result<Dataset> {
+    pub fn read(files: &[impl AsRef<Path>], options: ReadOptions<'_>) -> Result<Dataset> {
         let mut dataset = Dataset::default();
         for path in files {
             let path = path.as_ref();
@@ -67,27 +82,21 @@ impl Dataset {
     }
 
     /// Adds the rows of a file that was read already.
-    pub fn add(&mut self, path: &Path, bytes: &[u8], options: ReadOptions) -> Result<()> {
+    pub fn add(&mut self, path: &Path, bytes: &[u8], options: ReadOptions<'_>) -> Result<()> {
         let text = utf8(path, bytes)?;
-        let mut shape = Shape::of_format(options.format);
-        let before = self.rows.len();
+        let mut found = false;
         for (line, json) in json_rows::split(text) {
-            let fields = object(path, line, json)?;
-            let in_row = |(problem, hint): (String, Option<String>)| {
-                let error = Error::data(path, line, problem);
-                match hint {
-                    Some(hint) => error.with_hint(hint),
-                    None => error,
-                }
-            };
-            let known = match shape {
-                Some(known) => known,
-                None => *shape.insert(Shape::detect(&fields).map_err(in_row)?),
-            };
-            let example = known.example(fields, options.has_template).map_err(in_row)?;
-            self.rows.push(Row { example, file: self.files.len(), line });
+            found = true;
+            if options.limit.is_some_and(|limit| self.len() >= limit) {
+                break;
+            }
+            let file = self.files.len();
+            match row(line, json, options) {
+                Ok(example) => self.rows.push(Row { example, file, line }),
+                Err((line, (problem, hint))) => self.bad.push(BadRow { file, line, problem, hint }),
+            }
         }
-        if self.rows.len() == before {
+        if !found {
             return Err(Error::data(path, 0, "there are no rows").with_hint(format!(
                 "a file holds one JSON object on each line, or one array: {}",
                 shapes::KNOWN
@@ -98,10 +107,14 @@ impl Dataset {
         Ok(())
     }
 
-    /// An error about one of the rows.
-    pub fn error(&self, row: &Row, problem: impl Into<String>) -> Error {
-        let path = self.files.get(row.file).map_or(Path::new(""), |file| &file.path);
-        Error::data(path, row.line, problem)
+    /// How many rows were read, those with that cannot be used.
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.bad.len()
+    }
+
+    /// Whether no row was read.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Takes a share of the rows away for evaluation. Which rows depends on the seed and on their places in the files,
@@ -125,7 +138,8 @@ impl Dataset {
         for (row, is_held) in self.rows.into_iter().zip(is_held) {
             if is_held { eval.push(row) } else { train.push(row) }
         }
-        Ok((Dataset { files: self.files.clone(), rows: train }, Dataset { files: self.files, rows: eval }))
+        let held = Dataset { files: self.files.clone(), rows: eval, bad: BadRows::default() };
+        Ok((Dataset { files: self.files, rows: train, bad: self.bad }, held))
     }
 }
 
@@ -144,22 +158,25 @@ fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
     })
 }
 
-fn object(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>> {
+/// What a row says, or where and why it cannot be used.
+fn row(line: usize, json: &str, options: ReadOptions<'_>) -> std::result::Result<Example, (usize, Problem)> {
+    let fields = object(line, json)?;
+    let shape = Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok);
+    shape.and_then(|shape| shape.example(&fields, options.template)).map_err(|problem| (line, problem))
+}
+
+fn object(line: usize, json: &str) -> std::result::Result<Map<String, Value>, (usize, Problem)> {
     match crate::json::from_text(json) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => {
-            Err(Error::data(path, line, format!("found {}, expected an object", shapes::kind(&other)))
-                .with_hint(shapes::KNOWN))
+            let problem = format!("found {}, expected an object", shapes::kind(&other));
+            Err((line, (problem, Some(shapes::KNOWN.to_string()))))
         }
         Err(error) => {
+            let problem = format!("not valid JSON: {} at column {}", error.problem, error.column);
+            let hint = "a file holds one whole JSON object on each line, or one array of objects";
             // Within a row the parser counts lines from 1 again.
-            let line = line + error.line - 1;
-            Err(Error::data(
-                path,
-                line,
-                format!("not valid JSON: {} at column {}", error.problem, error.column),
-            )
-            .with_hint("a file holds one whole JSON object on each line, or one array of objects"))
+            Err((line + error.line - 1, (problem, Some(hint.to_string()))))
         }
     }
 }

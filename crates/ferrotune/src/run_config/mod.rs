@@ -12,9 +12,9 @@ mod read;
 pub use layers::Notation;
 pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
 pub use options::{
-    ActivationPolicy, ActivationStorage, DataFormat, DataOptions, EvalSource, FloatKind, LossNormalization,
-    ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy, Supervise, TableKind,
-    TrainOptions, Truncation, WeightKind,
+    ActivationPolicy, ActivationStorage, BadRowPolicy, DataFormat, DataOptions, EvalSource, FloatKind,
+    LossNormalization, ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy,
+    Supervise, TableKind, TrainOptions, Truncation, WeightKind,
 };
 
 use crate::error::{Error, Result};

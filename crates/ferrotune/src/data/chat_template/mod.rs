@@ -5,6 +5,7 @@
 //! after rendering. A template is data from the internet: it runs with fuel and cannot reach anything but its input.
 
 mod clock;
+mod content;
 mod json;
 mod lexer;
 mod operators;
@@ -12,13 +13,16 @@ mod python;
 mod rewrite;
 
 pub use clock::Clock;
+pub use content::ContentForms;
 
 use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior};
 use python::{Marks, Raised};
 use serde_json::{Map, Value as Json};
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Steps that a rendering may take. A chat of a hundred messages takes some thousand.
 const FUEL: u64 = 10_000_000;
@@ -33,6 +37,10 @@ pub struct ChatTemplate {
     source: String,
     special_tokens: Map<String, Json>,
     has_generation: bool,
+    words: BTreeSet<String>,
+    literals: BTreeSet<String>,
+    /// The template for chats with tools, where a model has one.
+    tool_use: Option<Arc<ChatTemplate>>,
 }
 
 /// What to render beside the messages.
@@ -79,6 +87,9 @@ impl ChatTemplate {
             source: source.to_string(),
             special_tokens,
             has_generation: rewritten.has_generation,
+            words: rewritten.words,
+            literals: rewritten.literals,
+            tool_use: None,
         };
         template.check_names(&rewritten.filters, &rewritten.tests)?;
         Ok(template.with_clock(Clock::now()))
@@ -89,6 +100,28 @@ impl ChatTemplate {
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.env.add_function("strftime_now", move |pattern: &str| clock.format(pattern));
         self
+    }
+
+    /// The same template with another one for chats that have tools, as some models bring it.
+    #[must_use]
+    pub fn with_tool_use(mut self, template: ChatTemplate) -> Self {
+        self.tool_use = Some(Arc::new(template));
+        self
+    }
+
+    /// The template for chats with tools, where a model has one.
+    pub fn tool_use(&self) -> Option<&ChatTemplate> {
+        self.tool_use.as_deref()
+    }
+
+    /// Whether a text stands in quotes in a tag of the template, such as the name of a role that it knows.
+    pub fn names(&self, text: &str) -> bool {
+        self.literals.contains(text) || self.tool_use().is_some_and(|other| other.names(text))
+    }
+
+    /// Whether a variable or field of this name occurs in a tag of the template.
+    pub fn uses(&self, name: &str) -> bool {
+        self.words.contains(name) || self.names(name) || self.tool_use().is_some_and(|other| other.uses(name))
     }
 
     /// The template as it was given.
@@ -108,6 +141,9 @@ impl ChatTemplate {
         tools: Option<&[Json]>,
         options: &RenderOptions,
     ) -> Result<Rendered> {
+        if let (Some(_), Some(other)) = (tools, self.tool_use()) {
+            return other.render(messages, tools, options);
+        }
         if messages.is_empty() {
             return Err(refused("there are no messages to render"));
         }
