@@ -8,6 +8,7 @@ mod bad_rows;
 mod cache;
 mod combine;
 mod data_files;
+mod eval_rows;
 mod faults;
 mod helper;
 mod plan;
