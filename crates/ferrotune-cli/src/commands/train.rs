@@ -14,12 +14,12 @@ use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;
 
-use super::{device, open_cached};
+use super::{device, open_cached, run_file};
 use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
-    let config = RunConfig::load(&a.run, &a.overrides.list())?;
+    let config = run_file::load(&a.run, &a.overrides.list(), report)?;
     let dev = device(args, config.train.threads)?;
     let base = open_cached(args, &config.model.base, Some(&config), report)?;
     let outcome = train(&config, &base, &dev, a.resume, report)?;

@@ -17,6 +17,7 @@ mod quantize;
 mod quickstart;
 mod resume;
 mod rows;
+mod run_paths;
 mod templates;
 mod train;
 mod variants;

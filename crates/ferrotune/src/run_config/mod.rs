@@ -7,6 +7,7 @@
 mod layers;
 mod method;
 mod options;
+mod paths;
 mod read;
 
 pub use layers::Notation;
