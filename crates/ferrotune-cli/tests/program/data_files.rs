@@ -31,6 +31,7 @@ fn binary_files_are_named_as_what_they_are() {
         ("rows.arrow", b"ARROW1\x00\x00\xff", "an Arrow file"),
         ("rows.png", b"\x89PNG\r\n\x1a\n", "a PNG image"),
         ("rows.pdf", b"%PDF-1.7\n", "a PDF"),
+        ("rows.csv", b"prompt,completion\na,b\n", "a table of separated values"),
         ("rows.jsonl", &utf16("{\"text\": \"a\"}\n", true), "UTF-16"),
         ("rows.jsonl", &utf16("{\"text\": \"a\"}\n", false), "UTF-16"),
     ] {

@@ -387,7 +387,7 @@ fn symlink(_: &Path, _: &Path, _: &Path, _: &Path) -> bool {
 
 /// The shard files that an index names, sorted; `None` if it is not an index or names a file outside its folder.
 fn shards(text: &[u8]) -> Option<Vec<String>> {
-    let json: Value = serde_json::from_slice(text).ok()?;
+    let json = crate::json::from_bytes(text).ok()?;
     let map = json.get("weight_map")?.as_object()?;
     let mut names = map.values().map(|v| v.as_str().map(str::to_string)).collect::<Option<Vec<_>>>()?;
     names.sort_unstable();

@@ -148,7 +148,12 @@ const HELD_OUT: u64 = 0x6865_6c64;
 
 fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
     let bytes = crate::json::without_mark(bytes);
-    if let Some(kind) = crate::file_kind::of(bytes) {
+    let is_table =
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
+    let is_json = bytes.trim_ascii_start().starts_with(b"{") || bytes.trim_ascii_start().starts_with(b"[");
+    let kind =
+        crate::file_kind::of(bytes).or((is_table && !is_json).then_some("a table of separated values"));
+    if let Some(kind) = kind {
         return Err(Error::file(path, format!("this is {kind}, which is not read yet"))
             .with_hint("write the rows as JSON Lines: one JSON object on each line, in UTF-8"));
     }
