@@ -131,8 +131,9 @@ impl Report {
                 let split = match train.split_rows {
                     0 => String::new(),
                     split => format!(
-                        " ({split} chats whose earlier turns the template rewrites became {}, one for each answer \
+                        " ({split} {} whose earlier turns the template rewrites became {}, one for each answer \
                          as it is served)",
+                        if split == 1 { "chat" } else { "chats" },
                         split + train.added_rows
                     ),
                 };

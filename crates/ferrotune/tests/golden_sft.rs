@@ -159,7 +159,10 @@ fn preparation_is_trls_under_its_options() {
 fn rows(ids: &Value, labels: &Value) -> Vec<TrainRow> {
     let ids: Vec<Vec<u32>> = serde_json::from_value(ids.clone()).unwrap();
     let labels: Vec<Vec<i32>> = serde_json::from_value(labels.clone()).unwrap();
-    ids.into_iter().zip(labels).map(|(input_ids, labels)| TrainRow { input_ids, labels }).collect()
+    ids.into_iter()
+        .zip(labels)
+        .map(|(input_ids, labels)| TrainRow { input_ids, labels, goes_on: false })
+        .collect()
 }
 
 #[test]

@@ -68,6 +68,9 @@ fn what_the_template_leaves_out_is_counted() {
     assert!(out.stderr.contains("warning: 2 of 7 rows: the chat template leaves out the tools"), "{out:#?}");
     let shown = Place::with_template(WITH_TOOLS).preview(&[fine, calls(Value::Null)], &[]);
     assert!(shown.warnings.is_empty(), "{shown:#?}");
+    // Of a call that is left out only the end of the turn remains, which is not trained.
+    let shown = Place::with_template(LEAD).preview(&[calls(Value::Null)], &[]);
+    assert_eq!(shown.trained(), ["3 mm.<|im_end|>"]);
     // A template that decides by the text.
     let short = PLAIN.replace("{{ m.content }}", "{{ m.content[:10] }}");
     let rows = [chat(
@@ -173,8 +176,10 @@ fn each_answer_is_trained_as_it_is_served() {
     let place = Place::with_template(REWRITES);
     place.write("rows.jsonl", &format!("{turns}\n"));
     let out = place.run(&["train", "run.yaml", "--set", "train.max_steps=2"]).ok();
+    // The beginnings that they have in common are computed once.
+    assert!(out.stderr.contains("shared beginnings"), "{out:#?}");
     assert!(
-        out.stderr.contains("3 rows (1 chats whose earlier turns the template rewrites became 3"),
+        out.stderr.contains("3 rows (1 chat whose earlier turns the template rewrites became 3"),
         "{out:#?}"
     );
 }

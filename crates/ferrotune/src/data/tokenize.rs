@@ -15,7 +15,7 @@ mod spans;
 pub use pieces::Piece;
 pub use report::{Names, PrepReport};
 
-use crate::data::chat_template::{ChatTemplate, RenderOptions};
+use crate::data::chat_template::ChatTemplate;
 use crate::data::dataset::{BadRow, BadRows, Chat, Dataset, Example};
 use crate::data::tokenizer::{Encoded, Tokenizer};
 use crate::error::{Error, Result};
@@ -33,13 +33,16 @@ pub struct TrainRow {
     pub input_ids: Vec<u32>,
     /// The token itself where it is supervised, else [`IGNORE`]; not shifted.
     pub labels: Vec<i32>,
+    /// Whether it was made of the same chat as the row before it: both have a beginning in common, and stay together in
+    /// the order of training, so that it is computed once.
+    pub goes_on: bool,
 }
 
 impl TrainRow {
     fn new(input_ids: Vec<u32>, supervised: impl Fn(usize) -> bool) -> Self {
         let label = |(i, &id): (usize, &u32)| if supervised(i) { id as i32 } else { IGNORE };
         let labels = input_ids.iter().enumerate().map(label).collect();
-        TrainRow { input_ids, labels }
+        TrainRow { input_ids, labels, goes_on: false }
     }
 
     /// Number of tokens.
@@ -250,8 +253,12 @@ impl<'a> Preparer<'a> {
         for piece in made.left_out {
             *report.left_out.entry(piece).or_default() += 1;
         }
+        let first = kept.len();
         for row in made.rows {
-            kept.extend(self.fit(row, report));
+            if let Some(mut row) = self.fit(row, report) {
+                row.goes_on = kept.len() > first;
+                kept.push(row);
+            }
         }
     }
 
@@ -265,7 +272,7 @@ impl<'a> Preparer<'a> {
             }
             Example::Chat(chat) => self.chat(chat)?,
             Example::Tokens { input_ids, labels } => {
-                TrainRow { input_ids: input_ids.clone(), labels: labels.clone() }.into()
+                TrainRow { input_ids: input_ids.clone(), labels: labels.clone(), goes_on: false }.into()
             }
         };
         made.rows.iter().try_for_each(|row| self.check_ids(row))?;
@@ -335,8 +342,7 @@ impl<'a> Preparer<'a> {
 
     fn rendered(&self, row: &Chat, style: &spans::Style<'_>) -> std::result::Result<Made, Problem> {
         let masks = self.options.masks;
-        let options = RenderOptions { kwargs: row.extra.clone(), ..RenderOptions::default() };
-        let chat = spans::Chat { style, messages: &row.messages, tools: row.tools.as_deref(), options };
+        let chat = spans::Chat::new(style, &row.messages, row.tools.as_deref(), &row.extra)?;
         let first = if masks.completion { row.prompt_messages } else { 0 };
         let is_answer = |k: &usize| row.messages[*k]["role"] == "assistant" && !row.untrained.contains(k);
         let answers: Vec<usize> = match masks.assistant {

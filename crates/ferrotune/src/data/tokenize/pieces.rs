@@ -96,7 +96,7 @@ pub(super) fn left_out(chat: &Chat<'_>, carriers: &[Carrier], known: &Known) -> 
 
 /// What decides which pieces a template writes, unless it reads the texts.
 fn build(chat: &Chat<'_>, carriers: &[Carrier]) -> String {
-    let mut build = format!("{:?} {}", chat.tools.map(<[Value]>::len), json!(chat.options.kwargs));
+    let mut build = format!("{:?} {}", chat.tools.map(<[Value]>::len), json!(chat.kwargs));
     for carrier in carriers {
         build += &format!(" {}", carrier.upto);
     }
@@ -176,13 +176,7 @@ fn probed(chat: &Chat<'_>, carriers: &[Carrier]) -> Option<BTreeSet<Piece>> {
         asked.push((Piece::Tools, word.to_string()));
         vec![tool(&tools[0], word)]
     });
-    let probe = Chat {
-        style: chat.style,
-        messages: &messages,
-        tools: tools.as_deref(),
-        options: chat.options.clone(),
-    };
-    let render = |carrier: &Carrier| probe.render(&messages[..carrier.upto], false).ok();
+    let render = |carrier: &Carrier| chat.render_others(&messages[..carrier.upto], tools.as_deref()).ok();
     let texts = carriers.iter().map(render).collect::<Option<Vec<_>>>()?;
     let missing = asked.into_iter().filter(|(_, word)| !texts.iter().any(|r| r.text.contains(word.as_str())));
     Some(missing.map(|(piece, _)| piece).collect())

@@ -6,9 +6,9 @@
 
 use super::Problem;
 use super::ends::EndOfTurn;
-use crate::data::chat_template::{ChatTemplate, ContentForms, RenderOptions, Rendered};
+use crate::data::chat_template::{ChatTemplate, ContentForms, Conversation, RenderOptions, Rendered};
 use crate::data::tokenizer::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::ops::Range;
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -43,7 +43,8 @@ pub(super) struct Chat<'a> {
     pub(super) style: &'a Style<'a>,
     pub(super) messages: &'a [Value],
     pub(super) tools: Option<&'a [Value]>,
-    pub(super) options: RenderOptions,
+    pub(super) kwargs: &'a Map<String, Value>,
+    conversation: Conversation<'a>,
 }
 
 /// A rendering that becomes a row, with the answers that it trains.
@@ -63,22 +64,38 @@ struct Answer {
     thought_lost: bool,
 }
 
-impl Chat<'_> {
-    pub(super) fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<Rendered> {
-        let options = RenderOptions { add_generation_prompt, ..self.options.clone() };
-        self.style.template.render(messages, self.tools, &options).map_err(Problem::from)
+impl<'a> Chat<'a> {
+    pub(super) fn new(
+        style: &'a Style<'a>,
+        messages: &'a [Value],
+        tools: Option<&'a [Value]>,
+        kwargs: &'a Map<String, Value>,
+    ) -> Result<Self> {
+        let conversation = style.template.conversation(messages, tools, kwargs)?;
+        Ok(Chat { style, messages, tools, kwargs, conversation })
+    }
+
+    /// Renders the first messages.
+    fn render(&self, upto: usize, add_generation_prompt: bool) -> Result<Rendered> {
+        Ok(self.conversation.render(upto, &RenderOptions::prompt(add_generation_prompt))?)
+    }
+
+    /// Renders other messages beside the same tools and variables.
+    pub(super) fn render_others(&self, messages: &[Value], tools: Option<&[Value]>) -> Result<Rendered> {
+        let options = RenderOptions { kwargs: self.kwargs.clone(), ..RenderOptions::default() };
+        Ok(self.style.template.render(messages, tools, &options)?)
     }
 
     /// The rows that train these answers, and whether the template left out the thought of one.
     pub(super) fn carriers(&self, answers: &[usize]) -> Result<(Vec<Carrier>, bool)> {
         let upto = self.messages.len();
-        let whole = Carrier { upto, rendered: self.render(self.messages, false)?, spans: Vec::new() };
+        let whole = Carrier { upto, rendered: self.render(upto, false)?, spans: Vec::new() };
         let mut carriers = vec![whole];
         let mut thought_lost = false;
         for &k in answers.iter().rev() {
             let own = match k + 1 == upto {
                 true => None,
-                false => Some(self.render(&self.messages[..=k], false)?),
+                false => Some(self.render(k + 1, false)?),
             };
             let rendered = own.as_ref().unwrap_or(&carriers[0].rendered);
             let answer = self.answer(rendered, k)?;
@@ -86,13 +103,13 @@ impl Chat<'_> {
             if answer.spans.is_empty() {
                 continue;
             }
-            let text = rendered.text.clone();
-            let home = carriers.iter_mut().find_map(|carrier| {
-                let spans = carried(&carrier.rendered.text, &text, &answer, &self.style.ends)?;
-                Some((carrier, spans))
+            let ends = &self.style.ends;
+            let place = carriers.iter().enumerate().find_map(|(i, carrier)| {
+                Some((i, carried(&carrier.rendered.text, &rendered.text, &answer, ends)?))
             });
-            match (home, own) {
-                (Some((carrier, spans)), _) => {
+            match (place, own) {
+                (Some((i, spans)), _) => {
+                    let carrier = &mut carriers[i];
                     let next = carrier.spans.first().map_or(usize::MAX, |next| next.start);
                     if spans.last().is_some_and(|last| last.end > next) {
                         return Err(unfindable(k));
@@ -122,8 +139,7 @@ impl Chat<'_> {
         if count == 0 {
             return self.header(&self.messages[..1], &whole.text);
         }
-        let before = &self.messages[..count];
-        let prompt = self.render(before, true)?.text;
+        let prompt = self.render(count, true)?.text;
         let common = common_prefix(&whole.text, &prompt);
         if common == prompt.len() {
             return Ok(match self.style.writes_header || self.messages[count]["role"] != "assistant" {
@@ -131,7 +147,7 @@ impl Chat<'_> {
                 false => self.unasked_header(&whole.text, count, common)?,
             });
         }
-        let history = self.render(before, false)?.text.len();
+        let history = self.render(count, false)?.text.len();
         if common > history && prompt.is_char_boundary(history) && !prompt[history..common].trim().is_empty()
         {
             return Ok(common);
@@ -164,7 +180,7 @@ impl Chat<'_> {
             *last = json!({"role": last["role"], "content": other});
         }
         self.style.forms.fit(&mut messages);
-        Ok(common_prefix(text, &self.render(&messages, false)?.text))
+        Ok(common_prefix(text, &self.render_others(&messages, self.tools)?.text))
     }
 
     /// Finds the answer `k` in the chat that ends with it.
@@ -190,6 +206,13 @@ impl Chat<'_> {
             let mark = ends.marks.iter().find(|mark| text.ends_with(&mark.text));
             last.end - mark.map_or(0, |mark| mark.text.len())
         });
+        // A call that the template does not write leaves nothing that could be learnt but to say nothing.
+        let nothing = spans
+            .iter()
+            .all(|span| own.text[span.start.min(content_end)..span.end.min(content_end)].trim().is_empty());
+        if nothing && says_something(&self.messages[k]) {
+            spans.clear();
+        }
         Ok(Answer { spans, content_end, thought_lost: lost })
     }
 
@@ -202,7 +225,7 @@ impl Chat<'_> {
             // What the template marks is not each answer once: marks behind what was there before belong to it.
             let before = match k {
                 0 => 0,
-                _ => common_prefix(&own.text, &self.render(&self.messages[..k], false)?.text),
+                _ => common_prefix(&own.text, &self.render(k, false)?.text),
             };
             own.assistant_spans.iter().filter(|span| span.end > before).cloned().collect::<Vec<_>>()
         };
@@ -252,6 +275,15 @@ pub(super) fn thought(message: &Value) -> Option<String> {
     };
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_string())
+}
+
+fn says_something(message: &Value) -> bool {
+    let has_text = match &message["content"] {
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(parts) => !parts.is_empty(),
+        _ => false,
+    };
+    has_text || message.get("tool_calls").is_some() || thought(message).is_some()
 }
 
 fn first_letter(content: &Value) -> Option<char> {
