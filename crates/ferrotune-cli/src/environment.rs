@@ -35,6 +35,11 @@ impl Environment {
         cache(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// The user's home folder.
+    pub fn home_folder() -> Option<PathBuf> {
+        home(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
     fn from(lookup: Lookup, offline: bool) -> Self {
         let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let first = |names: &[&str]| names.iter().find_map(|name| get(name));

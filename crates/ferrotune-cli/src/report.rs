@@ -153,8 +153,17 @@ impl Report {
             Event::Prepared { train, eval_rows } => {
                 let held =
                     if *eval_rows > 0 { format!(", {eval_rows} rows held out") } else { String::new() };
+                let split = match train.split_rows {
+                    0 => String::new(),
+                    split => format!(
+                        " ({split} {} whose earlier turns the template rewrites became {}, one for each answer \
+                         as it is served)",
+                        if split == 1 { "chat" } else { "chats" },
+                        split + train.added_rows
+                    ),
+                };
                 self.say(format!(
-                    "data: {} rows, {} tokens, {} of them supervised, longest row {}{held}",
+                    "data: {} rows{split}, {} tokens, {} of them supervised, longest row {}{held}",
                     train.kept, train.tokens, train.label_tokens, train.longest
                 ));
             }

@@ -44,6 +44,7 @@ impl BaseModel {
                 .map(|(k, v)| (k, Value::String(v)))
                 .collect(),
             chat_template: checkpoint.chat_template()?,
+            tool_template: checkpoint.tool_template()?,
             add_bos: checkpoint.add_bos()?,
         };
         let tokenizer = Tokenizer::new(&checkpoint.tokenizer_json()?, settings, &path.display().to_string())?;
@@ -92,8 +93,8 @@ impl BaseModel {
     }
 
     /// How files of rows are read for this model.
-    pub fn read_options(&self) -> ReadOptions {
-        ReadOptions { has_template: self.template.is_some(), ..ReadOptions::default() }
+    pub fn read_options(&self) -> ReadOptions<'_> {
+        ReadOptions { template: self.template.as_ref(), ..ReadOptions::default() }
     }
 
     /// Reads and tokenizes the rows that a run file names.

@@ -49,6 +49,18 @@ pub enum Error {
         /// What the user could do.
         hint: Option<String>,
     },
+    /// Several rows of a data set cannot be used.
+    #[error("{count} of {rows} rows cannot be used:{list}")]
+    Rows {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        rows: usize,
+        /// The first of them, each on a line of its own: file, line, what was found and what was expected.
+        list: String,
+        /// What the user could do.
+        hint: Option<String>,
+    },
     /// A tensor is missing, has the wrong shape or dtype, or is left over.
     #[error("{}: tensor `{name}`: {problem}", path.display())]
     Tensor {
@@ -146,6 +158,7 @@ impl Error {
             Error::File { hint, .. }
             | Error::Config { hint, .. }
             | Error::Data { hint, .. }
+            | Error::Rows { hint, .. }
             | Error::Tensor { hint, .. }
             | Error::Template { hint, .. }
             | Error::Network { hint, .. }
@@ -170,6 +183,7 @@ impl Error {
                 (hint, format!("correct the run file, or give the command --set {key}=VALUE"))
             }
             Error::Data { hint, .. } => (hint, "correct the row, or take it out of the file".into()),
+            Error::Rows { hint, .. } => (hint, "correct the rows, or take them out of the file".into()),
             Error::Tensor { hint, .. } => {
                 (hint, "the weights and the config.json beside them describe different networks".into())
             }

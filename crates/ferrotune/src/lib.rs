@@ -4,6 +4,8 @@
 //! the frozen network with its trainable part, the loss and the optimizer change that part, and it is written down.
 
 pub mod error;
+mod file_kind;
+mod json;
 pub mod run_config;
 
 pub mod base;

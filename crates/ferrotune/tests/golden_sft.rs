@@ -1,11 +1,11 @@
 //! Every case of `testdata/golden/sft`: tokenizer, preparation with TRL's options, packing, collation without padding.
 
 use ferrotune::data::chat_template::{ChatTemplate, Clock};
-use ferrotune::data::dataset::{Dataset, Example, ReadOptions};
+use ferrotune::data::dataset::{Chat, Dataset, Example, ReadOptions};
 use ferrotune::data::pack::{NO_TARGET, PackStrategy, PackedBatch, plan};
 use ferrotune::data::tokenize::{IGNORE, Masks, PrepareOptions, Preparer, TrainRow};
 use ferrotune::data::tokenizer::{Tokenizer, TokenizerSettings};
-use ferrotune::run_config::{Overlong, Truncation};
+use ferrotune::run_config::{DataOptions, Overlong, Truncation};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ fn tokenizer_ids_offsets_and_text() {
     }
 }
 
-/// A row as the data set reader gives it; text rows are made here, since the reader refuses empty ones.
+/// A row as the data set reader gives it; rows that it refuses as empty are made here.
 fn example(shape: &str, row: &Value) -> Example {
     let text = |name: &str| row[name].as_str().unwrap().to_string();
     match shape {
@@ -60,9 +60,17 @@ fn example(shape: &str, row: &Value) -> Example {
         "prompt_completion" => Example::Completion { prompt: text("prompt"), completion: text("completion") },
         _ => {
             let mut dataset = Dataset::default();
-            let options = ReadOptions { has_template: true, ..ReadOptions::default() };
+            let template = template(&tokenizer());
+            let options = ReadOptions { template: Some(&template), ..ReadOptions::default() };
             dataset.add(Path::new("rows"), row.to_string().as_bytes(), options).unwrap();
-            dataset.rows.remove(0).example
+            match dataset.bad.is_empty() {
+                true => dataset.rows.remove(0).example,
+                // TRL trains an empty answer.
+                false => Example::Chat(Chat {
+                    messages: row["messages"].as_array().unwrap().clone(),
+                    ..Chat::default()
+                }),
+            }
         }
     }
 }
@@ -115,15 +123,15 @@ fn preparation_is_trls_under_its_options() {
             max_length: None,
             truncation: Truncation::KeepStart,
             overlong: Overlong::Truncate,
-            system: None,
             vocab_size: Some(320),
+            ..PrepareOptions::from(&DataOptions::default())
         };
         let preparer = Preparer::new(&tokenizer, Some(&template), options);
         let mut rows: Vec<TrainRow> = case["rows"]
             .as_array()
             .unwrap()
             .iter()
-            .map(|row| preparer.row(&example(case["shape"].as_str().unwrap(), row)).unwrap())
+            .flat_map(|row| preparer.rows(&example(case["shape"].as_str().unwrap(), row)).unwrap().rows)
             .collect();
         let side =
             if asked["truncation_mode"] == "keep_end" { Truncation::KeepEnd } else { Truncation::KeepStart };
@@ -151,7 +159,10 @@ fn preparation_is_trls_under_its_options() {
 fn rows(ids: &Value, labels: &Value) -> Vec<TrainRow> {
     let ids: Vec<Vec<u32>> = serde_json::from_value(ids.clone()).unwrap();
     let labels: Vec<Vec<i32>> = serde_json::from_value(labels.clone()).unwrap();
-    ids.into_iter().zip(labels).map(|(input_ids, labels)| TrainRow { input_ids, labels }).collect()
+    ids.into_iter()
+        .zip(labels)
+        .map(|(input_ids, labels)| TrainRow { input_ids, labels, goes_on: false })
+        .collect()
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn rows() -> Vec<TrainRow> {
         let id = |i: usize| 5 + (random.uniform((100 * r + i) as u64) * 300.0) as u32;
         let input_ids: Vec<u32> = (0..*len).map(id).collect();
         let label = |i: usize| if i + labels >= *len { input_ids[i] as i32 } else { IGNORE };
-        TrainRow { labels: (0..*len).map(label).collect(), input_ids }
+        TrainRow { labels: (0..*len).map(label).collect(), input_ids, goes_on: false }
     };
     shapes.iter().enumerate().map(row).collect()
 }
@@ -228,7 +228,7 @@ fn every_family_trains_in_bf16() {
         let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64).unwrap();
         let ids: Vec<u32> = (0..20).map(|i| random.below(i, model.arch.vocab as u64) as u32).collect();
         let labels = ids.iter().map(|id| *id as i32).collect();
-        let batches = batches(&[TrainRow { input_ids: ids, labels }], 1000, true);
+        let batches = batches(&[TrainRow { input_ids: ids, labels, goes_on: false }], 1000, true);
         let frozen = |precision| {
             let pass = Pass { dev: &dev, precision, params: &none, adapted: None, dropout: None };
             eval::loss(&model, &pass, &batches).unwrap().mean()

@@ -106,7 +106,7 @@ proptest! {
         // Fifteen common tokens are too few.
         let row = |(row, n): (usize, &usize)| {
             let input_ids: Vec<u32> = (0..*n as u32).map(|t| if t < 15 { t } else { 100 * (40 - row as u32) + t }).collect();
-            TrainRow { labels: vec![IGNORE; *n], input_ids }
+            TrainRow { labels: vec![IGNORE; *n], input_ids, goes_on: false }
         };
         let rows: Vec<TrainRow> = lengths.iter().enumerate().map(row).collect();
         let rows: Vec<&TrainRow> = rows.iter().collect();

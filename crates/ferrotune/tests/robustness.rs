@@ -160,7 +160,7 @@ proptest! {
         let rows: Vec<TrainRow> = lengths.iter().enumerate().map(|(row, &n)| {
             let input_ids: Vec<u32> = (0..n as u32).map(|t| 1000 * row as u32 + t).collect();
             let labels = input_ids.iter().map(|&id| if id % 3 == 0 { IGNORE } else { id as i32 }).collect();
-            TrainRow { input_ids, labels }
+            TrainRow { input_ids, labels, goes_on: false }
         }).collect();
         let packing = if several { Packing::Together } else { Packing::Alone };
         let batches = micro_batches(&rows.iter().collect::<Vec<_>>(), bound, packing);

@@ -102,7 +102,7 @@ fn a_steady_step_allocates_nothing() {
     // Four rows that begin alike, stored on their own and with the beginning once.
     let row = |start: u32| {
         let input_ids: Vec<u32> = (0..50).chain((0..100).map(|i| start + i)).map(|i| 5 + i % 300).collect();
-        TrainRow { labels: input_ids.iter().map(|id| *id as i32).collect(), input_ids }
+        TrainRow { labels: input_ids.iter().map(|id| *id as i32).collect(), input_ids, goes_on: false }
     };
     let rows = [0, 60, 120, 180].map(row);
     let rows: Vec<&TrainRow> = rows.iter().collect();

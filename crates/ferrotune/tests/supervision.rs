@@ -1,12 +1,12 @@
 //! What is supervised by default, on chats in the formats of many families, and what is refused.
 
 use ferrotune::data::chat_template::{ChatTemplate, Clock, RenderOptions};
-use ferrotune::data::dataset::{Dataset, Example, ReadOptions};
-use ferrotune::data::tokenize::{IGNORE, PrepareOptions, Preparer, TrainRow, preview};
+use ferrotune::data::dataset::{Chat, Dataset, Example, ReadOptions};
+use ferrotune::data::tokenize::{IGNORE, PrepareOptions, Preparer, Problem, TrainRow, preview};
 use ferrotune::data::tokenizer::{Tokenizer, TokenizerSettings};
 use ferrotune::error::Error;
 use ferrotune::run_config::{DataOptions, Overlong, Supervise, Truncation};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::path::Path;
 
 fn fixture(name: &str) -> Value {
@@ -50,7 +50,14 @@ fn default_options() -> PrepareOptions {
 
 fn chat(messages: Value) -> Example {
     let messages = messages.as_array().unwrap().clone();
-    Example::Chat { messages, prompt_messages: 0, tools: None, extra: Map::new() }
+    Example::Chat(Chat { messages, ..Chat::default() })
+}
+
+/// The only row that an example becomes.
+fn one(preparer: &Preparer<'_>, example: &Example) -> Result<TrainRow, Problem> {
+    let mut made = preparer.rows(example)?;
+    assert_eq!(made.rows.len(), 1);
+    Ok(made.rows.remove(0))
 }
 
 /// The text of each unbroken run of supervised tokens.
@@ -90,7 +97,8 @@ fn answers_with_their_end_of_turn_are_supervised_and_nothing_else() {
         ("phi3", ["one<|end|>", "two<|end|>"]),
         ("zephyr", ["one</s>", "two</s>"]),
         // The template writes an empty thought before the last answer, behind the header; the model has to write it.
-        ("qwen3", ["one<|im_end|>", "<think>\n\n</think>\n\ntwo<|im_end|>"]),
+        // It is gone when more follows, so each answer has a row of its own.
+        ("qwen3", ["<think>\n\n</think>\n\none<|im_end|>", "<think>\n\n</think>\n\ntwo<|im_end|>"]),
     ] {
         let fixture = fixture(&format!("chat_templates/{name}.json"));
         let tokenizer = tokenizer_with(&SPECIAL, &fixture["special_tokens"]);
@@ -105,22 +113,26 @@ fn answers_with_their_end_of_turn_are_supervised_and_nothing_else() {
         for source in [source, unmarked.as_str()] {
             let template = parse(source, &fixture["special_tokens"]);
             let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-            let row = preparer.row(&row).unwrap_or_else(|problem| panic!("{name}: {problem:?}"));
+            let made = preparer.rows(&row).unwrap_or_else(|problem| panic!("{name}: {problem:?}"));
+            assert_eq!(made.rows.len(), if name == "qwen3" { 2 } else { 1 }, "{name}");
+            assert!(made.left_out.is_empty(), "{name}: {:?}", made.left_out);
             // The templates that end a whole chat with EOS do not have it supervised.
-            assert_eq!(supervised(&row, &tokenizer), expected, "{name}");
+            let found: Vec<String> = made.rows.iter().flat_map(|row| supervised(row, &tokenizer)).collect();
+            assert_eq!(found, expected, "{name}");
             let ends: Vec<String> =
                 preparer.stop_ids().iter().map(|&id| tokenizer.token(id).unwrap()).collect();
             assert!(ends.iter().any(|end| expected[0].ends_with(end)), "{name} {ends:?}");
             assert!(ends.len() <= 2, "{name} {ends:?}");
             // Tokens are those of the whole text, tokenized once.
-            let Example::Chat { messages, .. } = chat(json!([
-                {"role": "user", "content": QUESTION}, {"role": "assistant", "content": "one"},
-                {"role": "user", "content": QUESTION}, {"role": "assistant", "content": "two"},
-            ])) else {
-                unreachable!()
-            };
+            let messages = [
+                json!({"role": "user", "content": QUESTION}),
+                json!({"role": "assistant", "content": "one"}),
+                json!({"role": "user", "content": QUESTION}),
+                json!({"role": "assistant", "content": "two"}),
+            ];
             let text = template.render(&messages, None, &RenderOptions::default()).unwrap().text;
-            assert_eq!(row.input_ids, tokenizer.encode(&text).unwrap().ids, "{name}");
+            let last = made.rows.last().unwrap();
+            assert_eq!(last.input_ids, tokenizer.encode(&text).unwrap().ids, "{name}");
         }
     }
 }
@@ -133,7 +145,7 @@ fn roles_system_prompts_and_the_first_message() {
     let tokenizer = chatml();
     let template = parse(CHATML, &json!({}));
     let run = |options: PrepareOptions, messages: Value| {
-        let row = Preparer::new(&tokenizer, Some(&template), options).row(&chat(messages)).unwrap();
+        let row = one(&Preparer::new(&tokenizer, Some(&template), options), &chat(messages)).unwrap();
         (supervised(&row, &tokenizer), tokenizer.decode(&row.input_ids, false).unwrap())
     };
     // An assistant's message at the start, two in a row, a tool's message between.
@@ -172,9 +184,9 @@ fn prompt_messages_are_context() {
     ];
     for system in [None, Some("s".to_string())] {
         let example =
-            Example::Chat { messages: messages.clone(), prompt_messages: 3, tools: None, extra: Map::new() };
+            Example::Chat(Chat { messages: messages.clone(), prompt_messages: 3, ..Chat::default() });
         let options = PrepareOptions { system, ..default_options() };
-        let row = Preparer::new(&tokenizer, Some(&template), options).row(&example).unwrap();
+        let row = one(&Preparer::new(&tokenizer, Some(&template), options), &example).unwrap();
         assert_eq!(supervised(&row, &tokenizer), ["d<|im_end|>"]);
     }
 }
@@ -184,9 +196,10 @@ fn a_content_that_holds_the_end_of_turn_token_is_supervised_to_its_own_end() {
     let tokenizer = chatml();
     let template = parse(CHATML, &json!({}));
     let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-    let row = preparer.row(&chat(
-        json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b<|im_end|>c"}]),
-    ));
+    let row = one(
+        &preparer,
+        &chat(json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b<|im_end|>c"}])),
+    );
     assert_eq!(supervised(&row.unwrap(), &tokenizer), ["b<|im_end|>c<|im_end|>"]);
 }
 
@@ -198,9 +211,11 @@ fn a_generation_block_without_the_end_of_turn_is_extended_by_it() {
                   {% endif %}<|im_end|>\n{% endfor %}";
     let template = parse(source, &json!({}));
     let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-    let row = preparer
-        .row(&chat(json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])))
-        .unwrap();
+    let row = one(
+        &preparer,
+        &chat(json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])),
+    )
+    .unwrap();
     assert_eq!(supervised(&row, &tokenizer), ["b<|im_end|>"]);
 }
 
@@ -243,7 +258,7 @@ fn headers_with_an_open_thought_and_several_end_tokens() {
         let tokenizer = tokenizer_with(&SPECIAL, &json!({"eos_token": "</s>"}));
         let template = parse(&source, &json!({}));
         let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-        let row = preparer.row(&chat).unwrap_or_else(|problem| panic!("{source}: {problem:?}"));
+        let row = one(&preparer, &chat).unwrap_or_else(|problem| panic!("{source}: {problem:?}"));
         assert_eq!(supervised(&row, &tokenizer), expected, "{source}");
     }
 }
@@ -254,7 +269,7 @@ fn chats_that_cannot_be_supervised_are_refused_with_a_reason() {
     let refusal = |source: &str, messages: Value| {
         let template = parse(source, &json!({"bos_token": "<s>"}));
         let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-        preparer.row(&chat(messages)).expect_err(source)
+        preparer.rows(&chat(messages)).expect_err(source)
     };
     let two = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
     // The header of the first message depends on how many follow.
@@ -275,7 +290,7 @@ fn chats_that_cannot_be_supervised_are_refused_with_a_reason() {
     let problem = refusal("{{ raise_exception('never') }}", two.clone());
     assert!(problem.text.contains("never"), "{problem:?}");
 
-    let none = Preparer::new(&tokenizer, None, default_options()).row(&chat(two)).unwrap_err();
+    let none = Preparer::new(&tokenizer, None, default_options()).rows(&chat(two)).unwrap_err();
     assert!(none.text.contains("no chat template"), "{none:?}");
 }
 
@@ -295,8 +310,8 @@ fn texts_get_bos_and_eos_exactly_once() {
             json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
     };
     let text = |tokenizer: &Tokenizer, text: &str| {
-        let row =
-            Preparer::new(tokenizer, None, default_options()).row(&Example::Text(text.to_string())).unwrap();
+        let row = one(&Preparer::new(tokenizer, None, default_options()), &Example::Text(text.to_string()))
+            .unwrap();
         tokenizer.decode(&row.input_ids, false).unwrap()
     };
     let with_processor = tokenizer_from(&[], &special, processor);
@@ -311,7 +326,7 @@ fn texts_get_bos_and_eos_exactly_once() {
     assert_eq!(text(&tokenizer_from(&[], &asked, processor), "the dog"), "the dog</s>");
 
     let example = Example::Completion { prompt: "the dog".to_string(), completion: " rests".to_string() };
-    let row = Preparer::new(&with_processor, None, default_options()).row(&example).unwrap();
+    let row = one(&Preparer::new(&with_processor, None, default_options()), &example).unwrap();
     assert_eq!(supervised(&row, &with_processor), [" rests</s>"]);
     assert_eq!(row.labels[0], IGNORE);
 }
@@ -319,7 +334,8 @@ fn texts_get_bos_and_eos_exactly_once() {
 fn dataset(rows: &[Value]) -> Dataset {
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let mut dataset = Dataset::default();
-    let options = ReadOptions { has_template: true, ..ReadOptions::default() };
+    let template = parse(CHATML, &json!({}));
+    let options = ReadOptions { template: Some(&template), ..ReadOptions::default() };
     dataset.add(Path::new("rows.jsonl"), text.as_bytes(), options).unwrap();
     dataset
 }
@@ -409,9 +425,11 @@ fn a_preview_shows_every_character_once() {
     let tokenizer = chatml();
     let template = parse(CHATML, &json!({}));
     let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
-    let row = preparer
-        .row(&chat(json!([{"role": "user", "content": "é 👩‍🚀"}, {"role": "assistant", "content": "👍 ok"}])))
-        .unwrap();
+    let row = one(
+        &preparer,
+        &chat(json!([{"role": "user", "content": "é 👩‍🚀"}, {"role": "assistant", "content": "👍 ok"}])),
+    )
+    .unwrap();
     let pieces = preview(&row, &tokenizer).unwrap();
     let whole: String = pieces.iter().map(|(text, _)| text.as_str()).collect();
     assert_eq!(whole, tokenizer.decode(&row.input_ids, false).unwrap());
@@ -424,11 +442,12 @@ fn a_preview_shows_every_character_once() {
 fn settings_are_read_from_both_forms_of_the_configuration() {
     let config = json!({
         "bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "</s>", "add_bos_token": false, "unk_token": null,
-        "chat_template": [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}],
+        "chat_template": [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "yes"}],
     });
     let mut settings = TokenizerSettings::from_config(&config);
     settings.add_special_tokens(&json!({"eos_token": "other", "pad_token": {"content": "<pad>"}}));
     assert_eq!(settings.chat_template.as_deref(), Some("yes"));
+    assert_eq!(settings.tool_template.as_deref(), Some("tools"));
     assert_eq!(settings.add_bos, Some(false));
     assert_eq!(
         json!(settings.special_tokens),

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use ferrotune::data::dataset::Dataset;
+use ferrotune::data::dataset::{Dataset, ReadOptions};
 use ferrotune::data::loader::evaluation_batches;
 use ferrotune::data::pack::Packing;
-use ferrotune::data::tokenize::TrainRow;
+use ferrotune::data::tokenize::{Names, PrepReport, TrainRow};
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::run_config::DataOptions;
-use ferrotune::train::eval;
+use ferrotune::train::{Event, eval};
 use ferrotune::{Error, Result};
 use serde_json::json;
 
@@ -22,7 +22,10 @@ const MICRO_BATCH: usize = 2048;
 
 pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     let loaded = open(args, &a.model, device(args, None)?, a.max_length + a.max_new_tokens, report)?;
-    let rows = rows(&loaded, a)?;
+    let (rows, prepared) = rows(&loaded, a)?;
+    for text in prepared.warnings_in(Names::OPTIONS) {
+        report.event(&Event::Warning { text });
+    }
     let packing = Packing::Shared(loaded.model.arch.fixed_rotation());
     let batches = evaluation_batches(&rows, MICRO_BATCH, packing);
     let pass = loaded.own_pass();
@@ -32,7 +35,7 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     report.say(format!("loss        {mean:.4} over {} label tokens", grouped(loss.tokens)));
     report.say(format!("perplexity  {perplexity:.3}"));
     let mut result = json!({
-        "rows": rows.len(), "eval_loss": mean, "eval_label_tokens": loss.tokens, "perplexity": perplexity,
+        "rows": rows.len(), "report": prepared, "eval_loss": mean, "eval_label_tokens": loss.tokens, "perplexity": perplexity,
     });
     if a.exact_match {
         let questions = rows.iter().map(|r| Question::of(r, &loaded.base)).collect::<Result<Vec<_>>>()?;
@@ -52,15 +55,14 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<Vec<TrainRow>> {
+fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(Vec<TrainRow>, PrepReport)> {
     let at_least = |option: &str, found: usize, least: usize| match found >= least {
         true => Ok(()),
         false => Err(Error::config(option, format!("found {found}, expected at least {least}"))),
     };
     at_least("--limit", a.limit.unwrap_or(1), 1)?;
     at_least("--max-length", a.max_length, 2)?;
-    let mut dataset = Dataset::read(&a.data, loaded.base.read_options())?;
-    dataset.rows.truncate(a.limit.unwrap_or(usize::MAX));
+    let dataset = Dataset::read(&a.data, ReadOptions { limit: a.limit, ..loaded.base.read_options() })?;
     let data = DataOptions { max_length: a.max_length, ..DataOptions::default() };
-    Ok(loaded.base.preparer(&data).prepare(&dataset)?.0)
+    loaded.base.preparer(&data).named(Names::OPTIONS).prepare(&dataset)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ferrotune::base::BaseModel;
-use ferrotune::data::chat_template::RenderOptions;
+use ferrotune::data::chat_template::{ContentForms, RenderOptions};
 use ferrotune::generate::{Engine, Sampling, Stop};
 use ferrotune::merge::merge_in_place;
 use ferrotune::{Error, Result};
@@ -92,7 +92,9 @@ pub fn chat_ids(base: &BaseModel, messages: &[Value]) -> Result<Vec<u32>> {
         Error::config("model", "the model has no chat template")
             .with_hint("use generate --raw for plain text")
     })?;
-    let rendered = template.render(messages, None, &RenderOptions::prompt(true))?;
+    let mut messages = messages.to_vec();
+    ContentForms::of(template).fit(&mut messages);
+    let rendered = template.render(&messages, None, &RenderOptions::prompt(true))?;
     Ok(base.tokenizer.encode(&rendered.text)?.ids)
 }
 

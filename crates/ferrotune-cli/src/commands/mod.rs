@@ -11,6 +11,7 @@ mod plan;
 mod preview;
 mod quantize;
 mod quickstart;
+mod run_file;
 mod starter;
 mod train;
 

@@ -14,13 +14,13 @@ use ferrotune::run_config::RunConfig;
 use ferrotune::train::foresee::{Foreseen, Load, advise, foresee};
 use serde_json::json;
 
-use super::{device, open_base};
+use super::{device, open_base, run_file};
 use crate::args::{Args, PlanArgs};
 use crate::environment::Environment;
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &PlanArgs, report: &Report) -> Result<ExitCode> {
-    let config = config(a)?;
+    let config = config(a, report)?;
     let dev = device(args, config.train.threads)?;
     let (checkpoint, load) = subject(args, &config, report)?;
     let all = foresee(&config, &checkpoint, &dev, load)?;
@@ -52,15 +52,15 @@ pub fn run(args: &Args, a: &PlanArgs, report: &Report) -> Result<ExitCode> {
 }
 
 /// A run file, or the defaults for a model.
-fn config(a: &PlanArgs) -> Result<RunConfig> {
+fn config(a: &PlanArgs, report: &Report) -> Result<RunConfig> {
     let mut overrides = a.overrides.list();
     let path = Path::new(&a.run);
     let run_file = path.extension().is_some_and(|e| ["yaml", "yml", "toml", "json"].iter().any(|r| e == *r));
     if run_file {
-        return RunConfig::load(path, &overrides);
+        return run_file::load(path, &overrides, report);
     }
     overrides.insert(0, format!("model.base={}", json!(a.run)));
-    RunConfig::from_overrides(&overrides)
+    run_file::at_home(RunConfig::from_overrides(&overrides)?)
 }
 
 /// The model, of which the configuration is enough, and the rows, if the model is here.

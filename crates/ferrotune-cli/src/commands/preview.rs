@@ -3,17 +3,16 @@
 use std::process::ExitCode;
 
 use ferrotune::data::tokenize::{IGNORE, TrainRow, preview};
-use ferrotune::run_config::RunConfig;
 use ferrotune::train::setup;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
-use super::open_base;
+use super::{open_base, run_file};
 use crate::args::{Args, PreviewArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
-    let config = RunConfig::load(&a.run, &a.set)?;
+    let config = run_file::load(&a.run, &a.set, report)?;
     let base = open_base(args, &config.model.base, report)?;
     let prepared = base.prepare(&config)?;
     for event in setup::data_events(&prepared) {

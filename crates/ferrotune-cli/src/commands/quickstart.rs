@@ -18,7 +18,7 @@ use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
 use super::starter::open_starter;
-use super::{device, train};
+use super::{device, run_file, train};
 use crate::args::{Args, QuickstartArgs};
 use crate::report::Report;
 
@@ -166,7 +166,7 @@ fn config(a: &QuickstartArgs, dir: &Path, model: &str, base: &BaseModel) -> Resu
         keys.push(format!("method.quant.type={}", a.quant));
     }
     keys.extend(a.set.iter().cloned());
-    RunConfig::from_overrides(&keys)
+    run_file::at_home(RunConfig::from_overrides(&keys)?)
 }
 
 /// A text as a YAML scalar.

@@ -18,13 +18,13 @@ use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;
 
-use super::{device, open_cached};
+use super::{device, open_cached, run_file};
 use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
     let start = Instant::now();
-    let mut config = RunConfig::load(&a.run, &a.overrides.list())?;
+    let mut config = run_file::load(&a.run, &a.overrides.list(), report)?;
     let dev = device(args, config.train.threads)?;
     let mut base = open_cached(args, &config.model.base, Some(&config), report)?;
     init_adapter::adopt(&mut config, &base.checkpoint)?;

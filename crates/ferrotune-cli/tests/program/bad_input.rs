@@ -107,7 +107,7 @@ fn rows() {
         ("{\"messages\": []}", &["messages"]),
         ("{\"messages\": [{\"role\": \"user\", \"content\": 3}]}", &["content"]),
         ("{\"messages\": [{\"content\": \"no role\"}]}", &["role"]),
-        ("{\"text\": \"of another shape\"}", &["messages"]),
+        ("{\"words\": \"of no shape\"}", &["words"]),
         ("{}", &[]),
     ] {
         place.write("rows.jsonl", &format!("{good}\n{good}\n{bad}\n"));

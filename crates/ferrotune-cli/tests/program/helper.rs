@@ -245,3 +245,99 @@ pub struct Tensor {
     /// Little-endian bytes.
     pub data: Vec<u8>,
 }
+
+/// Rows as `preview` shows them.
+#[derive(Debug)]
+pub struct Shown {
+    /// The text of each row.
+    pub texts: Vec<String>,
+    /// The supervised runs of each row.
+    pub supervised: Vec<Vec<String>>,
+    /// The warnings that came as events.
+    pub warnings: Vec<String>,
+    /// The counts of the preparation.
+    pub report: Value,
+}
+
+impl Shown {
+    /// All supervised runs of all rows.
+    pub fn trained(&self) -> Vec<&str> {
+        self.supervised.iter().flatten().map(String::as_str).collect()
+    }
+
+    /// Whether a warning has all of these words.
+    pub fn warns(&self, words: &[&str]) -> bool {
+        self.warnings.iter().any(|text| words.iter().all(|word| text.contains(word)))
+    }
+}
+
+impl Place {
+    /// A new folder with a run file for a copy of the tiny model with this chat template (none if empty).
+    pub fn with_template(template: &str) -> Self {
+        let place = Place::with_run("lora");
+        let copy = place.copy_of(&model("llama3_rope"), "model");
+        if template.is_empty() {
+            let mut config = place.json("model/tokenizer_config.json");
+            config.as_object_mut().expect("an object").remove("chat_template");
+            place.write("model/tokenizer_config.json", &config.to_string());
+        } else {
+            place.write("model/chat_template.jinja", template);
+        }
+        place.write("run.yaml", &run_file(&copy, "lora").replace("max_length: 128", "max_length: 512"));
+        place
+    }
+
+    /// `preview` of rows: what it shows of all of them.
+    #[track_caller]
+    pub fn preview(&self, rows: &[Value], set: &[&str]) -> Shown {
+        self.write("rows.jsonl", &rows.iter().map(|row| format!("{row}\n")).collect::<String>());
+        self.preview_again(set)
+    }
+
+    /// The same for the rows that are there.
+    #[track_caller]
+    pub fn preview_again(&self, set: &[&str]) -> Shown {
+        let mut args = vec!["--json", "preview", "run.yaml", "-n", "1000"];
+        args.extend(set.iter().flat_map(|set| ["--set", set]));
+        let out = self.run(&args).ok();
+        let events = out.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let warnings = events.filter(|event| event["event"] == "warning");
+        let warnings = warnings.map(|event| event["text"].as_str().expect("a text").to_string()).collect();
+        let result = out.json();
+        let (mut texts, mut supervised) = (Vec::new(), Vec::new());
+        for row in result["rows"].as_array().expect("rows") {
+            let (mut text, mut runs, mut open) = (String::new(), Vec::<String>::new(), false);
+            for piece in row["pieces"].as_array().expect("pieces") {
+                let part = piece["text"].as_str().expect("a text");
+                text += part;
+                let on = piece["supervised"] == true;
+                match (on, open, runs.last_mut()) {
+                    (true, true, Some(run)) => *run += part,
+                    (true, ..) => runs.push(part.to_string()),
+                    (false, ..) => {}
+                }
+                open = on;
+            }
+            texts.push(text);
+            supervised.push(runs);
+        }
+        Shown { texts, supervised, warnings, report: result["report"].clone() }
+    }
+
+    /// `preview` of rows is refused with these words.
+    #[track_caller]
+    pub fn preview_refused(&self, rows: &[Value], words: &[&str]) -> Out {
+        self.write("rows.jsonl", &rows.iter().map(|row| format!("{row}\n")).collect::<String>());
+        self.run(&["preview", "run.yaml"]).refused(words)
+    }
+}
+
+/// A template of the usual form that writes tools and tool calls.
+pub const WITH_TOOLS: &str = "{%- if tools %}<|im_start|>system\nTools:{% for t in tools %}\n{{ t | tojson }}{% endfor %}<|im_end|>\n{% endif %}\
+    {%- for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content %}{{ m.content }}{% endif %}{% if m.tool_calls %}\
+    {% for c in m.tool_calls %}<call>{\"name\": {{ c.function.name | tojson }}, \"arguments\": {{ c.function.arguments | tojson }}}</call>{% endfor %}\
+    {% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// A template of the usual form for texts.
+pub const PLAIN: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";

@@ -4,8 +4,11 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod bad_rows;
 mod cache;
 mod combine;
+mod data_files;
+mod eval_rows;
 mod exports;
 mod faults;
 mod forms;
@@ -19,9 +22,12 @@ mod prefixes;
 mod quantize;
 mod quickstart;
 mod resume;
+mod rows;
 mod run_folder;
+mod run_paths;
 mod same_numbers;
 mod settings;
 mod streams;
+mod templates;
 mod train;
 mod variants;

@@ -395,7 +395,7 @@ impl AdapterFile {
         let path = folder.join(CONFIG_FILE);
         let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let value =
-            serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+            crate::json::from_bytes(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
         let config = AdapterConfig::from_json(&path, &value)?;
         let path = folder.join(WEIGHTS_FILE);
         if !path.is_file() && folder.join("adapter_model.bin").is_file() {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::safetensors::{Dtype, SafeFile, Shards, TensorRef};
 use super::{GenerationConfig, bnb4, bnb8};
+use crate::data::tokenizer::named_templates;
 use crate::model::config::token_ids;
 use crate::{Error, Result};
 
@@ -24,6 +25,7 @@ const SIDECARS: &[&str] = &[
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
+    TOOL_TEMPLATE,
     "generation_config.json",
     "LICENSE",
     "LICENSE.txt",
@@ -31,6 +33,9 @@ const SIDECARS: &[&str] = &[
     "NOTICE",
     "USE_POLICY.md",
 ];
+
+/// The template for chats with tools, where it is a file.
+pub(super) const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
 
 /// An opened model folder.
 pub(super) struct Folder {
@@ -135,27 +140,47 @@ impl Folder {
     /// A JSON file of the folder; `None` if it was not there.
     pub(super) fn json(&self, name: &str) -> Result<Option<Value>> {
         let Some(text) = self.file(name) else { return Ok(None) };
-        match serde_json::from_slice(text) {
+        match crate::json::from_bytes(text) {
             Ok(value) => Ok(Some(value)),
             Err(e) => Err(Error::file(self.dir.join(name), format!("not valid JSON: {e}"))),
         }
     }
 
     pub(super) fn chat_template(&self) -> Result<Option<String>> {
-        if let Some(text) = self.file("chat_template.jinja") {
-            let own = self.dir.join("chat_template.jinja");
-            return String::from_utf8(text.to_vec())
-                .map(Some)
-                .map_err(|_| Error::file(&own, "not valid UTF-8"));
+        if let Some(own) = self.text("chat_template.jinja")? {
+            return Ok(Some(own));
         }
+        Ok(self.templates_of_json()?.0)
+    }
+
+    /// The template for chats with tools, if there is another one for them: in a file of its own, or in the list of the
+    /// tokenizer's configuration, which does not count beside templates in files.
+    pub(super) fn tool_template(&self) -> Result<Option<String>> {
+        let own = self.text(TOOL_TEMPLATE)?;
+        match own.is_some() || self.file("chat_template.jinja").is_some() {
+            true => Ok(own),
+            false => Ok(self.templates_of_json()?.1),
+        }
+    }
+
+    fn templates_of_json(&self) -> Result<(Option<String>, Option<String>)> {
         for file in ["tokenizer_config.json", "chat_template.json"] {
-            if let Some(found) =
-                self.json(file)?.as_ref().and_then(|v| v.get("chat_template")).and_then(template_of)
-            {
-                return Ok(Some(found));
+            let json = self.json(file)?;
+            let templates = json.as_ref().and_then(|v| v.get("chat_template")).map(named_templates);
+            if let Some(found @ (Some(_), _)) = templates {
+                return Ok(found);
             }
         }
-        Ok(None)
+        Ok((None, None))
+    }
+
+    /// A text file of the folder; `None` if it was not there.
+    fn text(&self, name: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.file(name) else { return Ok(None) };
+        match std::str::from_utf8(crate::json::without_mark(bytes)) {
+            Ok(text) => Ok(Some(text.to_string())),
+            Err(_) => Err(Error::file(self.dir.join(name), "not valid UTF-8")),
+        }
     }
 
     pub(super) fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
@@ -199,19 +224,6 @@ impl Folder {
 
     pub(super) fn sidecars(&self) -> Vec<(String, Vec<u8>)> {
         self.files.iter().map(|(name, bytes)| (name.to_string(), bytes.clone())).collect()
-    }
-}
-
-/// A template is a string, or a list of named ones of which `default` counts.
-fn template_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(list) => {
-            let named =
-                |name: &str| list.iter().find(|t| t.get("name").and_then(Value::as_str) == Some(name));
-            Some(named("default").or(list.first())?.get("template")?.as_str()?.to_string())
-        }
-        _ => None,
     }
 }
 

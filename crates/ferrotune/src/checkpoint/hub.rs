@@ -22,7 +22,7 @@ use crate::model::config::{ModelConfig, SUPPORTED};
 use crate::{Error, Result};
 
 /// Files beside the weights that are taken if the model has them.
-const SIDECARS: [&str; 11] = [
+const SIDECARS: [&str; 12] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,6 +30,7 @@ const SIDECARS: [&str; 11] = [
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    super::folder::TOOL_TEMPLATE,
     "tokenizer.model",
     "LICENSE",
     "LICENSE.txt",
@@ -387,7 +388,7 @@ fn symlink(_: &Path, _: &Path, _: &Path, _: &Path) -> bool {
 
 /// The shard files that an index names, sorted; `None` if it is not an index or names a file outside its folder.
 fn shards(text: &[u8]) -> Option<Vec<String>> {
-    let json: Value = serde_json::from_slice(text).ok()?;
+    let json = crate::json::from_bytes(text).ok()?;
     let map = json.get("weight_map")?.as_object()?;
     let mut names = map.values().map(|v| v.as_str().map(str::to_string)).collect::<Option<Vec<_>>>()?;
     names.sort_unstable();

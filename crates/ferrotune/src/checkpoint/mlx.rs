@@ -27,8 +27,8 @@ pub fn is_adapter(folder: &Path) -> bool {
 pub fn read(folder: &Path) -> Result<AdapterFile> {
     let path = folder.join(CONFIG_FILE);
     let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let value: Value =
-        serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+    let value =
+        crate::json::from_bytes(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
     let mut config = config(&path, &value)?;
     let path = folder.join(WEIGHTS_FILE);
     let file = SafeFile::open(&path)?;

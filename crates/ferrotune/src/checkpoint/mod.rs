@@ -234,6 +234,15 @@ impl Checkpoint {
         }
     }
 
+    /// The template for chats with tools, if the model has another one for them.
+    pub fn tool_template(&self) -> Result<Option<String>> {
+        match &self.source {
+            Source::Folder(folder) => folder.tool_template(),
+            Source::Gguf(model) => model.tool_template(),
+            Source::Shapes(_) => Ok(None),
+        }
+    }
+
     /// The special tokens by role: `bos_token`, `eos_token`, `pad_token`, `unk_token`, ...
     pub fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         match &self.source {

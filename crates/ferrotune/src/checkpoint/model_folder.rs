@@ -76,9 +76,18 @@ pub fn write(
 /// Tokenizer, chat template and generation settings of the base, with the tokens that end an answer now.
 pub fn write_sidecars(folder: &Path, base: &BaseModel, learned: &[u32]) -> Result<()> {
     for (name, content) in base.checkpoint.sidecars()? {
-        write_atomic(&folder.join(name), &content)?;
+        write_sidecar(folder, &name, &content)?;
     }
     stops::write(folder, &base.checkpoint, learned)
+}
+
+/// Writes a file beside the weights; a few of them have a folder of their own.
+pub(super) fn write_sidecar(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let path = folder.join(name);
+    if let Some(inside) = path.parent() {
+        std::fs::create_dir_all(inside).map_err(|e| Error::io(inside, e))?;
+    }
+    write_atomic(&path, content)
 }
 
 fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool, learned: &[u32]) -> Result<()> {

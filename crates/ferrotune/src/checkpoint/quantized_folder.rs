@@ -14,7 +14,7 @@ use ferrotune_kernels::quant::{Bytes, Storage, Weight};
 use serde_json::{Value, json};
 
 use super::atomic::write_atomic;
-use super::model_folder::{SHARD, encode, safetensors_dtype};
+use super::model_folder::{SHARD, encode, safetensors_dtype, write_sidecar};
 use super::safetensors::{OutTensor, SafeFile, Shards, TensorRef, write_model};
 use super::{Checkpoint, bnb4};
 use crate::model::weights::FourBitOptions;
@@ -90,7 +90,7 @@ pub fn write(
     write_model(folder, tensors, SHARD)?;
     write_config(folder, checkpoint, options, dtype)?;
     for (name, content) in checkpoint.sidecars()? {
-        write_atomic(&folder.join(name), &content)?;
+        write_sidecar(folder, &name, &content)?;
     }
     Ok(Written { linears, dtype, bytes: (from, to) })
 }

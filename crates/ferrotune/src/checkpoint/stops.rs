@@ -81,7 +81,7 @@ pub fn write(folder: &Path, base: &Checkpoint, learned: &[u32]) -> Result<()> {
 pub fn of_folder(folder: &Path) -> Result<Option<Value>> {
     let path = folder.join(FILE);
     match std::fs::read(&path) {
-        Ok(text) => match serde_json::from_slice(&text) {
+        Ok(text) => match serde_json::from_slice(crate::json::without_mark(&text)) {
             Ok(settings) => Ok(Some(settings)),
             Err(e) => Err(Error::file(&path, format!("not valid JSON: {e}"))),
         },

@@ -121,7 +121,7 @@ impl TrainedBeside {
                 "remove the file and give --quant the form of the base that the adapter was trained beside",
             )
         };
-        let found: TrainedBeside = serde_json::from_slice(&text)
+        let found: TrainedBeside = serde_json::from_slice(crate::json::without_mark(&text))
             .map_err(|e| refuse(format!("not the description of a base: {e}")))?;
         for form in [found.linears, found.embeddings] {
             if let Form::Nf4 { block, .. } | Form::Fp4 { block, .. } = form

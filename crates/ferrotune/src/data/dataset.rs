@@ -1,19 +1,30 @@
 //! Files of rows become examples. Every complaint names the file and the line.
 //!
-//! A file is JSON Lines, or one JSON array. Its shape is the run file's `data.format`, or what its first row looks like.
+//! A file is JSON Lines, or one JSON array. The shape of a row is the run file's `data.format`, or what the row looks
+//! like. Whatever its notation, a row is brought into one form here, once. Rows that cannot be used are kept apart with
+//! their reasons, so that all of them can be told together.
 
+mod bad_rows;
+mod flags;
 mod json_rows;
+mod messages;
+mod plain;
+mod roles;
 mod shapes;
+mod text;
 
-pub use shapes::{Example, ROLE_ALIASES};
+pub use bad_rows::{BadRow, BadRows};
+pub use roles::ROLE_ALIASES;
+pub use shapes::{Chat, Example};
 
+use crate::checkpoint::hash::Digest;
+use crate::data::chat_template::ChatTemplate;
 use crate::data::random;
 use crate::error::{Error, Result};
 use crate::run_config::DataFormat;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
-use shapes::Shape;
+use shapes::{Problem, Shape};
 use std::path::{Path, PathBuf};
 
 /// A row with the place it came from.
@@ -43,20 +54,24 @@ pub struct Dataset {
     pub files: Vec<DataFile>,
     /// The rows.
     pub rows: Vec<Row>,
+    /// Rows that cannot be used.
+    pub bad: BadRows,
 }
 
 /// How to read.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ReadOptions {
+pub struct ReadOptions<'a> {
     /// The shape, or `auto`.
     pub format: DataFormat,
-    /// Whether the model has a chat template; then instruction rows become chats.
-    pub has_template: bool,
+    /// The model's chat template, if it has one; then instruction rows become chats.
+    pub template: Option<&'a ChatTemplate>,
+    /// Only so many rows of all files.
+    pub limit: Option<usize>,
 }
 
 impl Dataset {
     /// Reads files one after the other. A file without rows is an error.
-    pub fn read(files: &[impl AsRef<Path>], options: ReadOptions) -> Result<Dataset> {
+    pub fn read(files: &[impl AsRef<Path>], options: ReadOptions<'_>) -> Result<Dataset> {
         let mut dataset = Dataset::default();
         for path in files {
             let path = path.as_ref();
@@ -67,41 +82,39 @@ impl Dataset {
     }
 
     /// Adds the rows of a file that was read already.
-    pub fn add(&mut self, path: &Path, bytes: &[u8], options: ReadOptions) -> Result<()> {
+    pub fn add(&mut self, path: &Path, bytes: &[u8], options: ReadOptions<'_>) -> Result<()> {
         let text = utf8(path, bytes)?;
-        let mut shape = Shape::of_format(options.format);
-        let before = self.rows.len();
+        let mut found = false;
         for (line, json) in json_rows::split(text) {
-            let fields = object(path, line, json)?;
-            let in_row = |(problem, hint): (String, Option<String>)| {
-                let error = Error::data(path, line, problem);
-                match hint {
-                    Some(hint) => error.with_hint(hint),
-                    None => error,
-                }
-            };
-            let known = match shape {
-                Some(known) => known,
-                None => *shape.insert(Shape::detect(&fields).map_err(in_row)?),
-            };
-            let example = known.example(fields, options.has_template).map_err(in_row)?;
-            self.rows.push(Row { example, file: self.files.len(), line });
+            found = true;
+            if options.limit.is_some_and(|limit| self.len() >= limit) {
+                break;
+            }
+            let file = self.files.len();
+            match row(line, json, options) {
+                Ok(example) => self.rows.push(Row { example, file, line }),
+                Err((line, (problem, hint))) => self.bad.push(BadRow { file, line, problem, hint }),
+            }
         }
-        if self.rows.len() == before {
+        if !found {
             return Err(Error::data(path, 0, "there are no rows").with_hint(format!(
                 "a file holds one JSON object on each line, or one array: {}",
                 shapes::KNOWN
             )));
         }
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = Digest::of(bytes).sha256;
         self.files.push(DataFile { path: path.to_path_buf(), sha256 });
         Ok(())
     }
 
-    /// An error about one of the rows.
-    pub fn error(&self, row: &Row, problem: impl Into<String>) -> Error {
-        let path = self.files.get(row.file).map_or(Path::new(""), |file| &file.path);
-        Error::data(path, row.line, problem)
+    /// How many rows were read, those with that cannot be used.
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.bad.len()
+    }
+
+    /// Whether no row was read.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Takes a share of the rows away for evaluation. Which rows depends on the seed and on their places in the files,
@@ -125,7 +138,8 @@ impl Dataset {
         for (row, is_held) in self.rows.into_iter().zip(is_held) {
             if is_held { eval.push(row) } else { train.push(row) }
         }
-        Ok((Dataset { files: self.files.clone(), rows: train }, Dataset { files: self.files, rows: eval }))
+        let held = Dataset { files: self.files.clone(), rows: eval, bad: BadRows::default() };
+        Ok((Dataset { files: self.files, rows: train, bad: self.bad }, held))
     }
 }
 
@@ -133,27 +147,41 @@ impl Dataset {
 const HELD_OUT: u64 = 0x6865_6c64;
 
 fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let bytes = crate::json::without_mark(bytes);
+    let is_table =
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
+    let is_json = bytes.trim_ascii_start().starts_with(b"{") || bytes.trim_ascii_start().starts_with(b"[");
+    let kind =
+        crate::file_kind::of(bytes).or((is_table && !is_json).then_some("a table of separated values"));
+    if let Some(kind) = kind {
+        return Err(Error::file(path, format!("this is {kind}, which is not read yet"))
+            .with_hint("write the rows as JSON Lines: one JSON object on each line, in UTF-8"));
+    }
     std::str::from_utf8(bytes).map_err(|e| {
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         Error::data(path, line, "the text is not UTF-8").with_hint("save the file as UTF-8")
     })
 }
 
-fn object(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>> {
-    match serde_json::from_str(json) {
+/// What a row says, or where and why it cannot be used.
+fn row(line: usize, json: &str, options: ReadOptions<'_>) -> std::result::Result<Example, (usize, Problem)> {
+    let fields = object(line, json)?;
+    let shape = Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok);
+    shape.and_then(|shape| shape.example(&fields, options.template)).map_err(|problem| (line, problem))
+}
+
+fn object(line: usize, json: &str) -> std::result::Result<Map<String, Value>, (usize, Problem)> {
+    match crate::json::from_text(json) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => {
-            Err(Error::data(path, line, format!("found {}, expected an object", shapes::kind(&other)))
-                .with_hint(shapes::KNOWN))
+            let problem = format!("found {}, expected an object", shapes::kind(&other));
+            Err((line, (problem, Some(shapes::KNOWN.to_string()))))
         }
         Err(error) => {
+            let problem = format!("not valid JSON: {} at column {}", error.problem, error.column);
+            let hint = "a file holds one whole JSON object on each line, or one array of objects";
             // Within a row the parser counts lines from 1 again.
-            let line = line + error.line().saturating_sub(1);
-            let reason = error.to_string();
-            let reason = reason.split(" at line ").next().unwrap_or(&reason);
-            Err(Error::data(path, line, format!("not valid JSON: {reason} at column {}", error.column()))
-                .with_hint("a file holds one whole JSON object on each line, or one array of objects"))
+            Err((line + error.line - 1, (problem, Some(hint.to_string()))))
         }
     }
 }

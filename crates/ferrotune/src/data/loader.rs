@@ -187,10 +187,18 @@ impl Loader {
     }
 
     fn order_of(&self, epoch: usize) -> Vec<u32> {
-        match self.options.shuffle {
-            true => permutation(&[self.options.seed, ORDER, epoch as u64], self.rows.len()),
-            false => (0..self.rows.len() as u32).collect(),
+        if !self.options.shuffle {
+            return (0..self.rows.len() as u32).collect();
         }
+        // Rows of one chat stay together: what they begin with in common is then computed once.
+        let starts: Vec<u32> =
+            (0..self.rows.len() as u32).filter(|&row| row == 0 || !self.rows[row as usize].goes_on).collect();
+        let rows_of = |chat: u32| {
+            let next = starts.get(chat as usize + 1).copied().unwrap_or(self.rows.len() as u32);
+            starts[chat as usize]..next
+        };
+        let order = permutation(&[self.options.seed, ORDER, epoch as u64], starts.len());
+        order.into_iter().flat_map(rows_of).collect()
     }
 
     /// Where the step that starts at a place of an order ends. Steps do not reach over the end of an epoch.
@@ -243,7 +251,7 @@ mod tests {
     fn rows(lengths: &[usize]) -> Vec<TrainRow> {
         let row = |(i, &n): (usize, &usize)| {
             let ids: Vec<u32> = (0..n as u32).map(|t| 100 * i as u32 + t).collect();
-            TrainRow { labels: ids.iter().map(|&id| id as i32).collect(), input_ids: ids }
+            TrainRow { labels: ids.iter().map(|&id| id as i32).collect(), input_ids: ids, goes_on: false }
         };
         lengths.iter().enumerate().map(row).collect()
     }
@@ -281,6 +289,25 @@ mod tests {
         let sizes: Vec<usize> = steps.iter().map(|step| step.rows.len()).collect();
         assert_eq!(sizes, [4, 4, 2, 4, 4, 2, 4, 4, 2]);
         assert_eq!(steps[2].epoch, 1.0);
+    }
+
+    #[test]
+    fn rows_of_one_chat_stay_together_and_others_are_ordered_as_before() {
+        let mut chats = rows(&LENGTHS);
+        let order = |rows: &[TrainRow]| -> Vec<usize> {
+            let options = LoaderOptions { epochs: 1, ..options(BatchSize::Rows(4)) };
+            Loader::new(rows.to_vec(), options).unwrap().flat_map(|step| step.rows).collect()
+        };
+        let alone = order(&chats);
+        for row in [1, 2, 6] {
+            chats[row].goes_on = true;
+        }
+        let together = order(&chats);
+        assert_eq!(together.iter().collect::<BTreeSet<_>>().len(), 10);
+        let at = |row: usize| together.iter().position(|&r| r == row).unwrap();
+        assert_eq!([at(1), at(2), at(6)], [at(0) + 1, at(0) + 2, at(5) + 1]);
+        assert_eq!(alone, order(&rows(&LENGTHS)));
+        assert_ne!(together, (0..10).collect::<Vec<_>>());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::run_config::{EvalSource, RunConfig};
 use chat_template::ChatTemplate;
 use dataset::{DataFile, Dataset, ReadOptions};
-use tokenize::{PrepReport, PrepareOptions, Preparer, TrainRow};
+use tokenize::{Names, PrepReport, PrepareOptions, Preparer, TrainRow};
 use tokenizer::Tokenizer;
 
 /// The rows of a run, ready to be packed.
@@ -51,7 +51,7 @@ pub fn prepare(
         return Err(Error::config("data.train", "no file is named")
             .with_hint("data.train is a .jsonl file or a list of them"));
     }
-    let read = ReadOptions { format: config.data.format, has_template: template.is_some() };
+    let read = ReadOptions { format: config.data.format, template, limit: None };
     let all = Dataset::read(&config.data.train, read)?;
     let (train, eval) = match &config.data.eval {
         EvalSource::None => (all, None),
@@ -62,12 +62,15 @@ pub fn prepare(
         EvalSource::Files(files) => (all, Some(Dataset::read(files, read)?)),
     };
     let options = PrepareOptions { vocab_size, ..PrepareOptions::from(&config.data) };
+    let held = PrepareOptions { names: Names::EVAL, ..options.clone() };
     let preparer = Preparer::new(tokenizer, template, options);
     let mut files = train.files.clone();
     files.extend(eval.iter().flat_map(|eval| eval.files.clone()).filter(|file| !train.files.contains(file)));
     let (train, train_report) = preparer.prepare(&train)?;
     let (eval, eval_report) = match eval {
-        Some(eval) => preparer.prepare(&eval).map(|(rows, report)| (rows, Some(report)))?,
+        Some(eval) => Preparer::new(tokenizer, template, held)
+            .prepare(&eval)
+            .map(|(rows, report)| (rows, Some(report)))?,
         None => (Vec::new(), None),
     };
     Ok(PreparedData { train, train_report, eval, eval_report, files, stop_ids: preparer.stop_ids() })

@@ -6,18 +6,22 @@
 //! * The span of a message is found by rendering the chat up to it, or by the template's own generation marks. The text
 //!   is tokenized once, as a whole; a token belongs to a span if it covers any of its bytes.
 
+mod arguments;
+mod ends;
+mod pieces;
 mod report;
 mod spans;
 
-pub use report::PrepReport;
+pub use pieces::Piece;
+pub use report::{Names, PrepReport};
 
-use crate::data::chat_template::{ChatTemplate, RenderOptions};
-use crate::data::dataset::{Dataset, Example};
+use crate::data::chat_template::ChatTemplate;
+use crate::data::dataset::{BadRow, BadRows, Chat, Dataset, Example};
 use crate::data::tokenizer::{Encoded, Tokenizer};
 use crate::error::{Error, Result};
-use crate::run_config::{DataOptions, Overlong, Supervise, Truncation};
+use crate::run_config::{BadRowPolicy, DataOptions, Overlong, Supervise, Truncation};
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// The label of a token that is not supervised.
 pub const IGNORE: i32 = -100;
@@ -29,13 +33,16 @@ pub struct TrainRow {
     pub input_ids: Vec<u32>,
     /// The token itself where it is supervised, else [`IGNORE`]; not shifted.
     pub labels: Vec<i32>,
+    /// Whether it was made of the same chat as the row before it: both have a beginning in common, and stay together in
+    /// the order of training, so that it is computed once.
+    pub goes_on: bool,
 }
 
 impl TrainRow {
     fn new(input_ids: Vec<u32>, supervised: impl Fn(usize) -> bool) -> Self {
         let label = |(i, &id): (usize, &u32)| if supervised(i) { id as i32 } else { IGNORE };
         let labels = input_ids.iter().enumerate().map(label).collect();
-        TrainRow { input_ids, labels }
+        TrainRow { input_ids, labels, goes_on: false }
     }
 
     /// Number of tokens.
@@ -100,6 +107,10 @@ pub struct PrepareOptions {
     pub system: Option<String>,
     /// Rows of the model's embedding; ids from there on are refused.
     pub vocab_size: Option<usize>,
+    /// What happens to rows that cannot be used.
+    pub bad_rows: BadRowPolicy,
+    /// What messages call the rows and the options.
+    pub names: Names,
 }
 
 impl From<&DataOptions> for PrepareOptions {
@@ -111,6 +122,8 @@ impl From<&DataOptions> for PrepareOptions {
             overlong: options.overlong,
             system: options.system.clone(),
             vocab_size: None,
+            bad_rows: options.bad_rows,
+            names: Names::default(),
         }
     }
 }
@@ -119,9 +132,25 @@ impl From<&DataOptions> for PrepareOptions {
 #[derive(Debug)]
 pub struct Preparer<'a> {
     tokenizer: &'a Tokenizer,
-    template: Option<&'a ChatTemplate>,
+    /// The chat template, and the one for chats with tools if that is another.
+    styles: Vec<spans::Style<'a>>,
     options: PrepareOptions,
-    end_of_turn: spans::EndOfTurn,
+    known: pieces::Known,
+}
+
+/// What an example became.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// One row, or one for each answer that the template writes otherwise as soon as more follows.
+    pub rows: Vec<TrainRow>,
+    /// What the template leaves out of it.
+    pub left_out: BTreeSet<Piece>,
+}
+
+impl From<TrainRow> for Made {
+    fn from(row: TrainRow) -> Self {
+        Made { rows: vec![row], left_out: BTreeSet::new() }
+    }
 }
 
 /// What is wrong with an example, and a hint.
@@ -152,63 +181,102 @@ impl<'a> Preparer<'a> {
         template: Option<&'a ChatTemplate>,
         options: PrepareOptions,
     ) -> Self {
-        let end_of_turn =
-            template.map(|template| spans::EndOfTurn::of(tokenizer, template)).unwrap_or_default();
-        Preparer { tokenizer, template, options, end_of_turn }
+        let tools = template.and_then(ChatTemplate::tool_use);
+        let styles =
+            template.into_iter().chain(tools).map(|template| spans::Style::of(tokenizer, template)).collect();
+        Preparer { tokenizer, styles, options, known: pieces::Known::default() }
+    }
+
+    /// The same with other words for where the rows come from.
+    #[must_use]
+    pub fn named(mut self, names: Names) -> Self {
+        self.options.names = names;
+        self
     }
 
     /// The tokens at which a model that was trained on these rows stops: EOS and what ends a turn of the chat template.
     pub fn stop_ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> =
-            self.end_of_turn.marks.iter().map(|mark| mark.id).chain(self.tokenizer.eos()).collect();
+        let mut ids: Vec<u32> = self.marks().map(|mark| mark.id).chain(self.tokenizer.eos()).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
     }
 
-    /// Whether a model stops at this token.
-    fn is_end(&self, id: u32) -> bool {
-        self.end_of_turn.marks.iter().any(|mark| mark.id == id) || Some(id) == self.tokenizer.eos()
+    fn marks(&self) -> impl Iterator<Item = &ends::Mark> {
+        self.styles.iter().flat_map(|style| &style.ends.marks)
     }
 
-    /// Tokenizes all rows of a data set, in their order, on all threads.
+    /// Whether a model stops at this token.
+    fn is_end(&self, id: u32) -> bool {
+        self.marks().any(|mark| mark.id == id) || Some(id) == self.tokenizer.eos()
+    }
+
+    /// Tokenizes all rows of a data set, in their order, on all threads. Rows that cannot be used are an error about all
+    /// of them, unless the options leave them out.
     pub fn prepare(&self, dataset: &Dataset) -> Result<(Vec<TrainRow>, PrepReport)> {
-        let rows: Vec<std::result::Result<TrainRow, Problem>> =
-            dataset.rows.par_iter().map(|row| self.row(&row.example)).collect();
+        let made: Vec<std::result::Result<Made, Problem>> =
+            dataset.rows.par_iter().map(|row| self.rows(&row.example)).collect();
         let mut report = PrepReport::default();
-        let mut kept = Vec::with_capacity(rows.len());
-        for (source, row) in dataset.rows.iter().zip(rows) {
-            let row = row.map_err(|problem| {
-                let error = dataset.error(source, problem.text);
-                match problem.hint {
-                    Some(hint) => error.with_hint(hint),
-                    None => error,
+        let mut kept = Vec::with_capacity(made.len());
+        let mut bad = BadRows::default();
+        for (source, made) in dataset.rows.iter().zip(made) {
+            report.rows += 1;
+            match made {
+                Ok(made) => self.take(made, &mut kept, &mut report),
+                Err(Problem { text, hint }) => {
+                    bad.push(BadRow { file: source.file, line: source.line, problem: text, hint });
                 }
-            })?;
-            kept.extend(self.fit(row, &mut report));
+            }
         }
+        report.rows += dataset.bad.len();
+        self.told(dataset.bad.clone().and(bad), dataset, &mut report)?;
         self.check(&report)?;
         Ok((kept, report))
     }
 
+    /// Rows that cannot be used end the preparation or are counted.
+    fn told(&self, bad: BadRows, dataset: &Dataset, report: &mut PrepReport) -> Result<()> {
+        let skip = self.options.names.has_run_file.then_some("data.bad_rows=skip leaves such rows out");
+        if self.options.bad_rows == BadRowPolicy::Fail || bad.len() == report.rows {
+            return bad.error(&dataset.files, report.rows, skip).map_or(Ok(()), Err);
+        }
+        report.bad_rows = bad.len();
+        report.bad = bad.lines(&dataset.files);
+        Ok(())
+    }
+
+    fn take(&self, made: Made, kept: &mut Vec<TrainRow>, report: &mut PrepReport) {
+        if made.rows.len() > 1 {
+            report.split_rows += 1;
+            report.added_rows += made.rows.len() - 1;
+        }
+        for piece in made.left_out {
+            *report.left_out.entry(piece).or_default() += 1;
+        }
+        let first = kept.len();
+        for row in made.rows {
+            if let Some(mut row) = self.fit(row, report) {
+                row.goes_on = kept.len() > first;
+                kept.push(row);
+            }
+        }
+    }
+
     /// Tokenizes one example, at its full length.
-    pub fn row(&self, example: &Example) -> std::result::Result<TrainRow, Problem> {
-        let row = match example {
-            Example::Text(text) => self.text(text, None)?,
+    pub fn rows(&self, example: &Example) -> std::result::Result<Made, Problem> {
+        let made = match example {
+            Example::Text(text) => self.text(text, None)?.into(),
             Example::Completion { prompt, completion } => {
                 let start = self.options.masks.completion.then_some(prompt.len());
-                self.text(&format!("{prompt}{completion}"), start)?
+                self.text(&format!("{prompt}{completion}"), start)?.into()
             }
-            Example::Chat { messages, prompt_messages, tools, extra } => {
-                let options = RenderOptions { kwargs: extra.clone(), ..RenderOptions::default() };
-                self.chat(messages, *prompt_messages, tools.as_deref(), options)?
-            }
+            Example::Chat(chat) => self.chat(chat)?,
             Example::Tokens { input_ids, labels } => {
-                TrainRow { input_ids: input_ids.clone(), labels: labels.clone() }
+                TrainRow { input_ids: input_ids.clone(), labels: labels.clone(), goes_on: false }.into()
             }
         };
-        self.check_ids(&row)?;
-        Ok(row)
+        made.rows.iter().try_for_each(|row| self.check_ids(row))?;
+        Ok(made)
     }
 
     fn check_ids(&self, row: &TrainRow) -> std::result::Result<(), Problem> {
@@ -245,31 +313,72 @@ impl<'a> Preparer<'a> {
         })
     }
 
-    fn chat(
-        &self,
-        messages: &[Value],
-        prompt_messages: usize,
-        tools: Option<&[Value]>,
-        options: RenderOptions,
-    ) -> std::result::Result<TrainRow, Problem> {
-        let template = self.template.ok_or_else(|| {
-            Problem::new(
-                "the row is a chat, but the model has no chat template",
-                "use a model that was tuned for chats, or rows of text or of prompt and completion",
-            )
-        })?;
-        let mut messages = messages.to_vec();
-        let mut prompt_messages = prompt_messages;
+    fn chat(&self, chat: &Chat) -> std::result::Result<Made, Problem> {
+        let style = match (self.styles.as_slice(), &chat.tools) {
+            ([_, tool_use], Some(_)) => tool_use,
+            ([style, ..], _) => style,
+            ([], _) => {
+                return Err(Problem::new(
+                    "the row is a chat, but the model has no chat template",
+                    "use a model that was tuned for chats, or rows of text or of prompt and completion",
+                ));
+            }
+        };
+        let mut chat = chat.clone();
         if let Some(system) = &self.options.system
-            && messages.first().is_none_or(|m| m["role"] != "system")
+            && chat.messages.first().is_none_or(|m| m["role"] != "system")
         {
-            messages.insert(0, json!({"role": "system", "content": system}));
-            prompt_messages += usize::from(prompt_messages > 0);
+            chat.insert_system(system);
         }
-        let chat = spans::Chat { template, messages: &messages, tools, options };
-        let rendered = chat.whole()?;
-        let Encoded { ids, offsets } = self.tokenizer.encode(&rendered.text)?;
-        if let (Some(bos), [first, second, ..]) = (self.tokenizer.bos(), ids.as_slice())
+        style.forms.fit(&mut chat.messages);
+        match self.rendered(&chat, style) {
+            // Some templates join the arguments of a call to other text, which an object cannot be.
+            Err(problem) if arguments::to_text(&mut chat.messages) => {
+                self.rendered(&chat, style).map_err(|_| problem)
+            }
+            made => made,
+        }
+    }
+
+    fn rendered(&self, row: &Chat, style: &spans::Style<'_>) -> std::result::Result<Made, Problem> {
+        let masks = self.options.masks;
+        let chat = spans::Chat::new(style, &row.messages, row.tools.as_deref(), &row.extra)?;
+        let first = if masks.completion { row.prompt_messages } else { 0 };
+        let is_answer = |k: &usize| row.messages[*k]["role"] == "assistant" && !row.untrained.contains(k);
+        let answers: Vec<usize> = match masks.assistant {
+            true => (first..row.messages.len()).filter(is_answer).collect(),
+            false if row.untrained.is_empty() => Vec::new(),
+            false => {
+                return Err(Problem::new(
+                    format!("message {} is marked not to be trained, and all tokens are", row.untrained[0]),
+                    "use data.supervise=assistant, or take the marks out of the rows",
+                ));
+            }
+        };
+        let (carriers, thought_lost) = chat.carriers(&answers)?;
+        let start = match masks.completion && !masks.assistant && row.prompt_messages > 0 {
+            true => chat.prefix(&carriers[0].rendered, row.prompt_messages)?,
+            false => 0,
+        };
+        let mut left_out = pieces::left_out(&chat, &carriers, &self.known);
+        if thought_lost {
+            left_out.insert(Piece::Thought);
+        }
+        let one = |carrier: &spans::Carrier| {
+            let Encoded { ids, offsets } = self.tokenizer.encode(&carrier.rendered.text)?;
+            self.check_bos(&ids)?;
+            Ok(TrainRow::new(ids, |i| {
+                let (from, to) = offsets[i];
+                let inside = || carrier.spans.iter().any(|s| from < s.end && to > s.start);
+                to > start && (!masks.assistant || inside())
+            }))
+        };
+        let rows = carriers.iter().map(one).collect::<std::result::Result<_, Problem>>()?;
+        Ok(Made { rows, left_out })
+    }
+
+    fn check_bos(&self, ids: &[u32]) -> std::result::Result<(), Problem> {
+        if let (Some(bos), [first, second, ..]) = (self.tokenizer.bos(), ids)
             && (*first, *second) == (bos, bos)
         {
             return Err(Problem::new(
@@ -277,25 +386,11 @@ impl<'a> Preparer<'a> {
                 "the template writes one by itself; take the other out of the messages or of the template",
             ));
         }
-        let start = match self.options.masks.completion && prompt_messages > 0 {
-            true => chat.prefix(&rendered, prompt_messages)?,
-            false => 0,
-        };
-        let first = if self.options.masks.completion { prompt_messages } else { 0 };
-        let spans = match self.options.masks.assistant {
-            true => Some(chat.assistant_spans(&rendered, &self.end_of_turn, first)?),
-            false => None,
-        };
-        Ok(TrainRow::new(ids, |i| {
-            let (from, to) = offsets[i];
-            to > start
-                && spans.as_ref().is_none_or(|spans| spans.iter().any(|s| from < s.end && to > s.start))
-        }))
+        Ok(())
     }
 
     /// Brings a row to its length, or drops it, and counts.
     fn fit(&self, mut row: TrainRow, report: &mut PrepReport) -> Option<TrainRow> {
-        report.rows += 1;
         let ends = |row: &TrainRow| {
             let last = row.labels.iter().rposition(|&label| label != IGNORE);
             last.is_some_and(|last| last > 0 && self.is_end(row.input_ids[last]))
@@ -329,18 +424,22 @@ impl<'a> Preparer<'a> {
         if report.kept > 0 {
             return Ok(());
         }
-        let hint = if report.dropped_overlong > 0 {
-            "all rows are longer than data.max_length; raise it or use data.overlong=truncate"
-        } else if report.truncated == report.rows {
-            "each answer starts behind data.max_length; raise it or use data.truncation=keep_end"
-        } else {
-            "chats need messages of the role assistant; data.supervise=all trains on every token"
+        let Names { data, max_length, has_run_file } = self.options.names;
+        let (otherwise, keep_end, all) = match has_run_file {
+            true => (" or use data.overlong=truncate", " or use data.truncation=keep_end", true),
+            false => ("", "", false),
         };
-        Err(Error::config(
-            "data.train",
-            format!("no supervised token is left in any of {} rows", report.rows),
-        )
-        .with_hint(hint))
+        let hint = if report.dropped_overlong > 0 {
+            format!("all rows are longer than {max_length}; raise it{otherwise}")
+        } else if report.truncated == report.rows + report.added_rows {
+            format!("each answer starts behind {max_length}; raise it{keep_end}")
+        } else if all {
+            "chats need messages of the role assistant; data.supervise=all trains on every token".to_string()
+        } else {
+            "chats need messages of the role assistant".to_string()
+        };
+        let problem = format!("no supervised token is left in any of {} rows", report.rows);
+        Err(Error::config(data, problem).with_hint(hint))
     }
 }
 

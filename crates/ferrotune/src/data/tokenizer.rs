@@ -15,6 +15,8 @@ pub struct TokenizerSettings {
     pub special_tokens: Map<String, Value>,
     /// The chat template's source.
     pub chat_template: Option<String>,
+    /// The source of the template for chats with tools, where it is another one.
+    pub tool_template: Option<String>,
     /// Whether a text starts with BOS; the tokenizer's own habit if absent.
     pub add_bos: Option<bool>,
 }
@@ -32,17 +34,11 @@ impl TokenizerSettings {
                 special_tokens.insert(name.clone(), Value::String(text));
             }
         }
-        let template = match &config["chat_template"] {
-            // Several named templates: the one for ordinary chats.
-            Value::Array(named) => {
-                let default = named.iter().find(|t| t["name"] == "default").or_else(|| named.first());
-                default.and_then(|t| t["template"].as_str()).map(str::to_string)
-            }
-            other => other.as_str().map(str::to_string),
-        };
+        let (template, tool_template) = named_templates(&config["chat_template"]);
         TokenizerSettings {
             special_tokens,
             chat_template: template,
+            tool_template,
             add_bos: config["add_bos_token"].as_bool(),
         }
     }
@@ -52,6 +48,19 @@ impl TokenizerSettings {
         for (name, value) in TokenizerSettings::from_config(map).special_tokens {
             self.special_tokens.entry(name).or_insert(value);
         }
+    }
+}
+
+/// The template for ordinary chats and the one for chats with tools, of a text or a list of named ones.
+pub(crate) fn named_templates(value: &Value) -> (Option<String>, Option<String>) {
+    let source = |template: &Value| template["template"].as_str().map(str::to_string);
+    match value {
+        Value::Array(list) => {
+            let named = |name: &str| list.iter().find(|template| template["name"] == name);
+            let default = named("default").or(list.first()).and_then(source);
+            (default, named("tool_use").and_then(source))
+        }
+        other => (other.as_str().map(str::to_string), None),
     }
 }
 
@@ -84,7 +93,8 @@ impl Tokenizer {
     /// From the bytes of `tokenizer.json`; `name` is for messages.
     pub fn new(tokenizer_json: &[u8], settings: TokenizerSettings, name: &str) -> Result<Self> {
         let refuse = |e: &dyn std::fmt::Display| Error::file(name, format!("not a usable tokenizer: {e}"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|e| refuse(&e))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(crate::json::without_mark(tokenizer_json))
+            .map_err(|e| refuse(&e))?;
         // A file may carry the length that some earlier user cut or padded texts to.
         inner.with_truncation(None).map_err(|e| refuse(&e))?;
         inner.with_padding(None);
@@ -175,8 +185,15 @@ impl Tokenizer {
 
     /// The chat template, if there is one, with its clock standing still.
     pub fn chat_template(&self, clock: Clock) -> Result<Option<ChatTemplate>> {
-        let Some(source) = &self.settings.chat_template else { return Ok(None) };
-        Ok(Some(ChatTemplate::parse(source, self.settings.special_tokens.clone())?.with_clock(clock)))
+        let parse = |source: &String| -> Result<ChatTemplate> {
+            Ok(ChatTemplate::parse(source, self.settings.special_tokens.clone())?.with_clock(clock))
+        };
+        let Some(default) = &self.settings.chat_template else { return Ok(None) };
+        let default = parse(default)?;
+        Ok(Some(match &self.settings.tool_template {
+            Some(source) => default.with_tool_use(parse(source)?),
+            None => default,
+        }))
     }
 
     /// Decodes tokens as they come. `prompt` is what stands before them: some tokenizers write a space between tokens

@@ -33,11 +33,47 @@ impl Notation {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         match self {
             Notation::Yaml if text.trim().is_empty() => Ok(Value::Null),
-            Notation::Yaml => serde_saphyr::from_str(text).map_err(|e| e.to_string()),
+            Notation::Yaml => serde_saphyr::from_str(text).map_err(|e| yaml_problem(&e)),
             Notation::Toml => toml::from_str(text).map_err(|e| e.to_string()),
-            Notation::Json => serde_json::from_str(text).map_err(|e| e.to_string()),
+            Notation::Json => {
+                let value = crate::json::from_text(text).map_err(|e| e.to_string())?;
+                // That parser lets the last of two equal keys win; as YAML the text is the same, and they are an error.
+                match serde_saphyr::from_str::<Value>(text) {
+                    Err(e) if duplicate(&e).is_some() => Err(yaml_problem(&e)),
+                    _ => Ok(value),
+                }
+            }
         }
     }
+}
+
+impl std::fmt::Display for Notation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Notation::Yaml => "YAML",
+            Notation::Toml => "TOML",
+            Notation::Json => "JSON",
+        })
+    }
+}
+
+/// The key that a mapping has twice, if that is what is wrong.
+fn duplicate(error: &serde_saphyr::Error) -> Option<&str> {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key, .. } => Some(key.as_deref().unwrap_or_default()),
+        _ => None,
+    }
+}
+
+/// What is wrong with a text of YAML, in one line with the place.
+fn yaml_problem(error: &serde_saphyr::Error) -> String {
+    let place = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
+    if let Some(key) = duplicate(error) {
+        return format!("{place}the key `{key}` is there twice in one mapping");
+    }
+    let text = error.without_snippet().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    text.lines().next().unwrap_or_default().to_string()
 }
 
 /// The layers of a whole configuration, weakest first.
@@ -59,7 +95,7 @@ impl Layers {
             })
         };
         match notation.parse(text) {
-            Err(problem) => refuse(format!("not valid {notation:?}: {problem}")),
+            Err(problem) => refuse(format!("not valid {notation}: {problem}")),
             Ok(Value::Null) => refuse("the file is empty".to_string()),
             Ok(Value::Object(mut map)) => {
                 // Room for anchors that several sections share.

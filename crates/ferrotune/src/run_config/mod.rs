@@ -7,15 +7,16 @@
 mod layers;
 mod method;
 mod options;
+mod paths;
 mod read;
 mod settings;
 
 pub use layers::Notation;
 pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
 pub use options::{
-    ActivationPolicy, ActivationStorage, DataFormat, DataOptions, EvalSource, FloatKind, LossNormalization,
-    ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy, Supervise, TableKind,
-    TrainOptions, Truncation, WeightKind,
+    ActivationPolicy, ActivationStorage, BadRowPolicy, DataFormat, DataOptions, EvalSource, FloatKind,
+    LossNormalization, ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy,
+    Supervise, TableKind, TrainOptions, Truncation, WeightKind,
 };
 
 pub use settings::{Difference, Settings, differences};
@@ -55,8 +56,13 @@ impl PartialEq for RunConfig {
 impl RunConfig {
     /// Reads a run file and applies `section.key=value` overrides in order; the result is valid and resolved.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        Self::parse(&text, Notation::of(path), &path.display().to_string(), overrides)
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let text = match (crate::file_kind::of(&bytes), std::str::from_utf8(&bytes)) {
+            // UTF-16 without a mark may be valid UTF-8 that is full of zeros.
+            (Some(_), _) => Err(not_text(path, &bytes, 0)),
+            (None, text) => text.map_err(|e| not_text(path, &bytes, e.valid_up_to())),
+        }?;
+        Self::parse(text, Notation::of(path), &path.display().to_string(), overrides)
     }
 
     /// Like [`RunConfig::load`] for a text; `name` is for messages.
@@ -113,4 +119,16 @@ impl RunConfig {
         // The tree holds only text, numbers, flags and lists: nothing that YAML cannot hold.
         serde_saphyr::to_string(&resolved).unwrap_or_default()
     }
+}
+
+/// Why the bytes of a run file are no text.
+fn not_text(path: &Path, bytes: &[u8], valid: usize) -> Error {
+    let problem = match crate::file_kind::of(bytes) {
+        Some(kind) => format!("this is {kind}, expected a run file in UTF-8"),
+        None => {
+            let line = 1 + bytes[..valid].iter().filter(|&&b| b == b'\n').count();
+            format!("the text is not UTF-8 from line {line} on")
+        }
+    };
+    Error::file(path, problem).with_hint("a run file is YAML, TOML or JSON; save it as UTF-8")
 }

@@ -122,6 +122,17 @@ choices! {
 }
 
 choices! {
+    /// What happens to rows that cannot be used.
+    BadRowPolicy {
+        /// They are told together, and nothing is done.
+        #[default]
+        Fail = "fail",
+        /// They are left out and counted.
+        Skip = "skip",
+    }
+}
+
+choices! {
     /// The course of the learning rate after warmup.
     Schedule {
         /// Down to the minimum in a straight line.
@@ -241,6 +252,10 @@ fn is_default_weights(kind: &WeightKind) -> bool {
     *kind == WeightKind::F32
 }
 
+fn is_default_bad_rows(policy: &BadRowPolicy) -> bool {
+    *policy == BadRowPolicy::Fail
+}
+
 fn is_default_cache(on: &bool) -> bool {
     *on
 }
@@ -287,6 +302,9 @@ pub struct DataOptions {
     pub truncation: Truncation,
     /// What happens to a row that is too long.
     pub overlong: Overlong,
+    /// What happens to rows that cannot be used.
+    #[serde(skip_serializing_if = "is_default_bad_rows")]
+    pub bad_rows: BadRowPolicy,
     /// System message for chats that have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
@@ -305,6 +323,7 @@ impl Default for DataOptions {
             shuffle: true,
             truncation: Truncation::default(),
             overlong: Overlong::default(),
+            bad_rows: BadRowPolicy::default(),
             system: None,
         }
     }

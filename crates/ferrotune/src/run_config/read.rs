@@ -150,6 +150,7 @@ fn data(mut s: Section) -> Result<DataOptions> {
         shuffle: s.flag(&["shuffle"])?.unwrap_or(default.shuffle),
         truncation: s.choice(&["truncation", "truncation_mode"])?.unwrap_or(default.truncation),
         overlong: s.choice(&["overlong"])?.unwrap_or(default.overlong),
+        bad_rows: s.choice(&["bad_rows"])?.unwrap_or(default.bad_rows),
         system: s.text(&["system", "system_prompt"])?,
     };
     s.finish()?;

@@ -11,6 +11,7 @@ use ferrotune_kernels::{DType, Device, Precision};
 use super::record::Event;
 use crate::checkpoint::{Checkpoint, atomic};
 use crate::data::PreparedData;
+use crate::data::tokenize::Names;
 use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases};
 use crate::memory::human;
 use crate::model::families::architecture;
@@ -242,6 +243,9 @@ pub fn taught_ends(prepared: &PreparedData) -> Vec<u32> {
 pub fn data_events(prepared: &PreparedData) -> Vec<Event> {
     let mut events =
         vec![Event::Prepared { train: prepared.train_report.clone(), eval_rows: prepared.eval.len() }];
-    events.extend(prepared.train_report.warnings().into_iter().map(|text| Event::Warning { text }));
+    let train = prepared.train_report.warnings();
+    let held = prepared.eval_report.iter().flat_map(|report| report.warnings_in(Names::EVAL));
+    let held = held.map(|text| format!("held-out rows: {text}"));
+    events.extend(train.into_iter().chain(held).map(|text| Event::Warning { text }));
     events
 }

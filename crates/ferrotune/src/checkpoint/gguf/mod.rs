@@ -149,6 +149,11 @@ impl GgufModel {
         Ok(self.file.text("tokenizer.chat_template")?.map(str::to_string))
     }
 
+    /// llama.cpp writes named templates under keys of their own.
+    pub(super) fn tool_template(&self) -> Result<Option<String>> {
+        Ok(self.file.text("tokenizer.chat_template.tool_use")?.map(str::to_string))
+    }
+
     pub(super) fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         tokenizer::special_tokens(&self.file)
     }
@@ -193,7 +198,13 @@ impl GgufModel {
             about[role] = text.into();
         }
         if let Some(template) = self.chat_template()? {
-            about["chat_template"] = template.into();
+            about["chat_template"] = match self.tool_template()? {
+                Some(tools) => json!([
+                    {"name": "default", "template": template},
+                    {"name": "tool_use", "template": tools},
+                ]),
+                None => template.into(),
+            };
         }
         let generation = self.generation_json(config)?;
         let file = |name: &str, value: &Value| (name.to_string(), format!("{value:#}\n").into_bytes());

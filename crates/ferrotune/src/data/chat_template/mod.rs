@@ -5,6 +5,8 @@
 //! after rendering. A template is data from the internet: it runs with fuel and cannot reach anything but its input.
 
 mod clock;
+mod content;
+mod conversation;
 mod json;
 mod lexer;
 mod operators;
@@ -12,13 +14,17 @@ mod python;
 mod rewrite;
 
 pub use clock::Clock;
+pub use content::ContentForms;
+pub use conversation::Conversation;
 
 use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior};
 use python::{Marks, Raised};
 use serde_json::{Map, Value as Json};
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Steps that a rendering may take. A chat of a hundred messages takes some thousand.
 const FUEL: u64 = 10_000_000;
@@ -33,6 +39,10 @@ pub struct ChatTemplate {
     source: String,
     special_tokens: Map<String, Json>,
     has_generation: bool,
+    words: BTreeSet<String>,
+    literals: BTreeSet<String>,
+    /// The template for chats with tools, where a model has one.
+    tool_use: Option<Arc<ChatTemplate>>,
 }
 
 /// What to render beside the messages.
@@ -79,6 +89,9 @@ impl ChatTemplate {
             source: source.to_string(),
             special_tokens,
             has_generation: rewritten.has_generation,
+            words: rewritten.words,
+            literals: rewritten.literals,
+            tool_use: None,
         };
         template.check_names(&rewritten.filters, &rewritten.tests)?;
         Ok(template.with_clock(Clock::now()))
@@ -89,6 +102,28 @@ impl ChatTemplate {
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.env.add_function("strftime_now", move |pattern: &str| clock.format(pattern));
         self
+    }
+
+    /// The same template with another one for chats that have tools, as some models bring it.
+    #[must_use]
+    pub fn with_tool_use(mut self, template: ChatTemplate) -> Self {
+        self.tool_use = Some(Arc::new(template));
+        self
+    }
+
+    /// The template for chats with tools, where a model has one.
+    pub fn tool_use(&self) -> Option<&ChatTemplate> {
+        self.tool_use.as_deref()
+    }
+
+    /// Whether a text stands in quotes in a tag of the template, such as the name of a role that it knows.
+    pub fn names(&self, text: &str) -> bool {
+        self.literals.contains(text) || self.tool_use().is_some_and(|other| other.names(text))
+    }
+
+    /// Whether a variable or field of this name occurs in a tag of the template.
+    pub fn uses(&self, name: &str) -> bool {
+        self.words.contains(name) || self.names(name) || self.tool_use().is_some_and(|other| other.uses(name))
     }
 
     /// The template as it was given.
@@ -108,54 +143,7 @@ impl ChatTemplate {
         tools: Option<&[Json]>,
         options: &RenderOptions,
     ) -> Result<Rendered> {
-        if messages.is_empty() {
-            return Err(refused("there are no messages to render"));
-        }
-        if options.continue_final_message && options.add_generation_prompt {
-            return Err(refused("a chat cannot both continue its last message and start a new one"));
-        }
-        let messages: Vec<Json> = messages.iter().map(normalized).collect();
-        let mut context = self.special_tokens.clone();
-        context.extend([("tools".to_string(), Json::Null), ("documents".to_string(), Json::Null)]);
-        context.extend(options.kwargs.clone());
-        if let Some(tools) = tools {
-            context.insert("tools".to_string(), Json::from(tools.to_vec()));
-        }
-        context.insert("add_generation_prompt".to_string(), Json::Bool(options.add_generation_prompt));
-        context.insert("messages".to_string(), Json::from(messages.clone()));
-
-        let mut rendered = self.run(&Json::Object(context))?;
-        if options.continue_final_message {
-            let end = continue_at(&rendered.text, messages.last().unwrap_or(&Json::Null))?;
-            rendered.text.truncate(end);
-            rendered.assistant_spans.retain(|span| span.start < end);
-            rendered.assistant_spans.iter_mut().for_each(|span| span.end = span.end.min(end));
-        }
-        Ok(rendered)
-    }
-
-    fn run(&self, context: &Json) -> Result<Rendered> {
-        let render = |env: &Environment<'_>| {
-            let template = env.get_template(NAME)?;
-            template.render(python::from_json(context))
-        };
-        if !self.has_generation {
-            let text = render(&self.env).map_err(|e| render_error(&e))?;
-            return Ok(Rendered { text, assistant_spans: Vec::new() });
-        }
-        let is_free =
-            |m: &Marks| !holds(context, *m) && !self.source.contains(m.start) && !self.source.contains(m.end);
-        let (index, marks) = (0..MARKS).map(|i| (i, marks(i))).find(|(_, m)| is_free(m)).ok_or_else(|| {
-            refused("the chat holds every noncharacter from U+FDD0 to U+FDEF, so its generated parts cannot be marked")
-        })?;
-        let text = if index == 0 {
-            render(&self.env)
-        } else {
-            let mut env = self.env.clone();
-            python::install_marks(&mut env, marks);
-            render(&env)
-        };
-        Ok(split_marks(&text.map_err(|e| render_error(&e))?, marks))
+        self.conversation(messages, tools, &options.kwargs)?.render(messages.len(), options)
     }
 
     /// Jinja refuses unknown filters and tests when it parses; minijinja would only when it reaches them.
@@ -187,37 +175,29 @@ fn marks(index: u32) -> Marks {
     Marks { start: reserved(2 * index), end: reserved(2 * index + 1) }
 }
 
-/// Whether a mark occurs anywhere in the input.
-fn holds(json: &Json, marks: Marks) -> bool {
-    let in_text = |text: &str| text.contains(marks.start) || text.contains(marks.end);
-    match json {
-        Json::String(text) => in_text(text),
-        Json::Array(items) => items.iter().any(|item| holds(item, marks)),
-        Json::Object(fields) => fields.iter().any(|(key, value)| in_text(key) || holds(value, marks)),
-        _ => false,
-    }
-}
-
 /// Takes the marks out of the text and notes where they stood. A block in a block belongs to the outer one.
 fn split_marks(marked: &str, marks: Marks) -> Rendered {
     let mut text = String::with_capacity(marked.len());
     let mut assistant_spans = Vec::new();
     let (mut depth, mut start) = (0_usize, 0);
-    for c in marked.chars() {
-        if c == marks.start {
+    let mut rest = marked;
+    while let Some(at) = rest.find([marks.start, marks.end]) {
+        text.push_str(&rest[..at]);
+        let is_start = rest[at..].starts_with(marks.start);
+        rest = &rest[at + marks.start.len_utf8()..];
+        if is_start {
             if depth == 0 {
                 start = text.len();
             }
             depth += 1;
-        } else if c == marks.end {
+        } else {
             depth = depth.saturating_sub(1);
             if depth == 0 && start < text.len() {
                 assistant_spans.push(start..text.len());
             }
-        } else {
-            text.push(c);
         }
     }
+    text.push_str(rest);
     Rendered { text, assistant_spans }
 }
 

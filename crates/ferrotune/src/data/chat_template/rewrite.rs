@@ -8,6 +8,7 @@
 
 use super::lexer::{Kind, Token, end_of_raw, find_tag, first_word, lex_tag};
 use super::operators::sequence;
+use std::collections::BTreeSet;
 
 /// Function that joins its arguments as Python's `str()` would write them.
 pub(super) const CONCAT: &str = "__concat";
@@ -34,6 +35,10 @@ pub(super) struct Rewritten {
     pub(super) filters: Vec<String>,
     /// Names after `is` and `is not`.
     pub(super) tests: Vec<String>,
+    /// Every name in a tag.
+    pub(super) words: BTreeSet<String>,
+    /// Every text in quotes in a tag.
+    pub(super) literals: BTreeSet<String>,
 }
 
 /// Rewrites a whole template.
@@ -41,8 +46,14 @@ pub(super) fn rewrite(source: &str) -> Rewritten {
     // Text, comments and tags in order; joined at the end.
     let mut pieces: Vec<String> = Vec::new();
     let mut blocks = Blocks::default();
-    let mut done =
-        Rewritten { source: String::new(), has_generation: false, filters: Vec::new(), tests: Vec::new() };
+    let mut done = Rewritten {
+        source: String::new(),
+        has_generation: false,
+        filters: Vec::new(),
+        tests: Vec::new(),
+        words: BTreeSet::new(),
+        literals: BTreeSet::new(),
+    };
     // As Python's Jinja does, whatever the line ends of the file were.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut rest = source.as_str();
@@ -165,8 +176,17 @@ fn set(tokens: &[Token<'_>]) -> String {
     }
 }
 
-/// Collects the filters and tests that a tag names.
+/// Collects the filters, tests, names and texts of a tag.
 fn names(tokens: &[Token<'_>], done: &mut Rewritten) {
+    for token in tokens {
+        match token.kind {
+            Kind::Word => drop(done.words.insert(token.text.to_string())),
+            Kind::Literal if token.text.starts_with(['\'', '"']) && token.text.len() > 1 => {
+                done.literals.insert(token.text[1..token.text.len() - 1].to_string());
+            }
+            _ => {}
+        }
+    }
     let significant: Vec<&Token<'_>> = tokens.iter().filter(|t| t.kind != Kind::Space).collect();
     for i in 1..significant.len() {
         let word = significant[i];

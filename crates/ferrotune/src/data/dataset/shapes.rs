@@ -1,7 +1,11 @@
 //! The shapes of a row and what each becomes.
 
+use super::messages::{self, Message};
+use super::{flags, plain, text};
+use crate::data::chat_template::ChatTemplate;
 use crate::run_config::DataFormat;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// What a row says.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,16 +20,7 @@ pub enum Example {
         completion: String,
     },
     /// Messages for the chat template.
-    Chat {
-        /// The messages, objects with `role` and usually `content`.
-        messages: Vec<Value>,
-        /// How many of them are only context: assistant messages before are not supervised.
-        prompt_messages: usize,
-        /// Functions that the model may call.
-        tools: Option<Vec<Value>>,
-        /// Further variables for the template (`chat_template_kwargs` of the row).
-        extra: Map<String, Value>,
-    },
+    Chat(Chat),
     /// Ready-made token ids.
     Tokens {
         /// The ids.
@@ -35,18 +30,20 @@ pub enum Example {
     },
 }
 
-/// Names that other data sets use for the roles of a chat.
-pub const ROLE_ALIASES: &[(&str, &str)] = &[
-    ("human", "user"),
-    ("prompter", "user"),
-    ("gpt", "assistant"),
-    ("model", "assistant"),
-    ("chatgpt", "assistant"),
-    ("bot", "assistant"),
-    ("function_call", "assistant"),
-    ("observation", "tool"),
-    ("function_response", "tool"),
-];
+/// Messages for the chat template.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chat {
+    /// The messages, objects with `role` and usually `content`.
+    pub messages: Vec<Value>,
+    /// How many of them are only context: assistant messages before are not supervised.
+    pub prompt_messages: usize,
+    /// Further messages that the row asks not to be supervised, by their number.
+    pub untrained: Vec<usize>,
+    /// Functions that the model may call.
+    pub tools: Option<Vec<Value>>,
+    /// Further variables for the template (`chat_template_kwargs` of the row).
+    pub extra: Map<String, Value>,
+}
 
 /// The shapes in the words of a hint.
 pub(super) const KNOWN: &str = "known rows: {\"messages\": [...]}, {\"conversations\": [...]}, {\"prompt\", \"completion\"}, \
@@ -55,11 +52,14 @@ pub(super) const KNOWN: &str = "known rows: {\"messages\": [...]}, {\"conversati
 /// What is wrong with a row, and a hint.
 pub(super) type Problem = (String, Option<String>);
 
-fn problem<T>(text: impl Into<String>) -> Result<T, Problem> {
+pub(super) fn problem<T>(text: impl Into<String>) -> Result<T, Problem> {
     Err((text.into(), None))
 }
 
-/// A shape that rows of a file share.
+/// The fields of a row.
+pub(super) type Fields = Map<String, Value>;
+
+/// The shape of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Messages,
@@ -82,9 +82,10 @@ impl Shape {
         }
     }
 
-    /// The shape that a row looks like; the most specific wins.
-    pub(super) fn detect(fields: &Map<String, Value>) -> Result<Shape, Problem> {
-        let has = |name: &str| fields.contains_key(name);
+    /// The shape that a row looks like; the most specific wins. Null is like absent: files that were made of several
+    /// have the columns of all of them in every row.
+    pub(super) fn detect(fields: &Fields) -> Result<Shape, Problem> {
+        let has = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
         Ok(match () {
             () if has("messages") || has("conversations") => Shape::Messages,
             () if has("prompt") && has("completion") => Shape::Completion,
@@ -96,25 +97,38 @@ impl Shape {
     }
 
     /// Reads a row of this shape.
-    pub(super) fn example(self, fields: Map<String, Value>, has_template: bool) -> Result<Example, Problem> {
+    pub(super) fn example(
+        self,
+        fields: &Fields,
+        template: Option<&ChatTemplate>,
+    ) -> Result<Example, Problem> {
+        let is_chat = match self {
+            Shape::Messages => true,
+            Shape::Completion => plain::is_chat(fields)?,
+            _ => false,
+        };
+        flags::check_row(fields, is_chat, self == Shape::Tokens)?;
         match self {
-            Shape::Text => {
-                let text = text(&fields, "text")?;
-                if text.is_empty() { problem("`text` is empty") } else { Ok(Example::Text(text.to_string())) }
-            }
-            Shape::Completion => completion(&fields),
-            Shape::Instruction => instruction(&fields, has_template),
-            Shape::Messages => chat(&fields),
-            Shape::Tokens => tokens(&fields),
+            Shape::Text => plain::text_row(fields),
+            Shape::Completion if is_chat => completion_chat(fields, template),
+            Shape::Completion => plain::completion(fields),
+            Shape::Instruction => plain::instruction(fields, template),
+            Shape::Messages => chat(fields, template),
+            Shape::Tokens => plain::tokens(fields),
         }
     }
 }
 
-fn found(fields: &Map<String, Value>) -> String {
+/// What a row has, in the words of a message.
+pub(super) fn found(fields: &Fields) -> String {
     if fields.is_empty() {
         return "found an empty object".to_string();
     }
-    let names: Vec<String> = fields.keys().take(12).map(|name| format!("`{name}`")).collect();
+    let name = |(name, value): (&String, &Value)| match value {
+        Value::Null => format!("`{name}` (null)"),
+        _ => format!("`{name}`"),
+    };
+    let names: Vec<String> = fields.iter().take(12).map(name).collect();
     format!("found {}", names.join(", "))
 }
 
@@ -130,11 +144,14 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a Value, Problem> {
-    fields.get(name).ok_or_else(|| (format!("no `{name}`: {}", found(fields)), Some(KNOWN.to_string())))
+/// A field that must be there; null is like absent.
+pub(super) fn field<'a>(fields: &'a Fields, name: &str) -> Result<&'a Value, Problem> {
+    let given = fields.get(name).filter(|value| !value.is_null());
+    given.ok_or_else(|| (format!("no `{name}`: {}", found(fields)), Some(KNOWN.to_string())))
 }
 
-fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, Problem> {
+/// Text that must be there.
+pub(super) fn text<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, Problem> {
     match field(fields, name)? {
         Value::String(text) => Ok(text),
         other => problem(format!("`{name}` is {}, expected text", kind(other))),
@@ -142,184 +159,93 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, Probl
 }
 
 /// Text that may be missing or null.
-fn optional<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, Problem> {
+pub(super) fn optional<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, Problem> {
     if fields.get(name).is_none_or(Value::is_null) { Ok("") } else { text(fields, name) }
 }
 
-fn completion(fields: &Map<String, Value>) -> Result<Example, Problem> {
-    match (field(fields, "prompt")?, field(fields, "completion")?) {
-        (Value::Array(prompt), Value::Array(completion)) => {
-            let mut all = messages(prompt, "prompt")?;
-            let prompt_messages = all.len();
-            all.extend(messages(completion, "completion")?);
-            if all.len() == prompt_messages {
-                return problem("`completion` is empty");
-            }
-            Ok(Example::Chat { messages: all, prompt_messages, tools: tools(fields)?, extra: extra(fields)? })
-        }
-        (Value::Array(_), other) | (other, Value::Array(_)) => problem(format!(
-            "`prompt` and `completion` must both be text or both be lists of messages; one is {}",
-            kind(other)
-        )),
-        _ => {
-            let (prompt, completion) = (text(fields, "prompt")?, text(fields, "completion")?);
-            if prompt.is_empty() && completion.is_empty() {
-                return problem("`prompt` and `completion` are both empty");
-            }
-            Ok(Example::Completion { prompt: prompt.to_string(), completion: completion.to_string() })
-        }
-    }
-}
-
-fn instruction(fields: &Map<String, Value>, has_template: bool) -> Result<Example, Problem> {
-    let instruction = text(fields, "instruction")?;
-    let input = optional(fields, "input")?;
-    let output = text(fields, "output")?;
-    if instruction.is_empty() && input.is_empty() {
-        return problem("`instruction` is empty");
-    }
-    let question = match (instruction.is_empty(), input.is_empty()) {
-        (false, false) => format!("{instruction}\n\n{input}"),
-        (false, true) => instruction.to_string(),
-        (true, _) => input.to_string(),
-    };
-    if !has_template {
-        let prompt = if input.is_empty() {
-            format!("### Instruction:\n{question}\n\n### Response:\n")
-        } else {
-            format!("### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n")
-        };
-        return Ok(Example::Completion { prompt, completion: output.to_string() });
-    }
-    let mut messages = Vec::new();
-    let system = optional(fields, "system")?;
-    if !system.is_empty() {
-        messages.push(json!({"role": "system", "content": system}));
-    }
-    messages.push(json!({"role": "user", "content": question}));
-    messages.push(json!({"role": "assistant", "content": output}));
-    Ok(Example::Chat { messages, prompt_messages: 0, tools: tools(fields)?, extra: extra(fields)? })
-}
-
-fn chat(fields: &Map<String, Value>) -> Result<Example, Problem> {
-    let name = if fields.contains_key("conversations") && !fields.contains_key("messages") {
-        "conversations"
-    } else {
-        "messages"
-    };
-    let Value::Array(list) = field(fields, name)? else {
-        return problem(format!("`{name}` is {}, expected a list of messages", kind(&fields[name])));
-    };
-    let mut messages = messages(list, name)?;
+fn chat(fields: &Fields, template: Option<&ChatTemplate>) -> Result<Example, Problem> {
+    let given = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
+    let name = if given("conversations") && !given("messages") { "conversations" } else { "messages" };
+    let list = text::list(field(fields, name)?, name)?;
+    let messages = messages::read(&list, name, template)?;
     if messages.is_empty() {
         return problem(format!("`{name}` is empty"));
     }
+    assembled(fields, messages, 0, template)
+}
+
+/// `prompt` and `completion` as lists of messages.
+fn completion_chat(fields: &Fields, template: Option<&ChatTemplate>) -> Result<Example, Problem> {
+    let list = |name: &str| -> Result<Cow<'_, [Value]>, Problem> { text::list(field(fields, name)?, name) };
+    let mut all = messages::read(&list("prompt")?, "prompt", template)?;
+    let prompt_messages = all.len();
+    all.extend(messages::read(&list("completion")?, "completion", template)?);
+    if all.len() == prompt_messages {
+        return problem("`completion` is empty");
+    }
+    assembled(fields, all, prompt_messages, template)
+}
+
+/// A chat of the messages of a row and what else the row has.
+pub(super) fn assembled(
+    fields: &Fields,
+    messages: Vec<Message>,
+    prompt_messages: usize,
+    template: Option<&ChatTemplate>,
+) -> Result<Example, Problem> {
+    let mask = flags::mask(fields, "loss_mask", messages.len(), "messages")?;
+    let mut untrained = Vec::new();
+    for (i, message) in messages.iter().enumerate() {
+        let masked = mask.as_ref().map(|mask| mask[i]);
+        let said = [message.trained, masked];
+        let role = message.value["role"].as_str().unwrap_or_default();
+        if said.contains(&Some(false)) {
+            untrained.push(i);
+        } else if said.contains(&Some(true)) && role != "assistant" {
+            return Err((
+                format!("message {i} is marked to be trained, and is of the role `{role}`"),
+                Some(
+                    "answers of the assistant are trained; data.supervise=all trains on every token"
+                        .to_string(),
+                ),
+            ));
+        }
+    }
+    let mut chat = Chat {
+        messages: messages.into_iter().map(|message| message.value).collect(),
+        prompt_messages,
+        untrained,
+        tools: messages::tools(fields)?,
+        extra: messages::extra(fields, template)?,
+    };
     let system = optional(fields, "system")?;
-    if !system.is_empty() && messages[0]["role"] != "system" {
-        messages.insert(0, json!({"role": "system", "content": system}));
+    if !system.trim().is_empty() {
+        chat.add_system(system)?;
     }
-    Ok(Example::Chat { messages, prompt_messages: 0, tools: tools(fields)?, extra: extra(fields)? })
+    Ok(Example::Chat(chat))
 }
 
-fn messages(list: &[Value], name: &str) -> Result<Vec<Value>, Problem> {
-    list.iter()
-        .enumerate()
-        .map(|(i, value)| message(value).map_err(|e| (format!("{name}[{i}]: {}", e.0), e.1)))
-        .collect()
-}
-
-fn message(value: &Value) -> Result<Value, Problem> {
-    let hint = "a message looks like {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \"value\": \"...\"}";
-    let Value::Object(fields) = value else {
-        return Err((format!("found {}, expected a message", kind(value)), Some(hint.to_string())));
-    };
-    let mut fields = fields.clone();
-    for (from, to) in [("from", "role"), ("value", "content")] {
-        if !fields.contains_key(to)
-            && let Some(value) = fields.shift_remove(from)
-        {
-            fields.insert(to.to_string(), value);
+impl Chat {
+    /// Puts the system text of the row first.
+    fn add_system(&mut self, system: &str) -> Result<(), Problem> {
+        match self.messages.first() {
+            Some(first) if first["role"] == "system" && first["content"] == system => return Ok(()),
+            Some(first) if first["role"] == "system" => {
+                return Err((
+                    "`system` of the row and its first message are two different system texts".to_string(),
+                    Some("keep one of the two".to_string()),
+                ));
+            }
+            _ => {}
         }
+        self.insert_system(system);
+        Ok(())
     }
-    let Some(role) = fields.get("role") else {
-        return Err((format!("no `role`: {}", found(&fields)), Some(hint.to_string())));
-    };
-    let Value::String(role) = role else {
-        return problem(format!("`role` is {}, expected text", kind(role)));
-    };
-    if let Some((_, known)) = ROLE_ALIASES.iter().find(|(alias, _)| alias == role) {
-        fields.insert("role".to_string(), json!(known));
-    }
-    match fields.get("content") {
-        Some(Value::String(_) | Value::Array(_)) => {}
-        None | Some(Value::Null) if fields.contains_key("tool_calls") => {}
-        None => return Err((format!("no `content`: {}", found(&fields)), Some(hint.to_string()))),
-        Some(other) => {
-            return problem(format!("`content` is {}, expected text or a list of parts", kind(other)));
-        }
-    }
-    Ok(Value::Object(fields))
-}
 
-/// Tools as a list, or as the text of one: columnar files often keep them so.
-fn tools(fields: &Map<String, Value>) -> Result<Option<Vec<Value>>, Problem> {
-    let parsed: Value;
-    let value = match fields.get("tools") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => {
-            parsed = serde_json::from_str(text)
-                .map_err(|e| (format!("`tools` is text but not JSON: {e}"), None))?;
-            &parsed
-        }
-        Some(other) => other,
-    };
-    match value {
-        Value::Array(tools) if tools.is_empty() => Ok(None),
-        Value::Array(tools) => Ok(Some(tools.clone())),
-        other => problem(format!("`tools` is {}, expected a list", kind(other))),
+    /// Puts a system message first.
+    pub(crate) fn insert_system(&mut self, system: &str) {
+        self.messages.insert(0, json!({"role": "system", "content": system}));
+        self.prompt_messages += usize::from(self.prompt_messages > 0);
+        self.untrained.iter_mut().for_each(|i| *i += 1);
     }
-}
-
-fn extra(fields: &Map<String, Value>) -> Result<Map<String, Value>, Problem> {
-    match fields.get("chat_template_kwargs") {
-        None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(extra)) => Ok(extra.clone()),
-        Some(other) => problem(format!("`chat_template_kwargs` is {}, expected an object", kind(other))),
-    }
-}
-
-fn tokens(fields: &Map<String, Value>) -> Result<Example, Problem> {
-    let numbers = |name: &str| -> Result<Vec<i64>, Problem> {
-        let Value::Array(list) = field(fields, name)? else {
-            return problem(format!("`{name}` is {}, expected a list of numbers", kind(&fields[name])));
-        };
-        let bad = |i: usize| (format!("{name}[{i}] is not a whole number"), None);
-        list.iter().enumerate().map(|(i, v)| v.as_i64().ok_or_else(|| bad(i))).collect()
-    };
-    let ids = numbers("input_ids")?;
-    if ids.is_empty() {
-        return problem("`input_ids` is empty");
-    }
-    let input_ids: Vec<u32> = ids
-        .iter()
-        .enumerate()
-        .map(|(i, &id)| {
-            u32::try_from(id).map_err(|_| (format!("input_ids[{i}] is {id}, not a token id"), None))
-        })
-        .collect::<Result<_, _>>()?;
-    let labels = if fields.contains_key("labels") { numbers("labels")? } else { ids };
-    if labels.len() != input_ids.len() {
-        return problem(format!(
-            "{} labels for {} tokens; they must be equally many",
-            labels.len(),
-            input_ids.len()
-        ));
-    }
-    let label = |(i, &label): (usize, &i64)| match i32::try_from(label) {
-        Ok(label) if label >= 0 || label == -100 => Ok(label),
-        _ => problem(format!("labels[{i}] is {label}, expected a token id or -100")),
-    };
-    let labels = labels.iter().enumerate().map(label).collect::<Result<_, _>>()?;
-    Ok(Example::Tokens { input_ids, labels })
 }

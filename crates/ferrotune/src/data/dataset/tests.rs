@@ -1,14 +1,21 @@
 use super::*;
 use serde_json::json;
 
+const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'critic' %}!{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+
 fn read(text: &str) -> Result<Dataset> {
     read_as(text, DataFormat::Auto, true)
 }
 
 fn read_as(text: &str, format: DataFormat, has_template: bool) -> Result<Dataset> {
     let mut dataset = Dataset::default();
-    dataset.add(Path::new("rows.jsonl"), text.as_bytes(), ReadOptions { format, has_template })?;
-    Ok(dataset)
+    let template = has_template.then(|| ChatTemplate::parse(TEMPLATE, Map::new()).unwrap());
+    let options = ReadOptions { format, template: template.as_ref(), limit: None };
+    dataset.add(Path::new("rows.jsonl"), text.as_bytes(), options)?;
+    match dataset.bad.error(&dataset.files, dataset.len(), None) {
+        Some(error) => Err(error),
+        None => Ok(dataset),
+    }
 }
 
 fn first(text: &str) -> Example {
@@ -44,11 +51,8 @@ fn an_array_keeps_the_lines_of_its_elements() {
 fn every_shape_is_recognised() {
     let user = json!({"role": "user", "content": "q"});
     let assistant = json!({"role": "assistant", "content": "a"});
-    let chat = |messages: Vec<Value>, prompt_messages| Example::Chat {
-        messages,
-        prompt_messages,
-        tools: None,
-        extra: Map::new(),
+    let chat = |messages: Vec<Value>, prompt_messages| {
+        Example::Chat(Chat { messages, prompt_messages, ..Chat::default() })
     };
     let both = vec![user.clone(), assistant.clone()];
     let cases = [
@@ -87,7 +91,9 @@ fn chats_keep_tools_system_and_template_variables() {
         "tools": "[{\"name\": \"f\"}]",
         "chat_template_kwargs": {"enable_thinking": false},
     });
-    let Example::Chat { messages, tools, extra, .. } = first(&row.to_string()) else { panic!("no chat") };
+    let Example::Chat(Chat { messages, tools, extra, .. }) = first(&row.to_string()) else {
+        panic!("no chat")
+    };
     assert_eq!(messages[0], json!({"role": "system", "content": "s"}));
     assert_eq!(tools, Some(vec![json!({"name": "f"})]));
     assert_eq!(extra["enable_thinking"], false);
@@ -111,19 +117,19 @@ fn refusals_name_file_line_and_what_was_found() {
         ("[]", "rows.jsonl:0: there are no rows"),
         (
             "{\"text\": \"a\"}\n{\"text\": ",
-            "rows.jsonl:2: not valid JSON: EOF while parsing a value at column",
+            "rows.jsonl:2: not valid JSON: the text ends in the middle of a value at column",
         ),
-        ("[{\"text\": \"a\"},\n{\"text\": \n\n ]", "rows.jsonl:4: not valid JSON: expected value at column"),
-        ("[{\"text\": \"a\"}\n", "rows.jsonl:2: not valid JSON: EOF"),
-        ("[{\"text\": \"a\"}]\n{\"text\": \"b\"}", "rows.jsonl:2: not valid JSON: expected value"),
+        ("[{\"text\": \"a\"},\n{\"text\": \n\n ]", "rows.jsonl:4: not valid JSON: there is no value"),
+        ("[{\"text\": \"a\"}\n", "rows.jsonl:2: not valid JSON: the text ends"),
+        ("[{\"text\": \"a\"}]\n{\"text\": \"b\"}", "rows.jsonl:2: not valid JSON: there is no value"),
         ("3", "rows.jsonl:1: found a number, expected an object"),
         ("{}", "rows.jsonl:1: no known shape: found an empty object"),
         ("{\"body\": \"a\", \"id\": 1}", "rows.jsonl:1: no known shape: found `body`, `id`"),
-        ("{\"text\": \"a\"}\n{\"txt\": \"b\"}", "rows.jsonl:2: no `text`: found `txt`"),
+        ("{\"text\": \"a\"}\n{\"txt\": \"b\"}", "rows.jsonl:2: no known shape: found `txt`"),
         ("{\"text\": \"\"}", "rows.jsonl:1: `text` is empty"),
         ("{\"text\": 7}", "rows.jsonl:1: `text` is a number, expected text"),
         ("{\"prompt\": \"a\", \"completion\": []}", "must both be text or both be lists"),
-        ("{\"messages\": \"a\"}", "rows.jsonl:1: `messages` is text, expected a list"),
+        ("{\"messages\": \"a\"}", "rows.jsonl:1: `messages` is text but not JSON"),
         ("{\"messages\": []}", "rows.jsonl:1: `messages` is empty"),
         ("{\"messages\": [{\"role\": \"user\"}]}", "messages[0]: no `content`: found `role`"),
         ("{\"messages\": [{\"content\": \"a\"}]}", "messages[0]: no `role`: found `content`"),

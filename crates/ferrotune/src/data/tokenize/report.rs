@@ -1,14 +1,53 @@
 //! What happened to the rows of a data set.
 
+use super::pieces::Piece;
 use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What a user calls the things that messages about rows speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Where the rows come from.
+    pub data: &'static str,
+    /// The most tokens of a row.
+    pub max_length: &'static str,
+    /// Whether there is a run file, whose other keys can be changed.
+    pub has_run_file: bool,
+}
+
+impl Names {
+    /// The rows to train on of a run file.
+    pub const TRAIN: Names = Names { data: "data.train", max_length: "data.max_length", has_run_file: true };
+    /// The rows to evaluate on of a run file.
+    pub const EVAL: Names = Names { data: "data.eval", ..Names::TRAIN };
+    /// The options of a command.
+    pub const OPTIONS: Names = Names { data: "--data", max_length: "--max-length", has_run_file: false };
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names::TRAIN
+    }
+}
 
 /// Counts of a preparation; nothing is cut or left out without being counted here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PrepReport {
     /// Rows that were read.
     pub rows: usize,
-    /// Rows that are left.
+    /// Rows that are left, with those that were added.
     pub kept: usize,
+    /// Rows that cannot be used and were left out, as `data.bad_rows: skip` asks.
+    pub bad_rows: usize,
+    /// The first of them with their reasons.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bad: Vec<String>,
+    /// Rows that became several, one for each answer that the template writes otherwise as soon as more follows.
+    pub split_rows: usize,
+    /// How many rows that added.
+    pub added_rows: usize,
+    /// Rows of which the template leaves out a piece, by the piece.
+    pub left_out: BTreeMap<Piece, usize>,
     /// Rows that were cut to the maximal length.
     pub truncated: usize,
     /// Rows that were cut and so no longer train the end of their answer.
@@ -30,23 +69,39 @@ pub struct PrepReport {
 impl PrepReport {
     /// What a user should know, a sentence each.
     pub fn warnings(&self) -> Vec<String> {
+        self.warnings_in(Names::TRAIN)
+    }
+
+    /// The same in the words of where the rows come from.
+    pub fn warnings_in(&self, names: Names) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.kept > 0 && self.rows_with_terminator == 0 {
             warnings.push(
                 "no row trains the token that ends an answer: the model will not learn to stop (look at a preview)".to_string(),
             );
         }
+        if self.bad_rows > 0 {
+            let list: String = self.bad.iter().map(|line| format!("\n  {line}")).collect();
+            let (count, rows) = (self.bad_rows, self.rows);
+            warnings.push(format!("{count} of {rows} rows cannot be used and were left out:{list}"));
+        }
+        for (piece, count) in &self.left_out {
+            let words = piece.words();
+            warnings.push(format!("{count} of {} rows: the chat template leaves out {words}", self.rows));
+        }
+        let cut = format!("were cut to {}", names.max_length);
+        let too_long = format!("are longer than {} and were left out", names.max_length);
         for (count, text) in [
-            (self.truncated, "were cut to data.max_length"),
+            (self.truncated, cut.as_str()),
             (
                 self.lost_terminators,
                 "lost the end of their answer when they were cut and do not train to stop",
             ),
-            (self.dropped_overlong, "are longer than data.max_length and were left out"),
+            (self.dropped_overlong, too_long.as_str()),
             (self.dropped_unsupervised, "have no supervised token and were left out"),
         ] {
             if count > 0 {
-                warnings.push(format!("{count} of {} rows {text}", self.rows));
+                warnings.push(format!("{count} of {} rows {text}", self.rows + self.added_rows));
             }
         }
         warnings

@@ -1,46 +1,153 @@
 //! Where in a rendered chat the assistant's messages stand.
+//!
+//! An answer is trained as the template writes it when it is the last message, since that is how it is written when
+//! the model has just given it. Where the template writes it otherwise as soon as more follows (thoughts of earlier
+//! turns are left out), the chat as a whole cannot carry it, and the chat up to it becomes a row of its own.
 
 use super::Problem;
-use crate::data::chat_template::{ChatTemplate, RenderOptions, Rendered};
+use super::ends::EndOfTurn;
+use crate::data::chat_template::{ChatTemplate, ContentForms, Conversation, RenderOptions, Rendered};
 use crate::data::tokenizer::Tokenizer;
-use crate::error::Result;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::ops::Range;
+
+type Result<T> = std::result::Result<T, Problem>;
+
+/// A template with what was found out about it.
+#[derive(Debug)]
+pub(super) struct Style<'a> {
+    pub(super) template: &'a ChatTemplate,
+    pub(super) ends: EndOfTurn,
+    pub(super) forms: ContentForms,
+    /// Whether it writes the header of an answer when it is asked for one.
+    writes_header: bool,
+}
+
+impl<'a> Style<'a> {
+    pub(super) fn of(tokenizer: &Tokenizer, template: &'a ChatTemplate) -> Style<'a> {
+        let forms = ContentForms::of(template);
+        let mut question = [json!({"role": "user", "content": "x"})];
+        forms.fit(&mut question);
+        let render = |header| template.render(&question, None, &RenderOptions::prompt(header)).ok();
+        Style {
+            template,
+            ends: EndOfTurn::of(tokenizer, template, &forms),
+            forms,
+            writes_header: render(true) != render(false),
+        }
+    }
+}
 
 /// A chat that can be rendered as a whole and in part.
 pub(super) struct Chat<'a> {
-    pub(super) template: &'a ChatTemplate,
+    pub(super) style: &'a Style<'a>,
     pub(super) messages: &'a [Value],
     pub(super) tools: Option<&'a [Value]>,
-    pub(super) options: RenderOptions,
+    pub(super) kwargs: &'a Map<String, Value>,
+    conversation: Conversation<'a>,
 }
 
-impl Chat<'_> {
-    pub(super) fn whole(&self) -> Result<Rendered> {
-        self.render(self.messages, false)
+/// A rendering that becomes a row, with the answers that it trains.
+pub(super) struct Carrier {
+    /// How many of the messages it has.
+    pub(super) upto: usize,
+    pub(super) rendered: Rendered,
+    /// What is supervised of it, from its start to its end.
+    pub(super) spans: Vec<Range<usize>>,
+}
+
+/// An answer in the chat that ends with it.
+struct Answer {
+    spans: Vec<Range<usize>>,
+    /// Where it ends without its end of turn.
+    content_end: usize,
+    thought_lost: bool,
+}
+
+impl<'a> Chat<'a> {
+    pub(super) fn new(
+        style: &'a Style<'a>,
+        messages: &'a [Value],
+        tools: Option<&'a [Value]>,
+        kwargs: &'a Map<String, Value>,
+    ) -> Result<Self> {
+        let conversation = style.template.conversation(messages, tools, kwargs)?;
+        Ok(Chat { style, messages, tools, kwargs, conversation })
     }
 
-    fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<Rendered> {
-        let options = RenderOptions { add_generation_prompt, ..self.options.clone() };
-        self.template.render(messages, self.tools, &options)
+    /// Renders the first messages.
+    fn render(&self, upto: usize, add_generation_prompt: bool) -> Result<Rendered> {
+        Ok(self.conversation.render(upto, &RenderOptions::prompt(add_generation_prompt))?)
     }
 
-    /// Where the answer after the first `count` messages starts: behind the header of an assistant's turn.
+    /// Renders other messages beside the same tools and variables.
+    pub(super) fn render_others(&self, messages: &[Value], tools: Option<&[Value]>) -> Result<Rendered> {
+        let options = RenderOptions { kwargs: self.kwargs.clone(), ..RenderOptions::default() };
+        Ok(self.style.template.render(messages, tools, &options)?)
+    }
+
+    /// The rows that train these answers, and whether the template left out the thought of one.
+    pub(super) fn carriers(&self, answers: &[usize]) -> Result<(Vec<Carrier>, bool)> {
+        let upto = self.messages.len();
+        let whole = Carrier { upto, rendered: self.render(upto, false)?, spans: Vec::new() };
+        let mut carriers = vec![whole];
+        let mut thought_lost = false;
+        for &k in answers.iter().rev() {
+            let own = match k + 1 == upto {
+                true => None,
+                false => Some(self.render(k + 1, false)?),
+            };
+            let rendered = own.as_ref().unwrap_or(&carriers[0].rendered);
+            let answer = self.answer(rendered, k)?;
+            thought_lost |= answer.thought_lost;
+            if answer.spans.is_empty() {
+                continue;
+            }
+            let ends = &self.style.ends;
+            let place = carriers.iter().enumerate().find_map(|(i, carrier)| {
+                Some((i, carried(&carrier.rendered.text, &rendered.text, &answer, ends)?))
+            });
+            match (place, own) {
+                (Some((i, spans)), _) => {
+                    let carrier = &mut carriers[i];
+                    let next = carrier.spans.first().map_or(usize::MAX, |next| next.start);
+                    if spans.last().is_some_and(|last| last.end > next) {
+                        return Err(unfindable(k));
+                    }
+                    carrier.spans.splice(0..0, spans);
+                }
+                (None, Some(rendered)) => {
+                    carriers.push(Carrier { upto: k + 1, rendered, spans: answer.spans });
+                }
+                (None, None) => return Err(unfindable(k)),
+            }
+        }
+        if carriers.len() > 1 && carriers[0].spans.is_empty() {
+            carriers.remove(0);
+        }
+        carriers.sort_by_key(|carrier| carrier.upto);
+        Ok((carriers, thought_lost))
+    }
+
+    /// Where the answer after the first `count` messages starts in the chat that goes on with it: behind the header of
+    /// an assistant's turn.
     ///
     /// Some templates of reasoning models open a thought in the header that they write for a new answer and another, or
     /// none, before an answer that is there already. Then what both have in common is the header, provided that the
     /// messages before it are written alike.
-    pub(super) fn prefix(&self, whole: &Rendered, count: usize) -> std::result::Result<usize, Problem> {
+    pub(super) fn prefix(&self, whole: &Rendered, count: usize) -> Result<usize> {
         if count == 0 {
-            return Ok(self.header_alone(whole)?.len());
+            return self.header(&self.messages[..1], &whole.text);
         }
-        let before = &self.messages[..count];
-        let prompt = self.render(before, true)?.text;
+        let prompt = self.render(count, true)?.text;
         let common = common_prefix(&whole.text, &prompt);
         if common == prompt.len() {
-            return Ok(common);
+            return Ok(match self.style.writes_header || self.messages[count]["role"] != "assistant" {
+                true => common,
+                false => self.unasked_header(&whole.text, count, common)?,
+            });
         }
-        let history = self.render(before, false)?.text.len();
+        let history = self.render(count, false)?.text.len();
         if common > history && prompt.is_char_boundary(history) && !prompt[history..common].trim().is_empty()
         {
             return Ok(common);
@@ -53,59 +160,138 @@ impl Chat<'_> {
         ))
     }
 
-    /// The start of a chat whose first message is the assistant's: what does not change with the message's content.
-    fn header_alone(&self, whole: &Rendered) -> std::result::Result<String, Problem> {
-        let mut messages = self.messages.to_vec();
-        let first = messages[0]["content"].as_str().and_then(|text| text.trim_start().chars().next());
-        // A content that differs from the real one in its first character.
-        messages[0]["content"] = json!(if first == Some('a') { "b" } else { "a" });
-        let other = self.render(&messages, false)?.text;
-        Ok(whole.text[..common_prefix(&whole.text, &other)].to_string())
+    /// The end of a header that the template does not write when it is asked for one: it is no part of the answer, unlike
+    /// the space that the first token of an answer begins with.
+    fn unasked_header(&self, text: &str, count: usize, prompt: usize) -> Result<usize> {
+        let end = self.header(&self.messages[..=count], text)?;
+        let header = text.get(prompt..end).unwrap_or_default();
+        // A thought that is opened for every answer belongs to it.
+        let header = header.find("<think>").map_or(header, |at| &header[..at]);
+        Ok(if header.trim().is_empty() { prompt } else { prompt + header.len() })
     }
 
-    /// Byte ranges of what the assistant wrote, with the end-of-turn token, in messages from `first` on.
-    pub(super) fn assistant_spans(
-        &self,
-        whole: &Rendered,
-        ends: &EndOfTurn,
-        first: usize,
-    ) -> std::result::Result<Vec<Range<usize>>, Problem> {
-        if self.template.has_generation() {
-            let spans = whole.assistant_spans.iter().map(|span| {
-                // Some blocks close before the token that ends the turn, some after the line break behind it.
-                let follows = ends.marks.iter().find(|mark| whole.text[span.end..].starts_with(&mark.text));
-                match (follows, ends.last_in(&whole.text[span.clone()])) {
-                    (Some(mark), _) => span.start..span.end + mark.text.len(),
-                    (None, Some(at)) if whole.text[span.start + at..span.end].trim().is_empty() => {
-                        span.start..span.start + at
-                    }
-                    (None, _) => span.clone(),
-                }
-            });
-            return Ok(spans.collect());
+    /// The start of a chat up to its last message's own text: what does not change with the content.
+    fn header(&self, messages: &[Value], text: &str) -> Result<usize> {
+        let mut messages = messages.to_vec();
+        if let Some(last) = messages.last_mut() {
+            let first = first_letter(&last["content"]);
+            // A content that differs from the real one in its first character.
+            let other = if first == Some('a') { "b" } else { "a" };
+            *last = json!({"role": last["role"], "content": other});
         }
-        let mut spans: Vec<Range<usize>> = Vec::new();
-        for (k, message) in self.messages.iter().enumerate().skip(first) {
-            if message["role"] != "assistant" {
-                continue;
-            }
-            let start = self.prefix(whole, k)?;
-            let answered = self.render(&self.messages[..=k], false)?.text;
-            let length = if whole.text.starts_with(&answered) && answered.len() >= start {
-                let answer = &answered[start..];
-                Some(ends.last_in(answer).unwrap_or_else(|| answer.trim_end().len()))
-            } else {
-                // The template writes the last message of a chat in another way than one in its middle.
-                ends.first_in(&whole.text[start..])
-            };
-            let end = start + length.ok_or_else(|| unfindable(k))?;
-            if spans.last().is_some_and(|previous| previous.end > start) {
-                return Err(unfindable(k));
-            }
-            spans.push(start..end);
-        }
-        Ok(spans)
+        self.style.forms.fit(&mut messages);
+        Ok(common_prefix(text, &self.render_others(&messages, self.tools)?.text))
     }
+
+    /// Finds the answer `k` in the chat that ends with it.
+    fn answer(&self, own: &Rendered, k: usize) -> Result<Answer> {
+        let ends = &self.style.ends;
+        let mut spans = match self.style.template.has_generation() {
+            true => self.marked(own, k)?,
+            false => {
+                let start = self.prefix(own, k)?;
+                let answer = own.text.get(start..).unwrap_or_default();
+                let end = ends.last_in(answer).unwrap_or_else(|| answer.trim_end().len());
+                std::iter::once(start..start + end).collect()
+            }
+        };
+        let lost = thought(&self.messages[k])
+            .is_some_and(|thought| !spans.iter().any(|span| own.text[span.clone()].contains(&thought)));
+        if let (true, Some(first)) = (lost, spans.first_mut()) {
+            let rest = &own.text[first.clone()];
+            first.start += rest.len() - rest.trim_start_matches(['\n', '\r']).len();
+        }
+        let content_end = spans.last().map_or(own.text.len(), |last| {
+            let text = &own.text[last.clone()];
+            let mark = ends.marks.iter().find(|mark| text.ends_with(&mark.text));
+            last.end - mark.map_or(0, |mark| mark.text.len())
+        });
+        // A call that the template does not write leaves nothing that could be learnt but to say nothing.
+        let nothing = spans
+            .iter()
+            .all(|span| own.text[span.start.min(content_end)..span.end.min(content_end)].trim().is_empty());
+        if nothing && says_something(&self.messages[k]) {
+            spans.clear();
+        }
+        Ok(Answer { spans, content_end, thought_lost: lost })
+    }
+
+    /// The template's own marks of the last message, with the end-of-turn token.
+    fn marked(&self, own: &Rendered, k: usize) -> Result<Vec<Range<usize>>> {
+        let answers = self.messages[..=k].iter().filter(|m| m["role"] == "assistant").count();
+        let spans = if own.assistant_spans.len() == answers {
+            own.assistant_spans.last().cloned().into_iter().collect()
+        } else {
+            // What the template marks is not each answer once: marks behind what was there before belong to it.
+            let before = match k {
+                0 => 0,
+                _ => common_prefix(&own.text, &self.render(k, false)?.text),
+            };
+            own.assistant_spans.iter().filter(|span| span.end > before).cloned().collect::<Vec<_>>()
+        };
+        let ends = &self.style.ends;
+        let whole = |span: Range<usize>| {
+            // Some blocks close before the token that ends the turn, some after the line break behind it.
+            let follows = ends.marks.iter().find(|mark| own.text[span.end..].starts_with(&mark.text));
+            match (follows, ends.last_in(&own.text[span.clone()])) {
+                (Some(mark), _) => span.start..span.end + mark.text.len(),
+                (None, Some(at)) if own.text[span.start + at..span.end].trim().is_empty() => {
+                    span.start..span.start + at
+                }
+                (None, _) => span,
+            }
+        };
+        Ok(spans.into_iter().map(whole).collect())
+    }
+}
+
+/// The spans of an answer in a text that goes on behind it, if that text has it as it is in its own chat. Only its end
+/// of turn may be another one: some templates write another token at the end of a chat than in its middle.
+fn carried(text: &str, own: &str, answer: &Answer, ends: &EndOfTurn) -> Option<Vec<Range<usize>>> {
+    let mut spans = answer.spans.clone();
+    let end = answer.content_end;
+    if text.as_bytes().get(..end)? != &own.as_bytes()[..end] {
+        return None;
+    }
+    let Some(last) = spans.last_mut() else { return Some(spans) };
+    if text.get(end..last.end) != own.get(end..last.end) {
+        let mark = ends.marks.iter().find(|mark| text[end..].starts_with(&mark.text))?;
+        last.end = end + mark.text.len();
+    }
+    Some(spans)
+}
+
+/// The thought of an answer: in a field of its own, or in its text.
+pub(super) fn thought(message: &Value) -> Option<String> {
+    let field =
+        ["reasoning_content", "reasoning", "thinking"].iter().find_map(|name| message[*name].as_str());
+    let text = match (field, &message["content"]) {
+        (Some(thought), _) => thought,
+        (None, Value::String(content)) => {
+            let (before, _) = content.split_once("</think>")?;
+            before.split_once("<think>").map_or(before, |(_, thought)| thought)
+        }
+        _ => return None,
+    };
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_string())
+}
+
+fn says_something(message: &Value) -> bool {
+    let has_text = match &message["content"] {
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(parts) => !parts.is_empty(),
+        _ => false,
+    };
+    has_text || message.get("tool_calls").is_some() || thought(message).is_some()
+}
+
+fn first_letter(content: &Value) -> Option<char> {
+    let text = match content {
+        Value::Array(parts) => parts.first().and_then(|part| part["text"].as_str()),
+        other => other.as_str(),
+    };
+    text.and_then(|text| text.trim_start().chars().next())
 }
 
 fn unfindable(k: usize) -> Problem {
@@ -117,71 +303,6 @@ fn unfindable(k: usize) -> Problem {
 
 /// Bytes that two texts have in common at their start.
 fn common_prefix(a: &str, b: &str) -> usize {
-    a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map_or(a.len().min(b.len()), |((at, _), _)| at)
-}
-
-/// How a template ends an assistant's turn. Usually that is one special token; some write two, and some another one at
-/// the end of a chat than in its middle.
-#[derive(Clone, Debug, Default)]
-pub(super) struct EndOfTurn {
-    pub(super) marks: Vec<Mark>,
-}
-
-/// Special tokens at the end of a turn.
-#[derive(Clone, Debug)]
-pub(super) struct Mark {
-    pub(super) text: String,
-    /// The last of them.
-    pub(super) id: u32,
-}
-
-impl EndOfTurn {
-    /// Finds out what the template writes behind an answer.
-    pub(super) fn of(tokenizer: &Tokenizer, template: &ChatTemplate) -> EndOfTurn {
-        let last = special_tokens_after_answer(tokenizer, template, false).unwrap_or_default();
-        let middle = special_tokens_after_answer(tokenizer, template, true).unwrap_or_else(|| last.clone());
-        // In the middle the header of the next message may follow at once.
-        let same = last.iter().zip(&middle).take_while(|(a, b)| a == b).count();
-        let mark = |tokens: &[(String, u32)]| {
-            let (_, id) = tokens.last()?;
-            Some(Mark { text: tokens.iter().map(|(text, _)| text.as_str()).collect(), id: *id })
-        };
-        let marks = match (same, last.is_empty()) {
-            // Without a token at the end of a chat, one in its middle is the next header's.
-            (0, true) => Vec::new(),
-            (0, false) => mark(&last[..1]).into_iter().chain(mark(&middle[..middle.len().min(1)])).collect(),
-            (same, _) => mark(&last[..same]).into_iter().collect(),
-        };
-        EndOfTurn { marks }
-    }
-
-    /// Where the last mark in a text ends.
-    fn last_in(&self, text: &str) -> Option<usize> {
-        self.marks.iter().filter_map(|mark| text.rfind(&mark.text).map(|at| at + mark.text.len())).max()
-    }
-
-    /// Where the first mark in a text ends.
-    fn first_in(&self, text: &str) -> Option<usize> {
-        self.marks.iter().filter_map(|mark| text.find(&mark.text).map(|at| at + mark.text.len())).min()
-    }
-}
-
-/// The special tokens right behind an answer, with or without a message after it.
-fn special_tokens_after_answer(
-    tokenizer: &Tokenizer,
-    template: &ChatTemplate,
-    followed: bool,
-) -> Option<Vec<(String, u32)>> {
-    const PROBE: &str = "Qprobe7";
-    let mut messages =
-        vec![json!({"role": "user", "content": "x"}), json!({"role": "assistant", "content": PROBE})];
-    if followed {
-        messages.push(json!({"role": "user", "content": "y"}));
-    }
-    let rendered = template.render(&messages, None, &RenderOptions::default()).ok()?;
-    let (_, tail) = rendered.text.rsplit_once(PROBE)?;
-    let tail = tail.trim_start();
-    let encoded = tokenizer.encode(tail).ok()?;
-    let tokens = encoded.ids.iter().zip(&encoded.offsets).take_while(|(id, _)| tokenizer.is_special(**id));
-    Some(tokens.filter_map(|(&id, &(from, to))| Some((tail.get(from..to)?.to_string(), id))).collect())
+    let common = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    (0..=common).rev().find(|&at| a.is_char_boundary(at)).unwrap_or(0)
 }

@@ -118,7 +118,7 @@ impl ModelConfig {
     pub fn read(path: &Path, supported: &[&str]) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let raw =
-            serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+            crate::json::from_bytes(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
         Self::from_json(path, raw, supported)
     }
 

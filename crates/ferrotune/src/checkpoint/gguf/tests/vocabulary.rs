@@ -84,6 +84,24 @@ fn answers_end_where_the_template_ends_a_turn() {
 }
 
 #[test]
+fn a_template_for_tools_is_read_and_written_beside_the_other() {
+    let mut file = Builder::of("llama");
+    file.texts("tokenizer.ggml.tokens", &["a", "<eos>"]);
+    file.text("tokenizer.ggml.model", "gpt2");
+    file.text("tokenizer.ggml.pre", "gpt-2");
+    file.texts("tokenizer.ggml.merges", &[]);
+    file.text("tokenizer.chat_template", "D");
+    assert_eq!(file.open().unwrap().tool_template().unwrap(), None);
+    file.text("tokenizer.chat_template.tool_use", "T");
+    let opened = file.open().unwrap();
+    assert_eq!(opened.tool_template().unwrap().as_deref(), Some("T"));
+    let files = opened.sidecars().unwrap();
+    let (_, config) = files.iter().find(|(name, _)| name == "tokenizer_config.json").unwrap();
+    let config: serde_json::Value = serde_json::from_slice(config).unwrap();
+    assert_eq!(config["chat_template"][1], serde_json::json!({"name": "tool_use", "template": "T"}));
+}
+
+#[test]
 fn vocabularies_that_cannot_be_are_refused() {
     let refusal = |change: fn(&mut Builder)| {
         let mut file = Builder::new();

@@ -1,0 +1,64 @@
+//! What a file is whose bytes are not the text that was expected.
+
+/// The kind of a file by its first bytes, with an article; `None` if they say nothing.
+pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
+    const KNOWN: &[(&[u8], &str)] = &[
+        (b"PAR1", "a Parquet file (magic PAR1)"),
+        (b"PARE", "an encrypted Parquet file (magic PARE)"),
+        (b"ARROW1", "an Arrow file"),
+        (b"FEA1", "a Feather file"),
+        (b"\xff\xff\xff\xff", "an Arrow stream"),
+        (b"\x1f\x8b", "a gzip file"),
+        (b"\x28\xb5\x2f\xfd", "a zstd file"),
+        (b"PK\x03\x04", "a zip file"),
+        (b"PK\x05\x06", "an empty zip file"),
+        (b"\xfd7zXZ\0", "an xz file"),
+        (b"BZh", "a bzip2 file"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z file"),
+        (b"\x04\x22\x4d\x18", "an lz4 file"),
+        (b"\x89PNG", "a PNG image"),
+        (b"\xff\xd8\xff", "a JPEG image"),
+        (b"%PDF", "a PDF"),
+        (b"GGUF", "a GGUF model"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x93NUMPY", "a NumPy file"),
+        (b"SQLite format 3\0", "an SQLite database"),
+        (b"Obj\x01", "an Avro file"),
+        (b"ORC", "an ORC file"),
+        (b"\x80\x04", "a Python pickle"),
+        (b"\xff\xfe\0\0", "UTF-32 text"),
+        (b"\0\0\xfe\xff", "UTF-32 text"),
+        (b"\xff\xfe", "UTF-16 text"),
+        (b"\xfe\xff", "UTF-16 text"),
+    ];
+    if let Some((_, kind)) = KNOWN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return Some(kind);
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some("a tar file");
+    }
+    // ASCII in UTF-16 without a mark: every second byte is zero.
+    let start = &bytes[..bytes.len().min(64)];
+    let zeros = |odd: usize| start.iter().skip(odd).step_by(2).filter(|&&b| b == 0).count();
+    match start.len() >= 4 {
+        true if zeros(1) * 2 == start.len() && zeros(0) == 0 => Some("UTF-16 text"),
+        true if zeros(0) * 2 >= start.len() && zeros(1) == 0 => Some("UTF-16 text"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of;
+
+    #[test]
+    fn kinds_are_told_by_their_first_bytes() {
+        assert_eq!(of(b"PAR1\x15\x04"), Some("a Parquet file (magic PAR1)"));
+        assert_eq!(of(b"\xff\xfe{\0"), Some("UTF-16 text"));
+        assert_eq!(of(b"{\0\"\0a\0"), Some("UTF-16 text"));
+        assert_eq!(of(b"\0{\0\"\0a"), Some("UTF-16 text"));
+        for text in [&b"{\"text\": 1}"[..], b"", b"\0", b"{\0\xffa", b"[[1]]", b"PA"] {
+            assert_eq!(of(text), None, "{text:?}");
+        }
+    }
+}
