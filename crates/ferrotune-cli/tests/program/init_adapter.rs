@@ -72,6 +72,37 @@ fn what_is_stated_otherwise_is_refused_with_both_values() {
 }
 
 #[test]
+fn other_weights_than_those_it_was_trained_beside_are_said() {
+    let place = place();
+    let says = |set: &[&str], word: &str| {
+        let out = place.run(&train(set)).ok();
+        assert!(out.stderr.contains(word), "{set:?}: `{word}` is not in {out:#?}");
+    };
+    let out = place.run(&train(&["output.dir=same"])).ok();
+    assert!(!out.stderr.contains("was trained beside"), "{out:#?}");
+    says(
+        &["method.kind=qlora", "output.dir=rounded"],
+        "warning: the adapter in first was trained beside its base in another form",
+    );
+    let other = format!("model.base='{}'", model("mistral").display());
+    says(&[&other, "output.dir=other"], "another base");
+}
+
+#[test]
+fn dropout_of_the_model_itself_is_not_applied_and_that_is_said() {
+    let place = Place::with_run("lora");
+    let base = place.copy_of(&model("llama3_rope"), "base");
+    place.write("run.yaml", &super::helper::run_file(&base, "lora"));
+    let text =
+        place.read("base/config.json").replace("\"attention_dropout\": 0.0", "\"attention_dropout\": 0.25");
+    place.write("base/config.json", &text);
+    let out = place.run(&["train", "run.yaml", "--set", "train.max_steps=1"]).ok();
+    assert!(out.stderr.contains("`attention_dropout`: 0.25 is not applied"), "{out:#?}");
+    let out = place.run(&["eval", "out", "--data", "rows.jsonl"]).ok();
+    assert!(!out.stderr.contains("warning"), "there is no dropout where nothing is trained: {out:#?}");
+}
+
+#[test]
 fn the_same_in_other_words_is_no_other_value() {
     let place = place();
     let same = [

@@ -79,7 +79,7 @@ impl Folder {
         else {
             return false;
         };
-        let same = embedding.same_values(head);
+        let same = same_values(embedding, head);
         file.release(embedding);
         !same
     }
@@ -225,6 +225,25 @@ impl Folder {
     pub(super) fn sidecars(&self) -> Vec<(String, Vec<u8>)> {
         self.files.iter().map(|(name, bytes)| (name.to_string(), bytes.clone())).collect()
     }
+}
+
+/// Whether two tensors of floats have the same shape and values.
+fn same_values(a: &TensorRef, b: &TensorRef) -> bool {
+    /// Values that are compared at a time.
+    const PART: usize = 1 << 20;
+    if a.shape != b.shape || !a.is_float() || !b.is_float() {
+        return false;
+    }
+    if a.dtype == b.dtype && a.bytes.as_slice() == b.bytes.as_slice() {
+        return true;
+    }
+    let count: usize = a.shape.iter().product();
+    let part = |t: &TensorRef, range: Range<usize>| {
+        let size = t.bytes.as_slice().len() / count.max(1);
+        TensorRef { bytes: t.bytes.part(range.start * size..range.end * size), ..t.clone() }.to_f32()
+    };
+    let mut parts = (0..count.div_ceil(PART)).map(|i| i * PART..((i + 1) * PART).min(count));
+    parts.all(|range| part(a, range.clone()) == part(b, range))
 }
 
 fn float(file: &SafeFile, name: &str, dtype: Dtype) -> Result<DType> {

@@ -57,28 +57,6 @@ impl TensorRef {
     }
 }
 
-impl TensorRef {
-    /// Whether two tensors of floats have the same shape and values.
-    pub(super) fn same_values(&self, other: &TensorRef) -> bool {
-        const VALUES: usize = 1 << 20;
-        let (ours, theirs) = (self.bytes.as_slice(), other.bytes.as_slice());
-        if self.shape != other.shape || !self.is_float() || !other.is_float() {
-            return false;
-        }
-        if self.dtype == other.dtype && ours == theirs {
-            return true;
-        }
-        let size = |t: &TensorRef| if t.dtype == Dtype::F32 { 4 } else { 2 };
-        let part = |t: &TensorRef, range: std::ops::Range<usize>| {
-            let bytes = t.bytes.part(range.start * size(t)..range.end * size(t));
-            TensorRef { bytes, ..t.clone() }.to_f32()
-        };
-        let count = ours.len() / size(self);
-        let parts = (0..count.div_ceil(VALUES)).map(|i| i * VALUES..((i + 1) * VALUES).min(count));
-        parts.into_iter().all(|range| part(self, range.clone()) == part(other, range))
-    }
-}
-
 /// One mapped safetensors file.
 pub struct SafeFile {
     path: PathBuf,

@@ -9,6 +9,7 @@ use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
 
 use super::record::Event;
+use crate::checkpoint::trained_beside::TrainedBeside;
 use crate::checkpoint::{Checkpoint, atomic};
 use crate::data::PreparedData;
 use crate::data::tokenize::Names;
@@ -228,6 +229,28 @@ pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize 
         }
         OptimizerKind::Adamw8bit => lengths.iter().map(|len| adamw8::state_bytes(*len)).sum(),
     }
+}
+
+/// What a user should hear of the base before a run: what its own training code does and this one does not, and that an
+/// adapter to begin with was trained beside other weights.
+pub fn base_events(config: &RunConfig, base: &Checkpoint, form: BaseForm) -> Result<Vec<Event>> {
+    let mut texts = Vec::new();
+    for (key, share) in base.config().own_dropout() {
+        let path = base.config().path.display();
+        texts.push(format!("{path}: `{key}`: {share} is not applied in training; only method.dropout is"));
+    }
+    if let Some(folder) = &config.train.init_adapter
+        && let Some(beside) = TrainedBeside::read(Path::new(folder))?
+    {
+        if beside.fingerprint != base.fingerprint() {
+            texts.push(format!("the adapter in {folder} was trained beside {}, another base", beside.base));
+        } else if beside.form() != form {
+            texts.push(format!(
+                "the adapter in {folder} was trained beside its base in another form than that of this run"
+            ));
+        }
+    }
+    Ok(texts.into_iter().map(|text| Event::Warning { text }).collect())
 }
 
 /// The tokens that end an answer as far as the rows teach to write them.

@@ -100,6 +100,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
         let form = setup::form(config, &base.checkpoint, precision)?;
+        setup::base_events(config, &base.checkpoint, form)?.iter().for_each(&mut *on_event);
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
         let ends = setup::taught_ends(&prepared);

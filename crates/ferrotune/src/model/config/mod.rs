@@ -195,6 +195,20 @@ impl ModelConfig {
         })
     }
 
+    /// Dropout that the model's own code applies in training, and that is not applied here; with the values.
+    pub fn own_dropout(&self) -> Vec<(&'static str, f64)> {
+        const KEYS: [&str; 6] = [
+            "attention_dropout",
+            "resid_pdrop",
+            "embd_pdrop",
+            "residual_dropout",
+            "embedding_dropout",
+            "hidden_dropout",
+        ];
+        let stated = KEYS.into_iter().filter_map(|key| Some((key, self.raw.get(key)?.as_f64()?)));
+        stated.filter(|(_, share)| *share > 0.0).collect()
+    }
+
     /// Takes embedding and head apart: both are in the files, and they differ. transformers does so too since version 5, as
     /// the configuration must be wrong then.
     pub(crate) fn untie(&mut self) {
