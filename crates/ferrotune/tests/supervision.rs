@@ -272,18 +272,14 @@ fn chats_that_cannot_be_supervised_are_refused_with_a_reason() {
         preparer.rows(&chat(messages)).expect_err(source)
     };
     let two = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
-    // The header of the first message depends on how many follow.
-    let counting = "{{ messages | length }}".to_string() + CHATML;
-    let problem = refusal(&counting, two.clone());
+    // Not even the header of an answer is the same.
+    let other = "{% for m in messages %}\n{{ m.role }}: {{ m.content }}{% endfor %}{% if add_generation_prompt %}\nBot>{% endif %}";
+    let problem = refusal(other, two.clone());
     assert!(
         problem.text.contains("message 1: the chat template writes the messages before it differently"),
         "{problem:?}"
     );
     assert!(problem.hint.unwrap().contains("data.supervise=all"));
-
-    // Not even the header of an answer is the same.
-    let other = "{% for m in messages %}\n{{ m.role }}: {{ m.content }}{% endfor %}{% if add_generation_prompt %}\nBot:{% endif %}";
-    assert!(refusal(other, two.clone()).text.contains("differently"));
     let problem = refusal(&("<s>{{ bos_token }}".to_string() + CHATML), two.clone());
     assert!(problem.text.contains("two BOS"), "{problem:?}");
 
@@ -292,6 +288,47 @@ fn chats_that_cannot_be_supervised_are_refused_with_a_reason() {
 
     let none = Preparer::new(&tokenizer, None, default_options()).rows(&chat(two)).unwrap_err();
     assert!(none.text.contains("no chat template"), "{none:?}");
+}
+
+/// A prompt that changes as soon as its answer follows is trained as it is served.
+#[test]
+fn answers_follow_the_prompt_that_is_written_for_them() {
+    let tokenizer = chatml();
+    let messages = json!([
+        {"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"},
+    ]);
+    let rendered = |source: &str| {
+        let template = parse(source, &json!({"bos_token": "<s>", "eos_token": "</s>"}));
+        let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
+        let made = preparer.rows(&chat(messages.clone())).unwrap_or_else(|p| panic!("{source}: {p:?}"));
+        assert!(made.left_out.is_empty(), "{source}: {:?}", made.left_out);
+        let show =
+            |row: &TrainRow| (tokenizer.decode(&row.input_ids, false).unwrap(), supervised(row, &tokenizer));
+        made.rows.iter().map(show).collect::<Vec<_>>()
+    };
+    let row = |text: &str, answer: &str| (text.to_string(), vec![answer.to_string()]);
+    // The system text goes before the question, but only as long as that is the last message.
+    let moving = "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {% if loop.last and messages[0].role == 'system' %}\
+                  {{ messages[0].content + '\n\n' }}{% endif %}{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}{% endfor %}";
+    assert_eq!(
+        rendered(moving),
+        [
+            row("<s>[INST] s\n\na[/INST] b</s>", " b</s>"),
+            row("<s>[INST] a[/INST] b</s>[INST] s\n\nc[/INST] d</s>", " d</s>"),
+        ]
+    );
+    // The first letter says how many messages there are.
+    let counting = "{{ messages | length }}".to_string() + CHATML;
+    let found = rendered(&counting);
+    assert!(
+        found[0].0.starts_with("2<|im_start|>system") && found[1].0.starts_with("4<|im_start|>system"),
+        "{found:?}"
+    );
+    assert_eq!(
+        (&found[0].1, &found[1].1),
+        (&vec!["b<|im_end|>".to_string()], &vec!["d<|im_end|>".to_string()])
+    );
 }
 
 /// Text, completion: BOS once, EOS once.

@@ -184,6 +184,27 @@ fn each_answer_is_trained_as_it_is_served() {
     );
 }
 
+/// As Mistral's: the system text goes before the last message, if that is a question.
+#[test]
+fn a_system_text_that_moves_is_trained_where_it_is_served() {
+    let moving = "{% for m in messages %}{% if m.role == 'user' %}[INST] {% if loop.last and messages[0].role == 'system' %}\
+        {{ messages[0].content + '\n\n' }}{% endif %}{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}{% endfor %}";
+    let row = chat(
+        json!([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."},
+                          {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Farewell."}]),
+    );
+    let shown = Place::with_template(moving).preview(&[row], &[]);
+    assert_eq!(
+        shown.texts,
+        [
+            "[INST] Be kind.\n\nHi[/INST] Hello.</s>",
+            "[INST] Hi[/INST] Hello.</s>[INST] Be kind.\n\nBye[/INST] Farewell.</s>",
+        ]
+    );
+    assert_eq!(shown.trained(), [" Hello.</s>", " Farewell.</s>"]);
+    assert!(shown.warnings.is_empty(), "{shown:#?}");
+}
+
 #[test]
 fn the_template_for_tools_is_used_for_rows_with_tools() {
     let with = calls(Value::Null);

@@ -5,6 +5,8 @@
 //!   up to and with the end-of-turn token. The line break after it is not: no model has to write it.
 //! * The span of a message is found by rendering the chat up to it, or by the template's own generation marks. The text
 //!   is tokenized once, as a whole; a token belongs to a span if it covers any of its bytes.
+//! * An answer is trained as it is served. Where a template writes it otherwise as soon as more follows, a chat becomes
+//!   several rows (`spans`). What a template leaves out of a chat is counted (`pieces`).
 
 mod arguments;
 mod ends;

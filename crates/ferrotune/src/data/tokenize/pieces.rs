@@ -98,7 +98,7 @@ pub(super) fn left_out(chat: &Chat<'_>, carriers: &[Carrier], known: &Known) -> 
 fn build(chat: &Chat<'_>, carriers: &[Carrier]) -> String {
     let mut build = format!("{:?} {}", chat.tools.map(<[Value]>::len), json!(chat.kwargs));
     for carrier in carriers {
-        build += &format!(" {}", carrier.upto);
+        build += &format!(" {}{}", carrier.upto, carrier.joined);
     }
     for message in chat.messages {
         let calls = message["tool_calls"].as_array().map_or(0, Vec::len);
@@ -176,8 +176,12 @@ fn probed(chat: &Chat<'_>, carriers: &[Carrier]) -> Option<BTreeSet<Piece>> {
         asked.push((Piece::Tools, word.to_string()));
         vec![tool(&tools[0], word)]
     });
-    let render = |carrier: &Carrier| chat.render_others(&messages[..carrier.upto], tools.as_deref()).ok();
-    let texts = carriers.iter().map(render).collect::<Option<Vec<_>>>()?;
+    let render =
+        |(upto, prompt): (usize, bool)| chat.render_others(&messages[..upto], tools.as_deref(), prompt).ok();
+    // Of a prompt and its answer both parts count.
+    let prompts = carriers.iter().filter(|carrier| carrier.joined).map(|carrier| (carrier.upto - 1, true));
+    let wholes = carriers.iter().map(|carrier| (carrier.upto, false));
+    let texts = wholes.chain(prompts).map(render).collect::<Option<Vec<_>>>()?;
     let missing = asked.into_iter().filter(|(_, word)| !texts.iter().any(|r| r.text.contains(word.as_str())));
     Some(missing.map(|(piece, _)| piece).collect())
 }

@@ -2,7 +2,8 @@
 //!
 //! An answer is trained as the template writes it when it is the last message, since that is how it is written when
 //! the model has just given it. Where the template writes it otherwise as soon as more follows (thoughts of earlier
-//! turns are left out), the chat as a whole cannot carry it, and the chat up to it becomes a row of its own.
+//! turns are left out), the chat as a whole cannot carry it, and the chat up to it becomes a row of its own. Where even
+//! that writes what is before the answer otherwise than the prompt does, the row is the prompt and then the answer.
 
 use super::Problem;
 use super::ends::EndOfTurn;
@@ -52,6 +53,9 @@ pub(super) struct Carrier {
     /// How many of the messages it has.
     pub(super) upto: usize,
     pub(super) rendered: Rendered,
+    /// Whether it is the prompt for its last answer and then that answer, as the template writes the prompt otherwise when
+    /// an answer follows.
+    pub(super) joined: bool,
     /// What is supervised of it, from its start to its end.
     pub(super) spans: Vec<Range<usize>>,
 }
@@ -62,6 +66,8 @@ struct Answer {
     /// Where it ends without its end of turn.
     content_end: usize,
     thought_lost: bool,
+    /// The text that these are places in, if the rendering itself is not what is served.
+    joined: Option<String>,
 }
 
 impl<'a> Chat<'a> {
@@ -81,15 +87,21 @@ impl<'a> Chat<'a> {
     }
 
     /// Renders other messages beside the same tools and variables.
-    pub(super) fn render_others(&self, messages: &[Value], tools: Option<&[Value]>) -> Result<Rendered> {
-        let options = RenderOptions { kwargs: self.kwargs.clone(), ..RenderOptions::default() };
+    pub(super) fn render_others(
+        &self,
+        messages: &[Value],
+        tools: Option<&[Value]>,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered> {
+        let options =
+            RenderOptions { kwargs: self.kwargs.clone(), ..RenderOptions::prompt(add_generation_prompt) };
         Ok(self.style.template.render(messages, tools, &options)?)
     }
 
     /// The rows that train these answers, and whether the template left out the thought of one.
     pub(super) fn carriers(&self, answers: &[usize]) -> Result<(Vec<Carrier>, bool)> {
         let upto = self.messages.len();
-        let whole = Carrier { upto, rendered: self.render(upto, false)?, spans: Vec::new() };
+        let whole = Carrier { upto, rendered: self.render(upto, false)?, joined: false, spans: Vec::new() };
         let mut carriers = vec![whole];
         let mut thought_lost = false;
         for &k in answers.iter().rev() {
@@ -101,6 +113,11 @@ impl<'a> Chat<'a> {
             let answer = self.answer(rendered, k)?;
             thought_lost |= answer.thought_lost;
             if answer.spans.is_empty() {
+                continue;
+            }
+            if let Some(text) = answer.joined {
+                let rendered = Rendered { text, assistant_spans: Vec::new() };
+                carriers.push(Carrier { upto: k + 1, rendered, joined: true, spans: answer.spans });
                 continue;
             }
             let ends = &self.style.ends;
@@ -117,7 +134,7 @@ impl<'a> Chat<'a> {
                     carrier.spans.splice(0..0, spans);
                 }
                 (None, Some(rendered)) => {
-                    carriers.push(Carrier { upto: k + 1, rendered, spans: answer.spans });
+                    carriers.push(Carrier { upto: k + 1, rendered, joined: false, spans: answer.spans });
                 }
                 (None, None) => return Err(unfindable(k)),
             }
@@ -131,33 +148,52 @@ impl<'a> Chat<'a> {
 
     /// Where the answer after the first `count` messages starts in the chat that goes on with it: behind the header of
     /// an assistant's turn.
+    pub(super) fn prefix(&self, whole: &Rendered, count: usize) -> Result<usize> {
+        self.start(whole, count)?.ok_or_else(|| {
+            Problem::new(
+                format!(
+                    "message {count}: the chat template writes the messages before it differently when more follow, so its tokens cannot be told apart"
+                ),
+                "split the chat into rows that end with each answer, use data.supervise=all, or a template with {% generation %} blocks",
+            )
+        })
+    }
+
+    /// The same; `None` if the template writes the messages before it differently when the answer follows.
     ///
     /// Some templates of reasoning models open a thought in the header that they write for a new answer and another, or
     /// none, before an answer that is there already. Then what both have in common is the header, provided that the
     /// messages before it are written alike.
-    pub(super) fn prefix(&self, whole: &Rendered, count: usize) -> Result<usize> {
+    fn start(&self, whole: &Rendered, count: usize) -> Result<Option<usize>> {
         if count == 0 {
-            return self.header(&self.messages[..1], &whole.text);
+            return self.header(&self.messages[..1], &whole.text).map(Some);
         }
         let prompt = self.render(count, true)?.text;
         let common = common_prefix(&whole.text, &prompt);
         if common == prompt.len() {
-            return Ok(match self.style.writes_header || self.messages[count]["role"] != "assistant" {
-                true => common,
-                false => self.unasked_header(&whole.text, count, common)?,
-            });
+            return match self.style.writes_header || self.messages[count]["role"] != "assistant" {
+                true => Ok(Some(common)),
+                false => self.unasked_header(&whole.text, count, common).map(Some),
+            };
         }
         let history = self.render(count, false)?.text.len();
-        if common > history && prompt.is_char_boundary(history) && !prompt[history..common].trim().is_empty()
-        {
-            return Ok(common);
-        }
-        Err(Problem::new(
-            format!(
-                "message {count}: the chat template writes the messages before it differently when more follow, so its tokens cannot be told apart"
-            ),
-            "split the chat into rows that end with each answer, use data.supervise=all, or a template with {% generation %} blocks",
-        ))
+        let is_header = common > history
+            && prompt.is_char_boundary(history)
+            && !prompt[history..common].trim().is_empty();
+        Ok(is_header.then_some(common))
+    }
+
+    /// The prompt for the answer `k` and then the answer, for templates that write the prompt otherwise when an answer
+    /// follows (a system text that goes before the last message); the header before the answer must be the same.
+    fn served(&self, own: &Rendered, k: usize) -> Result<Option<(String, usize)>> {
+        let prompt = self.render(k, true)?.text;
+        let end = self.header(&self.messages[..=k], &own.text)?;
+        // The first token of an answer may begin with a space, and a thought that is opened belongs to it.
+        let before = own.text[..end].trim_end_matches(' ');
+        let before = before.trim_end_matches('\n').strip_suffix("<think>").unwrap_or(before);
+        let same = before.bytes().rev().zip(prompt.bytes().rev()).take_while(|(a, b)| a == b).count();
+        let header = before.as_bytes()[before.len() - same..].trim_ascii();
+        Ok((!header.is_empty()).then(|| (format!("{prompt}{}", &own.text[before.len()..]), prompt.len())))
     }
 
     /// The end of a header that the template does not write when it is asked for one: it is no part of the answer, unlike
@@ -180,40 +216,51 @@ impl<'a> Chat<'a> {
             *last = json!({"role": last["role"], "content": other});
         }
         self.style.forms.fit(&mut messages);
-        Ok(common_prefix(text, &self.render_others(&messages, self.tools)?.text))
+        Ok(common_prefix(text, &self.render_others(&messages, self.tools, false)?.text))
     }
 
     /// Finds the answer `k` in the chat that ends with it.
     fn answer(&self, own: &Rendered, k: usize) -> Result<Answer> {
         let ends = &self.style.ends;
+        let mut joined = None;
         let mut spans = match self.style.template.has_generation() {
             true => self.marked(own, k)?,
             false => {
-                let start = self.prefix(own, k)?;
-                let answer = own.text.get(start..).unwrap_or_default();
+                let start = match self.start(own, k)? {
+                    Some(start) => start,
+                    None => match self.served(own, k)? {
+                        Some((text, start)) => {
+                            joined = Some(text);
+                            start
+                        }
+                        None => return self.prefix(own, k).and_then(|_| Err(unfindable(k))),
+                    },
+                };
+                let answer = joined.as_deref().unwrap_or(&own.text).get(start..).unwrap_or_default();
                 let end = ends.last_in(answer).unwrap_or_else(|| answer.trim_end().len());
                 std::iter::once(start..start + end).collect()
             }
         };
+        let text = joined.as_deref().unwrap_or(&own.text);
         let lost = thought(&self.messages[k])
-            .is_some_and(|thought| !spans.iter().any(|span| own.text[span.clone()].contains(&thought)));
+            .is_some_and(|thought| !spans.iter().any(|span| text[span.clone()].contains(&thought)));
         if let (true, Some(first)) = (lost, spans.first_mut()) {
-            let rest = &own.text[first.clone()];
+            let rest = &text[first.clone()];
             first.start += rest.len() - rest.trim_start_matches(['\n', '\r']).len();
         }
-        let content_end = spans.last().map_or(own.text.len(), |last| {
-            let text = &own.text[last.clone()];
-            let mark = ends.marks.iter().find(|mark| text.ends_with(&mark.text));
+        let content_end = spans.last().map_or(text.len(), |last| {
+            let answer = &text[last.clone()];
+            let mark = ends.marks.iter().find(|mark| answer.ends_with(&mark.text));
             last.end - mark.map_or(0, |mark| mark.text.len())
         });
         // A call that the template does not write leaves nothing that could be learnt but to say nothing.
         let nothing = spans
             .iter()
-            .all(|span| own.text[span.start.min(content_end)..span.end.min(content_end)].trim().is_empty());
+            .all(|span| text[span.start.min(content_end)..span.end.min(content_end)].trim().is_empty());
         if nothing && says_something(&self.messages[k]) {
             spans.clear();
         }
-        Ok(Answer { spans, content_end, thought_lost: lost })
+        Ok(Answer { spans, content_end, thought_lost: lost, joined })
     }
 
     /// The template's own marks of the last message, with the end-of-turn token.
