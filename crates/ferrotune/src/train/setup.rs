@@ -242,7 +242,7 @@ pub fn base_events(config: &RunConfig, base: &Checkpoint, form: BaseForm) -> Res
     if let Some(folder) = &config.train.init_adapter
         && let Some(beside) = TrainedBeside::read(Path::new(folder))?
     {
-        if beside.fingerprint != base.fingerprint() {
+        if beside.fingerprint != base.fingerprint()? {
             texts.push(format!("the adapter in {folder} was trained beside {}, another base", beside.base));
         } else if beside.form() != form {
             texts.push(format!(
