@@ -112,7 +112,7 @@ fn conclusion(config: &RunConfig, outcome: &Outcome, summary: &Summary, seconds:
     let (peak, plan) = (ferrotune::memory::resident().peak, summary.plan.total() as u64);
     let full = config.method.kind == MethodKind::Full;
     let mut lines = vec![
-        format!("  {} steps in {}, {speed:.0} tokens/s", outcome.steps, duration(seconds)),
+        format!("  steps          {} in {}, {speed:.0} tokens/s", outcome.steps, duration(seconds)),
         format!(
             "  loss           {:.4} in the first step, {:.4} in the last",
             outcome.first_loss, outcome.loss

@@ -295,7 +295,7 @@ impl<'a> Trainer<'a> {
             self.checkpoint(folder, on_event)?;
         }
         if !outcome.interrupted && !self.progress.is_made(self.trainable.params()) {
-            let problem = format!("nothing that is trained has changed in {} steps", outcome.steps);
+            let problem = format!("no trained value has changed (steps done: {})", outcome.steps);
             return Err(
                 Error::train(problem).with_hint("raise train.lr; metrics.jsonl has the rate of each step")
             );
