@@ -87,7 +87,7 @@ fn run_files_that_are_not_utf8_are_named() {
     for (bytes, words) in [
         (utf16(&text, true), &["run.yaml", "UTF-16"][..]),
         (utf16(&text, false), &["run.yaml", "UTF-16"]),
-        (b"model: { base: m }\nx-note: caf\xe9\n".to_vec(), &["run.yaml", "not UTF-8", "line 2"]),
+        (b"model: { base: m }\nx-note: \xe9t\xe9\n".to_vec(), &["run.yaml", "not UTF-8", "line 2"]),
         (b"PAR1\x15\x04".to_vec(), &["run.yaml", "Parquet"]),
     ] {
         std::fs::write(place.path("run.yaml"), bytes).expect("the run file");
