@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::model_folder;
-use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
-use ferrotune::checkpoint::safetensors::{OutTensor, write};
-use ferrotune::checkpoint::write_atomic;
+use ferrotune::formats::safetensors::{OutTensor, write};
+use ferrotune::formats::write_atomic;
+use ferrotune::results::model_folder;
+use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Event, Trainer, setup};
 use ferrotune_kernels::DType;

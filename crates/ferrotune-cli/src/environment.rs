@@ -7,9 +7,9 @@ mod pip;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrotune::checkpoint::hub::HubSettings;
-use ferrotune::checkpoint::index::IndexSettings;
-use ferrotune::checkpoint::net::NetSettings;
+use ferrotune::fetch::hub::HubSettings;
+use ferrotune::fetch::index::IndexSettings;
+use ferrotune::fetch::net::NetSettings;
 
 /// A variable by its name; empty values count as absent.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;

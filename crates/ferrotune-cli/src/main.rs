@@ -41,7 +41,7 @@ fn start_threads(threads: Option<usize>) {
 
 fn main() -> ExitCode {
     #[cfg(unix)]
-    ferrotune::checkpoint::mmap::explain_bus_errors();
+    ferrotune::formats::mmap::explain_bus_errors();
     let args = args::Args::parse();
     let report = report::Report::new(args.json);
     start_threads(args.threads);

@@ -9,11 +9,11 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use ferrotune::Error;
-use ferrotune::checkpoint::net::Progress;
-use ferrotune::memory::human;
+use ferrotune::fetch::net::Progress;
 use ferrotune::model::Policies;
 use ferrotune::train::Event;
 use ferrotune::train::record::{StepRecord, Summary};
+use ferrotune::units::human;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 

@@ -6,14 +6,14 @@ use ferrotune_kernels::Device;
 use serde_json::Value;
 
 use crate::Result;
-use crate::checkpoint::Checkpoint;
-use crate::checkpoint::base_cache::BaseCache;
 use crate::data::PreparedData;
 use crate::data::chat_template::{ChatTemplate, Clock};
 use crate::data::dataset::ReadOptions;
 use crate::data::tokenize::{PrepareOptions, Preparer};
 use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
-use crate::model::weights::{BaseForm, load_cached};
+use crate::formats::Checkpoint;
+use crate::load::base_cache::BaseCache;
+use crate::load::{BaseForm, load_cached};
 use crate::model::{Decoder, Params};
 use crate::run_config::{DataOptions, RunConfig};
 

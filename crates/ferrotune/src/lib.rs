@@ -1,31 +1,40 @@
 //! Fine-tuning of language models with full fine-tuning, LoRA and QLoRA.
 //!
-//! Modules stand in the order in which data travels: a run file is read, text becomes batches, batches go through
-//! the frozen network with its trainable part, the loss and the optimizer change that part, and it is written down.
+//! Modules stand in the order of their layers: each knows those above it in this list, and none below.
 
 pub mod error;
 mod file_kind;
 mod json;
-pub mod run_config;
+pub mod units;
 
-pub mod base;
-pub mod memory;
+pub mod arch;
+pub mod formats;
+
+pub mod fetch;
+
+pub mod run_config;
 
 pub mod data;
 
 pub mod model;
 
+pub mod load;
+
+pub mod base;
+
 pub mod lora;
+
+pub mod merge;
 
 pub mod loss;
 
+pub mod memory;
+
 pub mod optim;
 
+pub mod results;
+
 pub mod train;
-
-pub mod checkpoint;
-
-pub mod merge;
 
 pub mod generate;
 

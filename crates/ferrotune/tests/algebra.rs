@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::adapter::{AdapterFile, Modules};
+use ferrotune::formats::adapter::{AdapterFile, Modules};
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 
 fn golden(name: &str) -> Input {

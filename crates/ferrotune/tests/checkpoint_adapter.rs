@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::adapter::{AdapterConfig, AdapterFile, CONFIG_FILE, Modules, WEIGHTS_FILE};
-use ferrotune::checkpoint::safetensors::{Dtype, OutTensor, write};
+use ferrotune::formats::adapter::{AdapterConfig, AdapterFile, CONFIG_FILE, Modules, WEIGHTS_FILE};
+use ferrotune::formats::safetensors::{Dtype, OutTensor, write};
 use ferrotune::lora::{Init, peft};
 use serde_json::{Value, json};
 

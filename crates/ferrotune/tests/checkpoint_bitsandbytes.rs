@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::safetensors::{SafeFile, write};
-use ferrotune::checkpoint::{Checkpoint, bnb4};
+use ferrotune::formats::safetensors::{SafeFile, write};
+use ferrotune::formats::{Checkpoint, bnb4};
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
 use ferrotune_kernels::quant::{Storage, Weight, int8};
 

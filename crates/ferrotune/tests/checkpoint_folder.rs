@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::safetensors::{Dtype, OutTensor, SafeFile, Shards, write, write_model};
-use ferrotune::checkpoint::{Checkpoint, GenerationConfig};
-use ferrotune::model::{ModelConfig, RopeScaling};
+use ferrotune::arch::config::{ModelConfig, RopeScaling};
+use ferrotune::formats::safetensors::{Dtype, OutTensor, SafeFile, Shards, write, write_model};
+use ferrotune::formats::{Checkpoint, GenerationConfig};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(path)
@@ -58,7 +58,7 @@ fn opens_a_folder() {
 #[test]
 fn both_config_spellings_say_the_same() {
     for model in ["llama3_rope", "mistral"] {
-        let supported = ferrotune::model::config::SUPPORTED;
+        let supported = ferrotune::arch::config::SUPPORTED;
         let mut new =
             ModelConfig::read(&golden(&format!("models/{model}/model/config.json")), supported).unwrap();
         let mut old =
@@ -174,7 +174,7 @@ fn shards_round_trip_and_their_faults() {
     let single = dir.path().join("model.safetensors");
     let whole = SafeFile::open(&single).unwrap();
     let tensors = || {
-        let out = |t: &ferrotune::checkpoint::safetensors::TensorRef| {
+        let out = |t: &ferrotune::formats::safetensors::TensorRef| {
             let bytes = t.bytes.clone();
             OutTensor::lazy(t.dtype, &t.shape, move || bytes.as_slice().to_vec())
         };

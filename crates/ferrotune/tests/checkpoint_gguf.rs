@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::safetensors::SafeFile;
-use ferrotune::model::config::SUPPORTED;
-use ferrotune::model::families::architecture;
-use ferrotune::model::{ModelConfig, RopeScaling};
+use ferrotune::arch::config::SUPPORTED;
+use ferrotune::arch::config::{ModelConfig, RopeScaling};
+use ferrotune::arch::families::architecture;
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::safetensors::SafeFile;
 use ferrotune_kernels::quant::Storage;
 use serde_json::Value;
 use tokenizers::Tokenizer;

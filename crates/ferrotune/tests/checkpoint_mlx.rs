@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ferrotune::Error;
-use ferrotune::checkpoint::adapter::{AdapterFile, Modules};
-use ferrotune::checkpoint::mlx;
-use ferrotune::checkpoint::safetensors::{OutTensor, write};
+use ferrotune::formats::adapter::{AdapterFile, Modules};
+use ferrotune::formats::mlx;
+use ferrotune::formats::safetensors::{OutTensor, write};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> AdapterFile {
@@ -18,7 +18,7 @@ type Parts = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// The tensors of a PEFT adapter as MLX-LM holds them.
 fn parts(peft: &AdapterFile) -> Parts {
-    let turn = |(t, name): (&ferrotune::checkpoint::adapter::AdapterTensor, String)| {
+    let turn = |(t, name): (&ferrotune::formats::adapter::AdapterTensor, String)| {
         let [rows, cols] = t.shape[..] else { return (name, t.shape.clone(), t.values.clone()) };
         let values = (0..rows * cols).map(|i| t.values[i % rows * cols + i / rows]).collect();
         (name, vec![cols, rows], values)

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::safetensors::{OutTensor, SafeFile, write};
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::safetensors::{OutTensor, SafeFile, write};
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets, peft};
 use ferrotune::loss::cross_entropy::{TokenTargets, forward_backward, token_losses};
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Tokens};
 use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::rng::Stream;

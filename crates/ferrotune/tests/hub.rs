@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrotune::Error;
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::hub::{HubId, HubSettings, cached, fetch, fetch_config};
-use ferrotune::checkpoint::net::{NetSettings, Progress};
+use ferrotune::fetch::hub::{HubId, HubSettings, cached, fetch, fetch_config};
+use ferrotune::fetch::net::{NetSettings, Progress};
+use ferrotune::formats::Checkpoint;
 use server::{COMMIT, Hub, HubTricks, nowhere, proxy, sha256};
 
 const ID: &str = "acme/tiny-llama";

@@ -5,12 +5,12 @@ mod training;
 
 use std::path::Path;
 
-use ferrotune::checkpoint::Checkpoint;
 use ferrotune::data::pack::{PackedBatch, Packing, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
+use ferrotune::formats::Checkpoint;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::model::linear::DropoutKey;
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Policies};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
+use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Trainer, setup};
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use ferrotune::data::pack::{NO_TARGET, PackedBatch, Packing, Segment, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Params, Pass, Tokens};
 use ferrotune::train::eval;
 use ferrotune_kernels::rng::Stream;

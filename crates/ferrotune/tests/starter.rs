@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ferrotune::checkpoint::hub::HubSettings;
-use ferrotune::checkpoint::index::{IndexSettings, Login};
-use ferrotune::checkpoint::net::{NetSettings, Progress};
-use ferrotune::checkpoint::starter::{Source, Starter, StarterSettings, builtin, starter};
-use ferrotune::checkpoint::wheel::{PinnedWheel, STARTER_WHEEL};
+use ferrotune::fetch::hub::HubSettings;
+use ferrotune::fetch::index::{IndexSettings, Login};
+use ferrotune::fetch::net::{NetSettings, Progress};
+use ferrotune::fetch::starter::{Source, Starter, StarterSettings, builtin, starter};
+use ferrotune::fetch::wheel::{PinnedWheel, STARTER_WHEEL};
 use ferrotune::{Error, Result};
 use server::{Answer, Asked, Hub, HubTricks, Server, nowhere, sha256};
 

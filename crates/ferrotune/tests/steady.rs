@@ -7,12 +7,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use ferrotune::checkpoint::Checkpoint;
 use ferrotune::data::pack::{PackedBatch, Packing, micro_batches};
 use ferrotune::data::tokenize::TrainRow;
+use ferrotune::formats::Checkpoint;
+use ferrotune::load::{BaseStorage, FourBitOptions, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::model::linear::DropoutKey;
-use ferrotune::model::weights::{BaseStorage, FourBitOptions, load};
 use ferrotune::model::{Activations, Adapted, Decoder, Gradients, Params, Pass, Tokens};
 use ferrotune::optim::Optimizer;
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};

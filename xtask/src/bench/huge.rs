@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferrotune::checkpoint::bnb4;
-use ferrotune::checkpoint::safetensors::{Dtype, OutTensor, write};
+use ferrotune::formats::bnb4;
+use ferrotune::formats::safetensors::{Dtype, OutTensor, write};
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::quant::dynamic8::DynamicMap;
 use ferrotune_kernels::quant::nf4::{FourBit, FourBitKind, Scales};

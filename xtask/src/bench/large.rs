@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::safetensors::{Dtype, OutTensor, write};
+use ferrotune::formats::safetensors::{Dtype, OutTensor, write};
 use ferrotune_kernels::rng::Stream;
 use serde_json::Value;
 

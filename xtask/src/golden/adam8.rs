@@ -1,6 +1,6 @@
 //! `quant/adam8`: ten steps of bitsandbytes' AdamW with moments in 8 bits, codes and scales included.
 
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::model::{Gradients, Params};
 use ferrotune::optim::adamw::AdamWConfig;
 use ferrotune::optim::adamw8::AdamW8;

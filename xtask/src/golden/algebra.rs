@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::adapter::AdapterFile;
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::adapter::AdapterFile;
+use ferrotune::formats::safetensors::SafeFile;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 use ferrotune::loss::cross_entropy;
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune_kernels::Device;
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
 //! `quant/eight_bit`: dynamic maps, blockwise 8 bits, 8-bit rows and the layer built on them.
 
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::safetensors::SafeFile;
 use ferrotune_kernels::ops::linear::{Linear, Matrix, forward};
 use ferrotune_kernels::quant::dynamic8::DynamicMap;
 use ferrotune_kernels::quant::int8::{llm_int8, quantize};

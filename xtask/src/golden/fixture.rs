@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::loss::cross_entropy::TokenTargets;
 use ferrotune::model::{Activations, Decoder, Gradients, Pass, Tokens};
 use ferrotune::train::step;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::safetensors::SafeFile;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::loss::cross_entropy;
 use ferrotune::model::linear::Vector;
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, ParamId, Params};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};

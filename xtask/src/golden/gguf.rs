@@ -1,10 +1,10 @@
 //! `gguf/NAME`: weights and logits of whole files. `gguf`: the blocks of each type, encoded and decoded.
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::safetensors::SafeFile;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::loss::cross_entropy;
 use ferrotune::merge::merged_weight;
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune_kernels::quant::gguf::{GgufType, decode, encode};
 
 use super::Report;

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::generate::{Engine, Sampling, Stop};
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, peft};
 use ferrotune::loss::cross_entropy;
 use ferrotune::merge::merged_weight;
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Adapted, Decoder, Gradients, Params, Pass};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
@@ -266,12 +266,12 @@ fn check_generation(
 /// The same checkpoint with its configuration in transformers 4's spelling.
 fn check_v4_config(case: &Case, report: &mut Report) -> Result<(), Failure> {
     let five = Checkpoint::open(&case.path("model"))?;
-    let four = ferrotune::model::ModelConfig::read(
+    let four = ferrotune::arch::config::ModelConfig::read(
         &case.path("config_v4.json"),
-        ferrotune::model::config::SUPPORTED,
+        ferrotune::arch::config::SUPPORTED,
     )?;
-    let same = ferrotune::model::families::architecture(&four)?
-        == ferrotune::model::families::architecture(five.config())?;
+    let same = ferrotune::arch::families::architecture(&four)?
+        == ferrotune::arch::families::architecture(five.config())?;
     report.error("config_v4", !same as u8 as f64, 0.0);
     Ok(())
 }

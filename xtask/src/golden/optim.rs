@@ -1,6 +1,6 @@
 //! `optim`: AdamW on three tensors for ten steps, and the learning rates of the schedules that we have.
 
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::model::{Gradients, Params};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::schedule::{Schedule, Shape};

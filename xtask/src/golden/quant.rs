@@ -1,8 +1,8 @@
 //! `quant/four_bit`: bitsandbytes' bytes. `quant/llama_*`: whole models as transformers saves them.
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::safetensors::SafeFile;
-use ferrotune::model::weights::{BaseStorage, load};
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::safetensors::SafeFile;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, Pass};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};

@@ -4,9 +4,9 @@
 use std::sync::atomic::AtomicBool;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::adapter::AdapterFile;
-use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::adapter::AdapterFile;
+use ferrotune::formats::safetensors::SafeFile;
+use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::trainer::Trainer;
 use ferrotune::train::{Event, setup};

@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::adapter::{AdapterConfig, AdapterFile, CONFIG_FILE, PREFIX};
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::adapter::{AdapterConfig, AdapterFile, CONFIG_FILE, PREFIX};
+use ferrotune::formats::safetensors::SafeFile;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, Init, peft};
 use ferrotune::loss::cross_entropy;
 use ferrotune::merge;
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, Params};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig, LoraPlus};
 use ferrotune::optim::{Optimizer, clip};
@@ -241,7 +241,7 @@ impl Variant<'_> {
         let (ours, theirs) = (AdapterFile::read(&folder)?, AdapterFile::read(&reference)?);
         // PEFT stores frozen weights of a targeted embedding or head as well.
         let kept = theirs.tensors.iter().filter(|t| !t.name.ends_with(".base_layer.weight"));
-        let shape = |t: &ferrotune::checkpoint::adapter::AdapterTensor| (t.name.clone(), t.shape.clone());
+        let shape = |t: &ferrotune::formats::adapter::AdapterTensor| (t.name.clone(), t.shape.clone());
         let same = ours.tensors.iter().map(shape).eq(kept.map(shape));
         report.error("names", !same as u8 as f64, 0.0);
         let (mut a, mut b) = (ours.config, theirs.config);

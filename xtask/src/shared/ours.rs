@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ferrotune::checkpoint::Checkpoint;
+use ferrotune::formats::Checkpoint;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::peft;
-use ferrotune::model::weights::{BaseStorage, load};
 use ferrotune::model::{Decoder, Params, Pass, Tokens};
 use ferrotune::train::setup;
 use ferrotune_kernels::ops::attention::Segment;

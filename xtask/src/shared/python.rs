@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ferrotune::checkpoint::safetensors::SafeFile;
+use ferrotune::formats::safetensors::SafeFile;
 use serde_json::Value;
 
 use crate::golden::Failure;

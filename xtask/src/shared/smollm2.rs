@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::checkpoint::Checkpoint;
+use ferrotune::formats::Checkpoint;
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, peft};
-use ferrotune::model::weights::{BaseStorage, load};
 
 use super::ours::Ours;
 use super::python::Python;

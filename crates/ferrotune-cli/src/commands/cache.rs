@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ferrotune::Result;
-use ferrotune::checkpoint::base_cache::{clear, list};
-use ferrotune::memory::human;
+use ferrotune::load::base_cache::{clear, list};
+use ferrotune::units::human;
 use serde_json::json;
 
 use crate::args::CacheArgs;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ferrotune::checkpoint::adapter::AdapterFile;
-use ferrotune::checkpoint::atomic::{write_atomic, write_folder};
-use ferrotune::checkpoint::stops;
-use ferrotune::checkpoint::trained_beside::TrainedBeside;
+use ferrotune::formats::GENERATION_CONFIG;
+use ferrotune::formats::adapter::AdapterFile;
+use ferrotune::formats::atomic::{write_atomic, write_folder};
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 use ferrotune::lora::peft;
+use ferrotune::results::stops;
+use ferrotune::results::trained_beside::TrainedBeside;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
@@ -46,7 +47,7 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
             beside.write(folder)?;
         }
         match &ends {
-            Some(ends) => write_atomic(&folder.join(stops::FILE), format!("{ends:#}\n").as_bytes()),
+            Some(ends) => write_atomic(&folder.join(GENERATION_CONFIG), format!("{ends:#}\n").as_bytes()),
             None => Ok(()),
         }
     })?;

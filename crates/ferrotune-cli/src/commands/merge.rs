@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use ferrotune::checkpoint::atomic::write_folder;
-use ferrotune::checkpoint::model_folder;
-use ferrotune::checkpoint::outputs::output_dtype;
-use ferrotune::checkpoint::stops;
+use ferrotune::formats::atomic::write_folder;
+use ferrotune::results::model_folder;
+use ferrotune::results::stops;
 use ferrotune::train::Event;
+use ferrotune::train::outputs::output_dtype;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::{DType, Precision};
 use serde_json::json;

@@ -19,8 +19,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::base_cache::BaseCache;
-use ferrotune::checkpoint::hub::{self, HubId};
+use ferrotune::fetch::hub;
+use ferrotune::fetch::hub::HubId;
+use ferrotune::load::base_cache::BaseCache;
 use ferrotune::run_config::{ModelOptions, RunConfig};
 use ferrotune::train::{Event, setup};
 use ferrotune::{Error, Result};

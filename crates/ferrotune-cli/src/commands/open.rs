@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::adapter::{AdapterFile, CONFIG_FILE};
-use ferrotune::checkpoint::trained_beside::TrainedBeside;
+use ferrotune::formats::adapter::{AdapterFile, CONFIG_FILE};
+use ferrotune::load::{BaseForm, BaseStorage, FourBitOptions};
 use ferrotune::lora::{Adapter, peft};
-use ferrotune::model::weights::{BaseForm, BaseStorage, FourBitOptions};
 use ferrotune::model::{Decoder, Params, Pass};
+use ferrotune::results::trained_beside::TrainedBeside;
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Event, setup};
 use ferrotune::{Error, Result};

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ferrotune::Result;
-use ferrotune::checkpoint::Checkpoint;
-use ferrotune::checkpoint::hub::{self, HubId};
-use ferrotune::memory::{self, human};
+use ferrotune::arch::config::{ModelConfig, SUPPORTED};
+use ferrotune::arch::families::architecture;
+use ferrotune::fetch::hub;
+use ferrotune::fetch::hub::HubId;
+use ferrotune::formats::Checkpoint;
+use ferrotune::memory;
 use ferrotune::model::Policies;
-use ferrotune::model::config::{ModelConfig, SUPPORTED};
-use ferrotune::model::families::architecture;
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::foresee::{Foreseen, Load, advise, foresee};
+use ferrotune::units::human;
 use serde_json::json;
 
 use super::{device, open_base, run_file};

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use ferrotune::checkpoint::atomic::write_folder;
-use ferrotune::checkpoint::quantized_folder;
-use ferrotune::memory::human;
-use ferrotune::model::weights::FourBitOptions;
+use ferrotune::formats::atomic::write_folder;
+use ferrotune::load::FourBitOptions;
+use ferrotune::results::quantized_folder;
+use ferrotune::units::human;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};

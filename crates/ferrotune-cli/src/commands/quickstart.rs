@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
 use ferrotune::data::dataset::Dataset;
 use ferrotune::generate::answers::{Question, answer};
-use ferrotune::memory::{human, resident};
+use ferrotune::memory::resident;
+use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::{DataOptions, RunConfig};
 use ferrotune::train::{Trainer, init_adapter, setup};
+use ferrotune::units::human;
 use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use ferrotune::Result;
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::starter::{Starter, StarterSettings, starter};
+use ferrotune::fetch::starter::{Starter, StarterSettings, starter};
 
 use crate::args::Args;
 use crate::environment::Environment;

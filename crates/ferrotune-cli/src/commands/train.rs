@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ferrotune::base::BaseModel;
-use ferrotune::checkpoint::outputs;
-use ferrotune::checkpoint::run_folder::{Begin, RunFolder};
 use ferrotune::data::chat_template::Clock;
-use ferrotune::memory::human;
+use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::{EvalSource, MethodKind, RunConfig};
+use ferrotune::train::outputs;
 use ferrotune::train::record::Summary;
 use ferrotune::train::{Outcome, Trainer, init_adapter, setup};
+use ferrotune::units::human;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! Logins of a `.netrc` file.
 
-use ferrotune::checkpoint::index::Login;
+use ferrotune::fetch::index::Login;
 
 /// The logins of a file, the one for all hosts included; entries without a password are left out.
 pub fn parse(text: &str) -> Vec<Login> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ferrotune::checkpoint::adapter::AdapterFile;
+use ferrotune::formats::adapter::AdapterFile;
 
 use super::helper::{Place, chats, edit_tensors, golden, model};
 

@@ -17,10 +17,10 @@ pub use bad_rows::{BadRow, BadRows};
 pub use roles::ROLE_ALIASES;
 pub use shapes::{Chat, Example};
 
-use crate::checkpoint::hash::Digest;
 use crate::data::chat_template::ChatTemplate;
 use crate::data::random;
 use crate::error::{Error, Result};
+use crate::formats::hash::Digest;
 use crate::run_config::DataFormat;
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -5,6 +5,7 @@
 
 use crate::data::chat_template::{ChatTemplate, Clock};
 use crate::error::{Error, Result};
+use crate::formats::folder::named_templates;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
@@ -48,19 +49,6 @@ impl TokenizerSettings {
         for (name, value) in TokenizerSettings::from_config(map).special_tokens {
             self.special_tokens.entry(name).or_insert(value);
         }
-    }
-}
-
-/// The template for ordinary chats and the one for chats with tools, of a text or a list of named ones.
-pub(crate) fn named_templates(value: &Value) -> (Option<String>, Option<String>) {
-    let source = |template: &Value| template["template"].as_str().map(str::to_string);
-    match value {
-        Value::Array(list) => {
-            let named = |name: &str| list.iter().find(|template| template["name"] == name);
-            let default = named("default").or(list.first()).and_then(source);
-            (default, named("tool_use").and_then(source))
-        }
-        other => (other.as_str().map(str::to_string), None),
     }
 }
 

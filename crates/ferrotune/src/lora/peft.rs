@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::layout::{Slot, whole};
 use super::targets::matches;
 use super::{Adapter, Init, LoraConfig, Targets, TrainedBiases};
-use crate::checkpoint::adapter::{
+use crate::formats::adapter::{
     AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, Modules, weights_path,
 };
 use crate::model::Decoder;
@@ -117,7 +117,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
     let config_path = folder.join(CONFIG_FILE);
     let config = present(constants(&file.config, &config_path)?, model);
     let weights = weights_path(folder);
-    let key = |name: &str| format!("{}{name}", crate::checkpoint::adapter::PREFIX);
+    let key = |name: &str| format!("{}{name}", crate::formats::adapter::PREFIX);
     let mut used = BTreeSet::new();
     let mut make = |slot: &Slot<'_>| {
         // Some versions name the bias of a targeted linear as the base does.

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::config::Init;
 use super::decompose::{first_of_qr, largest};
+use crate::load::dense;
 use crate::model::linear::{Base, LinearLayer};
-use crate::model::weights::dense;
 use crate::{Error, Result};
 
 /// Where a branch starts, and what is left of the weight.

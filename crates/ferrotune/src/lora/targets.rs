@@ -5,18 +5,8 @@ use serde::{Serialize, Serializer};
 
 use super::config::LoraConfig;
 use crate::model::embedding::EMBEDDING;
+pub use crate::run_config::Targets;
 use crate::{Error, Result};
-
-/// A choice of modules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Targets {
-    /// Every linear but the output head.
-    AllLinear,
-    /// Modules whose path is one of these or ends with `.` and one of these.
-    Names(Vec<String>),
-    /// Modules whose whole path matches this regular expression.
-    Regex(String),
-}
 
 const HEAD: &str = "lm_head";
 

@@ -9,12 +9,13 @@ use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Precision};
 
 use crate::Result;
-use crate::checkpoint::Checkpoint;
+use crate::arch::families::{Architecture, NormPlaces};
+use crate::formats::Checkpoint;
+use crate::load::{BaseForm, BaseStorage};
 use crate::loss::cross_entropy::chunk_rows;
-use crate::model::families::{Architecture, NormPlaces};
 use crate::model::streaming::Streaming;
-use crate::model::weights::{BaseForm, BaseStorage};
 use crate::model::{Activations, Policies};
+use crate::units::human;
 
 /// Predicted bytes of a run, by part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -188,13 +189,4 @@ pub(crate) fn bytes_per_value(
 ) -> Result<f64> {
     let (probe, rows, cols) = a.probe();
     Ok(storage.bytes_per_value(&checkpoint.weight(probe, rows, cols)?))
-}
-
-/// Bytes in the unit that reads best: `512 MB`, `3.4 GB` (powers of ten).
-pub fn human(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
 }

@@ -10,7 +10,7 @@ use ferrotune_kernels::{Tensor, Weight};
 use super::params::ParamId;
 
 /// Number of a head that is the embedding.
-pub(super) const TIED_HEAD: usize = usize::MAX;
+pub(crate) const TIED_HEAD: usize = usize::MAX;
 
 /// The parameters of a linear's branch, and its constants.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,6 @@ use ferrotune_kernels::ops::{elementwise, softmax_xent};
 use ferrotune_kernels::{DType, Device, List, Tensor};
 
 use super::attention::Tokens;
-use super::families::Architecture;
 use super::kv_cache::{KvCache, Slots};
 use super::layer::{Layer, LayerSaved};
 use super::linear::{Base, LinearLayer, Pass, Vector};
@@ -17,6 +16,7 @@ use super::rope::{Rotary, Rotation};
 use super::streaming::Reader;
 use super::waiting::Keep;
 use crate::Result;
+use crate::arch::families::Architecture;
 
 /// The network.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub struct Decoder {
     /// The rotary embeddings that layers use.
     pub ropes: Vec<Rotary>,
     /// Who reads frozen layers ahead, if they leave memory behind the work of a pass.
-    pub(super) reader: Option<Reader>,
+    pub(crate) reader: Option<Reader>,
     /// Whether activations wait for the backward of a training pass in 8 bits.
     pub eight_bit: bool,
     /// The embedding as a head, when it is tied.
-    pub(super) tied_head: Option<LinearLayer>,
+    pub(crate) tied_head: Option<LinearLayer>,
 }
 
 /// A layer's saved activations under the policy that made them.
@@ -294,9 +294,9 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Checkpoint;
+    use crate::formats::Checkpoint;
+    use crate::load::{BaseStorage, load};
     use crate::lora::{Adapter, LoraConfig, Targets};
-    use crate::model::weights::{BaseStorage, load};
     use ferrotune_kernels::Precision;
     use ferrotune_kernels::ops::attention::Segment;
     use std::path::Path;

@@ -1,11 +1,6 @@
 //! The frozen network, with room for LoRA branches; explicit forward and backward for each part.
 
-pub mod config;
-pub mod families;
-
-mod storage;
 pub mod streaming;
-pub mod weights;
 
 pub mod decoder;
 
@@ -27,7 +22,6 @@ pub mod waiting;
 
 pub use adapted::Adapted;
 pub use attention::Tokens;
-pub use config::{ModelConfig, RopeScaling};
 pub use decoder::{Backward, Decoder};
 pub use layer::Layer;
 pub use linear::{DropoutKey, Pass};

@@ -6,10 +6,10 @@ use ferrotune_kernels::ops::layer_norm::{self, LayerNorm};
 use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
 use ferrotune_kernels::{DType, Tensor};
 
-use super::families::NormKind;
 use super::linear::{Pass, Vector};
 use super::params::{Gradients, ParamId};
 use crate::Result;
+use crate::arch::families::NormKind;
 
 /// A norm under its checkpoint name.
 #[derive(Debug)]

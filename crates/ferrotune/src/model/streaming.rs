@@ -38,7 +38,7 @@ impl Streaming {
 
 /// A thread that asks the system for what is needed next: to find room for it takes time that the work need not wait for.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     /// Closed when the reader is dropped, which ends the thread.
     next: Sender<Vec<Weight>>,
 }

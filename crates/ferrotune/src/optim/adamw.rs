@@ -192,7 +192,7 @@ mod tests {
             };
             let (mut plain, mut paged) = (params(), params());
             let folder = tempfile::tempdir().unwrap();
-            let file = crate::checkpoint::atomic::scratch(folder.path()).unwrap();
+            let file = crate::formats::atomic::scratch(folder.path()).unwrap();
             let config = AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() };
             let mut a = AdamW::new(&dev, &plain, config);
             let mut b = AdamW::paged(&paged, config, file).unwrap();

@@ -4,7 +4,17 @@ use serde::{Serialize, Serializer};
 
 use super::layers::Choice;
 use super::options::choices;
-pub use crate::lora::Targets;
+
+/// A choice of modules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// Every linear but the output head.
+    AllLinear,
+    /// Modules whose path is one of these or ends with `.` and one of these.
+    Names(Vec<String>),
+    /// Modules whose whole path matches this regular expression.
+    Regex(String),
+}
 
 choices! {
     /// What is trained.

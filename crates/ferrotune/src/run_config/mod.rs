@@ -14,9 +14,9 @@ mod settings;
 pub use layers::Notation;
 pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
 pub use options::{
-    ActivationPolicy, ActivationStorage, BadRowPolicy, DataFormat, DataOptions, EvalSource, FloatKind,
-    LossNormalization, ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule, StreamPolicy,
-    Supervise, TableKind, TrainOptions, Truncation, WeightKind,
+    ActivationPolicy, ActivationStorage, BadRowPolicy, DEFAULT_CACHE_LIMIT, DataFormat, DataOptions,
+    EvalSource, FloatKind, LossNormalization, ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule,
+    StreamPolicy, Supervise, TableKind, TrainOptions, Truncation, WeightKind,
 };
 
 pub use settings::{Difference, Settings, differences};

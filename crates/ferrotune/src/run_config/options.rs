@@ -1,8 +1,10 @@
 //! The sections of a run file with their defaults.
 
 use super::layers::Choice;
-use crate::checkpoint::base_cache::DEFAULT_LIMIT;
 use serde::{Serialize, Serializer};
+
+/// Bytes that all kept bases take together, if nothing else is said.
+pub const DEFAULT_CACHE_LIMIT: u64 = 64 << 30;
 
 /// An enum of words: the words for reading, the first of a variant for writing.
 macro_rules! choices {
@@ -261,7 +263,7 @@ fn is_default_cache(on: &bool) -> bool {
 }
 
 fn is_default_limit(limit: &u64) -> bool {
-    *limit == DEFAULT_LIMIT
+    *limit == DEFAULT_CACHE_LIMIT
 }
 
 impl Default for ModelOptions {
@@ -272,7 +274,7 @@ impl Default for ModelOptions {
             dtype: FloatKind::default(),
             embeddings: TableKind::default(),
             cache: true,
-            cache_limit: DEFAULT_LIMIT,
+            cache_limit: DEFAULT_CACHE_LIMIT,
         }
     }
 }

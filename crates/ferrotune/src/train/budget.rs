@@ -1,13 +1,15 @@
 //! A run is made so that it fits the memory that is there, or refused.
 
 use super::foresee::{self, Way};
-use crate::checkpoint::Checkpoint;
-use crate::memory::{self, Plan, human};
-use crate::model::families::Architecture;
+use crate::arch::families::Architecture;
+use crate::formats::Checkpoint;
+use crate::memory;
+use crate::memory::Plan;
 use crate::model::streaming::Streaming;
 use crate::run_config::{
     ActivationPolicy, ActivationStorage, MethodKind, OptimizerKind, RunConfig, StreamPolicy,
 };
+use crate::units::human;
 use crate::{Error, Result};
 
 /// What is asked for, or the fastest way whose plan fits the budget; refuses if none does. `streaming`: what that saves, if the base lies in a file.

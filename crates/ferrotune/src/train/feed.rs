@@ -2,11 +2,11 @@
 
 use super::needs::Rows;
 use crate::Result;
+use crate::arch::families::Architecture;
 use crate::data::loader::{Loader, LoaderOptions, evaluation_batches};
 use crate::data::pack::PackedBatch;
 use crate::data::tokenize::TrainRow;
 use crate::lora::LoraConfig;
-use crate::model::families::Architecture;
 use crate::run_config::RunConfig;
 
 /// Steps and held-out batches.

@@ -9,16 +9,18 @@ use super::init_adapter;
 use super::needs::{Held, Needs, Rows};
 use super::setup;
 use crate::Result;
-use crate::checkpoint::Checkpoint;
+use crate::arch::families::{Architecture, architecture};
 use crate::data::PreparedData;
 use crate::data::loader::LoaderOptions;
 use crate::data::tokenize::TrainRow;
-use crate::memory::{self, Plan, human};
-use crate::model::families::{Architecture, architecture};
+use crate::formats::Checkpoint;
+use crate::load::{BaseStorage, load};
+use crate::memory;
+use crate::memory::Plan;
 use crate::model::streaming::Streaming;
-use crate::model::weights::{BaseStorage, load};
 use crate::model::{Activations, Decoder, Policies};
 use crate::run_config::{ActivationPolicy, MethodKind, RunConfig, StreamPolicy, TableKind, WeightKind};
+use crate::units::human;
 
 /// Share of the products' best rate that training steps reach; `docs/benchmarks.md` has what was measured.
 const SHARE: f64 = 0.85;

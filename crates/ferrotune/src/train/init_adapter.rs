@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::foresee::shapes;
 use super::setup::lora_config;
-use crate::checkpoint::Checkpoint;
+use crate::formats::Checkpoint;
 use crate::lora::{Init, LoraConfig, Targets, TrainedBiases, peft};
 use crate::model::Decoder;
 use crate::model::embedding::EMBEDDING;

@@ -6,6 +6,7 @@ mod feed;
 pub mod foresee;
 pub mod init_adapter;
 mod needs;
+pub mod outputs;
 mod progress;
 pub mod record;
 pub mod setup;

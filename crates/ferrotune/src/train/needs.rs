@@ -6,10 +6,10 @@ use ferrotune_kernels::{Device, Precision, Tensor};
 
 use super::setup::{self, Trainable};
 use crate::Result;
+use crate::arch::families::Architecture;
+use crate::load::BaseForm;
 use crate::lora::{Adapter, LoraConfig, peft};
 use crate::memory::Shape;
-use crate::model::families::Architecture;
-use crate::model::weights::BaseForm;
 use crate::model::{Activations, Decoder};
 use crate::run_config::{ActivationStorage, MethodKind, RunConfig};
 

@@ -9,22 +9,22 @@ use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
 
 use super::record::Event;
-use crate::checkpoint::trained_beside::TrainedBeside;
-use crate::checkpoint::{Checkpoint, atomic};
+use crate::arch::families::architecture;
 use crate::data::PreparedData;
 use crate::data::tokenize::Names;
+use crate::formats::{Checkpoint, atomic};
+use crate::load::{BaseForm, BaseStorage, FourBitOptions};
 use crate::lora::{Adapter, Init, LoraConfig, TrainedBiases};
-use crate::memory::human;
-use crate::model::families::architecture;
-use crate::model::weights::{BaseForm, BaseStorage, FourBitOptions};
 use crate::model::{Adapted, Params};
 use crate::optim::Optimizer;
 use crate::optim::adamw::{AdamW, AdamWConfig, LoraPlus};
 use crate::optim::adamw8::{self, AdamW8};
+use crate::results::trained_beside::TrainedBeside;
 use crate::run_config::{
     BiasKind, FloatKind, LoraInit, MethodKind, MethodOptions, OptimizerKind, QuantKind, RunConfig, TableKind,
     TrainOptions, WeightKind,
 };
+use crate::units::human;
 use crate::{Error, Result};
 
 /// What is trained.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use ferrotune::checkpoint::Checkpoint;
 use ferrotune::data::pack::PackedBatch;
+use ferrotune::formats::Checkpoint;
 use ferrotune::lora::Adapter;
 use ferrotune::loss::cross_entropy::LossSum;
 use ferrotune::model::{Decoder, Gradients, Pass, Policies, Tokens};

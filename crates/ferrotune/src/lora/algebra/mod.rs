@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::checkpoint::adapter::{AdapterConfig, AdapterFile, Modules};
+use crate::formats::adapter::{AdapterConfig, AdapterFile, Modules};
 use crate::{Error, Result};
 
 pub use methods::{Form, MajoritySign, Method, Rule};

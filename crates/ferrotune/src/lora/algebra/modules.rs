@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::targets::Matcher;
 use super::Input;
-use crate::checkpoint::adapter::{AdapterConfig, AdapterFile, AdapterTensor};
+use crate::formats::adapter::{AdapterConfig, AdapterFile, AdapterTensor};
 use crate::{Error, Result};
 
 /// A factor of a branch.

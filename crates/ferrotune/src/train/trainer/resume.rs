@@ -1,12 +1,15 @@
 //! Checkpoints of a run, and going on from one: only with the settings, the data and the base of before, or with the user's
 //! consent.
 
+use super::super::outputs;
 use super::super::record::Event;
 use super::super::setup::Trainable;
 use super::Trainer;
-use crate::checkpoint::run_folder::{ResumePoint, RunFolder};
-use crate::checkpoint::train_state::{self, Changed, TrainState};
-use crate::checkpoint::{Change, manifest, outputs};
+use crate::formats::Change;
+use crate::results::manifest;
+use crate::results::run_folder::{ResumePoint, RunFolder};
+use crate::results::train_state;
+use crate::results::train_state::{Changed, TrainState};
 use crate::run_config::{Difference, Settings, differences};
 use crate::{Error, Result};
 

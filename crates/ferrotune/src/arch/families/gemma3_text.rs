@@ -1,0 +1,34 @@
+//! Gemma 3 (text): Gemma 2 with norms of the heads of q and k, five layers with a window to one without, and a rotary
+//! base for each of the two kinds.
+
+use super::{Architecture, QkNorm, Rope, gemma2, windows};
+use crate::Result;
+use crate::arch::config::{ModelConfig, RopeConfig, RopeScaling};
+
+/// Layers `sliding_window_pattern` apart see the whole segment; they have the larger base and any scaling.
+pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+    let (pattern, local) = c.with_keys(|keys| {
+        let pattern = keys.optional_size("sliding_window_pattern")?.unwrap_or(6);
+        Ok((pattern, keys.positive("rope_local_base_freq")?))
+    })?;
+    gemma2::needs_window(c)?;
+    let windows = windows(c, |i| !(i + 1).is_multiple_of(pattern));
+    let rope = |stated: Option<&RopeConfig>, theta: Option<f64>, default: f64| Rope {
+        theta: stated.and_then(|r| r.theta).or(theta).unwrap_or(default),
+        scaling: stated.map_or(RopeScaling::None, |r| r.scaling.clone()),
+        dims: c.head_dim,
+    };
+    let by_layer = &c.rope_by_layer;
+    let global = by_layer.get("full_attention").or(Some(&c.rope));
+    // Early configurations state one scaling, that of the layers without a window.
+    let local = rope(by_layer.get("sliding_attention"), local, 10_000.0);
+    Ok(Architecture {
+        qk_norm: QkNorm::Head,
+        // Scores have no cap here, whatever the configuration says: its code does not read that key.
+        score_cap: None,
+        rope_of_layer: windows.iter().map(|w| Some(w.is_some() as usize)).collect(),
+        ropes: vec![rope(global, None, 1_000_000.0), local],
+        windows,
+        ..gemma2::shared(c, [None, None])?
+    })
+}

@@ -1,0 +1,20 @@
+//! StableLM: layer norms, a quarter of each head rotated, optionally norms of each head and attention beside the MLP.
+
+use super::{Architecture, NormKind, NormPlaces, QkNorm, rope};
+use crate::Result;
+use crate::arch::config::ModelConfig;
+
+/// `use_parallel_residual` and `qk_layernorm` are those of StableLM 2 12B.
+pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+    let flag = |key: &str| c.with_keys(|keys| Ok(keys.flag(key)?.unwrap_or(false)));
+    Ok(Architecture {
+        norm: NormKind::Layer,
+        norms: if flag("use_parallel_residual")? { NormPlaces::Parallel } else { NormPlaces::Before },
+        qk_norm: if flag("qk_layernorm")? { QkNorm::OwnLayer } else { QkNorm::None },
+        qkv_bias: flag("use_qkv_bias")?,
+        o_bias: false,
+        mlp_bias: false,
+        ropes: vec![rope(c, 10_000.0, 0.25)],
+        ..Architecture::common(c)
+    })
+}

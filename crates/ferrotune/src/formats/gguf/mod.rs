@@ -1,0 +1,240 @@
+//! GGUF files as base models.
+//!
+//! Names, shapes, values and row order come out as in a Hugging Face folder; blocks stay as they are in the file. Some
+//! architectures store the rows of q and k with the two halves of each head interleaved. Since rows are whole blocks,
+//! putting them back is a copy of rows, which needs no decoding.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use ferrotune_kernels::quant::{Bytes, Weight};
+use serde_json::{Value, json};
+
+use super::GenerationConfig;
+use crate::arch::config::ModelConfig;
+use crate::{Error, Result};
+
+mod arch;
+mod config;
+mod file;
+mod rope;
+mod tokenizer;
+mod values;
+
+use arch::{Arch, Heads};
+use file::{GgufFile, TensorInfo, TensorType};
+
+/// An opened GGUF model.
+pub(crate) struct GgufModel {
+    file: GgufFile,
+    arch: &'static Arch,
+    /// Where the tensor of a Hugging Face name is.
+    names: BTreeMap<String, Place>,
+    /// Heads of q and of k.
+    heads: (usize, usize),
+}
+
+/// A tensor of the file, or a row of it.
+struct Place {
+    own: String,
+    row: Option<usize>,
+}
+
+impl GgufModel {
+    /// Whether the path is a GGUF file, by its name or its first bytes.
+    pub(crate) fn is(path: &Path) -> bool {
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) || GgufFile::is(path)
+    }
+
+    pub(crate) fn open(path: &Path) -> Result<(Self, ModelConfig)> {
+        let file = GgufFile::open(path)?;
+        let (arch, config) = config::read(&file)?;
+        let heads = (config.num_attention_heads, config.num_key_value_heads);
+        let mut names = BTreeMap::new();
+        for (own, info) in file.tensors().iter().filter(|(own, _)| !rope::is_table(own)) {
+            let name = arch.hf_name(own).unwrap_or_else(|| own.clone());
+            match name.split_once('*') {
+                // More rows than heads are left as the one tensor, which no part of the network asks for.
+                Some((before, after)) if info.shape[0] <= heads.0 => {
+                    names.extend((0..info.shape[0]).map(|row| {
+                        (format!("{before}{row}{after}"), Place { own: own.clone(), row: Some(row) })
+                    }))
+                }
+                _ => drop(names.insert(name, Place { own: own.clone(), row: None })),
+            }
+        }
+        Ok((GgufModel { file, arch, names, heads }, config))
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.names.keys().cloned().collect()
+    }
+
+    fn find(&self, name: &str) -> Result<(&Place, &TensorInfo)> {
+        let place = self.names.get(name).ok_or_else(|| {
+            super::missing_tensor(self.file.path(), name, self.names.keys().map(String::as_str))
+        })?;
+        Ok((place, &self.file.tensors()[&place.own]))
+    }
+
+    /// The tensor's bytes with the rows in Hugging Face's order.
+    fn bytes(&self, name: &str, own: &str, info: &TensorInfo, expected: &[usize]) -> Result<Bytes> {
+        let path = self.file.path();
+        if info.shape != expected {
+            let problem = format!("shape is {:?}, the metadata asks for {expected:?}", info.shape);
+            return Err(Error::tensor(path, own, problem));
+        }
+        let (bytes, rows) = (self.file.bytes(info), expected[0]);
+        let heads = match self.arch.interleaves(name) {
+            Some(Heads::Query) => self.heads.0,
+            Some(Heads::Key) => self.heads.1,
+            None => return Ok(bytes),
+        };
+        if !rows.is_multiple_of(2 * heads) {
+            let problem = format!("{rows} rows are not pairs of halves of {heads} heads");
+            return Err(Error::tensor(path, own, problem));
+        }
+        let own = deinterleave(&bytes, rows, rows / heads);
+        self.file.file.release(bytes.as_slice());
+        Ok(own)
+    }
+
+    /// Says that a tensor will not be read again soon.
+    pub(crate) fn release(&self, name: &str) {
+        if let Ok((_, info)) = self.find(name) {
+            self.file.file.release(self.file.bytes(info).as_slice());
+        }
+    }
+
+    pub(crate) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let (place, info) = self.find(name)?;
+        let bytes = self.bytes(name, &place.own, info, &[rows, cols])?;
+        as_weight(info.kind, rows, cols, bytes)
+    }
+
+    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let (place, info) = self.find(name)?;
+        let mut values = vec![0.0; len];
+        match place.row {
+            None => {
+                let bytes = self.bytes(name, &place.own, info, &[len])?;
+                as_weight(info.kind, 1, len, bytes)?.decode(0, 0, &mut values);
+            }
+            Some(row) => {
+                let rows = info.shape[0];
+                let bytes = self.bytes(name, &place.own, info, &[rows, len])?;
+                as_weight(info.kind, rows, len, bytes)?.decode(row, 0, &mut values);
+            }
+        }
+        // No bit is lost from 0.5 on, where a difference of floats is exact; the family adds it again.
+        let added = self.arch.added(name);
+        values.iter_mut().for_each(|v| *v -= added);
+        Ok(values)
+    }
+
+    pub(crate) fn tokenizer_json(&self) -> Result<Vec<u8>> {
+        tokenizer::build(&self.file)
+    }
+
+    /// What a user should know of the file.
+    pub(crate) fn warning(&self) -> Result<Option<String>> {
+        tokenizer::warning(&self.file)
+    }
+
+    pub(crate) fn chat_template(&self) -> Result<Option<String>> {
+        Ok(self.file.text("tokenizer.chat_template")?.map(str::to_string))
+    }
+
+    /// llama.cpp writes named templates under keys of their own.
+    pub(crate) fn tool_template(&self) -> Result<Option<String>> {
+        Ok(self.file.text("tokenizer.chat_template.tool_use")?.map(str::to_string))
+    }
+
+    pub(crate) fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
+        tokenizer::special_tokens(&self.file)
+    }
+
+    pub(crate) fn add_bos(&self) -> Result<bool> {
+        tokenizer::add_bos(&self.file)
+    }
+
+    pub(crate) fn generation(&self) -> Result<GenerationConfig> {
+        let mut ends = BTreeSet::new();
+        for role in ["eos", "eot", "eom"] {
+            ends.extend(tokenizer::token_id(&self.file, role)?);
+        }
+        // A base model has the token too, but no template that writes it.
+        if let (Some(end), Some(template)) = (self.arch.end_of_turn, self.chat_template()?)
+            && template.contains(end)
+        {
+            ends.extend(tokenizer::id_of(&self.file, end)?);
+        }
+        Ok(GenerationConfig { eos_token_ids: ends.into_iter().collect(), ..Default::default() })
+    }
+
+    /// What its `generation_config.json` would be.
+    pub(crate) fn generation_json(&self, config: &ModelConfig) -> Result<Value> {
+        let ends = self.generation()?.eos_token_ids;
+        Ok(json!({
+            "bos_token_id": config.bos_token_id,
+            "eos_token_id": if ends.is_empty() { Value::Null } else { json!(ends) },
+            "pad_token_id": config.pad_token_id,
+        }))
+    }
+
+    /// The files that a Hugging Face folder of this model would have beside its weights.
+    pub(crate) fn sidecars(&self, config: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut about = json!({
+            "add_bos_token": self.add_bos()?,
+            "clean_up_tokenization_spaces": false,
+            "model_max_length": config.max_position_embeddings,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        });
+        for (role, text) in self.special_tokens()? {
+            about[role] = text.into();
+        }
+        if let Some(template) = self.chat_template()? {
+            about["chat_template"] = match self.tool_template()? {
+                Some(tools) => json!([
+                    {"name": "default", "template": template},
+                    {"name": "tool_use", "template": tools},
+                ]),
+                None => template.into(),
+            };
+        }
+        let generation = self.generation_json(config)?;
+        let file = |name: &str, value: &Value| (name.to_string(), format!("{value:#}\n").into_bytes());
+        Ok(vec![
+            ("tokenizer.json".to_string(), self.tokenizer_json()?),
+            file("tokenizer_config.json", &about),
+            file(crate::formats::GENERATION_CONFIG, &generation),
+        ])
+    }
+}
+
+fn as_weight(kind: TensorType, rows: usize, cols: usize, bytes: Bytes) -> Result<Weight> {
+    Ok(match kind {
+        TensorType::Dense(dtype) => Weight::dense(rows, cols, dtype, bytes)?,
+        TensorType::Block(kind) => Weight::gguf(rows, cols, kind, bytes)?,
+    })
+}
+
+/// Rows of heads of `head` rows, from interleaved halves (0, h, 1, h+1, ...) to one half after the other.
+fn deinterleave(bytes: &Bytes, rows: usize, head: usize) -> Bytes {
+    let bytes = bytes.as_slice();
+    let size = bytes.len() / rows;
+    let mut out = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let (start, within) = (row / head * head, row % head);
+        let from = start + within % (head / 2) * 2 + within / (head / 2);
+        out.extend_from_slice(&bytes[from * size..(from + 1) * size]);
+    }
+    Bytes::owned(out)
+}
+
+#[cfg(test)]
+mod tests;

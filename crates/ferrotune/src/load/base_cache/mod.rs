@@ -1,0 +1,254 @@
+//! Quantized bases kept on disk: a base is quantized once and only mapped at every later start.
+//!
+//! A file of the cache is a safetensors file with the tensors of [`crate::formats::bnb4`] and `bnb8`, the
+//! linears in the order of the layers, so that one after the other can be read ahead and dropped. Each linear starts on
+//! a page of 4 KiB, each of its tensors at a multiple of 64 bytes; tensors named `pad.N` fill the gaps, which
+//! safetensors does not allow. The last tensor, `digest`, is SHA-256 over the header and 64 blocks of 4 KiB at even
+//! distances: a file that was cut off, written over or is another's is recognised without reading all of it, single
+//! flipped bits between these blocks are not.
+//!
+//! A file's name is a hash of everything that decides its content: the storage asked for, the versions below, and the
+//! model's fingerprint, which covers every byte of its weight files.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ferrotune_kernels::quant::Weight;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::formats::hash::hex;
+use crate::formats::safetensors::{SafeFile, Shards};
+use crate::formats::{Checkpoint, bnb4, bnb8};
+use crate::load::BaseForm;
+use crate::{Error, Result};
+
+mod writer;
+
+pub(crate) use writer::BaseWriter;
+
+/// Version of the file's layout.
+const FORMAT: u32 = 1;
+
+/// Version of the quantizers: to be raised when they give other bytes.
+const QUANTIZER: u32 = 1;
+
+/// Half-written files of programs that were killed are removed when they are older.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Blocks of 4 KiB that the digest covers.
+const BLOCKS: usize = 64;
+
+/// Keys of the header's metadata.
+const ABOUT: [&str; 3] = ["key", "base", "storage"];
+
+/// A folder of quantized bases.
+#[derive(Debug)]
+pub struct BaseCache {
+    folder: PathBuf,
+    limit: u64,
+    /// Files that are on their way to the disk.
+    writes: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl BaseCache {
+    /// A cache in `folder`, which need not exist yet, whose files take up to `limit` bytes; of more, those that were
+    /// not used for longest are removed.
+    pub fn new(folder: &Path, limit: u64) -> Self {
+        BaseCache { folder: folder.to_path_buf(), limit, writes: Mutex::default() }
+    }
+
+    /// The place of a base in a form; none for forms of which nothing is quantized.
+    pub(crate) fn entry(
+        &self,
+        checkpoint: &Checkpoint,
+        form: impl Into<BaseForm>,
+    ) -> Result<Option<Entry<'_>>> {
+        let Some(storage) = form.into().quantized_name() else { return Ok(None) };
+        let mut hash = Sha256::new();
+        hash.update(format!("{FORMAT} {QUANTIZER} {storage} {}", checkpoint.fingerprint()?));
+        let key = hex(&hash.finalize());
+        let path = self.folder.join(format!("{}.safetensors", &key[..32]));
+        let base = checkpoint.path().display().to_string();
+        Ok(Some(Entry { cache: self, path, about: [key, base, storage] }))
+    }
+
+    /// Waits until all that was written is on the disk.
+    pub fn flush(&self) {
+        let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        for write in writes.drain(..) {
+            // A file that could not be kept is made again at the next start.
+            let _ = write.join();
+        }
+    }
+}
+
+impl Drop for BaseCache {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// The place of one base in one storage.
+pub(crate) struct Entry<'c> {
+    cache: &'c BaseCache,
+    path: PathBuf,
+    /// Values of [`ABOUT`].
+    about: [String; 3],
+}
+
+impl Entry<'_> {
+    /// The base, if it is there; an error if what is there is not it.
+    pub(crate) fn open(&self) -> Result<Option<CachedBase>> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let file = SafeFile::open(&self.path)?;
+        if file.metadata().get(ABOUT[0]) != Some(&self.about[0]) {
+            return Err(Error::file(&self.path, "it holds another base than its name says"));
+        }
+        if file.get(writer::DIGEST).map(|t| t.bytes.as_slice()) != Some(digest(&file).as_slice()) {
+            return Err(Error::file(&self.path, "its content does not fit its digest"));
+        }
+        // When it was last used; one that this user may not change is only thrown out earlier.
+        let _ = File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
+        Ok(Some(CachedBase { shards: Shards::single(file) }))
+    }
+
+    /// Starts a new file for up to `linears` linears.
+    pub(crate) fn create(&self, linears: usize) -> Result<BaseWriter> {
+        fs::create_dir_all(&self.cache.folder).map_err(|e| Error::io(&self.cache.folder, e))?;
+        BaseWriter::create(&self.path, linears)
+    }
+
+    /// Ends the file. It can be used at once; syncing it and giving it its name goes on beside the work.
+    pub(crate) fn finish(&self, writer: BaseWriter) -> Result<CachedBase> {
+        let values = self.about.iter().map(|text| Value::from(text.as_str()));
+        let about = ABOUT.into_iter().map(str::to_string).zip(values).collect();
+        let (file, unnamed) = writer.finish(about)?;
+        let (path, folder, limit) = (self.path.clone(), self.cache.folder.clone(), self.cache.limit);
+        let write = std::thread::Builder::new().spawn(move || {
+            if unnamed.keep(&path).is_ok() {
+                shrink(&folder, limit, &path);
+            }
+        });
+        // Without a thread it is made again at the next start.
+        self.cache.writes.lock().unwrap_or_else(PoisonError::into_inner).extend(write);
+        Ok(CachedBase { shards: Shards::single(file) })
+    }
+}
+
+/// A quantized base whose linears stay in the mapped file.
+pub(crate) struct CachedBase {
+    shards: Shards,
+}
+
+impl CachedBase {
+    /// The weight of a linear; none if it is not there in this shape.
+    pub(crate) fn weight(&self, linear: &str, rows: usize, cols: usize) -> Option<Weight> {
+        let name = format!("{linear}.weight");
+        let read = |read: fn(&Shards, &str, usize, usize) -> Result<Option<Weight>>| {
+            read(&self.shards, &name, rows, cols).ok().flatten()
+        };
+        read(bnb4::read).or_else(|| read(bnb8::read))
+    }
+}
+
+/// What the last tensor of the file holds, if the file is as it was written.
+fn digest(file: &SafeFile) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    file.hash(&mut hash, BLOCKS, writer::DIGEST_BYTES);
+    hash.finalize().into()
+}
+
+/// A file of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The file.
+    pub path: PathBuf,
+    /// Path of the model that it was made from; empty if the file is not readable as one of this cache.
+    pub base: String,
+    /// The storage, such as `nf4, blocks of 64, double`.
+    pub storage: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was last used.
+    pub used: SystemTime,
+}
+
+/// The files of the cache in `folder`, the one that was used last first; none if there is no folder.
+pub fn list(folder: &Path) -> Result<Vec<Kept>> {
+    let mut all: Vec<Kept> = files(folder)?
+        .into_iter()
+        .map(|(path, bytes, used)| {
+            let about = SafeFile::open(&path).map(|f| f.metadata().clone()).unwrap_or_default();
+            let text = |key: &str| about.get(key).cloned().unwrap_or_default();
+            Kept { base: text(ABOUT[1]), storage: text(ABOUT[2]), path, bytes, used }
+        })
+        .collect();
+    all.sort_by(|a, b| b.used.cmp(&a.used).then(a.path.cmp(&b.path)));
+    Ok(all)
+}
+
+/// Removes all files of the cache in `folder`, half-written ones too; gives the bytes that are free now.
+pub fn clear(folder: &Path) -> Result<u64> {
+    let mut freed = 0;
+    for (path, bytes, _) in files(folder)?.into_iter().chain(unnamed(folder)) {
+        fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        freed += bytes;
+    }
+    Ok(freed)
+}
+
+type Found = (PathBuf, u64, SystemTime);
+
+/// Files of the folder with this extension, hidden or not.
+fn entries(folder: &Path, hidden: bool, extension: &str) -> std::io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)?.flatten() {
+        let path = entry.path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        if name.starts_with('.') == hidden
+            && path.extension().is_some_and(|e| e == extension)
+            && let Ok(about) = entry.metadata()
+        {
+            found.push((path, about.len(), about.modified().unwrap_or(UNIX_EPOCH)));
+        }
+    }
+    Ok(found)
+}
+
+fn files(folder: &Path) -> Result<Vec<Found>> {
+    match entries(folder, false, "safetensors") {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found.map_err(|e| Error::io(folder, e)),
+    }
+}
+
+fn unnamed(folder: &Path) -> Vec<Found> {
+    entries(folder, true, "tmp").unwrap_or_default()
+}
+
+/// Removes the files that were not used for longest until the rest takes at most `limit` bytes; `newest` stays.
+fn shrink(folder: &Path, limit: u64, newest: &Path) {
+    let mut all = files(folder).unwrap_or_default();
+    all.sort_by_key(|(path, _, used)| (path != newest, std::cmp::Reverse(*used)));
+    let mut total = 0u64;
+    for (i, (path, bytes, _)) in all.iter().enumerate() {
+        total = total.saturating_add(*bytes);
+        if i > 0 && total > limit {
+            let _ = fs::remove_file(path);
+        }
+    }
+    for (path, _, written) in unnamed(folder) {
+        if written.elapsed().is_ok_and(|age| age > STALE) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

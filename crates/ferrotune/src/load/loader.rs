@@ -1,0 +1,357 @@
+//! The parts of a network, one after the other in the order of its layers.
+
+use std::collections::BTreeSet;
+
+use ferrotune_kernels::ops::attention::Heads;
+use ferrotune_kernels::quant::Bytes;
+use ferrotune_kernels::{DType, Device, Weight};
+
+use super::{BaseForm, BaseStorage, Linears};
+use crate::arch::families::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
+use crate::formats::Checkpoint;
+use crate::model::adapted::TIED_HEAD;
+use crate::model::attention::{Attention, Qkv};
+use crate::model::decoder::Decoder;
+use crate::model::layer::{Ffn, Layer};
+use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::mlp::{Mlp, Up};
+use crate::model::moe::{Expert, Moe};
+use crate::model::norm::Norm;
+use crate::model::params::{ParamId, Params};
+use crate::model::residual::Residual;
+use crate::model::rope::Rotary;
+use crate::units::human;
+use crate::{Error, Result};
+
+pub(crate) struct Loader<'a> {
+    pub(crate) dev: &'a Device,
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) form: BaseForm,
+    pub(crate) from: Linears<'a>,
+    pub(crate) params: Params,
+    pub(crate) consumed: BTreeSet<String>,
+    pub(crate) linears: usize,
+}
+
+impl Loader<'_> {
+    pub(crate) fn decoder(&mut self, arch: Architecture, positions: usize) -> Result<Decoder> {
+        let a = &arch;
+        let embed = self.matrix("model.embed_tokens", a.vocab, a.hidden, self.form.tables)?;
+        let layers = (0..a.layers).map(|i| self.layer(a, i)).collect::<Result<Vec<_>>>()?;
+        let norm = self.norm(a, "model.norm".into())?;
+        let head = |id, base| LinearLayer {
+            id,
+            name: "lm_head".into(),
+            rows: a.vocab,
+            cols: a.hidden,
+            base,
+            bias: None,
+        };
+        let (mut lm_head, mut tied_head) = (None, None);
+        if a.tied {
+            // Some tied checkpoints carry the head a second time.
+            self.consumed.insert("lm_head.weight".into());
+            let base = match &embed {
+                Base::Frozen(w) => Base::Frozen(w.clone()),
+                Base::Trained(id) => Base::Trained(*id),
+            };
+            tied_head = Some(head(TIED_HEAD, base));
+        } else {
+            let base = self.matrix("lm_head", a.vocab, a.hidden, self.form.tables)?;
+            lm_head = Some(head(self.linears, base));
+        }
+        let rotary = |rope: &crate::arch::families::Rope| Rotary::new(self.dev, positions, rope.clone());
+        let ropes = a.ropes.iter().map(rotary).collect::<Result<Vec<_>>>()?;
+        Ok(Decoder { arch, embed, layers, norm, lm_head, ropes, reader: None, eight_bit: false, tied_head })
+    }
+
+    fn layer(&mut self, a: &Architecture, i: usize) -> Result<Layer> {
+        let at = |name: &str| format!("model.layers.{i}.{name}");
+        // By the checkpoints' names: before the attention, after it, before the MLP, after it.
+        let [before, after, mlp_before, mlp_after] = match a.norms {
+            NormPlaces::Before => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
+            NormPlaces::Around => [
+                Some("input_layernorm"),
+                Some("post_attention_layernorm"),
+                Some("pre_feedforward_layernorm"),
+                Some("post_feedforward_layernorm"),
+            ],
+            NormPlaces::After => {
+                [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")]
+            }
+            NormPlaces::Parallel => [Some("input_layernorm"), None, Some("input_layernorm"), None],
+        };
+        let mut norm = |name: Option<&str>| name.map(|n| self.norm(a, at(n))).transpose();
+        let (before, after) = (norm(before)?, norm(after)?);
+        let (mlp_before, mlp_after) = (norm(mlp_before)?, norm(mlp_after)?);
+        let attention = self.attention(a, i, before, after)?;
+        let residual = Residual { norm: mlp_after, scale: a.residual_scale };
+        let mlp = match a.experts_of(i) {
+            Some(experts) => Ffn::Experts(self.experts(a, experts, i, mlp_before, residual)?),
+            None => Ffn::Dense(self.mlp(a, i, mlp_before, residual)?),
+        };
+        Ok(Layer { attention, mlp, parallel: a.norms == NormPlaces::Parallel })
+    }
+
+    fn mlp(&mut self, a: &Architecture, i: usize, norm: Option<Norm>, residual: Residual) -> Result<Mlp> {
+        let at = |name: &str| format!("model.layers.{i}.{name}");
+        let up = match a.mlp {
+            MlpKind::Gated if a.fused => {
+                let rows = 2 * a.ffn;
+                Up::Fused(Box::new(self.linear(at("mlp.gate_up_proj"), rows, a.hidden, a.mlp_bias)?))
+            }
+            MlpKind::Gated => Up::Gated(Box::new([
+                self.linear(at("mlp.gate_proj"), a.ffn, a.hidden, a.mlp_bias)?,
+                self.linear(at("mlp.up_proj"), a.ffn, a.hidden, a.mlp_bias)?,
+            ])),
+            MlpKind::Plain => {
+                Up::Plain(Box::new(self.linear(at("mlp.c_fc"), a.ffn, a.hidden, a.mlp_bias)?))
+            }
+        };
+        let down = if a.mlp == MlpKind::Plain { "mlp.c_proj" } else { "mlp.down_proj" };
+        let down_proj = self.linear(at(down), a.hidden, a.ffn, a.mlp_bias)?;
+        Ok(Mlp { norm, up, activation: a.activation, down_proj, residual })
+    }
+
+    /// Router and experts; a file has each expert's matrices or, as transformers 5 holds them, all in one tensor.
+    fn experts(
+        &mut self,
+        a: &Architecture,
+        e: &Experts,
+        i: usize,
+        norm: Option<Norm>,
+        residual: Residual,
+    ) -> Result<Moe> {
+        let module = format!("model.layers.{i}.{}", e.module);
+        let stacked = format!("model.layers.{i}.mlp.experts");
+        let router = format!("{module}.gate");
+        let file = format!("model.layers.{i}.mlp.gate.weight");
+        let weight = match self.checkpoint.contains(&file) {
+            true => self.read(&file, e.count, a.hidden)?,
+            false => self.read(&format!("{router}.weight"), e.count, a.hidden)?,
+        };
+        // The router is never quantized: a choice of experts has no small errors.
+        let base = self.held(&router, weight, BaseForm::from(self.form.linears).tables)?;
+        let router = self.numbered(router, e.count, a.hidden, base, None);
+        let whole = self.checkpoint.contains(&format!("{stacked}.gate_up_proj"));
+        let experts = (0..e.count).map(|n| {
+            let at = |part: usize| format!("{module}.experts.{n}.{}", e.names[part]);
+            if !whole {
+                let gate_up = [
+                    self.linear(at(0), e.ffn, a.hidden, false)?,
+                    self.linear(at(1), e.ffn, a.hidden, false)?,
+                ];
+                return Ok(Expert { gate_up, down: self.linear(at(2), a.hidden, e.ffn, false)? });
+            }
+            let mut part = |name: &str, of: [usize; 2], rows: std::ops::Range<usize>, own: String| {
+                let tensor = format!("{stacked}.{name}");
+                let (len, cols) = (rows.len(), of[1]);
+                let storage = self.form.linears;
+                let base = match self.kept(&own, len, cols, storage) {
+                    Some(kept) => kept,
+                    None => {
+                        let shape = [e.count, of[0], cols];
+                        let weight = self.checkpoint.stacked(&tensor, shape, n, rows)?;
+                        self.held(&own, weight, storage)?
+                    }
+                };
+                self.consumed.insert(tensor);
+                Ok::<_, Error>(self.numbered(own, len, cols, base, None))
+            };
+            let both = [2 * e.ffn, a.hidden];
+            let gate_up = [
+                part("gate_up_proj", both, 0..e.ffn, at(0))?,
+                part("gate_up_proj", both, e.ffn..2 * e.ffn, at(1))?,
+            ];
+            Ok(Expert { gate_up, down: part("down_proj", [a.hidden, e.ffn], 0..a.hidden, at(2))? })
+        });
+        let experts = experts.collect::<Result<Vec<_>>>()?;
+        let (top_k, normalise, activation) = (e.per_token, e.normalise, a.activation);
+        Ok(Moe { norm, router, experts, top_k, normalise, activation, residual })
+    }
+
+    fn attention(
+        &mut self,
+        a: &Architecture,
+        i: usize,
+        before: Option<Norm>,
+        after: Option<Norm>,
+    ) -> Result<Attention> {
+        let at = |name: &str| format!("model.layers.{i}.self_attn.{name}");
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let qkv = if a.fused {
+            Qkv::Fused(Box::new(self.linear(at("qkv_proj"), q + 2 * kv, a.hidden, a.qkv_bias)?))
+        } else {
+            Qkv::Separate(Box::new([
+                self.linear(at("q_proj"), q, a.hidden, a.qkv_bias)?,
+                self.linear(at("k_proj"), kv, a.hidden, a.qkv_bias)?,
+                self.linear(at("v_proj"), kv, a.hidden, a.qkv_bias)?,
+            ]))
+        };
+        let qk_norm = match a.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Head => {
+                let norm = |l: &mut Self, name| l.norm_of(a.norm, at(name), a.head_dim, a.norm_eps);
+                Some([norm(self, "q_norm")?, norm(self, "k_norm")?])
+            }
+            QkNorm::Whole => Some([
+                self.norm_of(a.norm, at("q_norm"), q, a.norm_eps)?,
+                self.norm_of(a.norm, at("k_norm"), kv, a.norm_eps)?,
+            ]),
+            QkNorm::OwnLayer => Some([
+                self.own_norms(at("q_layernorm"), a.heads, a.head_dim, a.norm_eps)?,
+                self.own_norms(at("k_layernorm"), a.kv_heads, a.head_dim, a.norm_eps)?,
+            ]),
+        };
+        Ok(Attention {
+            norm: before,
+            qkv,
+            qk_norm,
+            o_proj: self.linear(at("o_proj"), a.hidden, q, a.o_bias)?,
+            residual: Residual { norm: after, scale: a.residual_scale },
+            heads: Heads {
+                q: a.heads,
+                kv: a.kv_heads,
+                dim: a.head_dim,
+                scale: a.score_scale,
+                window: a.windows[i],
+                cap: a.score_cap,
+            },
+            rotation: a.rope_of_layer[i],
+        })
+    }
+
+    fn read(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let weight = self.checkpoint.weight(name, rows, cols)?;
+        self.consumed.insert(name.to_string());
+        Ok(weight)
+    }
+
+    fn linear(&mut self, name: String, rows: usize, cols: usize, bias: bool) -> Result<LinearLayer> {
+        let base = self.matrix(&name, rows, cols, self.form.linears)?;
+        let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };
+        Ok(self.numbered(name, rows, cols, base, bias))
+    }
+
+    /// The matrix of a module, from the cache or the checkpoint.
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Result<Base> {
+        let file = format!("{name}.weight");
+        let base = match self.kept(name, rows, cols, storage) {
+            Some(kept) => kept,
+            None => {
+                let weight = self.checkpoint.weight(&file, rows, cols)?;
+                self.held(name, weight, storage)?
+            }
+        };
+        self.consumed.insert(file);
+        Ok(base)
+    }
+
+    /// What the cache has for a module; of what takes no work to make it has nothing.
+    fn kept(&self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Option<Base> {
+        match &self.from {
+            Linears::Read(cached) if storage.quantized_name().is_some() => {
+                cached.weight(name, rows, cols).map(Base::Frozen)
+            }
+            _ => None,
+        }
+    }
+
+    /// The weight of a module in a storage.
+    fn held(&mut self, name: &str, weight: Weight, storage: BaseStorage) -> Result<Base> {
+        let file = format!("{name}.weight");
+        if storage == BaseStorage::Trained {
+            let base = Base::Trained(self.parameter(&file, &weight)?);
+            self.checkpoint.release(&file);
+            return Ok(base);
+        }
+        let form = |w: &Weight| (std::mem::discriminant(w.storage()), w.nbytes());
+        let stored = form(&weight);
+        let empty = || Weight::dense(0, 0, DType::F32, Bytes::owned(Vec::new()));
+        let quantized = storage.quantized_name().is_some();
+        let held = match &self.from {
+            Linears::Write(writer) if !quantized || writer.has_failed() || writer.has(name) => empty()?,
+            _ => storage.hold(weight)?,
+        };
+        if form(&held) != stored {
+            self.checkpoint.release(&file);
+        }
+        Ok(Base::Frozen(match &mut self.from {
+            Linears::Write(writer) if quantized => {
+                writer.add(name, &held);
+                empty()?
+            }
+            Linears::Write(_) | Linears::Convert | Linears::Read(_) => held,
+        }))
+    }
+
+    fn numbered(
+        &mut self,
+        name: String,
+        rows: usize,
+        cols: usize,
+        base: Base,
+        bias: Option<Vector>,
+    ) -> LinearLayer {
+        let id = self.linears;
+        self.linears += 1;
+        LinearLayer { id, name, rows, cols, base, bias }
+    }
+
+    fn parameter(&mut self, name: &str, weight: &Weight) -> Result<ParamId> {
+        let mut value = self.dev.empty(weight.rows(), weight.cols());
+        self.dev.fill_rows(&mut value, |row, out| weight.decode(row, 0, out));
+        self.params.place(self.dev, name, value).map_err(|e| {
+            let bytes = human(4 * (weight.rows() * weight.cols()) as u64);
+            Error::tensor(
+                self.checkpoint.path(),
+                name,
+                format!("{bytes} of its f32 values take disk space: {e}"),
+            )
+            .with_hint("make room in output.dir, or use train.weights: f32, which needs no disk")
+        })
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
+        let values = self.checkpoint.vector(name, len)?;
+        self.consumed.insert(name.to_string());
+        Ok(self.keep_vector(name, &values))
+    }
+
+    fn keep_vector(&mut self, name: &str, values: &[f32]) -> Vector {
+        if self.form.linears != BaseStorage::Trained {
+            return Vector::Frozen(self.dev.tensor(1, values.len(), values));
+        }
+        // A norm that two parts of a layer read is one parameter.
+        let id = self.params.find(name);
+        Vector::Trained(
+            id.unwrap_or_else(|| self.params.push(name, self.dev.tensor(1, values.len(), values))),
+        )
+    }
+
+    /// A norm of the residual stream.
+    fn norm(&mut self, a: &Architecture, name: String) -> Result<Norm> {
+        self.norm_of(a.norm, name, a.hidden, a.norm_eps)
+    }
+
+    fn norm_of(&mut self, kind: NormKind, name: String, width: usize, eps: f32) -> Result<Norm> {
+        let weight = self.vector(&format!("{name}.weight"), width)?;
+        let bias = match kind {
+            NormKind::Layer => Some(self.vector(&format!("{name}.bias"), width)?),
+            NormKind::Rms | NormKind::RmsOnePlus => None,
+        };
+        Ok(Norm { name, kind, weight, bias, width, eps, heads: None })
+    }
+
+    /// Layer norms of heads that have a module each.
+    fn own_norms(&mut self, name: String, heads: usize, width: usize, eps: f32) -> Result<Norm> {
+        let mut values = Vec::with_capacity(heads * width);
+        for head in 0..heads {
+            let tensor = format!("{name}.norms.{head}.weight");
+            values.extend(self.checkpoint.vector(&tensor, width)?);
+            self.consumed.insert(tensor);
+        }
+        let weight = self.keep_vector(&format!("{name}.weight"), &values);
+        Ok(Norm { name, kind: NormKind::Layer, weight, bias: None, width, eps, heads: Some(heads) })
+    }
+}

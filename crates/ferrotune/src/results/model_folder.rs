@@ -1,0 +1,159 @@
+//! A Hugging Face model folder made from what is in memory: merged adapters, fully fine-tuned models.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use ::safetensors::Dtype;
+use ferrotune_kernels::{DType, Tensor};
+use serde_json::{Value, json};
+
+use super::stops;
+use crate::base::BaseModel;
+use crate::formats::atomic::write_atomic;
+use crate::formats::safetensors::{OutTensor, write_model};
+use crate::lora::Adapter;
+use crate::merge::{check, merged_embedding, merged_tied_head, merged_vector, merged_weight, unties};
+use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::{Decoder, Params};
+use crate::{Error, Result};
+
+/// Bytes of a shard at most, as transformers splits.
+pub(crate) const SHARD: usize = 5_000_000_000;
+
+/// Writes the model with its adapter folded in, or with its trained parameters, to `folder` as `dtype`; `learned` are
+/// tokens that it ends an answer with now.
+///
+/// Weights are made one at a time: the peak is the model in memory and one matrix.
+pub fn write(
+    folder: &Path,
+    base: &BaseModel,
+    model: &Decoder,
+    params: &Params,
+    adapter: Option<&Adapter>,
+    dtype: DType,
+    learned: &[u32],
+) -> Result<()> {
+    if let Some(adapter) = adapter {
+        check(model, adapter)?;
+    }
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let mut tensors = Vec::new();
+    let kind = safetensors_dtype(dtype);
+    let a = &model.arch;
+    let embedding = move || {
+        let bytes = encode(&embedding(model, params, adapter), dtype);
+        leave(&model.embed, params);
+        bytes
+    };
+    tensors
+        .push(("model.embed_tokens.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
+    for linear in model.linears() {
+        let values = move || {
+            let bytes = encode(&linear_values(linear, params, adapter), dtype);
+            leave(&linear.base, params);
+            bytes
+        };
+        let name = format!("{}.weight", linear.name);
+        tensors.push((name, OutTensor::lazy(kind, &[linear.rows, linear.cols], values)));
+    }
+    let untied = unties(model, adapter);
+    if untied {
+        let values = move || encode(&merged_tied_head(model, adapter), dtype);
+        tensors.push(("lm_head.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], values)));
+    }
+    for (name, vector, part) in model.vectors() {
+        let value = vector_value(vector, params).f32();
+        let value = merged_vector(model, &name, &value[part.start..part.end.min(value.len())], adapter);
+        let shape = [value.len()];
+        tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
+    }
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    write_model(folder, tensors, SHARD)?;
+    write_config(folder, base, dtype, untied, learned)?;
+    write_sidecars(folder, base, learned)
+}
+
+/// Tokenizer, chat template and generation settings of the base, with the tokens that end an answer now.
+pub fn write_sidecars(folder: &Path, base: &BaseModel, learned: &[u32]) -> Result<()> {
+    for (name, content) in base.checkpoint.sidecars()? {
+        write_sidecar(folder, &name, &content)?;
+    }
+    stops::write(folder, &base.checkpoint, learned)
+}
+
+/// Writes a file beside the weights; a few of them have a folder of their own.
+pub(crate) fn write_sidecar(folder: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let path = folder.join(name);
+    if let Some(inside) = path.parent() {
+        std::fs::create_dir_all(inside).map_err(|e| Error::io(inside, e))?;
+    }
+    write_atomic(&path, content)
+}
+
+fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool, learned: &[u32]) -> Result<()> {
+    let mut raw = base.checkpoint.config().raw.clone();
+    if let Some(config) = raw.as_object_mut() {
+        stops::add_to_config(config, learned);
+        // The folder holds plain floats, whatever the base was.
+        config.remove("quantization_config");
+        let name = match dtype {
+            DType::F32 => "float32",
+            DType::F16 => "float16",
+            DType::Bf16 => "bfloat16",
+        };
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.into(), json!(name));
+        if untied {
+            config.insert("tie_word_embeddings".into(), json!(false));
+        }
+        config.entry("architectures").or_insert_with(|| Value::Null);
+    }
+    write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
+}
+
+fn embedding<'a>(model: &Decoder, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {
+    match &model.embed {
+        Base::Trained(id) => params.get(*id).f32().into(),
+        Base::Frozen(_) => merged_embedding(model, adapter).into(),
+    }
+}
+
+fn linear_values<'a>(linear: &LinearLayer, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {
+    match &linear.base {
+        Base::Trained(id) => params.get(*id).f32().into(),
+        Base::Frozen(_) => merged_weight(linear, adapter).into(),
+    }
+}
+
+/// Gives the memory behind a parameter that lies in a file back.
+fn leave(base: &Base, params: &Params) {
+    if let Base::Trained(id) = base {
+        params.get(*id).release();
+    }
+}
+
+fn vector_value<'a>(v: &'a Vector, params: &'a Params) -> &'a Tensor {
+    match v {
+        Vector::Frozen(t) => t,
+        Vector::Trained(id) => params.get(*id),
+    }
+}
+
+pub(crate) fn safetensors_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+    }
+}
+
+pub(crate) fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
+    // Of the right size at once: a table of a large vocabulary would be copied over and over as it grows.
+    let mut bytes = Vec::with_capacity(values.len() * dtype.size());
+    match dtype {
+        DType::F32 => values.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
+        DType::F16 => values.iter().for_each(|v| bytes.extend(half::f16::from_f32(*v).to_le_bytes())),
+        DType::Bf16 => values.iter().for_each(|v| bytes.extend(half::bf16::from_f32(*v).to_le_bytes())),
+    }
+    bytes
+}

@@ -1,0 +1,203 @@
+//! A model folder in 4 bits, as transformers with bitsandbytes saves it and loads it without any option.
+//!
+//! Quantized are the linears of the layers; embedding and output head stay floats, as transformers leaves them. All
+//! floats take one type, from which the linears are quantized: transformers casts a model before it quantizes it, and
+//! the bytes depend on it. The block size is not in `quantization_config`; it stands beside each weight.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use ferrotune_kernels::DType;
+use ferrotune_kernels::quant::nf4::quantize;
+use ferrotune_kernels::quant::{Bytes, Storage, Weight};
+use serde_json::{Value, json};
+
+use super::model_folder::{SHARD, encode, safetensors_dtype, write_sidecar};
+use crate::formats::atomic::write_atomic;
+use crate::formats::safetensors::{OutTensor, SafeFile, Shards, TensorRef, write_model};
+use crate::formats::{Checkpoint, bnb4};
+use crate::load::FourBitOptions;
+use crate::{Error, Result};
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Linears in 4 bits.
+    pub linears: usize,
+    /// Type of all floats.
+    pub dtype: DType,
+    /// Bytes of the source's tensors, and of those written.
+    pub bytes: (usize, usize),
+}
+
+/// Quantizes the model folder of `checkpoint` into `folder`; `dtype` is the type of its floats (by default that of its
+/// configuration, else of its embedding).
+///
+/// One matrix is in memory at a time. A file begins with what depends on all that follows, so each linear is quantized
+/// twice: once for its scales' offset, whose digits are in the file, and again when its turn to be written comes.
+pub fn write(
+    folder: &Path,
+    checkpoint: &Checkpoint,
+    options: FourBitOptions,
+    dtype: Option<DType>,
+) -> Result<Written> {
+    let path = checkpoint.path();
+    if !path.is_dir() {
+        return Err(Error::file(path, "a GGUF file is rounded already, 4 bits would round it again")
+            .with_hint("give the folder of the model that it was made from"));
+    }
+    if checkpoint.config().quantization.is_some() {
+        return Err(Error::file(
+            path.join("config.json"),
+            "`quantization_config`: the model is quantized already",
+        )
+        .with_hint("give the unquantized model"));
+    }
+    let shards = Shards::open(path)?;
+    let dtype = dtype.map_or_else(|| own_dtype(checkpoint, &shards), Ok)?;
+    let source = Source { checkpoint, options, dtype, last: RefCell::default() };
+    let before: Cell<Option<(&SafeFile, &TensorRef)>> = Cell::new(None);
+    let (before, mut tensors) = (&before, Vec::new());
+    let (mut linears, mut from) = (0, 0);
+    for name in shards.names() {
+        let Some((file, tensor)) = shards.get(name) else { continue };
+        from += tensor.bytes.as_slice().len();
+        if let (true, [rows, cols]) = (is_linear(name), &tensor.shape[..]) {
+            if name.contains(".experts.") || name.contains(".block_sparse_moe.") {
+                return Err(Error::tensor(file.path(), name, "experts are not written in 4 bits").with_hint(
+                    "transformers holds them as one stacked tensor, which bitsandbytes does not quantize",
+                ));
+            }
+            linears += 1;
+            tensors.extend(source.linear(name, *rows, *cols)?);
+            continue;
+        }
+        let out = match tensor.dtype == safetensors_dtype(dtype) || !tensor.is_float() {
+            true => OutTensor::bytes(tensor.dtype, &tensor.shape, tensor.bytes.as_slice()),
+            false => OutTensor::lazy(safetensors_dtype(dtype), &tensor.shape, move || {
+                encode(&tensor.to_f32().unwrap_or_default(), dtype)
+            }),
+        };
+        // When its turn comes, the one before is written.
+        let out = out.when_written(move || {
+            before.replace(Some((file, tensor))).into_iter().for_each(|(file, tensor)| file.release(tensor))
+        });
+        tensors.push((name.to_string(), out));
+    }
+    let to = tensors.iter().map(|(_, t)| t.nbytes()).sum();
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    write_model(folder, tensors, SHARD)?;
+    write_config(folder, checkpoint, options, dtype)?;
+    for (name, content) in checkpoint.sidecars()? {
+        write_sidecar(folder, &name, &content)?;
+    }
+    Ok(Written { linears, dtype, bytes: (from, to) })
+}
+
+/// Where linears are quantized, one at a time.
+struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    options: FourBitOptions,
+    dtype: DType,
+    /// The linear whose turn it was last: its packed values and its scales are written one after the other.
+    last: RefCell<Option<(String, Rc<Weight>)>>,
+}
+
+impl Source<'_> {
+    fn quantized(&self, name: &str, rows: usize, cols: usize) -> Result<Rc<Weight>> {
+        if let Some((last, weight)) = &*self.last.borrow()
+            && last == name
+        {
+            return Ok(Rc::clone(weight));
+        }
+        self.last.take();
+        let weight = cast(self.checkpoint.weight(name, rows, cols)?, self.dtype)?;
+        let FourBitOptions { kind, block, double } = self.options;
+        let refuse = |e: ferrotune_kernels::Error| Error::tensor(self.checkpoint.path(), name, e.to_string());
+        let weight = Rc::new(quantize(&weight, kind, block, double).map_err(refuse)?);
+        self.checkpoint.release(name);
+        self.last.replace(Some((name.to_string(), Rc::clone(&weight))));
+        Ok(weight)
+    }
+
+    /// What is written for a linear: small parts are kept, the others made again.
+    fn linear<'s>(&'s self, name: &str, rows: usize, cols: usize) -> Result<Vec<(String, OutTensor<'s>)>> {
+        let weight = self.quantized(name, rows, cols)?;
+        let out = parts(name, &weight, self.dtype).into_iter().enumerate().map(|(i, (part, tensor))| {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+            if tensor.nbytes() <= SMALL {
+                let bytes = tensor.content().into_owned();
+                return (part, OutTensor::lazy(dtype, &shape, move || bytes.clone()));
+            }
+            let name = name.to_string();
+            let again = move || {
+                let weight = self.quantized(&name, rows, cols).expect("it was quantized before");
+                let part = parts(&name, &weight, self.dtype).into_iter().nth(i);
+                part.map(|(_, tensor)| tensor.content().into_owned()).unwrap_or_default()
+            };
+            (part, OutTensor::lazy(dtype, &shape, again))
+        });
+        Ok(out.collect())
+    }
+}
+
+/// The tensors that stand for a quantized linear.
+fn parts<'w>(name: &str, weight: &'w Weight, dtype: DType) -> Vec<(String, OutTensor<'w>)> {
+    match weight.storage() {
+        Storage::FourBit(bits) => bnb4::tensors(name, weight.rows(), weight.cols(), bits, float_name(dtype)),
+        _ => Vec::new(),
+    }
+}
+
+/// Bytes of a part that is kept from the first time on.
+const SMALL: usize = 4096;
+
+/// Weights of the linears in the layers; norms and biases have other shapes or names.
+fn is_linear(name: &str) -> bool {
+    name.starts_with("model.layers.") && name.ends_with(".weight")
+}
+
+fn own_dtype(checkpoint: &Checkpoint, shards: &Shards) -> Result<DType> {
+    let raw = &checkpoint.config().raw;
+    let named = raw.get("dtype").or_else(|| raw.get("torch_dtype")).and_then(Value::as_str);
+    let all = [DType::F32, DType::F16, DType::Bf16];
+    if let Some(dtype) = all.into_iter().find(|d| named == Some(float_name(*d))) {
+        return Ok(dtype);
+    }
+    let embedding = shards.get("model.embed_tokens.weight").map(|(_, t)| t.dtype);
+    all.into_iter().find(|d| embedding == Some(safetensors_dtype(*d))).ok_or_else(|| {
+        Error::file(checkpoint.path(), "neither config.json nor the embedding says a type of floats")
+            .with_hint("name it with --dtype f32, bf16 or f16")
+    })
+}
+
+/// PyTorch's name of a type.
+fn float_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float32",
+        DType::F16 => "float16",
+        DType::Bf16 => "bfloat16",
+    }
+}
+
+fn cast(weight: Weight, dtype: DType) -> Result<Weight> {
+    if matches!(weight.storage(), Storage::Dense(stored, _) if *stored == dtype) {
+        return Ok(weight);
+    }
+    let mut values = vec![0.0; weight.rows() * weight.cols()];
+    weight.decode_flat(0, &mut values);
+    Ok(Weight::dense(weight.rows(), weight.cols(), dtype, Bytes::owned(encode(&values, dtype)))?)
+}
+
+fn write_config(folder: &Path, checkpoint: &Checkpoint, options: FourBitOptions, dtype: DType) -> Result<()> {
+    let mut raw = checkpoint.config().raw.clone();
+    if let Some(config) = raw.as_object_mut() {
+        let name = float_name(dtype);
+        let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+        config.insert(key.into(), json!(name));
+        let about = bnb4::quantization_config(options.kind, options.double, name, &[]);
+        config.insert("quantization_config".into(), about);
+    }
+    write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
+}

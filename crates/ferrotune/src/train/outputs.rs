@@ -1,0 +1,137 @@
+//! What stands in a run folder when a run has ended: the adapter or model, tokenizer, receipt and model card.
+
+use std::path::Path;
+
+use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::{DType, Device};
+use serde_json::json;
+
+use crate::Result;
+use crate::base::BaseModel;
+use crate::load::BaseForm;
+use crate::lora::{Adapter, Init, peft};
+use crate::model::Decoder;
+use crate::results::model_folder;
+use crate::results::run_folder::RunFolder;
+use crate::results::stops;
+use crate::results::trained_beside::TrainedBeside;
+use crate::run_config::RunConfig;
+
+use super::record::Summary;
+use super::{Outcome, Trainable, Trainer};
+
+/// Folder of an adapter that was made into a plain LoRA for the original weights.
+const CONVERTED: &str = "adapter_converted";
+
+/// Writes the results of a run beside its metrics and checkpoints.
+pub fn write(
+    folder: &RunFolder,
+    config: &RunConfig,
+    base: &BaseModel,
+    trainer: &Trainer<'_>,
+    outcome: &Outcome,
+) -> Result<()> {
+    let (model, trainable, learned) = (&trainer.model, &trainer.trainable, trainer.ends());
+    let (summary, (data_hash, base_hash)) = (trainer.summary(), trainer.fingerprints());
+    match trainable {
+        Trainable::Adapter(adapter) => {
+            write_adapter(folder.path(), adapter, model, base, trainer.form(), learned)?;
+            // Where the start changed the base weights: the same for programs that know the original ones only.
+            if let Some(plain) = adapter.converted(&Device::reference(), model)? {
+                write_adapter(&folder.path().join(CONVERTED), &plain, model, base, trainer.form(), learned)?;
+            }
+            model_folder::write_sidecars(folder.path(), base, learned)?;
+        }
+        Trainable::Full(params) => {
+            let dtype = output_dtype(base, model)?;
+            model_folder::write(folder.path(), base, model, params, None, dtype, learned)?;
+        }
+    }
+    let receipt = json!({
+        "ferrotune": env!("CARGO_PKG_VERSION"),
+        "base": {"name": base.name, "fingerprint": base_hash, "format": summary.base_format},
+        "data": {"files": config.data.train, "rows_sha256": data_hash},
+        "seed": config.train.seed,
+        "method": summary.method,
+        "precision": summary.precision,
+        "isa": summary.isa,
+        "threads": summary.threads,
+        "trainable_parameters": summary.trainable_parameters,
+        "total_parameters": summary.total_parameters,
+        "steps": outcome.steps,
+        "loss": outcome.loss,
+        "eval_loss": outcome.eval_loss,
+        "interrupted": outcome.interrupted,
+        "changed_on_resume": trainer.changes(),
+        "peak_rss_bytes": crate::memory::resident().peak,
+        "planned_bytes": summary.plan.total(),
+    });
+    folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
+    folder.write("README.md", card(config, base, trainable, summary, outcome).as_bytes())
+}
+
+/// Writes an adapter with what must be known to use or merge it: the weights beside it and the tokens that end an answer.
+pub fn write_adapter(
+    folder: &Path,
+    adapter: &Adapter,
+    model: &Decoder,
+    base: &BaseModel,
+    form: BaseForm,
+    learned: &[u32],
+) -> Result<()> {
+    peft::save(folder, adapter, model, &base.name)?;
+    TrainedBeside::of(&base.name, &base.checkpoint, form)?.write(folder)?;
+    stops::write(folder, &base.checkpoint, learned)
+}
+
+/// f32 models stay f32; all others are written as bf16, as models are published.
+pub fn output_dtype(base: &BaseModel, model: &Decoder) -> Result<DType> {
+    let a = &model.arch;
+    let embedding = base.checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
+    Ok(if matches!(embedding.storage(), Storage::Dense(DType::F32, _)) { DType::F32 } else { DType::Bf16 })
+}
+
+/// What a reader of the adapter must know of its base.
+fn start(trainable: &Trainable) -> String {
+    let Trainable::Adapter(adapter) = trainable else { return String::new() };
+    match adapter.config.init {
+        Init::Kaiming | Init::Gaussian => String::new(),
+        Init::Pissa | Init::Olora => format!(
+            "The adapter fits base weights that its start changed; ferrotune and PEFT repeat the start when they read \
+             it. `{CONVERTED}/` holds the same as a plain LoRA for the original weights.\n\n"
+        ),
+        Init::Loftq { .. } => {
+            "The adapter fits base weights that LoftQ quantized to NF4; readers repeat that.\n\n".into()
+        }
+    }
+}
+
+fn card(config: &RunConfig, base: &BaseModel, trainable: &Trainable, s: &Summary, o: &Outcome) -> String {
+    let kind = if s.method == "full" { "model" } else { "LoRA adapter (PEFT)" };
+    let library = if s.method == "full" { "transformers" } else { "peft" };
+    let held = o.eval_loss.map_or(String::new(), |l| format!("| held-out loss | {l:.4} |\n"));
+    format!(
+        "---\nbase_model: {base}\nlibrary_name: {library}\ntags: [ferrotune]\n---\n\n\
+         # {dir}\n\nA {kind} on `{base}`, trained with ferrotune {version}.\n\n\
+         | what | value |\n|---|---|\n\
+         | method | {method}, base in {format} |\n\
+         | trained parameters | {trained} of {total} |\n\
+         | data | {data} |\n\
+         | steps | {steps} |\n\
+         | loss of the last step | {loss:.4} |\n{held}\
+         | seed | {seed} |\n\n{start}\
+         `run.yaml` holds the whole configuration, `receipt.json` versions and hashes, `metrics.jsonl` every step.\n",
+        base = base.name,
+        dir = config.output.dir,
+        version = env!("CARGO_PKG_VERSION"),
+        method = s.method,
+        format = s.base_format,
+        trained = s.trainable_parameters,
+        total = s.total_parameters,
+        data = config.data.train.join(", "),
+        steps = o.steps,
+        loss = o.loss,
+        seed = config.train.seed,
+        start = start(trainable),
+    )
+}
