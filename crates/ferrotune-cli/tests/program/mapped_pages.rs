@@ -98,7 +98,6 @@ fn fits(place: &Place, run: &str, method: &str, more: &[&str]) {
     let receipt = place.json(&format!("{run}/receipt.json"));
     let bytes = |key: &str| receipt[key].as_u64().expect("bytes");
     let (planned, peak) = (bytes("planned_bytes"), bytes("peak_rss_bytes"));
-    eprintln!("{run}: {peak} of {planned}");
     assert!(peak <= planned + UNOPTIMIZED, "{run}: {peak} bytes of {planned} planned ones");
 }
 
