@@ -15,6 +15,7 @@ mod forms;
 mod gguf_words;
 mod helper;
 mod init_adapter;
+mod mapped_pages;
 mod no_memory;
 mod peft_folders;
 mod plan;

@@ -73,14 +73,10 @@ impl Folder {
     /// Whether the head is in the files with other values than the embedding.
     pub(crate) fn has_another_head(&self) -> bool {
         let of = |name: &str| self.shards.get(name);
-        let (Some((file, embedding)), Some((_, head))) =
-            (of("model.embed_tokens.weight"), of("lm_head.weight"))
-        else {
-            return false;
-        };
-        let same = same_values(embedding, head);
-        file.release(embedding);
-        !same
+        match (of("model.embed_tokens.weight"), of("lm_head.weight")) {
+            (Some(embedding), Some(head)) => !same_values(embedding, head),
+            _ => false,
+        }
     }
 
     pub(crate) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
@@ -239,23 +235,27 @@ pub(crate) fn named_templates(value: &Value) -> (Option<String>, Option<String>)
     }
 }
 
-/// Whether two tensors of floats have the same shape and values.
-fn same_values(a: &TensorRef, b: &TensorRef) -> bool {
+/// Whether two tensors of floats have the same shape and values. Little of them is in memory at a time.
+fn same_values(a: (&SafeFile, &TensorRef), b: (&SafeFile, &TensorRef)) -> bool {
     /// Values that are compared at a time.
     const PART: usize = 1 << 20;
-    if a.shape != b.shape || !a.is_float() || !b.is_float() {
+    if a.1.shape != b.1.shape || !a.1.is_float() || !b.1.is_float() {
         return false;
     }
-    if a.dtype == b.dtype && a.bytes.as_slice() == b.bytes.as_slice() {
-        return true;
-    }
-    let count: usize = a.shape.iter().product();
-    let part = |t: &TensorRef, range: Range<usize>| {
+    let count: usize = a.1.shape.iter().product();
+    let part = |t: &TensorRef, range: &Range<usize>| {
         let size = t.bytes.as_slice().len() / count.max(1);
-        TensorRef { bytes: t.bytes.part(range.start * size..range.end * size), ..t.clone() }.to_f32()
+        TensorRef { bytes: t.bytes.part(range.start * size..range.end * size), ..t.clone() }
     };
     let mut parts = (0..count.div_ceil(PART)).map(|i| i * PART..((i + 1) * PART).min(count));
-    parts.all(|range| part(a, range.clone()) == part(b, range))
+    parts.all(|range| {
+        let (x, y) = (part(a.1, &range), part(b.1, &range));
+        let equal = x.dtype == y.dtype && x.bytes.as_slice() == y.bytes.as_slice();
+        let same = equal || x.to_f32() == y.to_f32();
+        a.0.release(&x);
+        b.0.release(&y);
+        same
+    })
 }
 
 fn float(file: &SafeFile, name: &str, dtype: Dtype) -> Result<DType> {

@@ -13,6 +13,10 @@ use ferrotune_kernels::quant::{Bytes, Owner};
 
 use crate::{Error, Result};
 
+/// The most that the system keeps in one piece in its page cache. Where one byte of a piece is touched all of it may be
+/// mapped, and pieces begin at multiples of their size in the file.
+pub(crate) const PIECE: usize = 2 << 20;
+
 /// A read-only file mapped into memory. Clones are cheap, and every view of it keeps it mapped.
 #[derive(Clone)]
 pub struct MappedFile {
@@ -43,8 +47,12 @@ impl Owner for Map {
         let _ = part;
     }
 
+    /// With the part leave the pieces that it begins and ends in: to touch it has mapped them whole, and nobody else would
+    /// let go of them. What of them is still in use is mapped again when it is touched.
     #[allow(unsafe_code)]
     fn release(&self, part: Range<usize>) {
+        let end = part.end.next_multiple_of(PIECE).min(self.0.len());
+        let part = part.start / PIECE * PIECE..end;
         // SAFETY: the map is read-only and backed by the file, so its pages come back with the same content.
         #[cfg(unix)]
         let _ = unsafe {
@@ -85,16 +93,22 @@ impl MappedFile {
         }
     }
 
-    /// Lets `read` look at places far apart: the system then reads only what is asked for, not megabytes around it. What
-    /// it mapped around each place, 64 KiB, leaves this process again.
-    pub(crate) fn scattered<T>(&self, read: impl FnOnce() -> T) -> T {
+    /// Lets go of the whole file. Weights that are used where they lie are mapped again when they are touched.
+    pub(crate) fn release_all(&self) {
+        self.map.release(0..self.as_slice().len());
+    }
+
+    /// Shows `read` places far apart, one after the other: the system then reads only what is asked for, not megabytes
+    /// around it. What it mapped around a place leaves this process before the next one.
+    pub(crate) fn scattered(&self, places: impl Iterator<Item = Range<usize>>, mut read: impl FnMut(&[u8])) {
         #[cfg(unix)]
         let _ = self.map.0.advise(memmap2::Advice::Random);
-        let result = read();
+        for place in places {
+            read(&self.as_slice()[place.clone()]);
+            self.map.release(place);
+        }
         #[cfg(unix)]
         let _ = self.map.0.advise(memmap2::Advice::Normal);
-        self.map.release(0..self.as_slice().len());
-        result
     }
 
     /// A view of a part of the file without a copy; the caller has checked that the range lies inside.
@@ -145,6 +159,58 @@ mod tests {
         let mut lines = maps.lines().skip_while(|line| !line.ends_with(&name));
         let line = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_part_takes_what_was_mapped_around_it_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, vec![1; 4 * PIECE]).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        let touch = |range: Range<usize>| {
+            file.as_slice()[range].iter().step_by(64).map(|b| *b as usize).sum::<usize>()
+        };
+        assert!(touch(PIECE + 5000..PIECE + 5100) > 0);
+        assert!(resident(&path) >= 4);
+        file.release(&file.as_slice()[PIECE + 5000..PIECE + 5100]);
+        assert_eq!(resident(&path), 0);
+        let mut seen = 0;
+        let places = (0..4).map(|i| i * PIECE + 100..i * PIECE + 200);
+        file.scattered(places, |place| {
+            seen += place.len();
+            assert!(place[0] == 1 && resident(&path) <= PIECE >> 10, "{}", resident(&path));
+        });
+        assert_eq!((seen, resident(&path)), (400, 0));
+        assert!(touch(0..4 * PIECE) > 0);
+        file.release_all();
+        assert_eq!(resident(&path), 0);
+    }
+
+    /// A file of a network is looked at all over; what is used where it lies comes back when it is used.
+    #[test]
+    fn nothing_of_a_file_stays_when_a_network_was_made() {
+        use crate::formats::Checkpoint;
+        use crate::load::{BaseStorage, FourBitOptions, load};
+        use ferrotune_kernels::quant::FourBitKind;
+        let options = FourBitOptions { kind: FourBitKind::Nf4, block: 64, double: true };
+        let dev = ferrotune_kernels::Device::reference();
+        for model in ["llama3_rope", "mixtral"] {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
+            let source = source.join(model).join("model");
+            // Other tests map the original.
+            let folder = tempfile::tempdir().unwrap();
+            for entry in std::fs::read_dir(source).unwrap() {
+                let path = entry.unwrap().path();
+                std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+            }
+            let weights = folder.path().join("model.safetensors");
+            let checkpoint = Checkpoint::open(folder.path()).unwrap();
+            for form in [BaseStorage::AsStored, BaseStorage::FourBit(options), BaseStorage::Trained] {
+                let network = load(&dev, &checkpoint, form, 8).unwrap();
+                assert_eq!(resident(&weights), 0, "{model} {form:?}");
+                drop(network);
+            }
+        }
     }
 
     #[test]

@@ -177,6 +177,16 @@ impl Checkpoint {
         }
     }
 
+    /// Lets go of all that is in memory of the weight files: what was looked at to make a network is not looked at again,
+    /// and weights that are used where they lie are mapped again when they are touched.
+    pub(crate) fn release_all(&self) {
+        match &self.source {
+            Source::Folder(folder) => folder.shards.release_all(),
+            Source::Gguf(model) => model.release_all(),
+            Source::Shapes(_) => {}
+        }
+    }
+
     /// Rows of matrix `index` in the stacked tensor `name` of `shape` `[matrices, rows, cols]`.
     pub fn stacked(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Weight> {
         match &self.source {
@@ -188,11 +198,14 @@ impl Checkpoint {
 
     /// The vector `name` (a norm's weight, a bias) as f32, after checking its length.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        match &self.source {
+        let values = match &self.source {
             Source::Folder(folder) => folder.vector(name, len),
             Source::Gguf(model) => model.vector(name, len),
             Source::Shapes(_) => Ok(vec![0.0; len]),
-        }
+        };
+        // A vector is short, but megabytes around it may have come with it.
+        self.release(name);
+        values
     }
 
     /// The `tokenizer.json` of the model; made from the vocabulary for a GGUF file.
@@ -315,23 +328,6 @@ impl Checkpoint {
     /// Whether a weight file has another content than when the checkpoint was opened.
     pub fn changed(&self) -> Option<Change> {
         self.files.changed()
-    }
-}
-
-/// Adds a file to a hash: lengths, header, and the data, of which only `count` blocks if they are less.
-fn hash_blocks(hash: &mut Sha256, header: &[u8], data: &[u8], count: usize) {
-    const BLOCK: usize = 4096;
-    hash.update((header.len() as u64).to_le_bytes());
-    hash.update((data.len() as u64).to_le_bytes());
-    hash.update(header);
-    if data.len() <= BLOCK * count {
-        hash.update(data);
-        return;
-    }
-    let last = (data.len() - BLOCK) as u128;
-    for i in 0..count {
-        let start = (last * i as u128 / (count as u128 - 1)) as usize;
-        hash.update(&data[start..start + BLOCK]);
     }
 }
 

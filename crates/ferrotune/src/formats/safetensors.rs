@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use ::safetensors::tensor::{SafeTensorError, SafeTensors};
 use ferrotune_kernels::quant::Bytes;
 use serde_json::{Map, Value};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 mod write;
 
 pub use ::safetensors::Dtype;
 pub use write::{OutTensor, write, write_model};
 
-use super::hash_blocks;
 use super::mmap::MappedFile;
 use crate::{Error, Result};
 
@@ -94,6 +93,11 @@ impl SafeFile {
         self.file.release(tensor.bytes.as_slice());
     }
 
+    /// Lets go of the whole file.
+    pub(crate) fn release_all(&self) {
+        self.file.release_all();
+    }
+
     /// A tensor by name.
     pub fn get(&self, name: &str) -> Option<&TensorRef> {
         self.tensors.get(name)
@@ -120,9 +124,17 @@ impl SafeFile {
 
     /// Adds the file to a hash: header and data, or blocks of the data; its last `rest` bytes are left out.
     pub(crate) fn hash(&self, hash: &mut Sha256, blocks: usize, rest: usize) {
+        /// Bytes of a block.
+        const BLOCK: usize = 4096;
         let (header, data) = self.file.as_slice().split_at(self.header_len);
-        let data = &data[..data.len().saturating_sub(rest)];
-        self.file.scattered(|| hash_blocks(hash, header, data, blocks));
+        let (start, len) = (self.header_len, data.len().saturating_sub(rest));
+        hash.update((header.len() as u64).to_le_bytes());
+        hash.update((len as u64).to_le_bytes());
+        hash.update(header);
+        let (count, size) = if len <= BLOCK * blocks { (1, len) } else { (blocks, BLOCK) };
+        let last = (len - size) as u128;
+        let block = |i: usize| start + (last * i as u128 / (count as u128 - 1).max(1)) as usize;
+        self.file.scattered((0..count).map(|i| block(i)..block(i) + size), |block| hash.update(block));
     }
 }
 
@@ -183,6 +195,11 @@ impl Shards {
             return if index.is_file() { Self::open_index(folder, &index) } else { Err(no_weights(folder)) };
         }
         Ok(Self::single(SafeFile::open(&single)?))
+    }
+
+    /// Lets go of all files.
+    pub(crate) fn release_all(&self) {
+        self.files.iter().for_each(SafeFile::release_all);
     }
 
     /// The tensors of one file.

@@ -152,7 +152,10 @@ impl Loader<'_> {
                     None => {
                         let shape = [e.count, of[0], cols];
                         let weight = self.checkpoint.stacked(&tensor, shape, n, rows)?;
-                        self.held(&own, weight, storage)?
+                        let base = self.held(&own, weight, storage)?;
+                        // The file knows no tensor of the matrix's own name.
+                        self.checkpoint.release(&tensor);
+                        base
                     }
                 };
                 self.consumed.insert(tensor);

@@ -106,6 +106,7 @@ fn load_linears(
         return Err(Error::file(checkpoint.path(), problem)
             .with_hint("the folder's weights and its config.json describe different networks"));
     }
+    checkpoint.release_all();
     Ok((decoder, loader.params))
 }
 

@@ -15,8 +15,8 @@ use super::layer::Layer;
 use super::linear::{Base, Pass};
 use crate::Result;
 
-/// Rows of an embedding that are taken before it leaves memory.
-const GATHERED: usize = 64;
+/// Bytes of an embedding that rows are taken from before it leaves memory.
+const GATHERED: usize = 4 << 20;
 
 /// What streaming does to a base of which nothing else is in memory than the layer at work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,13 +96,19 @@ impl Decoder {
     }
 
     /// Rows of an embedding that is not the head and lies in a file. Few are needed, but the system maps what lies around
-    /// them, until most of the table is in memory: so it leaves after some of them.
+    /// them, up to megabytes, until most of the table is in memory: so rows are taken in the order of the table, and each
+    /// part of it leaves before the next one is touched.
     pub(super) fn gather(&self, pass: &Pass<'_>, table: &Weight, ids: &[u32]) -> Result<Tensor> {
         let mut x = pass.dev.zeros(ids.len(), self.arch.hidden);
-        for (part, first) in ids.chunks(GATHERED).zip((0u32..).step_by(GATHERED)) {
-            let rows = pass.dev.list(first..first + part.len() as u32);
-            let some = pass.embed(&self.embed, part, self.arch.embed_scale)?;
-            elementwise::scatter(pass.dev, &some, &rows, &mut x)?;
+        let row = (table.nbytes() / table.rows().max(1)).max(1);
+        let each = (GATHERED / row).max(1) as u32;
+        let part = |place: &u32| ids[*place as usize] / each;
+        let mut places = pass.dev.list(0..ids.len() as u32);
+        places.sort_unstable_by_key(|place| (ids[*place as usize], *place));
+        for places in places.chunk_by(|a, b| part(a) == part(b)) {
+            let own = pass.dev.list(places.iter().map(|place| ids[*place as usize]));
+            let some = pass.embed(&self.embed, &own, self.arch.embed_scale)?;
+            elementwise::scatter(pass.dev, &some, places, &mut x)?;
             table.release();
         }
         Ok(x)

@@ -110,6 +110,11 @@ impl GgufModel {
         }
     }
 
+    /// Lets go of the whole file.
+    pub(crate) fn release_all(&self) {
+        self.file.file.release_all();
+    }
+
     pub(crate) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (place, info) = self.find(name)?;
         let bytes = self.bytes(name, &place.own, info, &[rows, cols])?;
