@@ -41,6 +41,12 @@ impl Ours {
         format!("{} in {}", env!("CARGO_PKG_VERSION"), self.binary.display())
     }
 
+    /// The program itself.
+    #[cfg(unix)]
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The program with the options that every call has.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
