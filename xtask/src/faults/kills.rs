@@ -1,12 +1,13 @@
 //! Runs that are killed at any moment and started again, until they have ended by themselves.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use ferrotune_kernels::rng::Stream;
 use serde_json::Value;
 
-use super::runs::{Ended, KINDS, Kind, Results, STEPS, Site, lost};
+use super::runs::{Ended, KINDS, Kill, Kind, Results, STEPS, Site, lost};
 use super::table;
 use crate::golden::Failure;
 use crate::shared::ours::Ours;
@@ -36,6 +37,8 @@ pub(super) struct Row {
     resumed: Option<(usize, usize)>,
     /// The fewest good checkpoints after a kill, once there was one.
     least: Option<usize>,
+    /// Whether all that ended computed the same.
+    same: bool,
     problems: Vec<String>,
 }
 
@@ -70,6 +73,7 @@ pub(super) fn shown(rows: &[Row]) -> String {
         "resumed after step",
         "least good",
         "same bits",
+        "faults",
     ];
     let line = |r: &Row| {
         let resumed = r.resumed.map_or("-".into(), |(min, max)| format!("{min}..{max}"));
@@ -77,12 +81,8 @@ pub(super) fn shown(rows: &[Row]) -> String {
         let mut cells =
             vec![r.kind.to_string(), r.kills.to_string(), r.hits.iter().sum::<usize>().to_string()];
         cells.extend(r.hits.iter().map(usize::to_string));
-        cells.extend([
-            r.runs.to_string(),
-            resumed,
-            least,
-            if r.problems.is_empty() { "yes" } else { "NO" }.into(),
-        ]);
+        cells.extend([r.runs.to_string(), resumed, least, if r.same { "yes" } else { "NO" }.into()]);
+        cells.push(r.problems.len().to_string());
         cells
     };
     table(&head, rows.iter().map(line))
@@ -103,6 +103,8 @@ struct Hunt<'a> {
     least: f64,
     random: Stream,
     row: Row,
+    /// Which of the kinds this is, and how often it is killed.
+    number: usize,
     share: usize,
 }
 
@@ -118,6 +120,7 @@ impl<'a> Hunt<'a> {
             runs: 0,
             resumed: None,
             least: None,
+            same: true,
             problems: Vec::new(),
         };
         let mut hunt = Hunt {
@@ -127,9 +130,10 @@ impl<'a> Hunt<'a> {
             least,
             random: Stream::new(7, "kills", number as u64),
             row,
+            number,
             share,
         };
-        hunt.compare(WHOLE)?;
+        hunt.compare(WHOLE);
         Ok(hunt)
     }
 
@@ -139,7 +143,7 @@ impl<'a> Hunt<'a> {
             self.site.forget(OUT)?;
             while self.once()? {}
             self.row.runs += 1;
-            self.compare(OUT)?;
+            self.compare(OUT);
             if !self.row.problems.is_empty() {
                 break;
             }
@@ -150,11 +154,11 @@ impl<'a> Hunt<'a> {
     /// Starts the run once; whether it was killed.
     fn once(&mut self) -> Result<bool, Failure> {
         let before = self.site.good(OUT)?;
-        let delay = (self.row.kills < self.share).then(|| self.delay(before.last()));
-        self.row.kills += usize::from(delay.is_some());
-        let ended = self.site.start(OUT, &[], delay)?;
+        let kill = (self.row.kills < self.share).then(|| self.kill(before.last()));
+        self.row.kills += usize::from(kill.is_some());
+        let ended = self.site.start(OUT, &[], kill)?;
         let after = self.site.good(OUT)?;
-        self.row.problems.extend(lost(&before, &after));
+        self.row.problems.extend(lost(&known(&before, &ended.events), &after));
         self.row.problems.extend(ended.problem());
         self.resumed(&before, &ended);
         if ended.status.is_some() {
@@ -170,11 +174,15 @@ impl<'a> Hunt<'a> {
         Ok(true)
     }
 
-    /// A moment of the time that a run with this newest checkpoint takes.
-    fn delay(&self, newest: Option<&usize>) -> Duration {
+    /// A moment of the time that a run with this newest checkpoint takes. Every third run is killed while it writes the
+    /// next checkpoint after that moment, the first of a kind in a later step than the first.
+    fn kill(&self, newest: Option<&usize>) -> Kill {
         let left = 1.0 - newest.map_or(0.0, |step| *step as f64 / STEPS as f64);
         let expected = self.least + (self.whole - self.least).max(0.0) * left;
-        Duration::from_secs_f64(expected * f64::from(self.random.uniform(self.row.kills as u64)))
+        let part = f64::from(self.random.uniform(self.row.kills as u64));
+        let in_checkpoint = (self.number + self.row.kills).is_multiple_of(3);
+        let part = if in_checkpoint && newest.is_none() { 0.3 + 0.5 * part } else { part };
+        Kill { delay: Duration::from_secs_f64(expected * part), in_checkpoint }
     }
 
     /// A run goes on from its newest good checkpoint and from nothing else.
@@ -195,13 +203,21 @@ impl<'a> Hunt<'a> {
     }
 
     /// Compares what a run that has ended computed.
-    fn compare(&mut self, out: &str) -> Result<(), Failure> {
-        if self.row.problems.is_empty() {
-            let found = self.site.results(out)?;
-            self.row.problems.extend(found.differences(&self.reference).map(String::from));
-        }
-        Ok(())
+    fn compare(&mut self, out: &str) {
+        let problem = match self.site.results(out) {
+            Ok(found) => found.differences(&self.reference).map(String::from),
+            Err(failure) => Some(format!("no results: {}", failure.0)),
+        };
+        self.row.same &= problem.is_none();
+        self.row.problems.extend(problem);
     }
+}
+
+/// Steps of the checkpoints that were good before a run and of those that it said were whole.
+fn known(before: &[usize], events: &[Value]) -> Vec<usize> {
+    let step = |e: &Value| e["path"].as_str()?.rsplit_once("step-")?.1.parse().ok();
+    let announced = events.iter().filter(|e| e["event"] == "checkpoint").filter_map(step);
+    before.iter().copied().chain(announced).collect::<BTreeSet<usize>>().into_iter().collect()
 }
 
 /// What follows the last thing that the program said.
@@ -223,6 +239,15 @@ fn phase(events: &[Value], every: usize) -> Phase {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_a_run_announces_is_known() {
+        let events = [
+            json!({"event": "resumed", "path": "out/checkpoints/step-2", "step": 2}),
+            json!({"event": "checkpoint", "path": "out/checkpoints/step-4"}),
+        ];
+        assert_eq!(known(&[2, 1], &events), [1, 2, 4]);
+    }
 
     #[test]
     fn the_last_event_says_what_comes_next() {

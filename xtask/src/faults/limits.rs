@@ -45,10 +45,12 @@ pub(super) struct Part {
 /// system's own allocator reserves more for each thread.
 fn limits(quick: bool) -> Vec<usize> {
     if quick {
-        return vec![24, 32, 48, 80, 160, 512];
+        return vec![24, 36, 16384];
     }
     let ranges = [(24, 48, 2), (48, 128, 8), (128, 512, 16), (512, 1025, 64)];
-    ranges.into_iter().flat_map(|(from, to, step)| (from..to).step_by(step)).collect()
+    // Many cores are many threads, and each has a stack.
+    let many = [4096, 16384];
+    ranges.into_iter().flat_map(|(from, to, step)| (from..to).step_by(step)).chain(many).collect()
 }
 
 /// Full fine-tuning and LoRA, begun and resumed under each limit.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ferrotune::checkpoint::manifest::{self, Verdict};
 use serde_json::{Value, json};
@@ -132,16 +132,22 @@ impl<'a> Site<'a> {
         clear(&self.dir.join("cache"))
     }
 
-    /// Starts or resumes the run, and kills it after `delay` if it has not ended then.
-    pub(super) fn start(&self, out: &str, more: &[&str], delay: Option<Duration>) -> Result<Ended, Failure> {
+    /// Starts or resumes the run, and kills it if it has not ended before.
+    pub(super) fn start(&self, out: &str, more: &[&str], kill: Option<Kill>) -> Result<Ended, Failure> {
         let mut command = Command::new(self.ours.binary());
         command.arg("--json").args(self.arguments(out, more));
         let log = self.dir.join("stderr");
         let begin = Instant::now();
+        let started = SystemTime::now();
         let child = self.prepared(command).stderr(File::create(&log)?).spawn()?;
-        let status = wait(child, delay.unwrap_or(PATIENCE))?;
+        let checkpoints = self.run(out).join("checkpoints");
+        let now = |age: Duration| match kill {
+            Some(kill) => age >= kill.delay && (!kill.in_checkpoint || is_written(&checkpoints, started)),
+            None => age >= PATIENCE,
+        };
+        let status = wait(child, now)?;
         let text = fs::read_to_string(&log)?;
-        if status.is_none() && delay.is_none() {
+        if status.is_none() && kill.is_none() {
             return Err(Failure(format!("{}: no end after {} s", self.kind.name, PATIENCE.as_secs())));
         }
         let events = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -190,6 +196,15 @@ impl<'a> Site<'a> {
     }
 }
 
+/// When a process is killed.
+#[derive(Clone, Copy)]
+pub(super) struct Kill {
+    /// Not before.
+    pub(super) delay: Duration,
+    /// As soon as it writes a checkpoint then.
+    pub(super) in_checkpoint: bool,
+}
+
 /// How a process ended.
 pub(super) struct Ended {
     /// None if it was killed here.
@@ -223,21 +238,27 @@ pub(super) fn clear(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for the end; kills the process and gives `None` if it does not come in time.
-fn wait(mut child: Child, patience: Duration) -> Result<Option<ExitStatus>, Failure> {
-    let end = Instant::now() + patience;
+/// Whether a checkpoint is being written by a process that started then: what a killed one left does not count.
+fn is_written(checkpoints: &Path, started: SystemTime) -> bool {
+    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    let mut hidden = entries.filter(|e| e.file_name().to_string_lossy().ends_with(".tmp"));
+    hidden.any(|e| e.metadata().and_then(|m| m.modified()).is_ok_and(|time| time > started))
+}
+
+/// Waits for the end; kills the process and gives `None` if `now` says so of its age before.
+fn wait(mut child: Child, now: impl Fn(Duration) -> bool) -> Result<Option<ExitStatus>, Failure> {
+    let begin = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if now(begin.elapsed()) {
             child.kill()?;
             // It may have ended by itself just before.
             let status = child.wait()?;
             return Ok(status.code().map(|_| status));
         }
-        std::thread::sleep(left.min(Duration::from_millis(2)));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -266,7 +287,7 @@ mod tests {
     #[test]
     fn a_process_that_goes_on_is_killed() {
         let sleep = |seconds: &str| Command::new("sleep").arg(seconds).spawn().unwrap();
-        assert!(wait(sleep("60"), Duration::from_millis(5)).unwrap_or_default().is_none());
-        assert!(wait(sleep("0"), PATIENCE).unwrap_or_default().is_some_and(|s| s.success()));
+        assert!(wait(sleep("60"), |_| true).unwrap_or_default().is_none());
+        assert!(wait(sleep("0"), |age| age > PATIENCE).unwrap_or_default().is_some_and(|s| s.success()));
     }
 }
