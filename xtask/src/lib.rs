@@ -1,6 +1,8 @@
 //! What developers of ferrotune run: `cargo xtask <task>`.
 
 pub mod bench;
+#[cfg(unix)]
+pub mod faults;
 pub mod golden;
 pub mod interop;
 mod shared;

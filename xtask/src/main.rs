@@ -22,6 +22,19 @@ enum Task {
     },
     /// Measure speed and memory, beside the peer in alternation if asked.
     Bench(xtask::bench::Options),
+    /// Kill runs at any moment, give them too little memory, and look whether a checkpoint is lost or a bit differs.
+    #[cfg(unix)]
+    Faults {
+        /// Times that a run is killed, eight kinds of runs together.
+        #[arg(long, default_value_t = 100)]
+        kills: usize,
+        /// Eight kills and few limits on memory.
+        #[arg(long, conflicts_with = "kills")]
+        quick: bool,
+        /// Folder for the runs.
+        #[arg(long, default_value = "target/faults")]
+        work: PathBuf,
+    },
     /// Run PEFT, transformers and bitsandbytes on what ferrotune writes, and the other way round.
     Interop {
         /// Python interpreter that has the packages (default: an environment is made in the working folder).
@@ -55,6 +68,10 @@ fn main() -> ExitCode {
     let ok = match Args::parse().task {
         Task::Golden { dirs } => golden(&dirs),
         Task::Bench(options) => xtask::bench::run(options),
+        #[cfg(unix)]
+        Task::Faults { kills, quick, work } => {
+            xtask::faults::run(&xtask::faults::Options { kills, quick, work })
+        }
         Task::Interop { python, work, model, quick, plant } => {
             xtask::interop::run(xtask::interop::Options { python, work, model, quick, plant })
         }

@@ -31,6 +31,14 @@ impl Ours {
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
+        // What cargo tells the package that it runs is not meant for the packages below: build scripts that look at it
+        // would run again, and all that depends on them be compiled again, each time.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                build.env_remove(&name);
+            }
+        }
         let text = output(build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")))?;
         let binary = executable(&text).ok_or_else(|| Failure("cargo names no executable".into()))?;
         Ok(Ours { binary, dev: setup::device(None, None)? })
@@ -39,6 +47,12 @@ impl Ours {
     /// Version and path.
     pub(crate) fn describe(&self) -> String {
         format!("{} in {}", env!("CARGO_PKG_VERSION"), self.binary.display())
+    }
+
+    /// The program itself.
+    #[cfg(unix)]
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// The program with the options that every call has.
