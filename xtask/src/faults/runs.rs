@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use ferrotune::checkpoint::manifest::{self, Verdict};
+use ferrotune::results::manifest::{self, Verdict};
 use serde_json::{Value, json};
 
 use crate::golden::Failure;
