@@ -51,7 +51,7 @@ fn code() -> BTreeMap<String, String> {
                 .lines()
                 .map(|line| format!("{}\n", line.split("//").next().unwrap_or_default()))
                 .collect();
-            let without_tests = lines.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let without_tests = lines.split("\nmod tests {").next().unwrap_or_default();
             all.insert(name, without_tests.to_string());
         }
     }
