@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use allocator_api2::alloc::{AllocError, Allocator};
 
+use crate::arena::ALIGNED;
 use crate::heap;
 use crate::tensor::Pool;
 
@@ -34,6 +35,9 @@ unsafe impl Allocator for InPool {
             // Nothing is behind it, so any aligned place will do.
             let nowhere = NonNull::new(std::ptr::without_provenance_mut(layout.align())).ok_or(AllocError)?;
             return Ok(NonNull::slice_from_raw_parts(nowhere, 0));
+        }
+        if layout.align() > ALIGNED {
+            return Err(AllocError);
         }
         Ok(self.0.take_bytes(layout).unwrap_or_else(|| heap::refused(layout)))
     }

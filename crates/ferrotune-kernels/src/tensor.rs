@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 
-use crate::arena::{self, Arena, Place};
+use crate::arena::{Arena, Place};
 use crate::dtype::DType;
 use crate::heap;
 
@@ -86,11 +86,8 @@ impl Pool {
         Ok(Buffer { ptr, len, place, small, pool: Arc::clone(self) })
     }
 
-    /// Memory of a list; `None` if the system refuses, or for elements that are aligned to more than a cache line.
+    /// Memory of a list, aligned to a cache line; `None` if the system refuses.
     pub(crate) fn take_bytes(&self, layout: Layout) -> Option<NonNull<[u8]>> {
-        if layout.align() > arena::ALIGNED {
-            return None;
-        }
         let (_, words, ptr) = self.lock().lists.take(layout.size().div_ceil(4)).ok()?;
         Some(NonNull::slice_from_raw_parts(NonNull::new(ptr.cast())?, 4 * words))
     }
