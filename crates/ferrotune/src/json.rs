@@ -1,6 +1,10 @@
 //! JSON text that others wrote: read with a byte order mark too, and refused in words about the text.
 
+use std::path::Path;
+
 use serde_json::Value;
+
+use crate::Error;
 
 /// Why a text is not JSON, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +37,11 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Value, NotJson> {
             Err(NotJson { problem, line, column: 1 + before.len() - start })
         }
     }
+}
+
+/// Parses what was read from a file; the error names it.
+pub(crate) fn in_file(path: &Path, bytes: &[u8]) -> crate::Result<Value> {
+    from_bytes(bytes).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))
 }
 
 /// Bytes without the mark that some editors put before UTF-8.

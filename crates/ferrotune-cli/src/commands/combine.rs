@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ferrotune::formats::GENERATION_CONFIG;
 use ferrotune::formats::adapter::AdapterFile;
-use ferrotune::formats::atomic::{write_atomic, write_folder};
+use ferrotune::formats::atomic::write_folder;
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 use ferrotune::lora::peft;
 use ferrotune::results::stops;
@@ -46,10 +45,7 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         if let Some(beside) = &beside {
             beside.write(folder)?;
         }
-        match &ends {
-            Some(ends) => write_atomic(&folder.join(GENERATION_CONFIG), format!("{ends:#}\n").as_bytes()),
-            None => Ok(()),
-        }
+        stops::write_settings(folder, ends.as_ref())
     })?;
     let method = match (rewritten, a.exact) {
         (true, _) => "none",

@@ -74,6 +74,16 @@ fn new_folder(output: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of the weight files of a model or adapter: a GGUF file, or those of a folder.
+fn weight_bytes(path: &Path) -> u64 {
+    if path.is_file() {
+        return std::fs::metadata(path).map_or(0, |m| m.len());
+    }
+    let entries = std::fs::read_dir(path).map(|e| e.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let weights = entries.into_iter().filter(|e| e.path().extension().is_some_and(|x| x == "safetensors"));
+    weights.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
+}
+
 /// Opens a base model whose quantized forms are kept as the run file says, if there is one.
 fn open_cached(args: &Args, name: &str, run: Option<&RunConfig>, report: &Report) -> Result<BaseModel> {
     let mut base = open_base(args, name, report)?;

@@ -19,7 +19,7 @@ use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
 use super::starter::open_starter;
-use super::{device, run_file, train};
+use super::{device, run_file, train, weight_bytes};
 use crate::args::{Args, QuickstartArgs};
 use crate::report::Report;
 
@@ -81,8 +81,8 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
         "eval_rows": asked.len(),
         "tokens_per_second": outcome.tokens as f64 / outcome.seconds.max(1e-9),
         "peak_rss_bytes": resident().peak,
-        "adapter_bytes": adapter_bytes(&dir),
-        "model_bytes": model_bytes(base.checkpoint.path()),
+        "adapter_bytes": weight_bytes(&dir),
+        "model_bytes": weight_bytes(base.checkpoint.path()),
         "trainable_parameters": summary.trainable_parameters,
         "total_parameters": summary.total_parameters,
         "seconds": start.elapsed().as_secs_f64(),
@@ -238,20 +238,4 @@ fn summarize(r: &Value, (question, before, after): (&Question, &Score, &Score), 
         bytes("adapter_bytes"),
         bytes("model_bytes"),
     ));
-}
-
-/// Size of the trained weights in the run folder.
-fn adapter_bytes(dir: &Path) -> u64 {
-    let files = ["adapter_model.safetensors", "model.safetensors"];
-    files.iter().filter_map(|f| std::fs::metadata(dir.join(f)).ok()).map(|m| m.len()).sum()
-}
-
-/// Size of a model's weight files.
-fn model_bytes(path: &Path) -> u64 {
-    if path.is_file() {
-        return std::fs::metadata(path).map_or(0, |m| m.len());
-    }
-    let entries = std::fs::read_dir(path).map(|e| e.flatten().collect::<Vec<_>>()).unwrap_or_default();
-    let weights = entries.into_iter().filter(|e| e.path().extension().is_some_and(|x| x == "safetensors"));
-    weights.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
 }

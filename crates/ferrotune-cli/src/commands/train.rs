@@ -18,7 +18,7 @@ use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;
 
-use super::{device, open_cached, run_file};
+use super::{device, open_cached, run_file, weight_bytes};
 use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
@@ -43,7 +43,7 @@ pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
         "tokens_per_second": outcome.tokens as f64 / outcome.seconds.max(1e-9),
         "peak_rss_bytes": ferrotune::memory::resident().peak,
         "planned_bytes": summary.plan.total(),
-        "result_bytes": result_bytes(Path::new(&config.output.dir)),
+        "result_bytes": weight_bytes(Path::new(&config.output.dir)),
         "interrupted": outcome.interrupted,
     }));
     Ok(if outcome.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
@@ -121,7 +121,7 @@ fn conclusion(config: &RunConfig, outcome: &Outcome, summary: &Summary, seconds:
     lines.extend(outcome.eval_loss.map(|loss| format!("  held-out loss  {loss:.4}")));
     lines.push(format!("  peak memory    {} of {} planned", human(peak), human(plan)));
     let what = if full { "model  " } else { "adapter" };
-    lines.push(format!("  {what}        {}", human(result_bytes(Path::new(dir)))));
+    lines.push(format!("  {what}        {}", human(weight_bytes(Path::new(dir)))));
     let data = match &config.data.eval {
         EvalSource::Files(files) => files.join(" "),
         _ => config.data.train.join(" "),
@@ -133,13 +133,6 @@ fn conclusion(config: &RunConfig, outcome: &Outcome, summary: &Summary, seconds:
         lines.push(format!("  ferrotune merge {dir} --output {dir}-merged"));
     }
     lines.join("\n")
-}
-
-/// Bytes of the adapter, or of the model that was trained whole.
-fn result_bytes(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).map(|e| e.flatten().collect::<Vec<_>>()).unwrap_or_default();
-    let weights = entries.into_iter().filter(|e| e.path().extension().is_some_and(|x| x == "safetensors"));
-    weights.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
 }
 
 /// `45 s`, `12 min 3 s`, `3 h 20 min`.

@@ -394,8 +394,7 @@ impl AdapterFile {
         }
         let path = folder.join(CONFIG_FILE);
         let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let value =
-            crate::json::from_bytes(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+        let value = crate::json::in_file(&path, &text)?;
         let config = AdapterConfig::from_json(&path, &value)?;
         let path = folder.join(WEIGHTS_FILE);
         if !path.is_file() && folder.join("adapter_model.bin").is_file() {

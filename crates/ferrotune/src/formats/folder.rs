@@ -135,10 +135,7 @@ impl Folder {
     /// A JSON file of the folder; `None` if it was not there.
     pub(crate) fn json(&self, name: &str) -> Result<Option<Value>> {
         let Some(text) = self.file(name) else { return Ok(None) };
-        match crate::json::from_bytes(text) {
-            Ok(value) => Ok(Some(value)),
-            Err(e) => Err(Error::file(self.dir.join(name), format!("not valid JSON: {e}"))),
-        }
+        crate::json::in_file(&self.dir.join(name), text).map(Some)
     }
 
     pub(crate) fn chat_template(&self) -> Result<Option<String>> {

@@ -27,8 +27,7 @@ pub fn is_adapter(folder: &Path) -> bool {
 pub fn read(folder: &Path) -> Result<AdapterFile> {
     let path = folder.join(CONFIG_FILE);
     let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let value =
-        crate::json::from_bytes(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+    let value = crate::json::in_file(&path, &text)?;
     let mut config = config(&path, &value)?;
     let path = folder.join(WEIGHTS_FILE);
     let file = SafeFile::open(&path)?;

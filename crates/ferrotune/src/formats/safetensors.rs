@@ -210,8 +210,7 @@ impl Shards {
 
     fn open_index(folder: &Path, index: &Path) -> Result<Self> {
         let text = std::fs::read(index).map_err(|e| Error::io(index, e))?;
-        let parsed =
-            crate::json::from_bytes(&text).map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
+        let parsed = crate::json::in_file(index, &text)?;
         let Some(map) = parsed.get("weight_map").and_then(Value::as_object) else {
             return Err(Error::file(index, "no `weight_map` object"));
         };

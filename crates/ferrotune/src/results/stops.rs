@@ -68,7 +68,12 @@ fn joined(own: &[u32], learned: &[u32]) -> Option<Value> {
 
 /// Writes the settings into `folder` if they differ from the base's.
 pub fn write(folder: &Path, base: &Checkpoint, learned: &[u32]) -> Result<()> {
-    match generation_config(base, learned)? {
+    write_settings(folder, generation_config(base, learned)?.as_ref())
+}
+
+/// Writes settings of generation into a folder, if there are any.
+pub fn write_settings(folder: &Path, settings: Option<&Value>) -> Result<()> {
+    match settings {
         Some(settings) => write_atomic(&folder.join(GENERATION_CONFIG), format!("{settings:#}\n").as_bytes()),
         None => Ok(()),
     }
@@ -78,10 +83,7 @@ pub fn write(folder: &Path, base: &Checkpoint, learned: &[u32]) -> Result<()> {
 pub fn of_folder(folder: &Path) -> Result<Option<Value>> {
     let path = folder.join(GENERATION_CONFIG);
     match std::fs::read(&path) {
-        Ok(text) => match serde_json::from_slice(crate::json::without_mark(&text)) {
-            Ok(settings) => Ok(Some(settings)),
-            Err(e) => Err(Error::file(&path, format!("not valid JSON: {e}"))),
-        },
+        Ok(text) => crate::json::in_file(&path, &text).map(Some),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(&path, e)),
     }

@@ -117,8 +117,7 @@ impl ModelConfig {
     /// Reads the `config.json` at `path`; families outside `supported` are refused by name.
     pub fn read(path: &Path, supported: &[&str]) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let raw =
-            crate::json::from_bytes(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+        let raw = crate::json::in_file(path, &text)?;
         Self::from_json(path, raw, supported)
     }
 

@@ -149,14 +149,7 @@ impl<'a> Chat<'a> {
     /// Where the answer after the first `count` messages starts in the chat that goes on with it: behind the header of
     /// an assistant's turn.
     pub(super) fn prefix(&self, whole: &Rendered, count: usize) -> Result<usize> {
-        self.start(whole, count)?.ok_or_else(|| {
-            Problem::new(
-                format!(
-                    "message {count}: the chat template writes the messages before it differently when more follow, so its tokens cannot be told apart"
-                ),
-                "split the chat into rows that end with each answer, use data.supervise=all, or a template with {% generation %} blocks",
-            )
-        })
+        self.start(whole, count)?.ok_or_else(|| rewritten(count))
     }
 
     /// The same; `None` if the template writes the messages before it differently when the answer follows.
@@ -233,7 +226,7 @@ impl<'a> Chat<'a> {
                             joined = Some(text);
                             start
                         }
-                        None => return self.prefix(own, k).and_then(|_| Err(unfindable(k))),
+                        None => return Err(rewritten(k)),
                     },
                 };
                 let answer = joined.as_deref().unwrap_or(&own.text).get(start..).unwrap_or_default();
@@ -341,11 +334,20 @@ fn first_letter(content: &Value) -> Option<char> {
     text.and_then(|text| text.trim_start().chars().next())
 }
 
+/// What helps where an answer cannot be told from the rest of its chat.
+const APART: &str = "split the chat into rows that end with each answer, use data.supervise=all, or a template with \
+                     {% generation %} blocks";
+
 fn unfindable(k: usize) -> Problem {
-    Problem::new(
-        format!("message {k}: its end cannot be found in the rendered chat"),
-        "split the chat into rows that end with each answer, use data.supervise=all, or a template with {% generation %} blocks",
-    )
+    Problem::new(format!("message {k}: its end cannot be found in the rendered chat"), APART)
+}
+
+fn rewritten(k: usize) -> Problem {
+    let problem = format!(
+        "message {k}: the chat template writes the messages before it differently when more follow, so its tokens cannot be \
+         told apart"
+    );
+    Problem::new(problem, APART)
 }
 
 /// Bytes that two texts have in common at their start.
