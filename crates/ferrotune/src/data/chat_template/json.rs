@@ -1,6 +1,6 @@
 //! Python's `json.dumps`, as the filter `tojson` of chat templates.
 
-use super::python::{MAX_DEPTH, MAX_TEXT, invalid, pairs, push, to_str, write_number};
+use super::python::{MAX_DEPTH, MAX_TEXT, from_json, invalid, pairs, push, to_str, write_number};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, Value};
 use std::fmt::Write as _;
@@ -39,6 +39,14 @@ pub(super) fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let mut out = String::new();
     json.write(&mut out, value, 0)?;
     Ok(Value::from(out))
+}
+
+/// A value as `json.dumps` writes it when nothing else is asked for, but with letters beyond ASCII as they are.
+pub(crate) fn dumped(value: &serde_json::Value) -> Result<String, Error> {
+    let json = Dumps { indent: None, item: ", ".into(), key: ": ".into(), sort: false, ascii: false };
+    let mut out = String::new();
+    json.write(&mut out, &from_json(value), 0)?;
+    Ok(out)
 }
 
 impl Dumps {

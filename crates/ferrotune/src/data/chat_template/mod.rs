@@ -16,6 +16,7 @@ mod rewrite;
 pub use clock::Clock;
 pub use content::ContentForms;
 pub use conversation::Conversation;
+pub(crate) use json::dumped;
 
 use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
