@@ -18,6 +18,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from losses import loss, rows
+
 ROPE = {"rope_type": "linear", "factor": 2.0}
 YARN = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16,
         "short_factor": [1.1] * 8, "long_factor": [1.3] * 8}
@@ -94,21 +96,8 @@ CASES = [
 ]
 
 
-def rows():
-    g = torch.Generator().manual_seed(7)
-    return [torch.randint(5, 300, (n,), generator=g).tolist() for n in (30, 21, 26)]
-
-
-def loss(folder):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for row in rows():
-            ids = torch.tensor([row])
-            logp = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
-            total -= logp[torch.arange(len(row) - 1), ids[0, 1:]].sum().item()
-            count += len(row) - 1
-    return total / count
+def load(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def main(golden):
@@ -129,7 +118,7 @@ def main(golden):
                 tensors["lm_head.weight"] = table.clone() if one["head"] == "equal" else table.roll(1, 0)
                 save_file(tensors, path, metadata={"format": "pt"})
             try:
-                one["loss"] = loss(folder)
+                one["loss"] = loss(load(folder))
             except Exception as e:
                 one["loss"] = None
                 print(one["model"], one["name"], type(e).__name__, str(e)[:100])

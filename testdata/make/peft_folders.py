@@ -18,6 +18,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from losses import loss, rows
+
 # name: (model, arguments of LoraConfig, arguments of save_pretrained)
 CASES = {
     "absent_targets": ("llama3_rope", dict(target_modules=["q_proj", "v_proj", "query_key_value", "c_attn"]), {}),
@@ -33,22 +35,6 @@ CASES = {
 # What versions to come might write: features that are off, and one that no linear has.
 LATER = {"a_feature": None, "another_feature": False, "its_strength": 0.0, "its_kind": "none", "its_parts": [],
          "its_config": {"on": False, "steps": 0}, "fan_in_fan_out": True, "qalora_group_size": 32}
-
-
-def rows():
-    g = torch.Generator().manual_seed(7)
-    return [torch.randint(5, 300, (n,), generator=g).tolist() for n in (30, 21, 26)]
-
-
-def loss(model):
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for row in rows():
-            ids = torch.tensor([row])
-            logp = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
-            total -= logp[torch.arange(len(row) - 1), ids[0, 1:]].sum().item()
-            count += len(row) - 1
-    return total / count
 
 
 def base(golden, name):

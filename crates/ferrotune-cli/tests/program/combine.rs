@@ -53,7 +53,7 @@ fn result_is_that_of_peft_and_loads_beside_the_base() {
     let loss = |adapter: &str| {
         let args =
             ["eval", &base, "--adapter", adapter, "--data", "rows.jsonl", "--precision", "f32", "--json"];
-        place.run(&args).json()["eval_loss"].as_f64().unwrap()
+        place.run(&args).eval_loss()
     };
     place.run(&["combine", &a, &b, &c, "--weights", "0.5,0.3,0.2", "--exact", "-o", "exact"]).ok();
     let (cat, exact) = (loss("cat"), loss("exact"));

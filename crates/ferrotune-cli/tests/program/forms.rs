@@ -6,7 +6,7 @@ fn eval(place: &Place, model: &str, more: &[&str]) -> f64 {
     let mut args =
         vec!["eval", model, "--data", "rows.jsonl", "--max-length", "128", "--json", "--precision", "f32"];
     args.extend(more);
-    place.run(&args).json()["eval_loss"].as_f64().expect("a loss")
+    place.run(&args).eval_loss()
 }
 
 /// Copies the files of an adapter folder into a folder of its own, without what else stands in a run folder.

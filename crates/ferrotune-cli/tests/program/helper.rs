@@ -42,6 +42,12 @@ impl Out {
         serde_json::from_str(&out.stdout).expect("stdout is JSON")
     }
 
+    /// The loss that a command reports under `--json`.
+    #[track_caller]
+    pub fn eval_loss(self) -> f64 {
+        self.json()["eval_loss"].as_f64().expect("a loss")
+    }
+
     /// Asserts a refusal: exit code 1, a message that holds every one of `words`, a line `hint:`.
     #[track_caller]
     pub fn refused(self, words: &[&str]) -> Self {
@@ -75,6 +81,15 @@ impl Place {
         let place = Place::new();
         place.write("rows.jsonl", &chats(24));
         place.write("run.yaml", &run_file(&model("llama3_rope"), kind));
+        place
+    }
+
+    /// A new folder with `rows.jsonl`: the rows of token ids that a golden case has losses of.
+    pub fn with_rows_of(case: &Value) -> Self {
+        let place = Place::new();
+        let row = |ids: &Value| format!("{}\n", json!({"input_ids": ids, "labels": ids}));
+        place
+            .write("rows.jsonl", &case["rows"].as_array().expect("rows").iter().map(row).collect::<String>());
         place
     }
 
@@ -186,6 +201,11 @@ pub fn model(name: &str) -> PathBuf {
 pub fn golden(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(path);
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A JSON file of the test data.
+pub fn golden_json(path: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden(path)).expect("the case")).expect("JSON")
 }
 
 /// Chats that a model can learn in a few steps.

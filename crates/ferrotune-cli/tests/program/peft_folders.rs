@@ -2,22 +2,12 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::helper::{Out, Place, Tensor, edit_tensors, golden, model};
+use super::helper::{Out, Place, Tensor, edit_tensors, golden, golden_json, model};
 
 fn case() -> Value {
-    let text = std::fs::read(golden("peft_folders/case.json")).expect("the case");
-    serde_json::from_slice(&text).expect("JSON")
-}
-
-/// A place with the rows that the losses are of.
-fn place(case: &Value) -> Place {
-    let place = Place::new();
-    let row = |ids: &Value| format!("{}\n", json!({"input_ids": ids, "labels": ids}));
-    let rows: String = case["rows"].as_array().expect("rows").iter().map(row).collect();
-    place.write("rows.jsonl", &rows);
-    place
+    golden_json("peft_folders/case.json")
 }
 
 fn eval(place: &Place, model: &Path, more: &[&str]) -> Out {
@@ -26,25 +16,21 @@ fn eval(place: &Place, model: &Path, more: &[&str]) -> Out {
     place.run(&args)
 }
 
-fn loss(out: Out) -> f64 {
-    out.json()["eval_loss"].as_f64().expect("a loss")
-}
-
 #[test]
 fn what_peft_reads_computes_the_same() {
     let case = case();
-    let place = place(&case);
+    let place = Place::with_rows_of(&case);
     for (name, about) in case["cases"].as_object().expect("cases") {
         let base = model(about["model"].as_str().expect("a model"));
         let folder = golden(&format!("peft_folders/{name}")).display().to_string();
         let expected = about["loss"].as_f64().expect("a loss");
-        let found = loss(eval(&place, &base, &["--adapter", &folder]));
+        let found = eval(&place, &base, &["--adapter", &folder]).eval_loss();
         assert!((found - expected).abs() < 1e-5, "{name}: {found}, PEFT has {expected}");
         assert!((found - about["base_loss"].as_f64().expect("a loss")).abs() > 1e-3, "{name} does nothing");
         let merged = format!("merged-{name}");
         let base = base.display().to_string();
         place.run(&["merge", &folder, "--base", &base, "--dtype", "f32", "--output", &merged]).ok();
-        let found = loss(eval(&place, &place.path(&merged), &[]));
+        let found = eval(&place, &place.path(&merged), &[]).eval_loss();
         assert!((found - expected).abs() < 1e-4, "{name} merged: {found}, PEFT has {expected}");
     }
     // A run can begin with each of them.
@@ -59,7 +45,7 @@ fn what_peft_reads_computes_the_same() {
         args.extend(set.iter().flat_map(|s| ["--set", s]));
         place.run(&args).ok();
         let expected = about["loss"].as_f64().expect("a loss");
-        let found = loss(eval(&place, &place.path(&format!("from-{name}")), &[]));
+        let found = eval(&place, &place.path(&format!("from-{name}")), &[]).eval_loss();
         assert!((found - expected).abs() < 1e-5, "{name} trained on: {found}, PEFT has {expected}");
     }
     let tied = |name: &str| place.json(&format!("{name}/config.json"))["tie_word_embeddings"].clone();
@@ -73,13 +59,13 @@ fn a_branch_on_a_tied_head_is_trained() {
     let set = ["method.targets=[q_proj, lm_head]", "train.max_steps=8", "data.eval=rows.jsonl"];
     let mut args = vec!["train", "run.yaml", "--json"];
     args.extend(set.iter().flat_map(|s| ["--set", s]));
-    let trained = place.run(&args).json()["eval_loss"].as_f64().expect("a loss");
+    let trained = place.run(&args).eval_loss();
     let (_, evals) = place.metrics("out");
     assert!(trained < 0.95 * evals[0]["eval_loss"].as_f64().expect("a loss"), "{evals:?}");
     let names = std::fs::read(place.path("out/adapter_model.safetensors")).expect("the adapter");
     let names = safetensors::SafeTensors::deserialize(&names).expect("tensors");
     assert!(names.names().contains(&"base_model.model.lm_head.lora_B.weight"), "{:?}", names.names());
-    let again = loss(eval(&place, &place.path("out"), &["--max-length", "128"]));
+    let again = eval(&place, &place.path("out"), &["--max-length", "128"]).eval_loss();
     assert!((again - trained).abs() < 1e-5, "{trained} {again}");
     let refused = ["method.targets=[lm_head]", "method.trainable_tokens=[3]", "output.dir=both"];
     let mut args = vec!["train", "run.yaml"];
@@ -90,7 +76,7 @@ fn a_branch_on_a_tied_head_is_trained() {
 #[test]
 fn what_does_not_fit_is_named_truly() {
     let case = case();
-    let place = place(&case);
+    let place = Place::with_rows_of(&case);
     let damaged = |name: &str, edit: &dyn Fn(&mut Vec<Tensor>)| {
         let _ = std::fs::remove_dir_all(place.path("bad"));
         let folder = place.copy_of(&golden(&format!("peft_folders/{name}")), "bad");

@@ -61,7 +61,7 @@ fn a_written_folder_is_a_base_like_the_one_quantized_in_memory() {
     let base = model("mistral").display().to_string();
     let loss = |args: &[&str]| {
         let args = [&["eval", "--data", "rows.jsonl", "--json", "--precision", "f32"], args].concat();
-        place.run(&args).json()["eval_loss"].as_f64().unwrap()
+        place.run(&args).eval_loss()
     };
     let mut seen = vec![loss(&[&base])];
     for block in ["64", "256", "4096"] {

@@ -1,21 +1,12 @@
 //! Configurations that say a thing twice, leave it out, or say what their family's code does not read: the loss that
 //! transformers has for them, or a refusal by name.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::helper::{Out, Place, edit_tensors, golden, model};
+use super::helper::{Out, Place, edit_tensors, golden_json, model};
 
 fn cases() -> Value {
-    let text = std::fs::read(golden("config_numbers.json")).expect("the cases");
-    serde_json::from_slice(&text).expect("JSON")
-}
-
-/// A place with the rows that the losses are of.
-fn place(cases: &Value) -> Place {
-    let place = Place::new();
-    let row = |ids: &Value| format!("{}\n", json!({"input_ids": ids, "labels": ids}));
-    place.write("rows.jsonl", &cases["rows"].as_array().expect("rows").iter().map(row).collect::<String>());
-    place
+    golden_json("config_numbers.json")
 }
 
 /// The model of a case in a folder of that name.
@@ -48,14 +39,10 @@ fn eval(place: &Place, folder: &str) -> Out {
     place.run(&["eval", folder, "--data", "rows.jsonl", "--precision", "f32", "--json"])
 }
 
-fn loss(out: Out) -> f64 {
-    out.json()["eval_loss"].as_f64().expect("a loss")
-}
-
 #[test]
 fn losses_are_those_of_transformers() {
     let cases = cases();
-    let place = place(&cases);
+    let place = Place::with_rows_of(&cases);
     let mut wrong = Vec::new();
     for case in cases["cases"].as_array().expect("cases") {
         make(&place, case, "model");
@@ -63,7 +50,7 @@ fn losses_are_those_of_transformers() {
         let about = format!("{}, {}", case["model"], case["name"]);
         match (case["loss"].as_f64(), out.code) {
             (Some(expected), Some(0)) => {
-                let found = loss(out);
+                let found = out.eval_loss();
                 if (found - expected).abs() > 2e-5 {
                     wrong.push(format!("{about}: {found}, transformers has {expected}"));
                 }
@@ -85,7 +72,7 @@ fn find<'a>(cases: &'a Value, model: &str, name: &str) -> &'a Value {
 #[test]
 fn what_is_passed_over_is_said() {
     let cases = cases();
-    let place = place(&cases);
+    let place = Place::with_rows_of(&cases);
     for (name, words) in [
         ("tied, another head", &["tie_word_embeddings", "differ"][..]),
         ("partial_rotary_factor", &["partial_rotary_factor", "not used in a llama model"]),
@@ -104,7 +91,7 @@ fn what_is_passed_over_is_said() {
 #[test]
 fn a_head_of_its_own_stays_one() {
     let cases = cases();
-    let place = place(&cases);
+    let place = Place::with_rows_of(&cases);
     let case = find(&cases, "llama_tied", "tied, another head");
     make(&place, case, "model");
     // Trained and merged, it is written and read as what it is.
@@ -116,7 +103,7 @@ fn a_head_of_its_own_stays_one() {
     place.run(&["merge", "out", "--dtype", "f32", "--output", "merged"]).ok();
     assert_eq!(place.json("merged/config.json")["tie_word_embeddings"], false);
     let expected = case["loss"].as_f64().expect("a loss");
-    let found = loss(eval(&place, "merged"));
+    let found = eval(&place, "merged").eval_loss();
     assert!((found - expected).abs() < 2e-5, "{found}, transformers has {expected}");
     // The 4-bit folder says so too.
     place.run(&["quantize", "model", "--output", "four"]).ok();

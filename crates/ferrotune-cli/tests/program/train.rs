@@ -43,7 +43,7 @@ fn learns(place: &Place, args: &[&str]) -> Value {
 fn eval(place: &Place, model: &str, more: &[&str]) -> f64 {
     let mut args = vec!["eval", model, "--data", "rows.jsonl", "--json", "--precision", "f32"];
     args.extend(more);
-    place.run(&args).json()["eval_loss"].as_f64().expect("a loss")
+    place.run(&args).eval_loss()
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn eval(place: &Place, model: &str, more: &[&str]) -> f64 {
     let mut args =
         vec!["eval", model, "--data", "rows.jsonl", "--max-length", "128", "--json", "--precision", "f32"];
     args.extend(more);
-    place.run(&args).json()["eval_loss"].as_f64().expect("a loss")
+    place.run(&args).eval_loss()
 }
 
 /// Trains; the written adapter has the loss that the run ended with, and so has the merged model.
