@@ -40,7 +40,7 @@ per_isa! {
 }
 
 /// (tensor, start) of every piece.
-fn pieces(lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn pieces(lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = (usize, usize)> {
     lengths.enumerate().flat_map(|(t, n)| (0..n).step_by(PIECE).map(move |at| (t, at)))
 }
 
@@ -56,7 +56,7 @@ fn covered(
 }
 
 pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
-    let list = cpu.list(pieces(params.iter().map(|p| p.value.len())));
+    let list: Vec<_> = pieces(params.iter().map(|p| p.value.len())).collect();
     struct Shared<'a> {
         value: SharedMut<'a, f32>,
         grad: &'a [f32],
@@ -66,15 +66,18 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
         pages: [Option<Pages>; 3],
         factors: Factors,
     }
-    let shared = cpu.list(params.iter_mut().map(|p| Shared {
-        pages: [p.value.pages(), p.m.pages(), p.v.pages()],
-        copy: p.copy.as_mut().map(|copy| SharedMut::new(copy.bf16_mut())),
-        value: SharedMut::new(p.value.f32_mut()),
-        grad: p.grad.f32(),
-        m: SharedMut::new(p.m.f32_mut()),
-        v: SharedMut::new(p.v.f32_mut()),
-        factors: Factors::new(constants, p.decay, p.lr_factor),
-    }));
+    let shared: Vec<_> = params
+        .iter_mut()
+        .map(|p| Shared {
+            pages: [p.value.pages(), p.m.pages(), p.v.pages()],
+            copy: p.copy.as_mut().map(|copy| SharedMut::new(copy.bf16_mut())),
+            value: SharedMut::new(p.value.f32_mut()),
+            grad: p.grad.f32(),
+            m: SharedMut::new(p.m.f32_mut()),
+            v: SharedMut::new(p.v.f32_mut()),
+            factors: Factors::new(constants, p.decay, p.lr_factor),
+        })
+        .collect();
     let paged = shared.iter().any(|s| s.pages.iter().any(Option::is_some));
     let window = if paged { WINDOW } else { list.len().max(1) };
     let advise = |pieces: &[(usize, usize)], advice: fn(&Pages, Range<usize>)| {
@@ -107,8 +110,8 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
 }
 
 pub(super) fn sum_of_squares(cpu: &Cpu, tensors: &[&Tensor]) -> f64 {
-    let list = cpu.list(pieces(tensors.iter().map(|t| t.len())));
-    let mut sums = cpu.list(std::iter::repeat_n(0.0, list.len()));
+    let list: Vec<_> = pieces(tensors.iter().map(|t| t.len())).collect();
+    let mut sums = vec![0.0; list.len()];
     let out = SharedMut::new(&mut sums);
     cpu.run(list.len(), |i| {
         let (t, at) = list[i];

@@ -1,7 +1,8 @@
 //! AdamW with moments in 8 bits (Dettmers et al. 2021), as bitsandbytes' `AdamW8bit` computes it: a block of 256 moments
 //! is decoded, updated in f32, used for the parameters, and only then rounded again.
 
-use super::{AdamW, Factors, cpu, reference};
+use super::cpu::{PIECE, pieces, update_piece};
+use super::{AdamW, Factors, reference};
 use crate::cpu::{Cpu, SharedMut};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -43,41 +44,51 @@ pub fn update_8bit(dev: &Device, constants: AdamW, params: &mut [Param8<'_>]) ->
     Ok(())
 }
 
-/// A block of one parameter.
+/// Whole blocks of one parameter.
 struct Piece<'a> {
     value: &'a mut [f32],
     grad: &'a [f32],
-    m: (&'a mut [u8], &'a mut f32),
-    v: (&'a mut [u8], &'a mut f32),
+    /// Codes and scales of the first and the second moment.
+    codes: [&'a mut [u8]; 2],
+    scales: [&'a mut [f32]; 2],
+    maps: [DynamicMap; 2],
 }
 
 impl Piece<'_> {
-    fn update(self, maps: [DynamicMap; 2], update: impl Fn(&mut [f32], &[f32], &mut [f32], &mut [f32])) {
-        let n = self.value.len();
-        let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
-        maps[0].decode(self.m.0, *self.m.1, &mut m[..n]);
-        maps[1].decode(self.v.0, *self.v.1, &mut v[..n]);
-        update(self.value, self.grad, &mut m[..n], &mut v[..n]);
-        *self.m.1 = maps[0].encode(&m[..n], self.m.0);
-        *self.v.1 = maps[1].encode(&v[..n], self.v.0);
+    fn update(self, update: impl Fn(&mut [f32], &[f32], &mut [f32], &mut [f32])) {
+        let ([map_m, map_v], [codes_m, codes_v], [scales_m, scales_v]) = (self.maps, self.codes, self.scales);
+        let values = self.value.chunks_mut(BLOCK).zip(self.grad.chunks(BLOCK));
+        let moments_m = codes_m.chunks_mut(BLOCK).zip(scales_m);
+        let moments_v = codes_v.chunks_mut(BLOCK).zip(scales_v);
+        for (((value, grad), (codes_m, scale_m)), (codes_v, scale_v)) in values.zip(moments_m).zip(moments_v)
+        {
+            let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
+            let (m, v) = (&mut m[..value.len()], &mut v[..value.len()]);
+            map_m.decode(codes_m, *scale_m, m);
+            map_v.decode(codes_v, *scale_v, v);
+            update(value, grad, m, v);
+            *scale_m = map_m.encode(m, codes_m);
+            *scale_v = map_v.encode(v, codes_v);
+        }
     }
 }
 
 fn on_one(constants: AdamW, params: &mut [Param8<'_>]) {
     for p in params {
         let f = Factors::new(constants, p.decay, p.lr_factor);
-        let maps = [p.m.map, p.v.map];
-        let values = p.value.f32_mut().chunks_mut(BLOCK).zip(p.grad.f32().chunks(BLOCK));
-        let m = p.m.codes.chunks_mut(BLOCK).zip(&mut p.m.scales);
-        let v = p.v.codes.chunks_mut(BLOCK).zip(&mut p.v.scales);
-        for (((value, grad), m), v) in values.zip(m).zip(v) {
-            Piece { value, grad, m, v }
-                .update(maps, |value, grad, m, v| reference::piece(value, grad, m, v, &f));
-        }
+        let piece = Piece {
+            value: p.value.f32_mut(),
+            grad: p.grad.f32(),
+            maps: [p.m.map, p.v.map],
+            codes: [&mut p.m.codes, &mut p.v.codes],
+            scales: [&mut p.m.scales, &mut p.v.scales],
+        };
+        piece.update(|value, grad, m, v| reference::piece(value, grad, m, v, &f));
     }
 }
 
 fn on_cpu(cpu: &Cpu, constants: AdamW, params: &mut [Param8<'_>]) {
+    const { assert!(PIECE.is_multiple_of(BLOCK)) };
     struct Shared<'a> {
         value: SharedMut<'a, f32>,
         grad: &'a [f32],
@@ -86,32 +97,33 @@ fn on_cpu(cpu: &Cpu, constants: AdamW, params: &mut [Param8<'_>]) {
         maps: [DynamicMap; 2],
         factors: Factors,
     }
-    let of = |(t, p): (usize, &Param8<'_>)| (0..p.value.len().div_ceil(BLOCK)).map(move |b| (t, b));
-    let blocks = cpu.list(params.iter().enumerate().flat_map(of));
-    let shared = cpu.list(params.iter_mut().map(|p| Shared {
-        value: SharedMut::new(p.value.f32_mut()),
-        grad: p.grad.f32(),
-        maps: [p.m.map, p.v.map],
-        codes: [SharedMut::new(&mut p.m.codes), SharedMut::new(&mut p.v.codes)],
-        scales: [SharedMut::new(&mut p.m.scales), SharedMut::new(&mut p.v.scales)],
-        factors: Factors::new(constants, p.decay, p.lr_factor),
-    }));
-    cpu.run_ranges(blocks.len(), 32, |range| {
-        for (t, b) in &blocks[range] {
-            let s = &shared[*t];
-            let r = b * BLOCK..((b + 1) * BLOCK).min(s.grad.len());
-            // SAFETY: every block of every tensor is in one task alone.
-            let piece = unsafe {
-                Piece {
-                    value: s.value.slice(r.clone()),
-                    grad: &s.grad[r.clone()],
-                    m: (s.codes[0].slice(r.clone()), &mut s.scales[0].slice(*b..b + 1)[0]),
-                    v: (s.codes[1].slice(r.clone()), &mut s.scales[1].slice(*b..b + 1)[0]),
-                }
-            };
-            piece.update(s.maps, |value, grad, m, v| {
-                cpu::update_piece(cpu.isa(), value, grad, m, v, &s.factors);
-            });
-        }
+    let list: Vec<_> = pieces(params.iter().map(|p| p.value.len())).collect();
+    let shared: Vec<_> = params
+        .iter_mut()
+        .map(|p| Shared {
+            value: SharedMut::new(p.value.f32_mut()),
+            grad: p.grad.f32(),
+            maps: [p.m.map, p.v.map],
+            codes: [SharedMut::new(&mut p.m.codes), SharedMut::new(&mut p.v.codes)],
+            scales: [SharedMut::new(&mut p.m.scales), SharedMut::new(&mut p.v.scales)],
+            factors: Factors::new(constants, p.decay, p.lr_factor),
+        })
+        .collect();
+    cpu.run(list.len(), |i| {
+        let (t, at) = list[i];
+        let s = &shared[t];
+        let r = at..(at + PIECE).min(s.grad.len());
+        let blocks = r.start / BLOCK..r.end.div_ceil(BLOCK);
+        // SAFETY: pieces are disjoint, and each has whole blocks.
+        let piece = unsafe {
+            Piece {
+                value: s.value.slice(r.clone()),
+                grad: &s.grad[r.clone()],
+                maps: s.maps,
+                codes: [s.codes[0].slice(r.clone()), s.codes[1].slice(r)],
+                scales: [s.scales[0].slice(blocks.clone()), s.scales[1].slice(blocks)],
+            }
+        };
+        piece.update(|value, grad, m, v| update_piece(cpu.isa(), value, grad, m, v, &s.factors));
     });
 }
