@@ -13,19 +13,8 @@ use crate::quant::requests;
 /// Words of a cache line; places begin on one.
 const LINE: usize = 16;
 
-/// What the address of a place is a multiple of, in bytes.
-pub(crate) const ALIGNED: usize = LINE * size_of::<f32>();
-
-/// Words that are taken for as many.
-fn rounded(words: usize) -> usize {
-    words.max(1).next_multiple_of(LINE)
-}
-
 /// Where mappings of a file begin: a multiple of any page.
 const ALIGN: u64 = 64 << 10;
-
-/// Free ranges that an arena has room for from the beginning.
-const RANGES: usize = 1024;
 
 /// Region and first word.
 pub(crate) type Place = (usize, usize);
@@ -38,8 +27,7 @@ pub(crate) struct Arena {
     step: usize,
     /// Where mappings lie, if not in memory.
     file: Option<File>,
-    /// Free ranges by place, with their lengths, and by length: sorted, with room for more than there will be, as a tree
-    /// would ask the system for nodes in the middle of a step.
+    /// Free ranges by place, with their lengths, and by length; both are sorted.
     free: Vec<(Place, usize)>,
     by_length: Vec<(usize, Place)>,
 }
@@ -54,8 +42,7 @@ struct Region {
 impl Arena {
     /// An arena of mappings of `step` words.
     pub(crate) fn new(step: usize) -> Self {
-        let (free, by_length) = (Vec::with_capacity(RANGES), Vec::with_capacity(RANGES));
-        Arena { regions: Vec::new(), step, file: None, free, by_length }
+        Arena { regions: Vec::new(), step, file: None, free: Vec::new(), by_length: Vec::new() }
     }
 
     /// The same in a file that nobody else uses: the system may take its memory away and read it again later.
@@ -100,9 +87,14 @@ impl Arena {
         self.regions.iter().map(|r| r.used).sum()
     }
 
+    /// Words of all mappings.
+    pub(crate) fn mapped(&self) -> usize {
+        self.regions.iter().map(|r| r.map.len() / size_of::<f32>()).sum()
+    }
+
     /// A free range of at least `words` words, its length and its first word.
     pub(crate) fn take(&mut self, words: usize) -> std::io::Result<(Place, usize, *mut f32)> {
-        let words = rounded(words);
+        let words = words.max(1).next_multiple_of(LINE);
         let best = self.by_length.partition_point(|free| *free < (words, (0, 0)));
         let (length, place) = match self.by_length.get(best) {
             Some(found) => *found,
@@ -136,14 +128,6 @@ impl Arena {
             words += length;
         }
         self.insert((region, start), words);
-    }
-
-    /// Takes back what [`Arena::take`] gave at this address for as many words.
-    pub(crate) fn put_at(&mut self, at: *const f32, words: usize) {
-        let within = |r: &Region| r.map.as_ptr_range().contains(&at.cast());
-        let region = self.regions.iter().position(within).expect("a place of this arena");
-        let start = (at.addr() - self.regions[region].map.as_ptr().addr()) / size_of::<f32>();
-        self.put((region, start), rounded(words));
     }
 
     fn grow(&mut self, words: usize) -> std::io::Result<(usize, Place)> {
@@ -232,15 +216,6 @@ mod tests {
         held.into_iter().for_each(|(place, length)| arena.put(place, length));
         assert_eq!(arena.free.len(), arena.regions.len(), "every region is one free range again");
         assert_eq!(arena.by_length.len(), arena.regions.len());
-    }
-
-    #[test]
-    fn an_address_finds_its_place() {
-        let mut arena = Arena::new(1 << 10);
-        let places: Vec<_> = [1, 700, 900, 17].map(|n| (n, arena.take(n).unwrap())).into();
-        assert!(arena.regions.len() > 1);
-        places.iter().for_each(|(n, (_, _, ptr))| arena.put_at(*ptr, *n));
-        assert_eq!(arena.free.len(), arena.regions.len(), "every region is one free range again");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::cpu::{Cpu, SharedMut, row_grain};
 use crate::dtype::DType;
-use crate::list::List;
 use crate::tensor::{Pool, Tensor};
 
 /// A place to compute.
@@ -28,11 +27,6 @@ impl Device {
             Device::Reference(pool) => pool,
             Device::Cpu(cpu) => cpu.pool(),
         }
-    }
-
-    /// A list of these items in the pool.
-    pub fn list<T>(&self, items: impl IntoIterator<Item = T>) -> List<T> {
-        self.pool().list(items)
     }
 
     /// A matrix with unspecified content, for an op that writes all of it.

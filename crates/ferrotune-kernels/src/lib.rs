@@ -15,7 +15,6 @@ mod arena;
 pub mod cpu;
 pub mod device;
 pub mod heap;
-pub mod list;
 pub mod tensor;
 
 pub mod quant;
@@ -26,6 +25,5 @@ pub mod rng;
 pub use device::Device;
 pub use dtype::{DType, Precision};
 pub use error::{Error, Result};
-pub use list::List;
 pub use quant::Weight;
 pub use tensor::Tensor;

@@ -3,7 +3,6 @@
 use std::alloc::Layout;
 use std::fs::File;
 use std::ops::Range;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
@@ -12,7 +11,7 @@ use crate::arena::{Arena, Place};
 use crate::dtype::DType;
 use crate::heap;
 
-/// The buffers of a device: a steady training step allocates nothing and touches no new page.
+/// The buffers of a device: a steady training step finds room for its tensors here, and touches no new page.
 ///
 /// It also counts: [`Pool::peak_bytes`] is the largest sum of live buffers so far, [`Pool::used_bytes`] the memory that
 /// they ever lay in.
@@ -26,8 +25,6 @@ struct State {
     large: Arena,
     /// Short buffers apart, so that they do not break up the room of the long ones.
     small: Arena,
-    /// Lists: what they leave behind is no number, so no buffer may lie there.
-    lists: Arena,
     /// Shorter buffers are small.
     large_words: usize,
     live_words: usize,
@@ -55,8 +52,7 @@ impl Default for Pool {
 
 impl Pool {
     fn of(large: Arena, small: Arena, large_words: usize) -> Self {
-        let lists = Arena::new(1 << 16);
-        Pool { state: Mutex::new(State { large, small, lists, large_words, live_words: 0, peak_words: 0 }) }
+        Pool { state: Mutex::new(State { large, small, large_words, live_words: 0, peak_words: 0 }) }
     }
 
     /// A pool whose buffers lie in a file that nobody else uses, one after the other in the order in which they are taken;
@@ -86,17 +82,6 @@ impl Pool {
         Ok(Buffer { ptr, len, place, small, pool: Arc::clone(self) })
     }
 
-    /// Memory of a list, aligned to a cache line; `None` if the system refuses.
-    pub(crate) fn take_bytes(&self, layout: Layout) -> Option<NonNull<[u8]>> {
-        let (_, words, ptr) = self.lock().lists.take(layout.size().div_ceil(4)).ok()?;
-        Some(NonNull::slice_from_raw_parts(NonNull::new(ptr.cast())?, 4 * words))
-    }
-
-    /// Takes it back.
-    pub(crate) fn put_bytes(&self, at: NonNull<u8>, layout: Layout) {
-        self.lock().lists.put_at(at.as_ptr().cast(), layout.size().div_ceil(4));
-    }
-
     /// An f32 matrix of zeros in a pool that lies in a file.
     pub fn zeros_in_file(self: &Arc<Self>, rows: usize, cols: usize) -> std::io::Result<Tensor> {
         let buffer = self.try_take(rows * cols)?;
@@ -113,10 +98,16 @@ impl Pool {
         self.lock().live_words * 4
     }
 
-    /// Bytes that were part of a buffer or a list at some time; constant once steps are steady.
+    /// Bytes that were part of a buffer at some time; constant once steps are steady.
     pub fn used_bytes(&self) -> usize {
         let s = self.lock();
-        (s.large.used() + s.small.used() + s.lists.used()) * 4
+        (s.large.used() + s.small.used()) * 4
+    }
+
+    /// Bytes of address space that the system has given to the pool so far.
+    pub fn mapped_bytes(&self) -> usize {
+        let s = self.lock();
+        (s.large.mapped() + s.small.mapped()) * 4
     }
 }
 

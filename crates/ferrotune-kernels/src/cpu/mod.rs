@@ -23,7 +23,6 @@ use nodes::{Nodes, Queues};
 use team::Team;
 
 use crate::error::{Error, Result};
-use crate::list::List;
 use crate::tensor::Pool;
 
 /// Instruction sets with kernels of their own, slowest first.
@@ -119,11 +118,6 @@ impl Cpu {
             isa,
             pool: Arc::default(),
         })
-    }
-
-    /// A list of these items in the pool.
-    pub fn list<T>(&self, items: impl IntoIterator<Item = T>) -> List<T> {
-        self.pool.list(items)
     }
 
     /// Number of threads.

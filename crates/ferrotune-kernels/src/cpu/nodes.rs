@@ -78,7 +78,6 @@ impl Nodes {
     /// or panel of how many a task is of. Tasks of a node stay in their own order.
     pub(crate) fn sort<T: Ord + Copy>(&self, tasks: &mut [T], place: impl Fn(T) -> (usize, usize)) {
         if self.count() > 1 {
-            // In place, so without memory for a second list.
             tasks.sort_unstable_by_key(|task| {
                 let (i, n) = place(*task);
                 (self.home(i, n), *task)

@@ -6,37 +6,31 @@
 use super::expect;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::list::List;
 use crate::tensor::Tensor;
 
 /// Tokens by expert.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routes {
     /// Rows that go to each expert, in order.
-    pub rows: List<List<u32>>,
+    pub rows: Vec<Vec<u32>>,
     /// The weight of each of them.
-    pub weights: List<List<f32>>,
+    pub weights: Vec<Vec<f32>>,
 }
 
 /// Sends every row of `logits` `[T, E]` to `k` experts. With `normalise` the weights of a row are divided by their sum.
 ///
 /// Of equal logits the first expert's counts as the larger.
-pub fn forward(dev: &Device, logits: &Tensor, k: usize, normalise: bool) -> Result<Routes> {
+pub fn forward(logits: &Tensor, k: usize, normalise: bool) -> Result<Routes> {
     let experts = logits.cols();
     if k == 0 || k > experts {
         let found = format!("{k} of {experts}");
         return Err(Error::Unsupported { what: "experts of a token", found, allowed: "1 to all" });
     }
-    let mut routes = Routes {
-        rows: dev.list((0..experts).map(|_| dev.list([]))),
-        weights: dev.list((0..experts).map(|_| dev.list([]))),
-    };
-    let (mut p, mut order) = (dev.list([]), dev.list([]));
+    let mut routes = Routes { rows: vec![Vec::new(); experts], weights: vec![Vec::new(); experts] };
     for (t, row) in logits.f32().chunks_exact(experts).enumerate() {
-        softmax(row, &mut p);
-        order.clear();
-        order.extend(0..experts);
-        order.sort_unstable_by(|a: &usize, b: &usize| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+        let p = softmax(row);
+        let mut order: Vec<usize> = (0..experts).collect();
+        order.sort_unstable_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
         let chosen = &mut order[..k];
         chosen.sort_unstable();
         let total = if normalise { chosen.iter().map(|e| p[*e]).sum() } else { 1.0 };
@@ -54,18 +48,17 @@ pub fn backward(
     logits: &Tensor,
     normalise: bool,
     routes: &Routes,
-    dweights: &[List<f32>],
+    dweights: &[Vec<f32>],
 ) -> Result<Tensor> {
     let experts = logits.cols();
     expect("route", "logits", logits, [logits.rows(), routes.rows.len()])?;
     let mut out = dev.zeros(logits.rows(), experts);
     // How many of each expert's rows are done; dL/dp of a row's chosen probabilities.
-    let mut done = dev.list(std::iter::repeat_n(0, experts));
-    let (mut p, mut chosen) = (dev.list([]), dev.list([]));
+    let mut done = vec![0; experts];
     let rows = logits.f32().chunks_exact(experts).zip(out.f32_mut().chunks_exact_mut(experts));
     for (t, (row, out)) in rows.enumerate() {
-        softmax(row, &mut p);
-        chosen.clear();
+        let p = softmax(row);
+        let mut chosen = Vec::new();
         for (e, done) in done.iter_mut().enumerate() {
             if routes.rows[e].get(*done) == Some(&(t as u32)) {
                 chosen.push((e, dweights[e][*done] as f64));
@@ -88,10 +81,10 @@ pub fn backward(
 }
 
 /// The probabilities of all experts for a row.
-fn softmax(row: &[f32], p: &mut List<f64>) {
+fn softmax(row: &[f32]) -> Vec<f64> {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-    p.clear();
-    p.extend(row.iter().map(|v| (*v as f64 - top).exp()));
+    let mut p: Vec<f64> = row.iter().map(|v| (*v as f64 - top).exp()).collect();
     let total: f64 = p.iter().sum();
     p.iter_mut().for_each(|v| *v /= total);
+    p
 }

@@ -397,7 +397,7 @@ fn routes_choose_the_largest_and_their_gradient_is_that_of_differences() {
     let logits = random(&dev, 6, 5, "logits");
     let dw = random(&dev, 6, 5, "dw");
     for normalise in [true, false] {
-        let routes = route::forward(&dev, &logits, 2, normalise).unwrap();
+        let routes = route::forward(&logits, 2, normalise).unwrap();
         assert_eq!(routes.rows.iter().map(|rows| rows.len()).sum::<usize>(), 12);
         let total = |t: u32| -> f32 {
             let all = routes.rows.iter().zip(&routes.weights);
@@ -406,19 +406,19 @@ fn routes_choose_the_largest_and_their_gradient_is_that_of_differences() {
         assert!((0..6).all(|t| (total(t) - 1.0).abs() < 1e-6) == normalise);
         // The loss reads each chosen weight times a number of its own.
         let loss = |logits: &Tensor| -> f64 {
-            let r = route::forward(&dev, logits, 2, normalise).unwrap();
+            let r = route::forward(logits, 2, normalise).unwrap();
             let terms = r.rows.iter().zip(&r.weights).enumerate();
             terms
                 .flat_map(|(e, (rows, w))| rows.iter().zip(w).map(move |(t, w)| (*t as usize, e, *w)))
                 .map(|(t, e, w)| w as f64 * dw.f32()[t * 5 + e] as f64)
                 .sum()
         };
-        let of = |e: usize| dev.list(routes.rows[e].iter().map(|t| dw.f32()[*t as usize * 5 + e]));
-        let d = dev.list((0..5).map(of));
+        let of = |e: usize| routes.rows[e].iter().map(|t| dw.f32()[*t as usize * 5 + e]).collect();
+        let d: Vec<Vec<f32>> = (0..5).map(of).collect();
         let gradient = route::backward(&dev, &logits, normalise, &routes, &d).unwrap();
         finite_difference("route", &logits, gradient.f32(), loss);
     }
-    let ties = route::forward(&dev, &dev.tensor(1, 3, &[1.0, 1.0, 1.0]), 1, true).unwrap();
-    assert_eq!(ties.rows, [dev.list([0]), dev.list([]), dev.list([])]);
-    assert!(route::forward(&dev, &logits, 6, true).is_err());
+    let ties = route::forward(&dev.tensor(1, 3, &[1.0, 1.0, 1.0]), 1, true).unwrap();
+    assert_eq!(ties.rows, [vec![0], vec![], vec![]]);
+    assert!(route::forward(&logits, 6, true).is_err());
 }

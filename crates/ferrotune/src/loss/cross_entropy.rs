@@ -3,7 +3,7 @@
 
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::softmax_xent::{self, Logits};
-use ferrotune_kernels::{DType, Device, List, Tensor};
+use ferrotune_kernels::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::model::{Decoder, Gradients, Pass};
@@ -57,14 +57,14 @@ pub fn chunk_rows(vocab: usize) -> usize {
 }
 
 /// `(row, target)` of every supervised row; `targets[t]` is the token that row `t` predicts, negative for none.
-fn supervised(dev: &Device, targets: &[i32]) -> (List<u32>, List<u32>) {
-    let rows = || targets.iter().enumerate().filter(|(_, t)| **t >= 0);
-    (dev.list(rows().map(|(i, _)| i as u32)), dev.list(rows().map(|(_, t)| *t as u32)))
+fn supervised(targets: &[i32]) -> (Vec<u32>, Vec<u32>) {
+    let rows = targets.iter().enumerate().filter(|(_, t)| **t >= 0);
+    rows.map(|(i, t)| (i as u32, *t as u32)).unzip()
 }
 
 /// The losses of the supervised rows of `x` (the residual stream after the last layer), in order.
 pub fn token_losses(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: &[i32]) -> Result<Vec<f32>> {
-    let (rows, ids) = supervised(pass.dev, targets);
+    let (rows, ids) = supervised(targets);
     losses_of(model, pass, x, &rows, &ids)
 }
 
@@ -81,7 +81,7 @@ fn losses_of(model: &Decoder, pass: &Pass<'_>, x: &Tensor, rows: &[u32], ids: &[
 
 /// The sum of the losses of all rows of `x`.
 pub fn sum(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: TokenTargets<'_>) -> Result<LossSum> {
-    let (rows, ids) = supervised(pass.dev, targets.ids);
+    let (rows, ids) = supervised(targets.ids);
     Ok(weighted(&losses_of(model, pass, x, &rows, &ids)?, &rows, targets))
 }
 
@@ -104,7 +104,7 @@ pub fn forward_backward(
     grads: &mut Gradients,
 ) -> Result<(LossSum, Tensor)> {
     let dev: &Device = pass.dev;
-    let (rows, ids) = supervised(pass.dev, targets.ids);
+    let (rows, ids) = supervised(targets.ids);
     let mut dx = dev.zeros(x.rows(), x.cols());
     let mut sum = LossSum::default();
     let step = chunk_rows(model.arch.vocab);
@@ -113,7 +113,7 @@ pub fn forward_backward(
         let n = model.norm.forward(pass, &xs, pass.precision.saved())?;
         let ([outputs], h) = pass.linears(&n, [model.head()], DType::F32)?;
         let (how, dtype) = (model.arch.logits, pass.precision.saved());
-        let scales = dev.list(rows.iter().map(|row| scale * targets.weight(*row) as f32));
+        let scales: Vec<f32> = rows.iter().map(|row| scale * targets.weight(*row) as f32).collect();
         let (losses, dz) = softmax_xent::forward_backward(dev, outputs, ids, how, &scales, dtype)?;
         sum.add(weighted(&losses, rows, targets));
         let dn = pass.linears_backward(&n, h.as_ref(), [model.head()], [&dz], true, grads)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ferrotune_kernels::ops::{elementwise, softmax_xent};
-use ferrotune_kernels::{DType, Device, List, Tensor};
+use ferrotune_kernels::{DType, Device, Tensor};
 
 use super::attention::Tokens;
 use super::kv_cache::{KvCache, Slots};
@@ -53,7 +53,7 @@ enum Stored {
 
 /// What a forward pass saved.
 pub struct Saved {
-    layers: List<Option<Stored>>,
+    layers: Vec<Option<Stored>>,
     first: usize,
 }
 
@@ -61,7 +61,7 @@ pub struct Saved {
 pub struct Backward<'a> {
     model: &'a Decoder,
     tokens: Tokens<'a>,
-    rotations: List<Rotation<'a>>,
+    rotations: Vec<Rotation<'a>>,
     saved: Saved,
     dx: Tensor,
 }
@@ -170,12 +170,8 @@ impl Decoder {
     }
 
     /// The rotations of a pass, in the order of [`Decoder::ropes`].
-    fn rotations<'a>(&'a self, dev: &Device, tokens: Tokens<'a>) -> Result<List<Rotation<'a>>> {
-        let mut rotations = dev.list([]);
-        for rotary in &self.ropes {
-            rotations.push(rotary.at(dev, tokens)?);
-        }
-        Ok(rotations)
+    fn rotations<'a>(&'a self, dev: &Device, tokens: Tokens<'a>) -> Result<Vec<Rotation<'a>>> {
+        self.ropes.iter().map(|rotary| rotary.at(dev, tokens)).collect()
     }
 
     /// The residual stream after the last layer (before the final norm), for evaluation.
@@ -226,8 +222,7 @@ impl Decoder {
         let first = self.first_trained(pass);
         let rotations = self.rotations(pass.dev, tokens)?;
         let mut x = self.embed(pass, tokens.ids)?;
-        let mut layers = pass.dev.list([]);
-        layers.reserve_exact(self.layers.len());
+        let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
             let keep = match policies.of(i, self.layers.len()) {

@@ -218,7 +218,7 @@ impl<'a> Pass<'a> {
         accumulate: bool,
     ) -> Result<Option<Tensor>> {
         // Linears with magnitudes are scaled after their sum, and make their H again in the backward.
-        let (mut views, mut plain) = (self.dev.list([]), self.dev.list([]));
+        let (mut views, mut plain) = (Vec::new(), Vec::new());
         for (l, y) in layers.iter().copied().zip(outs) {
             match self.magnitude(l) {
                 Some(ids) => self.dora_forward(x, l, ids, y, accumulate)?,
@@ -263,7 +263,8 @@ impl<'a> Pass<'a> {
             self.tied_backward(x, l, rows, dy, dx.as_mut(), grads)?;
             return Ok(dx);
         }
-        let plain = self.dev.list(layers.into_iter().zip(dys).filter(|(l, _)| self.magnitude(l).is_none()));
+        let plain: Vec<_> =
+            layers.into_iter().zip(dys).filter(|(l, _)| self.magnitude(l).is_none()).collect();
         if !plain.is_empty() {
             self.plain_backward(x, h, &plain, dx.as_mut(), grads)?;
         }
@@ -285,10 +286,10 @@ impl<'a> Pass<'a> {
         dx: Option<&mut Tensor>,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let mut taken = self.dev.list(layers.iter().map(|(l, _)| Sinks::take(self, l, grads)));
-        let views = self.dev.list(layers.iter().map(|(l, _)| self.view(l)));
-        let dys = self.dev.list(layers.iter().map(|(_, dy)| *dy));
-        let mut sinks = self.dev.list(taken.iter_mut().map(Sinks::grads));
+        let mut taken: Vec<_> = layers.iter().map(|(l, _)| Sinks::take(self, l, grads)).collect();
+        let views: Vec<_> = layers.iter().map(|(l, _)| self.view(l)).collect();
+        let dys: Vec<_> = layers.iter().map(|(_, dy)| *dy).collect();
+        let mut sinks: Vec<_> = taken.iter_mut().map(Sinks::grads).collect();
         let result = linear::backward(self.dev, self.precision, x, h, &views, &dys, dx, false, &mut sinks);
         drop(sinks);
         for sinks in taken {

@@ -3,7 +3,7 @@
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::route::{self, Routes};
-use ferrotune_kernels::{DType, List, Tensor};
+use ferrotune_kernels::{DType, Tensor};
 
 use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
@@ -49,7 +49,7 @@ pub struct MoeSaved {
     logits: Tensor,
     h_router: Option<Tensor>,
     /// Of each expert that got tokens: gate and up; without them the backward computes them again.
-    hidden: Option<List<Option<Hidden<Waiting>>>>,
+    hidden: Option<Vec<Option<Hidden<Waiting>>>>,
     residual: ResidualSaved,
 }
 
@@ -80,9 +80,9 @@ impl Moe {
         let wide = keep.filter(|keep| keep.wide);
         let n = before(&self.norm, pass, x)?;
         let ([logits], h_router) = pass.linears(&n, [&self.router], DType::F32)?;
-        let routes = route::forward(dev, &logits, self.top_k, self.normalise)?;
+        let routes = route::forward(&logits, self.top_k, self.normalise)?;
         let mut out = dev.zeros(n.rows(), n.cols());
-        let mut kept = dev.list([]);
+        let mut kept = Vec::new();
         for (expert, (rows, weights)) in self.experts.iter().zip(routes.rows.iter().zip(&routes.weights)) {
             if rows.is_empty() {
                 kept.push(None);
@@ -118,13 +118,13 @@ impl Moe {
         let n = before(&self.norm, pass, &x_in)?;
         let d = self.residual.backward(pass, &s.residual, dx, grads)?;
         let mut dn = dev.zeros(n.rows(), n.cols());
-        let mut dweights = dev.list([]);
+        let mut dweights = Vec::new();
         let mut kept = s.hidden.into_iter().flatten();
         for (expert, (rows, weights)) in self.experts.iter().zip(s.routes.rows.iter().zip(&s.routes.weights))
         {
             let hidden = kept.next().flatten();
             if rows.is_empty() {
-                dweights.push(dev.list([]));
+                dweights.push(Vec::new());
                 continue;
             }
             let x = elementwise::gather(dev, &n, rows)?;
@@ -139,7 +139,7 @@ impl Moe {
             drop(out);
             // The gradient of the expert's output is that of the sum, times the token's weight.
             let mut d_out = dev.zeros(rows.len(), d.cols());
-            let own = dev.list(0..rows.len() as u32);
+            let own: Vec<u32> = (0..rows.len() as u32).collect();
             elementwise::add_rows(dev, &elementwise::gather(dev, &d, rows)?, &own, weights, &mut d_out)?;
             let dy = pass.linears_backward(&y, h_down.as_ref(), [&expert.down], [&d_out], true, grads)?;
             let Some(dy) = dy else { unreachable!("it was asked for") };
@@ -149,7 +149,7 @@ impl Moe {
             let below =
                 pass.linears_backward(&x, hidden.h_up.as_ref(), both, [&dgate, &dup], need_dn, grads)?;
             if let Some(below) = below {
-                let whole = dev.list(std::iter::repeat_n(1.0, rows.len()));
+                let whole = vec![1.0; rows.len()];
                 elementwise::add_rows(dev, &below, rows, &whole, &mut dn)?;
             }
         }

@@ -103,10 +103,10 @@ impl Decoder {
         let row = (table.nbytes() / table.rows().max(1)).max(1);
         let each = (GATHERED / row).max(1) as u32;
         let part = |place: &u32| ids[*place as usize] / each;
-        let mut places = pass.dev.list(0..ids.len() as u32);
+        let mut places: Vec<u32> = (0..ids.len() as u32).collect();
         places.sort_unstable_by_key(|place| (ids[*place as usize], *place));
         for places in places.chunk_by(|a, b| part(a) == part(b)) {
-            let own = pass.dev.list(places.iter().map(|place| ids[*place as usize]));
+            let own: Vec<u32> = places.iter().map(|place| ids[*place as usize]).collect();
             let some = pass.embed(&self.embed, &own, self.arch.embed_scale)?;
             elementwise::scatter(pass.dev, &some, places, &mut x)?;
             table.release();

@@ -127,7 +127,8 @@ impl Optimizer for AdamW {
         grad_scale: f32,
     ) -> Result<()> {
         let constants = self.config.constants(lr, self.steps, grad_scale);
-        let how = dev.list(params.names().iter().map(|n| (self.config.decays(n), self.config.lr_factor(n))));
+        let how: Vec<_> =
+            params.names().iter().map(|n| (self.config.decays(n), self.config.lr_factor(n))).collect();
         let all = params
             .with_copies_mut()
             .zip(grads.each())
@@ -136,7 +137,7 @@ impl Optimizer for AdamW {
             .filter_map(|((((value, copy), grad), (m, v)), (decay, lr_factor))| {
                 Some(adamw::Param { value, grad: grad?, m, v, copy, decay, lr_factor })
             });
-        let mut list = dev.list(all);
+        let mut list: Vec<_> = all.collect();
         Ok(adamw::update(dev, constants, &mut list)?)
     }
 

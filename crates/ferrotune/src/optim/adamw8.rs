@@ -65,8 +65,8 @@ impl Optimizer for AdamW8 {
     ) -> Result<()> {
         let constants = self.config.constants(lr, self.steps, grad_scale);
         let rates = |n: &String| (self.config.decays(n), self.config.lr_factor(n));
-        let rates = dev.list(params.names().iter().map(rates));
-        let (mut whole, mut blocks) = (dev.list([]), dev.list([]));
+        let rates: Vec<_> = params.names().iter().map(rates).collect();
+        let (mut whole, mut blocks) = (Vec::new(), Vec::new());
         let values = params.values_mut().iter_mut().zip(grads.each()).zip(rates);
         for (((value, grad), (decay, lr_factor)), moments) in values.zip(&mut self.moments) {
             let Some(grad) = grad else { continue };

@@ -104,10 +104,10 @@ pub fn update(dev: &Device, constants: AdamW, params: &mut [Param<'_>]) -> Resul
 
 /// The L2 norm over all tensors together.
 pub fn norm<'a>(dev: &Device, tensors: impl IntoIterator<Item = &'a Tensor>) -> f64 {
-    let tensors = &dev.list(tensors);
+    let tensors: Vec<_> = tensors.into_iter().collect();
     let squares = match dev {
-        Device::Reference(_) => reference::sum_of_squares(tensors),
-        Device::Cpu(c) => cpu::sum_of_squares(c, tensors),
+        Device::Reference(_) => reference::sum_of_squares(&tensors),
+        Device::Cpu(c) => cpu::sum_of_squares(c, &tensors),
     };
     squares.sqrt()
 }

@@ -5,7 +5,6 @@ use crate::cpu::math::dot;
 use crate::cpu::words::{Mat, narrow, widen_row};
 use crate::cpu::{Cpu, GRAIN, SharedMut, per_isa, row_grain};
 use crate::dtype::DType;
-use crate::list::List;
 use crate::tensor::Tensor;
 
 per_isa! {
@@ -80,9 +79,24 @@ pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: 
     });
 }
 
-pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> List<f32> {
+/// Splits columns, whose sums are then in the order of the rows on any number of threads.
+pub(super) fn add_columns(cpu: &Cpu, sums: &mut Tensor, x: &Tensor) {
+    let (rows, mat) = (x.rows(), Mat::from(x));
+    let out = SharedMut::new(sums.f32_mut());
+    cpu.run_ranges(x.cols(), (GRAIN / rows.max(1)).max(64), |range| {
+        let mut row = vec![0.0; range.len()];
+        // SAFETY: ranges are disjoint.
+        let sums = unsafe { out.slice(range.clone()) };
+        for t in 0..rows {
+            mat.read(cpu.isa(), t, range.start, &mut row);
+            add_range(cpu.isa(), sums, &row, 1.0);
+        }
+    });
+}
+
+pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> Vec<f32> {
     let (cols, x, y) = (y.cols(), x.f32(), y.f32());
-    let mut out = cpu.list(std::iter::repeat_n(0.0, rows.len()));
+    let mut out = vec![0.0; rows.len()];
     let shared = SharedMut::new(&mut out);
     cpu.run_ranges(rows.len(), row_grain(cols), |range| {
         for i in range {

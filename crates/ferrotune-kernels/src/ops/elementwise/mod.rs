@@ -4,12 +4,9 @@ mod cpu;
 mod reference;
 
 use super::expect;
-use crate::cpu::Isa;
-use crate::cpu::words::Mat;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::list::List;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 
@@ -104,11 +101,11 @@ pub fn add_rows(dev: &Device, x: &Tensor, rows: &[u32], weights: &[f32], y: &mut
 
 /// The inner product of row `i` of `x` with row `rows[i]` of `y`: the gradient of [`add_rows`] in its weights, for
 /// the gradient `y` of its output.
-pub fn row_products(dev: &Device, x: &Tensor, rows: &[u32], y: &Tensor) -> Result<List<f32>> {
+pub fn row_products(dev: &Device, x: &Tensor, rows: &[u32], y: &Tensor) -> Result<Vec<f32>> {
     expect("row_products", "x", x, [rows.len(), y.cols()])?;
     check_rows("row to multiply", y, rows)?;
     Ok(match dev {
-        Device::Reference(_) => dev.list(reference::row_products(x, rows, y)),
+        Device::Reference(_) => reference::row_products(x, rows, y),
         Device::Cpu(c) => cpu::row_products(c, x, rows, y),
     })
 }
@@ -116,11 +113,9 @@ pub fn row_products(dev: &Device, x: &Tensor, rows: &[u32], y: &Tensor) -> Resul
 /// `sums += column sums of x` (f32 or bf16): the gradient of a bias, from that of the rows it was added to.
 pub fn add_columns(dev: &Device, sums: &mut Tensor, x: &Tensor) -> Result<()> {
     expect("add_columns", "sums", sums, [1, x.cols()])?;
-    // One pass over memory on either device.
-    let mut row = dev.list(std::iter::repeat_n(0.0, x.cols()));
-    for t in 0..x.rows() {
-        Mat::from(x).read(Isa::Portable, t, 0, &mut row);
-        sums.f32_mut().iter_mut().zip(&row).for_each(|(o, v)| *o += v);
+    match dev {
+        Device::Reference(_) => reference::add_columns(sums, x),
+        Device::Cpu(c) => cpu::add_columns(c, sums, x),
     }
     Ok(())
 }

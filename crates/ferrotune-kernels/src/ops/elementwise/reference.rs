@@ -45,6 +45,13 @@ pub(super) fn row_products(x: &Tensor, rows: &[u32], y: &Tensor) -> Vec<f32> {
     rows.iter().enumerate().map(row).collect()
 }
 
+pub(super) fn add_columns(sums: &mut Tensor, x: &Tensor) {
+    let cols = x.cols();
+    for row in x.to_vec().chunks_exact(cols.max(1)) {
+        add(sums.f32_mut(), row, 1.0);
+    }
+}
+
 pub(super) fn cast(x: &Tensor, y: &mut Tensor) {
     let values = x.to_vec();
     match y.dtype() {

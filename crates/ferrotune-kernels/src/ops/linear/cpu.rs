@@ -102,22 +102,35 @@ pub(super) fn forward(
     if let Some(h) = h.as_deref_mut() {
         hidden(dev, cpu, precision, x, &packed, linears, h);
     }
-    let riding = cpu.list(linears.iter().zip(starts(linears)).map(|(l, start)| {
-        Some(left(cpu, precision, columns(h.as_deref()?, start), m, l.branch?.a.rows(), false, 1.0))
-    }));
-    let terms = cpu.list(linears.iter().zip(&riding).map(|(l, riding)| {
-        let mut terms = cpu.list([Term { a: &packed, b: l.weight.mat(), transposed: false }]);
-        if let (Some(a), Some(b)) = (riding, l.branch) {
-            terms.push(Term { a, b: Mat::from(b.b), transposed: false });
-        }
-        terms
-    }));
-    let outs = cpu.list(outs.iter_mut().map(|out| Out::from(&mut **out)));
-    let jobs = cpu.list(linears.iter().zip(&outs).zip(&terms).map(|((l, out), terms)| Job {
-        accumulate,
-        bias: l.bias.map(Tensor::f32),
-        ..Job::new(out, l.weight.rows(), terms)
-    }));
+    let riding: Vec<_> = linears
+        .iter()
+        .zip(starts(linears))
+        .map(|(l, start)| {
+            Some(left(cpu, precision, columns(h.as_deref()?, start), m, l.branch?.a.rows(), false, 1.0))
+        })
+        .collect();
+    let terms: Vec<_> = linears
+        .iter()
+        .zip(&riding)
+        .map(|(l, riding)| {
+            let mut terms = vec![Term { a: &packed, b: l.weight.mat(), transposed: false }];
+            if let (Some(a), Some(b)) = (riding, l.branch) {
+                terms.push(Term { a, b: Mat::from(b.b), transposed: false });
+            }
+            terms
+        })
+        .collect();
+    let outs: Vec<_> = outs.iter_mut().map(|out| Out::from(&mut **out)).collect();
+    let jobs: Vec<_> = linears
+        .iter()
+        .zip(&outs)
+        .zip(&terms)
+        .map(|((l, out), terms)| Job {
+            accumulate,
+            bias: l.bias.map(Tensor::f32),
+            ..Job::new(out, l.weight.rows(), terms)
+        })
+        .collect();
     gemm(cpu, precision, &jobs);
 }
 
@@ -136,8 +149,8 @@ pub(super) fn backward(
     let (m, k) = (x.rows(), x.cols());
     let total = total_rank(linears);
     let needed = if dx.is_some() || total > 0 { dys } else { &[] };
-    let packed =
-        cpu.list(needed.iter().map(|dy| left(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)));
+    let packed: Vec<_> =
+        needed.iter().map(|dy| left(cpu, precision, Mat::from(*dy), m, dy.cols(), false, 1.0)).collect();
     let g = (total > 0).then(|| through_b(dev, cpu, precision, linears, &packed, m));
     if let Some(dx) = dx {
         input_gradient(dev, cpu, precision, linears, &packed, g.as_ref(), dx, accumulate);
@@ -175,12 +188,12 @@ fn through_b(
         let all = linears.iter().zip(dys).zip(starts(linears));
         all.filter_map(|((l, dy), start)| Some((l.branch?, dy, start)))
     };
-    let terms = cpu.list(branches().map(|(b, a, _)| Term { a, b: Mat::from(b.b), transposed: true }));
+    let terms: Vec<_> = branches().map(|(b, a, _)| Term { a, b: Mat::from(b.b), transposed: true }).collect();
     let jobs = branches().zip(terms.chunks(1)).map(|((b, _, start), terms)| Job {
         columns: (total, start..start + b.a.rows()),
         ..Job::new(&out, total, terms)
     });
-    gemm(cpu, precision, &cpu.list(jobs));
+    gemm(cpu, precision, &jobs.collect::<Vec<_>>());
     g
 }
 
@@ -197,12 +210,16 @@ fn input_gradient(
 ) {
     let [m, k] = dx.shape();
     let all = g.map(|_| stacked_a(dev, linears, total_rank(linears), k));
-    let riding = cpu.list(linears.iter().zip(starts(linears)).map(|(l, start)| {
-        let (b, g, all) = (l.branch?, g?, all.as_ref()?);
-        let a = left(cpu, precision, columns(g, start), m, b.a.rows(), false, 1.0);
-        Some((a, rows_of_a(all, start)))
-    }));
-    let mut terms = cpu.list([]);
+    let riding: Vec<_> = linears
+        .iter()
+        .zip(starts(linears))
+        .map(|(l, start)| {
+            let (b, g, all) = (l.branch?, g?, all.as_ref()?);
+            let a = left(cpu, precision, columns(g, start), m, b.a.rows(), false, 1.0);
+            Some((a, rows_of_a(all, start)))
+        })
+        .collect();
+    let mut terms = Vec::new();
     for ((l, dy), riding) in linears.iter().zip(packed).zip(&riding) {
         terms.push(Term { a: dy, b: l.weight.mat(), transposed: true });
         // Dropout stands between X and the branch: its gradient cannot ride along.
@@ -265,22 +282,26 @@ fn gradients_of_b(
     dys: &[Left<'_>],
     grads: &mut [Grads<'_>],
 ) {
-    let starts = cpu.list(starts(linears));
-    let mut ranks = cpu.list(linears.iter().map(rank).filter(|r| *r > 0));
+    let starts: Vec<_> = starts(linears).collect();
+    let mut ranks: Vec<_> = linears.iter().map(rank).filter(|r| *r > 0).collect();
     ranks.sort_unstable();
     ranks.dedup();
     // As [R, N] and then turned: [N, R] would fill only R of the 64 columns of a panel.
     for r in ranks {
         let wanted = |i: &usize| rank(&linears[*i]) == r && grads[*i].b.is_some();
-        let same = cpu.list((0..linears.len()).filter(wanted));
+        let same: Vec<_> = (0..linears.len()).filter(wanted).collect();
         let ht = |i: &usize| left(cpu, precision, columns(h, starts[*i]), r, h.rows(), true, 1.0);
-        let hts = cpu.list(same.iter().map(ht));
+        let hts: Vec<_> = same.iter().map(ht).collect();
         let both = same.iter().zip(&hts);
-        let terms = cpu.list(both.map(|(i, a)| Term { a, b: dys[*i].mat(), transposed: true }));
-        let mut turned = cpu.list(same.iter().map(|i| dev.empty(r, dys[*i].k)));
-        let outs = cpu.list(turned.iter_mut().map(Out::from));
+        let terms: Vec<_> = both.map(|(i, a)| Term { a, b: dys[*i].mat(), transposed: true }).collect();
+        let mut turned: Vec<_> = same.iter().map(|i| dev.empty(r, dys[*i].k)).collect();
+        let outs: Vec<_> = turned.iter_mut().map(Out::from).collect();
         let jobs = same.iter().zip(terms.chunks(1)).zip(&outs);
-        gemm(cpu, precision, &cpu.list(jobs.map(|((i, terms), out)| Job::new(out, dys[*i].k, terms))));
+        gemm(
+            cpu,
+            precision,
+            &jobs.map(|((i, terms), out)| Job::new(out, dys[*i].k, terms)).collect::<Vec<_>>(),
+        );
         drop(outs);
         for (i, turned) in same.iter().zip(&turned) {
             let Some(db) = grads[*i].b.as_deref_mut() else { continue };

@@ -54,17 +54,22 @@ pub(super) fn forward(
         h.set(own.f32());
     }
 
-    let parts = cpu.list(linears.iter().zip(outs).zip(starts(linears)).map(|((linear, out), first_rank)| {
-        assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
-        let products = match linear.weight.mat() {
-            Mat::Weight(w) => Products::new(cpu, precision, w, x.f32()),
-            _ => None,
-        };
-        Part { linear, out: Out::from(&mut **out), products, first_rank }
-    }));
+    let parts: Vec<_> = linears
+        .iter()
+        .zip(outs)
+        .zip(starts(linears))
+        .map(|((linear, out), first_rank)| {
+            assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
+            let products = match linear.weight.mat() {
+                Mat::Weight(w) => Products::new(cpu, precision, w, x.f32()),
+                _ => None,
+            };
+            Part { linear, out: Out::from(&mut **out), products, first_rank }
+        })
+        .collect();
     let (m, h) = (x.rows(), own.f32());
-    let mut tasks =
-        cpu.list(parts.iter().enumerate().flat_map(|(p, part)| (0..part.runs()).map(move |run| (p, run))));
+    let mut tasks: Vec<_> =
+        parts.iter().enumerate().flat_map(|(p, part)| (0..part.runs()).map(move |run| (p, run))).collect();
     cpu.nodes().sort(&mut tasks, |(part, run)| (run, parts[part].runs()));
     // A thread reads one part after the other from where it is: the processor foresees that.
     let ranges = tasks.len().min(cpu.threads() * RANGES);

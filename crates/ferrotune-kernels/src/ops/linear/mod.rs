@@ -153,9 +153,9 @@ pub fn forward(
         expect("linear", "y", y, [x.rows(), l.weight.rows()])?;
     }
     // A branch's bias is a part of the linear's.
-    let sums = dev.list(linears.iter().map(|l| whole_bias(dev, l)));
-    let linears =
-        dev.list(linears.iter().zip(&sums).map(|(l, sum)| Linear { bias: sum.as_ref().or(l.bias), ..*l }));
+    let sums: Vec<_> = linears.iter().map(|l| whole_bias(dev, l)).collect();
+    let linears: Vec<_> =
+        linears.iter().zip(&sums).map(|(l, sum)| Linear { bias: sum.as_ref().or(l.bias), ..*l }).collect();
     let linears = linears.as_slice();
     let total = total_rank(linears);
     let mut h = (total > 0).then(|| dev.uninit(x.rows(), total, precision.saved()));

@@ -6,7 +6,6 @@ use half::bf16;
 use super::Logits;
 use crate::cpu::math::{exp, max, sum, tanh};
 use crate::cpu::{Cpu, Isa, SharedMut, per_isa, words};
-use crate::list::List;
 use crate::tensor::Tensor;
 
 const BLOCK: usize = 2048;
@@ -98,9 +97,9 @@ fn exponentials(isa: Isa, row: &mut [f32], target: usize, how: Logits, slopes: b
     Row { loss: (top as f64 - own as f64 + total.ln()) as f32, total, own }
 }
 
-pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Logits) -> List<f32> {
+pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Logits) -> Vec<f32> {
     let (v, isa) = (outputs.cols(), cpu.isa());
-    let mut losses = cpu.list(std::iter::repeat_n(0.0, targets.len()));
+    let mut losses = vec![0.0; targets.len()];
     let (rows, out) = (SharedMut::new(outputs.f32_mut()), SharedMut::new(&mut losses));
     cpu.run(targets.len(), |t| {
         // SAFETY: every row belongs to one task.
@@ -122,9 +121,9 @@ pub(super) fn forward_backward(
     how: Logits,
     scales: &[f32],
     narrow: bool,
-) -> List<f32> {
+) -> Vec<f32> {
     let (v, isa) = (outputs.cols(), cpu.isa());
-    let mut losses = cpu.list(std::iter::repeat_n(0.0, targets.len()));
+    let mut losses = vec![0.0; targets.len()];
     let (halves, out) = (SharedMut::new(outputs.halves_mut()), SharedMut::new(&mut losses));
     let one = |t: usize| {
         // SAFETY: the outputs of every row belong to one task.

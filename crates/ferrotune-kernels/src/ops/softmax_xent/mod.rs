@@ -8,7 +8,6 @@ use super::expect;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::list::List;
 use crate::tensor::Tensor;
 
 /// What happens to the head's outputs before the softmax: `z = cap tanh(scale x / cap)`, or `z = scale x`.
@@ -45,10 +44,10 @@ pub fn logits(dev: &Device, x: &mut Tensor, how: Logits) {
 }
 
 /// The token losses `-log softmax(z[t])[targets[t]]` with `z` the logits of the head's outputs `[M, V]` (f32).
-pub fn forward(dev: &Device, mut outputs: Tensor, targets: &[u32], how: Logits) -> Result<List<f32>> {
+pub fn forward(dev: &Device, mut outputs: Tensor, targets: &[u32], how: Logits) -> Result<Vec<f32>> {
     check(&outputs, targets)?;
     Ok(match dev {
-        Device::Reference(_) => dev.list(reference::run(&mut outputs, targets, how, None)),
+        Device::Reference(_) => reference::run(&mut outputs, targets, how, None),
         Device::Cpu(c) => cpu::forward(c, &mut outputs, targets, how),
     })
 }
@@ -62,7 +61,7 @@ pub fn forward_backward(
     how: Logits,
     scales: &[f32],
     dtype: DType,
-) -> Result<(List<f32>, Tensor)> {
+) -> Result<(Vec<f32>, Tensor)> {
     check(&outputs, targets)?;
     if scales.len() != targets.len() {
         let found = format!("{} for {} targets", scales.len(), targets.len());
@@ -71,7 +70,7 @@ pub fn forward_backward(
     Ok(match (dev, dtype) {
         (Device::Reference(_), _) => {
             let losses = reference::run(&mut outputs, targets, how, Some(scales));
-            (dev.list(losses), if dtype == DType::F32 { outputs } else { cast(dev, &outputs, dtype) })
+            (losses, if dtype == DType::F32 { outputs } else { cast(dev, &outputs, dtype) })
         }
         (Device::Cpu(c), _) => {
             let narrow = dtype != DType::F32;

@@ -23,8 +23,8 @@ pub(in super::super) fn backward(
     (dq, dk, dv): (&mut Tensor, &mut Tensor, &mut Tensor),
 ) {
     let plan = Plan::new(cpu, precision, heads);
-    let mut tile_of = cpu.list([]);
-    let trees = cpu.list(trees(segments));
+    let mut tile_of = Vec::new();
+    let trees: Vec<_> = trees(segments).collect();
     let mut longest = 0;
     for tree in &trees {
         let mut tiles = 0;

@@ -6,7 +6,6 @@ use crate::cpu::left::rows_to_words;
 use crate::cpu::panel::scratch_words;
 use crate::cpu::{Cpu, SharedMut};
 use crate::dtype::Precision;
-use crate::list::List;
 use crate::tensor::{Buffer, Tensor};
 
 /// Packed keys and values of one segment and kv head.
@@ -32,10 +31,9 @@ pub(in super::super) fn forward(
     let packed = pack(cpu, plan, (k, v), segments);
 
     let tiles = |s| query_tiles(segments, s);
-    let tasks = cpu.list(
-        (0..segments.len())
-            .flat_map(|s| (0..heads.q).flat_map(move |h| tiles(s).map(move |queries| (s, h, queries)))),
-    );
+    let tasks: Vec<_> = (0..segments.len())
+        .flat_map(|s| (0..heads.q).flat_map(move |h| tiles(s).map(move |queries| (s, h, queries))))
+        .collect();
     let (out, lse) = (SharedMut::new(o.f32_mut()), SharedMut::new(lse.f32_mut()));
     let words = [TILE * d, plan.tile_words(TILE, d), TILE * TILE, plan.tile_words(TILE, TILE), TILE * d];
     let state = || words.map(|w| cpu.pool().take(w));
@@ -88,14 +86,16 @@ pub(in super::super) fn forward(
 }
 
 /// Keys and values of every segment and kv head, the kv heads of a segment side by side.
-fn pack(cpu: &Cpu, plan: Plan, (k, v): (&Tensor, &Tensor), segments: &[Segment]) -> List<PackedKv> {
+fn pack(cpu: &Cpu, plan: Plan, (k, v): (&Tensor, &Tensor), segments: &[Segment]) -> Vec<PackedKv> {
     let (d, kv_heads) = (plan.heads.dim, plan.heads.kv);
     let (key_step, value_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
     let tiles = segments.iter().flat_map(|s| (0..kv_heads).map(|_| s.k_len.div_ceil(TILE)));
-    let mut packed = cpu.list(tiles.map(|tiles| PackedKv {
-        keys: cpu.pool().take(tiles * key_step),
-        values: cpu.pool().take(tiles * value_step),
-    }));
+    let mut packed: Vec<_> = tiles
+        .map(|tiles| PackedKv {
+            keys: cpu.pool().take(tiles * key_step),
+            values: cpu.pool().take(tiles * value_step),
+        })
+        .collect();
     let shared = SharedMut::new(&mut packed);
     let scratch = || cpu.pool().take(scratch_words(plan.kind, d.max(TILE)));
     cpu.run_with(segments.len() * kv_heads, scratch, |scratch, task| {
