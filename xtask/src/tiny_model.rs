@@ -227,7 +227,7 @@ fn train(start: &Path, work: &Path, out: &Path) -> Outcome<()> {
         Event::Start(s) => println!("{} parameters, {} steps", s.trainable_parameters, s.steps),
         _ => {}
     };
-    let prepared = base.prepare(&config)?;
+    let prepared = base.prepare(&dev.threads(), &config)?;
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut on_event)?;
     let folder = RunFolder::create(&run, Begin::New)?;
     let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut on_event)?;

@@ -30,21 +30,11 @@ fn no_memory() {
     std::process::exit(1);
 }
 
-/// Starts the threads that read and prepare. Where the system gives none, this thread does the work alone, as the default
-/// pool would panic.
-fn start_threads(threads: Option<usize>) {
-    let pool = || rayon::ThreadPoolBuilder::new();
-    if pool().num_threads(threads.unwrap_or(0)).build_global().is_err() {
-        let _ = pool().num_threads(1).use_current_thread().build_global();
-    }
-}
-
 fn main() -> ExitCode {
     #[cfg(unix)]
     ferrotune::formats::mmap::explain_bus_errors();
     let args = args::Args::parse();
     let report = report::Report::new(args.json);
-    start_threads(args.threads);
     match commands::run(&args, &report).and_then(|code| report.check_output().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {

@@ -8,7 +8,7 @@ use ferrotune_kernels::cpu::gemm::{Job, Mat, Out, Term, gemm, left};
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
-use ferrotune_kernels::{DType, Precision, Weight};
+use ferrotune_kernels::{DType, Precision, Threads, Weight};
 
 fn main() {
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|v| v.parse().ok()).collect();
@@ -20,9 +20,13 @@ fn main() {
     let storage = std::env::args().nth(4).unwrap_or_default();
     let weight = |rows, cols| match storage.as_str() {
         "bf16" => Weight::dense(rows, cols, DType::Bf16, Bytes::owned([0x80, 0x3e].repeat(rows * cols))),
-        "nf4" => {
-            quantize(&Weight::from_f32(rows, cols, &vec![0.25; rows * cols]), FourBitKind::Nf4, 64, true)
-        }
+        "nf4" => quantize(
+            &Threads::one(),
+            &Weight::from_f32(rows, cols, &vec![0.25; rows * cols]),
+            FourBitKind::Nf4,
+            64,
+            true,
+        ),
         _ => Ok(Weight::from_f32(rows, cols, &vec![0.25; rows * cols])),
     };
     let (Ok(w), Ok(wt)) = (weight(n, k), weight(k, n)) else { return };

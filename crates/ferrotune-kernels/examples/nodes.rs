@@ -41,7 +41,7 @@ fn main() {
     println!("pages of a new matrix of {ROWS} x {COLS}: {}", pages(matrix.f32().as_ptr() as usize));
     let pass = || {
         let nodes = Mutex::new(vec![0; ROWS]);
-        cpu.run_ranges(ROWS, 1, |rows| {
+        cpu.threads().run_ranges(ROWS, 1, |rows| {
             let (node, until) = (here(), Instant::now() + Duration::from_millis(2));
             while Instant::now() < until {
                 std::hint::spin_loop();

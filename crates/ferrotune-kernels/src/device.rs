@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cpu::{Cpu, SharedMut, row_grain};
 use crate::dtype::DType;
 use crate::tensor::{Pool, Tensor};
+use crate::threads::Threads;
 
 /// A place to compute.
 #[derive(Debug, Clone)]
@@ -26,6 +27,14 @@ impl Device {
         match self {
             Device::Reference(pool) => pool,
             Device::Cpu(cpu) => cpu.pool(),
+        }
+    }
+
+    /// The threads that work for it; the plain loops have their caller alone.
+    pub fn threads(&self) -> Threads {
+        match self {
+            Device::Reference(_) => Threads::one(),
+            Device::Cpu(cpu) => cpu.threads().clone(),
         }
     }
 
@@ -57,7 +66,7 @@ impl Device {
             Device::Reference(_) => fill_all(0, t.f32_mut()),
             Device::Cpu(cpu) => {
                 let values = SharedMut::new(t.f32_mut());
-                cpu.run_ranges(rows, row_grain(cols), |range| {
+                cpu.threads().run_ranges(rows, row_grain(cols), |range| {
                     // SAFETY: ranges of rows are disjoint.
                     fill_all(range.start, unsafe { values.slice(range.start * cols..range.end * cols) });
                 });

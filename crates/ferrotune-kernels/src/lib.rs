@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod device;
 pub mod heap;
 pub mod tensor;
+pub mod threads;
 
 pub mod quant;
 
@@ -27,3 +28,4 @@ pub use dtype::{DType, Precision};
 pub use error::{Error, Result};
 pub use quant::Weight;
 pub use tensor::Tensor;
+pub use threads::Threads;

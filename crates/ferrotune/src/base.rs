@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ferrotune_kernels::Device;
+use ferrotune_kernels::{Device, Threads};
 use serde_json::Value;
 
 use crate::Result;
@@ -98,8 +98,8 @@ impl BaseModel {
     }
 
     /// Reads and tokenizes the rows that a run file names.
-    pub fn prepare(&self, config: &RunConfig) -> Result<PreparedData> {
+    pub fn prepare(&self, threads: &Threads, config: &RunConfig) -> Result<PreparedData> {
         let vocab_size = Some(self.checkpoint.config().vocab_size);
-        crate::data::prepare(config, &self.tokenizer, self.template.as_ref(), vocab_size)
+        crate::data::prepare(threads, config, &self.tokenizer, self.template.as_ref(), vocab_size)
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::formats::adapter::{AdapterFile, Modules};
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
+use ferrotune_kernels::Threads;
 
 fn golden(name: &str) -> Input {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name);
@@ -79,11 +80,13 @@ fn scales_are_those_of_each_module() {
         alpha / if c.use_rslora { rank.sqrt() } else { rank }
     };
     for (method, exact) in [("cat", false), ("linear", true), ("svd", true)] {
-        let found = combine(&inputs, &Combination { exact, ..how(method, &weights) }).unwrap();
+        let found =
+            combine(&Threads::one(), &inputs, &Combination { exact, ..how(method, &weights) }).unwrap();
         assert_sum(&found, &inputs, &weights, scale);
         assert!(!found.file.config.use_rslora, "its scale would not be 1");
     }
-    let text = combine(&inputs, &how("linear", &weights)).map(|_| ()).unwrap_err().to_string();
+    let text =
+        combine(&Threads::one(), &inputs, &how("linear", &weights)).map(|_| ()).unwrap_err().to_string();
     assert!(text.contains("its rank is"), "{text}");
 }
 
@@ -95,17 +98,18 @@ fn modules_that_one_adapter_lacks_and_embeddings() {
         let c = &inputs[i].file.config;
         c.lora_alpha / c.r as f64
     };
-    let found = combine(&inputs, &how("cat", &weights)).unwrap();
+    let found = combine(&Threads::one(), &inputs, &how("cat", &weights)).unwrap();
     assert_sum(&found, &inputs, &weights, scale);
     assert!(found.file.get("model.embed_tokens.lora_embedding_A").is_some());
     assert!(found.file.get("model.layers.0.mlp.down_proj.lora_A.weight").is_some());
     assert!(found.file.tensors.iter().all(|t| !t.name.ends_with("base_layer.weight")), "a copy of the base");
     let wide = Combination { rank: Some(40), ..how("svd", &weights) };
-    let found = combine(&inputs, &wide).unwrap();
+    let found = combine(&Threads::one(), &inputs, &wide).unwrap();
     assert_eq!(found.file.config.r, 40);
     assert_sum(&found, &inputs, &weights, scale);
     assert!(found.cut < 1e-6, "{}", found.cut);
-    let narrow = combine(&inputs, &Combination { rank: Some(2), ..how("svd", &weights) }).unwrap();
+    let narrow =
+        combine(&Threads::one(), &inputs, &Combination { rank: Some(2), ..how("svd", &weights) }).unwrap();
     assert!(narrow.cut > 0.1, "{}", narrow.cut);
 }
 
@@ -118,7 +122,8 @@ fn targets_select_the_union_of_the_modules() {
         Some(Modules::Names(names)) => names,
         other => panic!("{other:?}"),
     };
-    let one = |inputs: &[Input]| combine(inputs, &how("cat", &vec![1.0; inputs.len()])).unwrap();
+    let one =
+        |inputs: &[Input]| combine(&Threads::one(), inputs, &how("cat", &vec![1.0; inputs.len()])).unwrap();
     assert_eq!(names(one(&[a.clone(), a.clone()])), ["down_proj", "q_proj", "v_proj"]);
     // Where the union of the words would select more than there is, every path is named.
     for other in [&layers, &regex] {
@@ -140,7 +145,7 @@ fn targets_select_the_union_of_the_modules() {
 
 #[track_caller]
 fn refusal(inputs: &[Input], weights: &[f64]) -> String {
-    combine(inputs, &how("cat", weights)).map(|_| ()).unwrap_err().to_string()
+    combine(&Threads::one(), inputs, &how("cat", weights)).map(|_| ()).unwrap_err().to_string()
 }
 
 #[test]

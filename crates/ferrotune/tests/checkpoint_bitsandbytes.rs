@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::formats::safetensors::{SafeFile, write};
 use ferrotune::formats::{Checkpoint, bnb4};
+use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
 use ferrotune_kernels::quant::{Storage, Weight, int8};
 
@@ -76,7 +77,9 @@ fn our_quantizer_makes_the_reference_folder() {
         [("mlp.down_proj", 64, 160), ("mlp.up_proj", 160, 64), ("self_attn.k_proj", 32, 64)]
     {
         let name = format!("model.layers.1.{name}.weight");
-        let ours = quantize(&base.weight(&name, rows, cols).unwrap(), FourBitKind::Nf4, 64, true).unwrap();
+        let ours =
+            quantize(&Threads::one(), &base.weight(&name, rows, cols).unwrap(), FourBitKind::Nf4, 64, true)
+                .unwrap();
         let theirs = reference.weight(&name, rows, cols).unwrap();
         assert_eq!(decode_all(&ours), decode_all(&theirs), "{name}");
         assert_eq!(ours.nbytes(), theirs.nbytes());
@@ -135,7 +138,7 @@ fn eight_bit_folders_are_read() {
         let [rows, cols] = tensor.shape[..] else { continue };
         let weight = c.weight(name, rows, cols).unwrap();
         let Storage::Int8(codes) = weight.storage() else { panic!("not 8-bit") };
-        let ours = int8::quantize(&base.weight(name, rows, cols).unwrap(), true).unwrap();
+        let ours = int8::quantize(&Threads::one(), &base.weight(name, rows, cols).unwrap(), true).unwrap();
         let Storage::Int8(expected) = ours.storage() else { panic!("not 8-bit") };
         assert_eq!((codes.codes(), codes.absmax()), (expected.codes(), expected.absmax()), "{name}");
         assert!(c.weight(name, rows + 1, cols).unwrap_err().to_string().contains("shape is"));

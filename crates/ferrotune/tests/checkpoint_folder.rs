@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ferrotune::arch::config::{ModelConfig, RopeScaling};
 use ferrotune::formats::safetensors::{Dtype, OutTensor, SafeFile, Shards, write, write_model};
 use ferrotune::formats::{Checkpoint, GenerationConfig};
+use ferrotune_kernels::Threads;
 
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(path)
@@ -157,15 +158,16 @@ fn unused_tensors_are_listed() {
 
 #[test]
 fn fingerprint_follows_content_not_place() {
-    let original = Checkpoint::open(&golden("models/llama3_rope/model")).unwrap().fingerprint().unwrap();
+    let original =
+        Checkpoint::open(&golden("models/llama3_rope/model")).unwrap().fingerprint(&Threads::one()).unwrap();
     assert_eq!(original.len(), 64);
     let dir = copy_of("models/llama3_rope/model");
-    assert_eq!(Checkpoint::open(dir.path()).unwrap().fingerprint().unwrap(), original);
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().fingerprint(&Threads::one()).unwrap(), original);
     let path = dir.path().join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
-    assert_ne!(Checkpoint::open(dir.path()).unwrap().fingerprint().unwrap(), original);
+    assert_ne!(Checkpoint::open(dir.path()).unwrap().fingerprint(&Threads::one()).unwrap(), original);
 }
 
 #[test]

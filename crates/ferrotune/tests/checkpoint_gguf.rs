@@ -7,6 +7,7 @@ use ferrotune::arch::config::{ModelConfig, RopeScaling};
 use ferrotune::arch::families::architecture;
 use ferrotune::formats::Checkpoint;
 use ferrotune::formats::safetensors::SafeFile;
+use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::Storage;
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -162,8 +163,11 @@ fn side_information() {
     assert_eq!(c.special_tokens().unwrap(), folder.special_tokens().unwrap());
     assert_eq!(c.eos_ids().unwrap(), [2]);
     assert_eq!(c.add_bos().unwrap(), Some(false));
-    assert_ne!(c.fingerprint().unwrap(), folder.fingerprint().unwrap());
-    assert_eq!(c.fingerprint().unwrap(), open("llama3_rope").fingerprint().unwrap());
+    assert_ne!(c.fingerprint(&Threads::one()).unwrap(), folder.fingerprint(&Threads::one()).unwrap());
+    assert_eq!(
+        c.fingerprint(&Threads::one()).unwrap(),
+        open("llama3_rope").fingerprint(&Threads::one()).unwrap()
+    );
 
     // The files made for a merged folder are read back as what they came from.
     let dir = tempfile::tempdir().unwrap();

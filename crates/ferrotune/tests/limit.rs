@@ -7,6 +7,7 @@ use ferrotune::base::BaseModel;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Trainer, setup};
+use ferrotune_kernels::Threads;
 
 fn config(folder: &Path, name: &str, model: &Path) -> RunConfig {
     let rows = folder.join("rows.jsonl");
@@ -37,12 +38,12 @@ fn a_lowered_limit_ends_the_run_with_a_checkpoint_that_is_gone_on_from() {
         let config = config(dir.path(), name, &model);
         let begin = if resume { Begin::Resume } else { Begin::New };
         let mut folder = RunFolder::at(&dir.path().join(name), begin).unwrap();
-        let prepared = base.prepare(&config).unwrap();
+        let prepared = base.prepare(&Threads::one(), &config).unwrap();
         let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |_| {}).unwrap();
         trainer.limit = limit;
         folder.make().unwrap();
         if resume {
-            let point = folder.resume_point().unwrap();
+            let point = folder.resume_point(&Threads::one()).unwrap();
             trainer.resume(&folder, point, false, &mut |_| {}).unwrap();
         }
         let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut |_| {});

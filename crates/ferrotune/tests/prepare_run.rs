@@ -6,6 +6,7 @@ use ferrotune::data::tokenizer::{Tokenizer, TokenizerSettings};
 use ferrotune::data::{PreparedData, prepare};
 use ferrotune::error::Result;
 use ferrotune::run_config::RunConfig;
+use ferrotune_kernels::Threads;
 use serde_json::json;
 use std::path::Path;
 
@@ -17,7 +18,7 @@ fn run(overrides: &[String]) -> Result<(PreparedData, RunConfig)> {
         Tokenizer::new(&std::fs::read(folder.join("tokenizer.json")).unwrap(), settings, "t").unwrap();
     let template = tokenizer.chat_template(Clock { unix_seconds: 0 }).unwrap();
     let config = RunConfig::from_overrides(overrides)?;
-    Ok((prepare(&config, &tokenizer, template.as_ref(), Some(320))?, config))
+    Ok((prepare(&Threads::one(), &config, &tokenizer, template.as_ref(), Some(320))?, config))
 }
 
 #[test]

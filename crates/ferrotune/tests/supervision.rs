@@ -6,6 +6,7 @@ use ferrotune::data::tokenize::{IGNORE, PrepareOptions, Preparer, Problem, Train
 use ferrotune::data::tokenizer::{Tokenizer, TokenizerSettings};
 use ferrotune::error::Error;
 use ferrotune::run_config::{DataOptions, Overlong, Supervise, Truncation};
+use ferrotune_kernels::Threads;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -390,7 +391,8 @@ fn the_report_counts_what_was_cut_and_left_out() {
         json!({"messages": [{"role": "user", "content": "only a question"}]}),
     ]);
     let options = PrepareOptions { max_length: Some(40), ..default_options() };
-    let (rows, report) = Preparer::new(&tokenizer, Some(&template), options.clone()).prepare(&data).unwrap();
+    let (rows, report) =
+        Preparer::new(&tokenizer, Some(&template), options.clone()).prepare(&Threads::one(), &data).unwrap();
     assert_eq!((report.rows, report.kept, rows.len()), (4, 2, 2));
     assert_eq!((report.truncated, report.lost_terminators), (2, 2));
     assert_eq!((report.dropped_unsupervised, report.dropped_overlong), (2, 0));
@@ -401,14 +403,16 @@ fn the_report_counts_what_was_cut_and_left_out() {
     assert_eq!(report.warnings().len(), 3);
 
     let drop = PrepareOptions { overlong: Overlong::Drop, ..options.clone() };
-    let (_, report) = Preparer::new(&tokenizer, Some(&template), drop).prepare(&data).unwrap();
+    let (_, report) =
+        Preparer::new(&tokenizer, Some(&template), drop).prepare(&Threads::one(), &data).unwrap();
     assert_eq!(
         (report.kept, report.dropped_overlong, report.dropped_unsupervised, report.truncated),
         (1, 2, 1, 0)
     );
 
     let keep_end = PrepareOptions { truncation: Truncation::KeepEnd, ..options };
-    let (rows, report) = Preparer::new(&tokenizer, Some(&template), keep_end).prepare(&data).unwrap();
+    let (rows, report) =
+        Preparer::new(&tokenizer, Some(&template), keep_end).prepare(&Threads::one(), &data).unwrap();
     assert_eq!((report.kept, report.truncated, report.lost_terminators), (3, 2, 0));
     assert_eq!(supervised(&rows[2], &tokenizer), ["b<|im_end|>"]);
 }
@@ -419,7 +423,9 @@ fn a_data_set_that_trains_nothing_is_an_error() {
     let template = parse(CHATML, &json!({}));
     let question = json!({"messages": [{"role": "user", "content": "a question and no answer"}]});
     let run = |options: PrepareOptions, rows: &[Value]| {
-        Preparer::new(&tokenizer, Some(&template), options).prepare(&dataset(rows)).expect_err("accepted")
+        Preparer::new(&tokenizer, Some(&template), options)
+            .prepare(&Threads::one(), &dataset(rows))
+            .expect_err("accepted")
     };
     let error = run(default_options(), std::slice::from_ref(&question));
     assert!(error.to_string().contains("no supervised token is left in any of 1 rows"), "{error}");
@@ -437,7 +443,7 @@ fn errors_of_rows_name_file_and_line() {
     let tokenizer = chatml();
     let data = dataset(&[json!({"input_ids": [1, 2], "labels": [1, 2]}), json!({"input_ids": [1, 999]})]);
     let options = PrepareOptions { vocab_size: Some(320), ..default_options() };
-    let error = Preparer::new(&tokenizer, None, options).prepare(&data).unwrap_err();
+    let error = Preparer::new(&tokenizer, None, options).prepare(&Threads::one(), &data).unwrap_err();
     assert!(matches!(&error, Error::Data { line: 2, .. }), "{error}");
     assert!(error.to_string().contains("rows.jsonl:2: token 999 is outside"), "{error}");
 }
@@ -452,7 +458,7 @@ fn a_warning_says_when_nothing_trains_the_end() {
     let data = dataset(&[
         json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c"}]}),
     ]);
-    let (rows, report) = preparer.prepare(&data).unwrap();
+    let (rows, report) = preparer.prepare(&Threads::one(), &data).unwrap();
     assert!(supervised(&rows[0], &tokenizer)[0].ends_with("b c"));
     assert!(report.warnings()[0].contains("will not learn to stop"), "{:?}", report.warnings());
 }

@@ -6,6 +6,7 @@ use ferrotune::base::BaseModel;
 use ferrotune::data::dataset::Dataset;
 use ferrotune::data::random::permutation;
 use ferrotune::run_config::DataOptions;
+use ferrotune_kernels::Threads;
 use serde_json::{Value, json};
 
 use crate::golden::Failure;
@@ -49,7 +50,8 @@ pub(super) fn chats(model: &Path, count: usize, work: &Path) -> Result<Vec<Row>,
     let failure = |e: ferrotune::Error| Failure(e.to_string());
     let base = BaseModel::open(model, "the model of the benchmark").map_err(failure)?;
     let dataset = Dataset::read(&[file], base.read_options()).map_err(failure)?;
-    let (rows, _) = base.preparer(&DataOptions::default()).prepare(&dataset).map_err(failure)?;
+    let (rows, _) =
+        base.preparer(&DataOptions::default()).prepare(&Threads::one(), &dataset).map_err(failure)?;
     let row = |r: ferrotune::data::tokenize::TrainRow| Row {
         ids: r.input_ids,
         labels: r.labels.into_iter().map(i64::from).collect(),

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use ferrotune::results::manifest::{self, Verdict};
+use ferrotune_kernels::Threads;
 use serde_json::{Value, json};
 
 use crate::golden::Failure;
@@ -174,7 +175,7 @@ impl<'a> Site<'a> {
             let path = entry?.path();
             let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-"));
             if let Some(step) = name.and_then(|n| n.parse().ok())
-                && matches!(manifest::verify(&path)?, Verdict::Whole)
+                && matches!(manifest::verify(&Threads::one(), &path)?, Verdict::Whole)
             {
                 steps.push(step);
             }

@@ -9,7 +9,7 @@ use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 use ferrotune::loss::cross_entropy;
-use ferrotune_kernels::Device;
+use ferrotune_kernels::{Device, Threads};
 use serde_json::Value;
 
 use super::Report;
@@ -22,7 +22,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
         let args = &c["args"];
         let how = combination(args)?;
         let inputs = inputs(case, args)?;
-        let found = combine(&inputs, &how)?;
+        let found = combine(&Threads::one(), &inputs, &how)?;
         let expected = AdapterFile::read(&case.path(name))?;
         for key in ["r", "lora_alpha"] {
             let want = c[key].as_u64().unwrap_or(0) as usize;
@@ -140,7 +140,7 @@ fn loss(case: &Case, found: &Combined) -> Result<f64, Failure> {
 
 /// The exact mode must be the weighted sum of the inputs' products, which PEFT's `linear` is not.
 fn exact(inputs: &[Input], how: &Combination, report: &mut Report) -> Result<(), Failure> {
-    let found = combine(inputs, &Combination { exact: true, ..how.clone() })?;
+    let found = combine(&Threads::one(), inputs, &Combination { exact: true, ..how.clone() })?;
     for (module, product) in products(&found.file) {
         let mut sum = vec![0.0f64; product.len()];
         for (input, weight) in inputs.iter().zip(&how.weights) {
@@ -149,7 +149,7 @@ fn exact(inputs: &[Input], how: &Combination, report: &mut Report) -> Result<(),
         }
         let sum: Vec<f32> = sum.into_iter().map(|v| v as f32).collect();
         report.error("exact", max_abs(&product, &sum), 1e-5);
-        let crossed = products_of(&combine(inputs, how)?.file, &module)?;
+        let crossed = products_of(&combine(&Threads::one(), inputs, how)?.file, &module)?;
         report.error("linear_has_cross_terms", (max_abs(&crossed, &sum) < 1e-3) as u8 as f64, 0.0);
     }
     Ok(())

@@ -5,7 +5,7 @@ use ferrotune_kernels::ops::linear::{Linear, Matrix, forward};
 use ferrotune_kernels::quant::dynamic8::DynamicMap;
 use ferrotune_kernels::quant::int8::{llm_int8, quantize};
 use ferrotune_kernels::quant::{Int8Rows, Storage};
-use ferrotune_kernels::{Tensor, Weight};
+use ferrotune_kernels::{Tensor, Threads, Weight};
 
 use super::Report;
 use super::fixture::{Case, F32, Failure, devices, max_abs};
@@ -67,7 +67,7 @@ fn check_blocks(case: &Case, file: &SafeFile, report: &mut Report) -> Result<(),
 
 fn check_rows(file: &SafeFile, report: &mut Report) -> Result<(), Failure> {
     let (shape, source) = file.f32("int8/source")?;
-    let weight = quantize(&Weight::from_f32(shape[0], shape[1], &source), false)?;
+    let weight = quantize(&Threads::one(), &Weight::from_f32(shape[0], shape[1], &source), false)?;
     report.error("int8_codes", differing(rows(&weight)?.codes(), &bytes(file, "int8/codes")?), 0.0);
     report.error("int8_absmax", max_abs(rows(&weight)?.absmax(), &file.f32("int8/row_stats")?.1), 0.0);
     let mut values = vec![0.0; source.len()];
@@ -79,7 +79,7 @@ fn check_rows(file: &SafeFile, report: &mut Report) -> Result<(), Failure> {
 /// Training decodes the weight, whatever the threshold; inference of the reference rounds activations too.
 fn check_layer(file: &SafeFile, report: &mut Report) -> Result<(), Failure> {
     let (shape, source) = file.f32("int8/source")?;
-    let weight = quantize(&Weight::from_f32(shape[0], shape[1], &source), true)?;
+    let weight = quantize(&Threads::one(), &Weight::from_f32(shape[0], shape[1], &source), true)?;
     let (x_shape, x) = file.f32("int8_linear/input")?;
     for threshold in [0.0f32, 6.0] {
         let found = llm_int8(&x, rows(&weight)?, threshold);

@@ -8,7 +8,7 @@ use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
-use ferrotune_kernels::{DType, Weight};
+use ferrotune_kernels::{DType, Threads, Weight};
 
 use super::Report;
 use super::fixture::{Batch, Case, Failure, devices, max_abs, relative_l2};
@@ -40,7 +40,7 @@ pub(super) fn check_four_bit(case: &Case, report: &mut Report) -> Result<(), Fai
         let rows = source.shape.iter().product::<usize>() / cols.max(1);
         let weight = Weight::dense(rows, cols, dtype, source.bytes.clone())?;
         for double in [false, true] {
-            let quantized = quantize(&weight, kind, size("blocksize")?, double)?;
+            let quantized = quantize(&Threads::one(), &weight, kind, size("blocksize")?, double)?;
             let Storage::FourBit(bits) = quantized.storage() else { return Err(Failure("not 4-bit".into())) };
             let packed = file.get("packed").ok_or_else(|| Failure(format!("{name}: no packed")))?;
             report.error("packed", bytes_differ(bits.packed(), packed.bytes.as_slice()), 0.0);

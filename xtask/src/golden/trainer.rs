@@ -80,7 +80,7 @@ fn run(case: &Case, normalization: &str) -> Result<(Steps, AdapterFile), Failure
     ])?;
     let base = BaseModel::open(&model, "base")?;
     let dev = setup::device(Some(2), None)?;
-    let prepared = base.prepare(&config)?;
+    let prepared = base.prepare(&dev.threads(), &config)?;
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |_| {})?;
     let folder = RunFolder::create(&scratch.0.join("run"), Begin::New)?;
     let mut steps = Vec::new();
@@ -89,6 +89,6 @@ fn run(case: &Case, normalization: &str) -> Result<(Steps, AdapterFile), Failure
             steps.push([r.loss, r.grad_norm, r.lr]);
         }
     })?;
-    let newest = folder.resume_point()?.ok_or_else(|| Failure("no checkpoint".into()))?.path;
+    let newest = folder.resume_point(&dev.threads())?.ok_or_else(|| Failure("no checkpoint".into()))?.path;
     Ok((steps, AdapterFile::read(&newest)?))
 }

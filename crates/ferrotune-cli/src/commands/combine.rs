@@ -12,11 +12,11 @@ use ferrotune::results::trained_beside::TrainedBeside;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
-use super::new_folder;
-use crate::args::CombineArgs;
+use super::{device, new_folder};
+use crate::args::{Args, CombineArgs};
 use crate::report::Report;
 
-pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
+pub fn run(args: &Args, a: &CombineArgs, report: &Report) -> Result<ExitCode> {
     let how = Combination {
         method: Method::parse(a.method.as_deref().unwrap_or("cat"))?,
         weights: if a.weights.is_empty() { vec![1.0; a.adapters.len()] } else { a.weights.clone() },
@@ -36,7 +36,7 @@ pub fn run(a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         file.config.base_model_name_or_path = how.base.clone().or(file.config.base_model_name_or_path);
         Combined { file, cut: 0.0 }
     } else {
-        combine(&inputs, &how)?
+        combine(&device(args, None)?.threads(), &inputs, &how)?
     };
     let beside = common_base(&a.adapters)?;
     let ends = stops::of_adapters(a.adapters.iter().map(PathBuf::as_path))?;

@@ -64,5 +64,5 @@ fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(Vec<TrainRow>, PrepReport)> {
     at_least("--max-length", a.max_length, 2)?;
     let dataset = Dataset::read(&a.data, ReadOptions { limit: a.limit, ..loaded.base.read_options() })?;
     let data = DataOptions { max_length: a.max_length, ..DataOptions::default() };
-    loaded.base.preparer(&data).named(Names::OPTIONS).prepare(&dataset)
+    loaded.base.preparer(&data).named(Names::OPTIONS).prepare(&loaded.dev.threads(), &dataset)
 }

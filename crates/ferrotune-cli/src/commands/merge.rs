@@ -47,7 +47,7 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype, &learned)
     })?;
     let trained = trained_base(&folder)?.map(|(_, fingerprint)| fingerprint);
-    let own_base = trained.as_ref() == Some(&base.checkpoint.fingerprint()?);
+    let own_base = trained.as_ref() == Some(&base.checkpoint.fingerprint(&dev.threads())?);
     let about = match origin {
         Origin::Adapter if own_base => "those that the adapter was trained beside",
         Origin::Adapter => "in the form that the adapter was trained beside",

@@ -43,7 +43,7 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
         Command::Chat(a) => chat::run(args, a, report),
         Command::Merge(a) => merge::run(args, a, report),
         Command::Quantize(a) => quantize::run(args, a, report),
-        Command::Combine(a) => combine::run(a, report),
+        Command::Combine(a) => combine::run(args, a, report),
         Command::Preview(a) => preview::run(args, a, report),
         Command::Cache(a) => cache::run(a, report),
     }

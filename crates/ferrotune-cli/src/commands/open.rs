@@ -186,7 +186,7 @@ pub fn adapter(
 ) -> Result<Adapter> {
     let adapter = peft::load(dev, folder, model)?;
     if let Some((name, fingerprint)) = trained_base(folder)?
-        && fingerprint != base.checkpoint.fingerprint()?
+        && fingerprint != base.checkpoint.fingerprint(&dev.threads())?
     {
         let text = format!(
             "the adapter in {} was trained beside {name}, whose weights are not those of {}",

@@ -14,6 +14,7 @@ use ferrotune::model::Policies;
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::foresee::{Foreseen, Load, advise, foresee};
 use ferrotune::units::human;
+use ferrotune_kernels::Threads;
 use serde_json::json;
 
 use super::{device, open_base, run_file};
@@ -24,7 +25,7 @@ use crate::report::Report;
 pub fn run(args: &Args, a: &PlanArgs, report: &Report) -> Result<ExitCode> {
     let config = config(a, report)?;
     let dev = device(args, config.train.threads)?;
-    let (checkpoint, load) = subject(args, &config, report)?;
+    let (checkpoint, load) = subject(args, &config, &dev.threads(), report)?;
     let all = foresee(&config, &checkpoint, &dev, load)?;
     let arch = architecture(checkpoint.config())?;
     let values = arch.linear_elements() + arch.vocab * arch.hidden * if arch.tied { 1 } else { 2 };
@@ -66,14 +67,19 @@ fn config(a: &PlanArgs, report: &Report) -> Result<RunConfig> {
 }
 
 /// The model, of which the configuration is enough, and the rows, if the model is here.
-fn subject(args: &Args, config: &RunConfig, report: &Report) -> Result<(Checkpoint, Load)> {
+fn subject(
+    args: &Args,
+    config: &RunConfig,
+    threads: &Threads,
+    report: &Report,
+) -> Result<(Checkpoint, Load)> {
     if let Some(file) = configuration(args, &config.model.base, report)? {
         return Ok((Checkpoint::of_config(ModelConfig::read(&file, SUPPORTED)?)?, Load::bound(config)));
     }
     let base = open_base(args, &config.model.base, report)?;
     let load = match config.data.train.is_empty() {
         true => Load::bound(config),
-        false => Load::of(config, &base.checkpoint, base.prepare(config)?)?,
+        false => Load::of(config, &base.checkpoint, base.prepare(threads, config)?)?,
     };
     Ok((base.checkpoint, load))
 }

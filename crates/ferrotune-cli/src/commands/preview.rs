@@ -7,14 +7,15 @@ use ferrotune::train::setup;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
-use super::{open_base, run_file};
+use super::{device, open_base, run_file};
 use crate::args::{Args, PreviewArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
     let config = run_file::load(&a.run, &a.set, report)?;
+    let threads = device(args, config.train.threads)?.threads();
     let base = open_base(args, &config.model.base, report)?;
-    let prepared = base.prepare(&config)?;
+    let prepared = base.prepare(&threads, &config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }

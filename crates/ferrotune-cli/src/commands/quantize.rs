@@ -11,7 +11,7 @@ use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};
 use serde_json::json;
 
-use super::{new_folder, open_base};
+use super::{device, new_folder, open_base};
 use crate::args::{Args, QuantizeArgs};
 use crate::report::Report;
 
@@ -35,11 +35,12 @@ pub fn run(args: &Args, a: &QuantizeArgs, report: &Report) -> Result<ExitCode> {
         other => return wrong("--dtype", other, "auto, f32, bf16 or f16"),
     };
     new_folder(&a.output)?;
+    let threads = device(args, None)?.threads();
     let base = open_base(args, &a.model, report)?;
     let options = FourBitOptions { kind, block: a.block, double: !a.no_double };
     let mut written = None;
     write_folder(&a.output, |folder| {
-        written = Some(quantized_folder::write(folder, &base.checkpoint, options, dtype)?);
+        written = Some(quantized_folder::write(&threads, folder, &base.checkpoint, options, dtype)?);
         Ok(())
     })?;
     let Some(written) = written else { return Ok(ExitCode::FAILURE) };

@@ -16,6 +16,7 @@ use ferrotune::run_config::{DataOptions, RunConfig};
 use ferrotune::train::{Trainer, init_adapter, setup};
 use ferrotune::units::human;
 use ferrotune::{Error, Result};
+use ferrotune_kernels::Threads;
 use serde_json::{Value, json};
 
 use super::starter::open_starter;
@@ -56,12 +57,12 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
         questions.len()
     ));
 
-    let prepared = base.prepare(&config)?;
+    let prepared = base.prepare(&dev.threads(), &config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |event| report.event(event))?;
-    let asked = questions_of(&base, &dir.join("validation.jsonl"))?;
+    let asked = questions_of(&dev.threads(), &base, &dir.join("validation.jsonl"))?;
     let before = ask(&trainer, &base, &asked, "before", report)?;
     let outcome = train::finish(&config, &base, &mut trainer, &folder, &stop, report)?;
     if outcome.interrupted {
@@ -175,9 +176,9 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-fn questions_of(base: &BaseModel, file: &Path) -> Result<Vec<Question>> {
+fn questions_of(threads: &Threads, base: &BaseModel, file: &Path) -> Result<Vec<Question>> {
     let dataset = Dataset::read(&[file], base.read_options())?;
-    let (rows, _) = base.preparer(&DataOptions::default()).prepare(&dataset)?;
+    let (rows, _) = base.preparer(&DataOptions::default()).prepare(threads, &dataset)?;
     let questions = rows.iter().map(|r| Question::of(r, base)).collect::<Result<Vec<_>>>()?;
     Ok(questions.into_iter().flatten().collect())
 }

@@ -66,11 +66,11 @@ fn train(
     // Before any work: a folder that this run must not touch is refused.
     let mut folder = RunFolder::at(Path::new(&config.output.dir), begin)?;
     folder.refuse_base(base.checkpoint.path())?;
-    let point = if a.resume { folder.resume_point()? } else { None };
+    let point = if a.resume { folder.resume_point(&dev.threads())? } else { None };
     if let Some(point) = &point {
         base.set_clock(Clock { unix_seconds: point.state.clock });
     }
-    let prepared = base.prepare(config)?;
+    let prepared = base.prepare(&dev.threads(), config)?;
     for event in setup::data_events(&prepared) {
         report.event(&event);
     }

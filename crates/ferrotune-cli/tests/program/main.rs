@@ -30,5 +30,6 @@ mod same_numbers;
 mod settings;
 mod streams;
 mod templates;
+mod threads;
 mod train;
 mod variants;

@@ -266,7 +266,8 @@ mod tests {
         for (kind, block, double) in
             [(FourBitKind::Nf4, 64, true), (FourBitKind::Fp4, 64, false), (FourBitKind::Nf4, 4096, true)]
         {
-            let w = quantize(&Weight::from_f32(rows, cols, &values), kind, block, double).unwrap();
+            let w = quantize(&Threads::one(), &Weight::from_f32(rows, cols, &values), kind, block, double)
+                .unwrap();
             let mut decoded = vec![0.0; rows * cols];
             w.decode_flat(0, &mut decoded);
             let (first, count, to) = (2, 19, Places { line: 16, apart: 16 * 19 });
@@ -286,6 +287,7 @@ mod tests {
 
     use super::super::words::{Words, row, zip};
     use super::*;
+    use crate::Threads;
     use crate::quant::FourBitKind;
     use crate::quant::nf4::quantize;
     use crate::rng::Stream;
@@ -294,7 +296,9 @@ mod tests {
     fn words_are_those_of_decoded_and_rounded_values() {
         let isa = Isa::Avx512Bf16;
         if !isa.available() {
-            let w = quantize(&Weight::from_f32(1, 64, &[1.0; 64]), FourBitKind::Nf4, 64, false).unwrap();
+            let w =
+                quantize(&Threads::one(), &Weight::from_f32(1, 64, &[1.0; 64]), FourBitKind::Nf4, 64, false)
+                    .unwrap();
             assert!(!pair_values(Isa::Avx2, &w, 0, 0, &mut [0.0; 32]), "the general way is taken");
             return;
         }
@@ -303,7 +307,14 @@ mod tests {
             for kind in [FourBitKind::Nf4, FourBitKind::Fp4] {
                 for double in [false, true] {
                     let values: Vec<f32> = (0..(rows * cols) as u64).map(|i| random.normal(i)).collect();
-                    let w = quantize(&Weight::from_f32(rows, cols, &values), kind, block, double).unwrap();
+                    let w = quantize(
+                        &Threads::one(),
+                        &Weight::from_f32(rows, cols, &values),
+                        kind,
+                        block,
+                        double,
+                    )
+                    .unwrap();
                     let decoded = |row: usize, col: usize, len: usize| {
                         let mut out = vec![0.0; len];
                         w.decode(row, col, &mut out);

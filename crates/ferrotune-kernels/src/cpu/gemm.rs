@@ -132,8 +132,8 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: &[Job<'_>]) {
     let count = |job: &Job<'_>| job.columns.1.len().div_ceil(PANEL);
     let mut panels: Vec<_> =
         jobs.iter().enumerate().flat_map(|(j, job)| (0..count(job)).map(move |p| (j, p))).collect();
-    cpu.nodes().sort(&mut panels, |(job, panel)| (panel, count(&jobs[job])));
-    let split = Split::new(cpu.threads(), panels.len(), m.div_ceil(MR));
+    cpu.threads().sort(&mut panels, |(job, panel)| (panel, count(&jobs[job])));
+    let split = Split::new(cpu.threads().count(), panels.len(), m.div_ceil(MR));
     let room = panel_words(isa);
     let rounded = jobs.iter().any(|j| matches!(j.out, Out::Bf16(_)));
     let sums = if rounded { split.most_blocks() * MR * PANEL } else { 0 };
@@ -143,7 +143,7 @@ pub fn gemm(cpu: &Cpu, precision: Precision, jobs: &[Job<'_>]) {
         sums: cpu.pool().take(sums),
         chunks: Vec::new(),
     };
-    cpu.run_with(split.tasks(), state, |buffers, task| {
+    cpu.threads().run_with(split.tasks(), state, |buffers, task| {
         let (panel, blocks) = split.part(task);
         let (job, panel) = panels[panel];
         let part = Part { job: &jobs[job], packing, room, m, blocks, n0: panel * PANEL };

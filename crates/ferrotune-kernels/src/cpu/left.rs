@@ -78,14 +78,14 @@ pub fn left<'a>(
     let out = SharedMut::new(&mut buffer.f32_mut()[..m * words]);
     if transposed {
         let parts = m.div_ceil(ROWS);
-        cpu.run_ranges(parts, 1, |parts| {
+        cpu.threads().run_ranges(parts, 1, |parts| {
             let (from, to) = (parts.start * ROWS, (parts.end * ROWS).min(m));
             // SAFETY: ranges of rows are disjoint.
             let out = unsafe { out.slice(from * words..to * words) };
             columns_to_words(isa, kind, mat, scale, from..to, k, out);
         });
     } else {
-        cpu.run_ranges(m, 8, |rows| {
+        cpu.threads().run_ranges(m, 8, |rows| {
             let mut buffer = cpu.pool().take(k);
             for r in rows {
                 // SAFETY: every row is written by one task.

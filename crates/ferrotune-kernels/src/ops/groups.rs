@@ -36,7 +36,7 @@ impl Groups {
     /// split over the threads.
     pub(super) fn each(self, cpu: &Cpu, x: &Tensor, f: impl Fn(usize, usize, &mut [f32], &mut [f32]) + Sync) {
         let (d, mat) = (self.width, Mat::from(x));
-        cpu.run_ranges(x.rows() * self.count, 16, |range| {
+        cpu.threads().run_ranges(x.rows() * self.count, 16, |range| {
             let mut buffer = cpu.pool().take(2 * d);
             let (values, scratch) = buffer.f32_mut()[..2 * d].split_at_mut(d);
             for i in range {

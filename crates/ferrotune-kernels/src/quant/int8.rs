@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::{Bytes, Weight};
+use super::{Bytes, Weight, all_finite};
 use crate::cpu::{Isa, per_isa};
 use crate::error::{Error, Result};
+use crate::threads::{SharedMut, Threads};
 
 mod inference;
 
@@ -97,37 +96,35 @@ fn factor(absmax: f32) -> f32 {
     if absmax > 0.0 { (1.0 / absmax) * 127.0 } else { 0.0 }
 }
 
-/// Quantizes `source` row by row, in parallel on the current thread pool. Values that are not finite are refused.
+/// Quantizes `source` row by row. Values that are not finite are refused.
 ///
 /// A linear of the reference rounds its weight to f16 before (`half`), whatever the checkpoint's type.
-pub fn quantize(source: &Weight, half: bool) -> Result<Weight> {
+pub fn quantize(threads: &Threads, source: &Weight, half: bool) -> Result<Weight> {
     let (rows, cols) = (source.rows(), source.cols());
     let mut codes = vec![0u8; rows * cols];
     let mut absmax = vec![0f32; rows];
-    codes.par_chunks_mut(cols.max(1)).zip(&mut absmax).enumerate().try_for_each_init(
+    let (all_codes, scales) = (SharedMut::new(&mut codes), SharedMut::new(&mut absmax));
+    threads.run_with(
+        rows,
         || vec![0f32; cols],
-        |values, (row, (codes, absmax))| {
+        |values, row| {
+            // SAFETY: a row belongs to one task.
+            let (codes, absmax) = unsafe {
+                (all_codes.slice(row * cols..(row + 1) * cols), &mut scales.slice(row..row + 1)[0])
+            };
             source.decode(row, 0, values);
             if half {
                 values.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32());
             }
             // As integers, magnitudes of floats are in the same order, and anything not finite is above all others.
             *absmax = f32::from_bits(values.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
-            if !absmax.is_finite() {
-                let found = absmax.to_string();
-                return Err(Error::Unsupported {
-                    what: "value to quantize",
-                    found,
-                    allowed: "finite numbers",
-                });
-            }
             let factor = factor(*absmax);
             for (code, value) in codes.iter_mut().zip(&*values) {
                 *code = (value * factor).round_ties_even() as i8 as u8;
             }
-            Ok(())
         },
-    )?;
+    );
+    all_finite(&absmax)?;
     Ok(Weight::int8(Int8Rows::new(cols, Bytes::owned(codes), absmax.into())?))
 }
 
@@ -152,7 +149,7 @@ mod tests {
         let file = SafeTensors::deserialize(&file).unwrap();
         let part = |name: &str| file.tensor(name).unwrap().data().to_vec();
         let source = Weight::from_f32(48, 64, &f32s(&part("int8/source")));
-        let weight = quantize(&source, false).unwrap();
+        let weight = quantize(&Threads::one(), &source, false).unwrap();
         let Storage::Int8(rows) = weight.storage() else { panic!("not int8") };
         assert_eq!(rows.codes(), part("int8/codes"));
         assert_eq!(rows.absmax(), f32s(&part("int8/row_stats")));
@@ -168,12 +165,15 @@ mod tests {
 
     #[test]
     fn zeros_stay_and_what_is_not_finite_is_refused() {
-        let zeros = quantize(&Weight::from_f32(2, 3, &[0.0; 6]), false).unwrap();
+        let zeros = quantize(&Threads::one(), &Weight::from_f32(2, 3, &[0.0; 6]), false).unwrap();
         let mut out = [1.0; 6];
         zeros.decode_flat(0, &mut out);
         assert_eq!(out, [0.0; 6]);
-        assert!(quantize(&Weight::from_f32(1, 2, &[0.0, f32::NAN]), false).is_err());
-        assert!(quantize(&Weight::from_f32(1, 2, &[1.0, 7e4]), true).is_err(), "above the range of f16");
+        assert!(quantize(&Threads::one(), &Weight::from_f32(1, 2, &[0.0, f32::NAN]), false).is_err());
+        assert!(
+            quantize(&Threads::one(), &Weight::from_f32(1, 2, &[1.0, 7e4]), true).is_err(),
+            "above the range of f16"
+        );
         assert!(Int8Rows::new(3, Bytes::owned(vec![0; 7]), vec![0.0; 2].into()).is_err());
     }
 }

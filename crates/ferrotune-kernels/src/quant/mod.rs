@@ -230,6 +230,18 @@ impl Weight {
 }
 
 /// Little-endian floats to f32.
+/// Refuses scales that are not finite: a value was not.
+fn all_finite(scales: &[f32]) -> Result<()> {
+    match scales.iter().find(|scale| !scale.is_finite()) {
+        None => Ok(()),
+        Some(scale) => Err(Error::Unsupported {
+            what: "value to quantize",
+            found: scale.to_string(),
+            allowed: "finite numbers",
+        }),
+    }
+}
+
 fn decode_dense(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F32 => {

@@ -7,11 +7,10 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::{Bytes, Weight};
+use super::{Bytes, Weight, all_finite};
 use crate::ahead::ask;
 use crate::error::{Error, Result};
+use crate::threads::{SharedMut, Threads};
 
 mod nested;
 mod simd;
@@ -342,10 +341,16 @@ fn check_block(block: usize) -> Result<()> {
     Err(Error::Unsupported { what: "4-bit block size", found: block.to_string(), allowed })
 }
 
-/// Quantizes `source` from the type in which it is stored, in parallel on the current thread pool.
+/// Quantizes `source` from the type in which it is stored.
 ///
 /// Only the result and a small buffer for each thread are allocated. Values that are not finite are refused.
-pub fn quantize(source: &Weight, kind: FourBitKind, block: usize, double: bool) -> Result<Weight> {
+pub fn quantize(
+    threads: &Threads,
+    source: &Weight,
+    kind: FourBitKind,
+    block: usize,
+    double: bool,
+) -> Result<Weight> {
     /// Values that a thread takes at a time; a multiple of every block size.
     const CHUNK: usize = 16384;
     check_block(block)?;
@@ -353,36 +358,31 @@ pub fn quantize(source: &Weight, kind: FourBitKind, block: usize, double: bool) 
     let mut packed = vec![0u8; len.div_ceil(2)];
     let mut absmax = vec![0f32; len.div_ceil(block)];
     let (isa, search) = (Isa::best(), kind.search());
-    packed
-        .par_chunks_mut(CHUNK / 2)
-        .zip(absmax.par_chunks_mut(CHUNK / block))
-        .enumerate()
-        .try_for_each_init(
-            || vec![0f32; CHUNK],
-            |values, (i, (packed, absmax))| {
-                let values = &mut values[..CHUNK.min(len - i * CHUNK)];
-                source.decode_flat(i * CHUNK, values);
-                for ((values, packed), absmax) in
-                    values.chunks_mut(block).zip(packed.chunks_mut(block / 2)).zip(absmax)
-                {
-                    *absmax = quantize_block(isa, &search, values.len() == block, values, packed)?;
-                }
-                Ok::<(), Error>(())
-            },
-        )?;
+    let (nibbles, scales) = (SharedMut::new(&mut packed), SharedMut::new(&mut absmax));
+    let buffer = || vec![0f32; CHUNK];
+    threads.run_with(len.div_ceil(CHUNK), buffer, |values, i| {
+        let (start, end) = (i * CHUNK, ((i + 1) * CHUNK).min(len));
+        // SAFETY: chunks are disjoint, and each has whole blocks and bytes.
+        let (packed, absmax) = unsafe {
+            (nibbles.slice(start / 2..end.div_ceil(2)), scales.slice(start / block..end.div_ceil(block)))
+        };
+        let values = &mut values[..end - start];
+        source.decode_flat(start, values);
+        for ((values, packed), absmax) in
+            values.chunks_mut(block).zip(packed.chunks_mut(block / 2)).zip(absmax)
+        {
+            *absmax = quantize_block(isa, &search, values.len() == block, values, packed);
+        }
+    });
+    all_finite(&absmax)?;
     let scales = if double { nest(&absmax) } else { Scales::Plain(absmax.into()) };
     let bits = FourBit::new(kind, block, len, Bytes::owned(packed), scales, *kind.code())?;
     Weight::four_bit(source.rows(), source.cols(), bits)
 }
 
-/// Quantizes one block in place of its nibbles and gives its scale.
-fn quantize_block(
-    isa: Isa,
-    search: &Search,
-    complete: bool,
-    values: &mut [f32],
-    packed: &mut [u8],
-) -> Result<f32> {
+/// Quantizes one block in place of its nibbles and gives its scale; one that is not finite says that a value was not, and
+/// the nibbles then mean nothing.
+fn quantize_block(isa: Isa, search: &Search, complete: bool, values: &mut [f32], packed: &mut [u8]) -> f32 {
     let mut absmax = match isa {
         Isa::Portable => portable::absmax(values),
         #[cfg(target_arch = "aarch64")]
@@ -395,11 +395,7 @@ fn quantize_block(
         Isa::Avx512 => unsafe { x86::absmax_avx512(values) },
     };
     if !absmax.is_finite() {
-        return Err(Error::Unsupported {
-            what: "value to quantize",
-            found: absmax.to_string(),
-            allowed: "finite numbers",
-        });
+        return absmax;
     }
     // The reference multiplies a whole block by the reciprocal but divides a short last one.
     let mut factor = 1.0 / absmax.max(LEAST_SCALE);
@@ -419,7 +415,7 @@ fn quantize_block(
         // SAFETY: as above.
         Isa::Avx512 => unsafe { x86::pack_avx512(values, factor, search, packed) },
     }
-    Ok(absmax)
+    absmax
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use ferrotune_kernels::ops::elementwise::{self, Dropout};
 use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
 use ferrotune_kernels::quant::{Bytes, FourBitKind, GgufType, gguf, int8, nf4};
 use ferrotune_kernels::rng::Stream;
-use ferrotune_kernels::{DType, Device, Precision, Tensor, Weight};
+use ferrotune_kernels::{DType, Device, Precision, Tensor, Threads, Weight};
 
 use super::{added, assert_close, cpus, finite_difference, inner, random};
 
@@ -215,12 +215,12 @@ fn few_rows_agree_in_every_format_on_any_number_of_threads() {
     let dev = Device::reference();
     let (n, k) = (75, 192);
     let source = Weight::from_f32(n, k, random(&dev, n, k, "w").f32());
-    let four = |kind, block, double| nf4::quantize(&source, kind, block, double).unwrap();
+    let four = |kind, block, double| nf4::quantize(&Threads::one(), &source, kind, block, double).unwrap();
     let mut weights = vec![
         four(FourBitKind::Nf4, 64, true),
         four(FourBitKind::Nf4, 256, false),
         four(FourBitKind::Fp4, 128, true),
-        int8::quantize(&source, true).unwrap(),
+        int8::quantize(&Threads::one(), &source, true).unwrap(),
         source.clone(),
     ];
     for kind in [GgufType::Q4_0, GgufType::Q4_1, GgufType::Q5_1, GgufType::Q8_0] {

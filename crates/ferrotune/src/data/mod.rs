@@ -16,6 +16,8 @@ pub mod loader;
 
 pub mod random;
 
+use ferrotune_kernels::Threads;
+
 use crate::error::{Error, Result};
 use crate::run_config::{EvalSource, RunConfig};
 use chat_template::ChatTemplate;
@@ -40,8 +42,9 @@ pub struct PreparedData {
     pub stop_ids: Vec<u32>,
 }
 
-/// Reads and tokenizes what the run file's section `data` names. `vocab_size` is the model's.
+/// Reads and tokenizes what the run file's section `data` names, the latter on these threads. `vocab_size` is the model's.
 pub fn prepare(
+    threads: &Threads,
     config: &RunConfig,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
@@ -66,10 +69,10 @@ pub fn prepare(
     let preparer = Preparer::new(tokenizer, template, options);
     let mut files = train.files.clone();
     files.extend(eval.iter().flat_map(|eval| eval.files.clone()).filter(|file| !train.files.contains(file)));
-    let (train, train_report) = preparer.prepare(&train)?;
+    let (train, train_report) = preparer.prepare(threads, &train)?;
     let (eval, eval_report) = match eval {
         Some(eval) => Preparer::new(tokenizer, template, held)
-            .prepare(&eval)
+            .prepare(threads, &eval)
             .map(|(rows, report)| (rows, Some(report)))?,
         None => (Vec::new(), None),
     };

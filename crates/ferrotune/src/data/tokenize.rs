@@ -17,12 +17,13 @@ mod spans;
 pub use pieces::Piece;
 pub use report::{Names, PrepReport};
 
+use ferrotune_kernels::Threads;
+
 use crate::data::chat_template::ChatTemplate;
 use crate::data::dataset::{BadRow, BadRows, Chat, Dataset, Example};
 use crate::data::tokenizer::{Encoded, Tokenizer};
 use crate::error::{Error, Result};
 use crate::run_config::{BadRowPolicy, DataOptions, Overlong, Supervise, Truncation};
-use rayon::prelude::*;
 use std::collections::BTreeSet;
 
 /// The label of a token that is not supervised.
@@ -213,11 +214,10 @@ impl<'a> Preparer<'a> {
         self.marks().any(|mark| mark.id == id) || Some(id) == self.tokenizer.eos()
     }
 
-    /// Tokenizes all rows of a data set, in their order, on all threads. Rows that cannot be used are an error about all
+    /// Tokenizes all rows of a data set, in their order, on these threads. Rows that cannot be used are an error about all
     /// of them, unless the options leave them out.
-    pub fn prepare(&self, dataset: &Dataset) -> Result<(Vec<TrainRow>, PrepReport)> {
-        let made: Vec<std::result::Result<Made, Problem>> =
-            dataset.rows.par_iter().map(|row| self.rows(&row.example)).collect();
+    pub fn prepare(&self, threads: &Threads, dataset: &Dataset) -> Result<(Vec<TrainRow>, PrepReport)> {
+        let made = threads.map(&dataset.rows, |row| self.rows(&row.example));
         let mut report = PrepReport::default();
         let mut kept = Vec::with_capacity(made.len());
         let mut bad = BadRows::default();

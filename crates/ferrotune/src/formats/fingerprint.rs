@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rayon::prelude::*;
+use ferrotune_kernels::Threads;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
@@ -95,29 +95,28 @@ impl Files {
         self.kept = Some(folder.to_path_buf());
     }
 
-    /// SHA-256 of each file, in their order.
-    pub(crate) fn hashes(&self) -> Result<Vec<String>> {
+    /// SHA-256 of each file, in their order, computed on these threads.
+    pub(crate) fn hashes(&self, threads: &Threads) -> Result<Vec<String>> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.kept.as_deref().map(read_kept).unwrap_or_default();
         let found = |file: &Opened| known.get(&file.path).filter(|k| k.identity == file.identity);
         for file in files.iter_mut().filter(|file| file.sha256.is_none()) {
             file.sha256 = found(file).map(|known| known.sha256.clone());
         }
-        let fresh: Vec<bool> = files.iter().map(|file| file.sha256.is_none()).collect();
-        files.par_iter_mut().filter(|file| file.sha256.is_none()).try_for_each(|file| {
-            file.sha256 = Some(Digest::of_file(&file.path)?.sha256);
-            Ok::<_, Error>(())
-        })?;
-        let fresh = files.iter().zip(fresh).filter(|(_, fresh)| *fresh).map(|(file, _)| file);
-        self.keep(known, fresh);
+        let mut fresh: Vec<&mut Opened> = files.iter_mut().filter(|file| file.sha256.is_none()).collect();
+        let made = threads.map(&fresh, |file| Digest::of_file(&file.path));
+        for (file, digest) in fresh.iter_mut().zip(made) {
+            file.sha256 = Some(digest?.sha256);
+        }
+        self.keep(known, &fresh);
         Ok(files.iter().filter_map(|file| file.sha256.clone()).collect())
     }
 
     /// Keeps the hashes of files that are long and have not changed just now. Where that cannot be done, they are
     /// computed again at the next start.
-    fn keep<'f>(&self, mut known: BTreeMap<PathBuf, Known>, fresh: impl Iterator<Item = &'f Opened>) {
-        let worth = |file: &&Opened| file.identity.len >= SHORT && file.identity.is_settled();
-        let new: Vec<&Opened> = fresh.filter(worth).collect();
+    fn keep(&self, mut known: BTreeMap<PathBuf, Known>, fresh: &[&mut Opened]) {
+        let worth = |file: &&&mut Opened| file.identity.len >= SHORT && file.identity.is_settled();
+        let new: Vec<_> = fresh.iter().filter(worth).collect();
         let Some(folder) = self.kept.as_deref().filter(|_| !new.is_empty()) else { return };
         known.retain(|path, _| path.exists());
         for file in new {
@@ -169,7 +168,7 @@ mod tests {
     use super::*;
 
     fn hashes(files: &Files) -> Vec<String> {
-        files.hashes().unwrap()
+        files.hashes(&Threads::one()).unwrap()
     }
 
     #[test]

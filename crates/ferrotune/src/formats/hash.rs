@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
+use ferrotune_kernels::Threads;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -54,15 +56,16 @@ pub fn hex(hash: &[u8]) -> String {
 }
 
 /// Passes bytes on and hashes them on their way.
-pub(crate) struct Hashing<W> {
+pub(crate) struct Hashing<'a, W> {
+    threads: &'a Threads,
     inner: W,
     hash: Sha256,
     bytes: u64,
 }
 
-impl<W: Write> Hashing<W> {
-    pub(crate) fn new(inner: W) -> Self {
-        Hashing { inner, hash: Sha256::new(), bytes: 0 }
+impl<'a, W: Write> Hashing<'a, W> {
+    pub(crate) fn new(threads: &'a Threads, inner: W) -> Self {
+        Hashing { threads, inner, hash: Sha256::new(), bytes: 0 }
     }
 
     /// Writes out what is buffered below, and gives the digest of all that went through.
@@ -72,7 +75,13 @@ impl<W: Write> Hashing<W> {
     }
 }
 
-impl<W: Write + Send> Write for Hashing<W> {
+/// What is done with a part at the same time.
+enum Half {
+    Write,
+    Hash,
+}
+
+impl<W: Write + Send> Write for Hashing<'_, W> {
     fn write(&mut self, content: &[u8]) -> io::Result<usize> {
         let n = self.inner.write(content)?;
         self.hash.update(&content[..n]);
@@ -81,15 +90,24 @@ impl<W: Write + Send> Write for Hashing<W> {
     }
 
     fn write_all(&mut self, content: &[u8]) -> io::Result<()> {
-        let (inner, hash) = (&mut self.inner, &mut self.hash);
-        // To hash takes about as long as to write, so long parts take the time of one of them.
-        let (written, ()) = if content.len() >= CHUNK {
-            rayon::join(|| inner.write_all(content), || hash.update(content))
+        if content.len() < CHUNK {
+            self.inner.write_all(content)?;
+            self.hash.update(content);
         } else {
-            (inner.write_all(content), hash.update(content))
-        };
+            // To hash takes about as long as to write, so long parts take the time of one of them.
+            let (inner, hash) = (Mutex::new(&mut self.inner), Mutex::new(&mut self.hash));
+            let write = || inner.lock().unwrap_or_else(PoisonError::into_inner).write_all(content);
+            let done = self.threads.map(&[Half::Write, Half::Hash], |half| match half {
+                Half::Write => write(),
+                Half::Hash => {
+                    hash.lock().unwrap_or_else(PoisonError::into_inner).update(content);
+                    Ok(())
+                }
+            });
+            done.into_iter().collect::<io::Result<()>>()?;
+        }
         self.bytes += content.len() as u64;
-        written
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -106,7 +124,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let content: Vec<u8> = (0..3 * CHUNK + 17).map(|i| (i * 7 / 3) as u8).collect();
-        let mut out = Hashing::new(File::create(&path).unwrap());
+        let threads = Threads::new(2).unwrap();
+        let mut out = Hashing::new(&threads, File::create(&path).unwrap());
         // Short parts, and one that is long.
         let (short, long) = content.split_at(CHUNK / 2);
         short.chunks(1000).for_each(|part| out.write_all(part).unwrap());

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -306,8 +307,8 @@ impl Checkpoint {
     /// A hash of the model's content, for receipts, resumed runs and caches; 64 hexadecimal digits.
     ///
     /// It is SHA-256 over the configuration and SHA-256 of every weight file, in the order of their names. Each file is
-    /// read whole once; see [`Checkpoint::keep_hashes`]. It is computed once for an opened checkpoint.
-    pub fn fingerprint(&self) -> Result<String> {
+    /// read whole once, several at a time on these threads; see [`Checkpoint::keep_hashes`]. It is computed once for an opened checkpoint.
+    pub fn fingerprint(&self, threads: &Threads) -> Result<String> {
         if let Some(known) = self.fingerprint.get() {
             return Ok(known.clone());
         }
@@ -316,7 +317,7 @@ impl Checkpoint {
         if !matches!(self.source, Source::Gguf(_)) {
             hash.update(self.config.raw.to_string());
         }
-        self.files.hashes()?.iter().for_each(|sha256| hash.update(sha256));
+        self.files.hashes(threads)?.iter().for_each(|sha256| hash.update(sha256));
         Ok(self.fingerprint.get_or_init(|| hex(&hash.finalize())).clone())
     }
 

@@ -1,4 +1,4 @@
-//! Safetensors files: single files and shards with an index; the writer is [`write()`] and [`write_model`].
+//! Safetensors files: single files and shards with an index; the writers are [`write()`], [`write_hashed`] and [`write_model`].
 //!
 //! The container is the `safetensors` crate's; this module maps files, checks what an index promises, and turns
 //! each refusal into an error that names the file and the tensor.
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 mod write;
 
 pub use ::safetensors::Dtype;
-pub use write::{OutTensor, write, write_model};
+pub use write::{OutTensor, write, write_hashed, write_model};
 
 use super::mmap::MappedFile;
 use crate::{Error, Result};

@@ -274,7 +274,7 @@ impl Loader<'_> {
         let quantized = storage.quantized_name().is_some();
         let held = match &self.from {
             Linears::Write(writer) if !quantized || writer.has_failed() || writer.has(name) => empty()?,
-            _ => storage.hold(weight)?,
+            _ => storage.hold(&self.dev.threads(), weight)?,
         };
         if form(&held) != stored {
             self.checkpoint.release(&file);

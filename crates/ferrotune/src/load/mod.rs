@@ -50,7 +50,8 @@ pub fn load_cached(
     cache: Option<&BaseCache>,
     note: &mut dyn FnMut(String),
 ) -> Result<(Decoder, Params)> {
-    let Some(entry) = cache.map(|cache| cache.entry(checkpoint, form)).transpose()?.flatten() else {
+    let Some(entry) = cache.map(|cache| cache.entry(&dev.threads(), checkpoint, form)).transpose()?.flatten()
+    else {
         return load(dev, checkpoint, form, positions);
     };
     let found = entry.open().unwrap_or_else(|e| {

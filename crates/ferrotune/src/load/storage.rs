@@ -2,7 +2,7 @@
 
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
 use ferrotune_kernels::quant::{Bytes, Storage, int8};
-use ferrotune_kernels::{DType, Weight};
+use ferrotune_kernels::{DType, Threads, Weight};
 
 use crate::Result;
 
@@ -90,13 +90,13 @@ impl BaseStorage {
         }
     }
 
-    /// A frozen weight in this storage.
-    pub(crate) fn hold(self, weight: Weight) -> Result<Weight> {
+    /// A frozen weight in this storage, made on these threads.
+    pub(crate) fn hold(self, threads: &Threads, weight: Weight) -> Result<Weight> {
         Ok(match self {
             BaseStorage::AsStored | BaseStorage::Trained => weight,
             BaseStorage::Dense(dtype) => dense(weight, dtype)?,
-            BaseStorage::FourBit(o) => quantize(&weight, o.kind, o.block, o.double)?,
-            BaseStorage::Int8 => int8::quantize(&weight, true)?,
+            BaseStorage::FourBit(o) => quantize(threads, &weight, o.kind, o.block, o.double)?,
+            BaseStorage::Int8 => int8::quantize(threads, &weight, true)?,
         })
     }
 }

@@ -4,7 +4,7 @@
 //! QR steps with Wilkinson's shift make that diagonal (Golub and Van Loan, Matrix Computations, sections 8.3.1 and
 //! 8.3.3). Squaring the condition number costs nothing here: only the largest values are used.
 
-use rayon::prelude::*;
+use ferrotune_kernels::Threads;
 
 /// `W ~ sum of s_i u_i v_it` over the largest singular values; the vectors are the rows of `u` and `v`.
 #[derive(Debug)]
@@ -18,15 +18,14 @@ pub(super) struct Singular {
 }
 
 /// The `r` largest singular values of the row-major `w [n, k]`; `r` is at most the shorter side.
-pub(super) fn largest(w: &[f64], n: usize, k: usize, r: usize) -> Singular {
+pub(super) fn largest(threads: &Threads, w: &[f64], n: usize, k: usize, r: usize) -> Singular {
     if n > k {
         let turned: Vec<f64> = (0..k).flat_map(|i| (0..n).map(move |j| w[j * k + i])).collect();
-        let Singular { u, s, v } = largest(&turned, k, n, r);
+        let Singular { u, s, v } = largest(threads, &turned, k, n, r);
         return Singular { u: v, s, v: u };
     }
     let rows: Vec<&[f64]> = w.chunks_exact(k).collect();
-    let gram: Vec<f64> =
-        rows.par_iter().flat_map_iter(|a| rows.iter().map(|b| dot(a, b)).collect::<Vec<_>>()).collect();
+    let gram = threads.map(&rows, |a| rows.iter().map(|b| dot(a, b)).collect::<Vec<_>>()).concat();
     let (values, vectors) = eigen(gram, n);
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
@@ -210,7 +209,7 @@ mod tests {
     fn all_singular_values_together_are_the_matrix() {
         for (n, k) in [(1, 1), (5, 9), (9, 5), (40, 24), (33, 33)] {
             let w = random(n, k);
-            let found = largest(&w, n, k, n.min(k));
+            let found = largest(&Threads::one(), &w, n, k, n.min(k));
             assert!(rest(&w, k, &found) < 1e-10, "{n} x {k}: {}", rest(&w, k, &found));
             assert!(found.s.windows(2).all(|s| s[0] >= s[1]));
             for (vectors, len) in [(&found.u, n), (&found.v, k)] {
@@ -229,9 +228,9 @@ mod tests {
         let (a, b) = (random(n, 2), random(2, k));
         let w: Vec<f64> =
             (0..n * k).map(|i| (0..2).map(|q| a[i / k * 2 + q] * b[q * k + i % k]).sum()).collect();
-        let found = largest(&w, n, k, 2);
+        let found = largest(&Threads::one(), &w, n, k, 2);
         assert!(rest(&w, k, &found) < 1e-10);
-        let zero = largest(&[0.0; 12], 3, 4, 2);
+        let zero = largest(&Threads::one(), &[0.0; 12], 3, 4, 2);
         assert_eq!(zero.s, [0.0, 0.0]);
     }
 

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
 use ferrotune_kernels::quant::{Storage, Weight};
-use rayon::prelude::*;
 
 use super::config::Init;
 use super::decompose::{first_of_qr, largest};
@@ -28,14 +28,19 @@ pub(super) struct Start {
 const BLOCK: usize = 64;
 
 /// The starts of all branches by the number of their linear; none for an initialisation that leaves weights alone.
-pub(super) fn starts(init: Init, branches: &[(&LinearLayer, usize, f32)]) -> Result<BTreeMap<usize, Start>> {
+pub(super) fn starts(
+    threads: &Threads,
+    init: Init,
+    branches: &[(&LinearLayer, usize, f32)],
+) -> Result<BTreeMap<usize, Start>> {
     if !init.changes_base() {
         return Ok(BTreeMap::new());
     }
-    branches.par_iter().map(|(l, rank, scale)| Ok((l.id, start(init, l, *rank, *scale)?))).collect()
+    let made = threads.map(branches, |(l, rank, scale)| Ok((l.id, start(threads, init, l, *rank, *scale)?)));
+    made.into_iter().collect()
 }
 
-fn start(init: Init, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> {
+fn start(threads: &Threads, init: Init, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> {
     let (n, k) = (l.rows, l.cols);
     let weight = match &l.base {
         Base::Frozen(w) if matches!(w.storage(), Storage::Dense(..)) => w,
@@ -62,7 +67,7 @@ fn start(init: Init, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> 
     };
     match init {
         Init::Pissa => {
-            let top = largest(&wide(&w), n, k, rank);
+            let top = largest(threads, &wide(&w), n, k, rank);
             let (a, b) = factors(&top.u, &top.s, &top.v, n, k, 1.0 / scale as f64);
             Ok(Start { base: left(&a, &b)?, a, b })
         }
@@ -76,11 +81,11 @@ fn start(init: Init, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> 
             let mut rest = w.clone();
             let mut done = None;
             for _ in 0..iterations.max(1) {
-                let base = quantize(&Weight::from_f32(n, k, &rest), FourBitKind::Nf4, BLOCK, false)?;
+                let base = quantize(threads, &Weight::from_f32(n, k, &rest), FourBitKind::Nf4, BLOCK, false)?;
                 let mut lost = vec![0.0f32; n * k];
                 base.decode_flat(0, &mut lost);
                 lost.iter_mut().zip(&w).for_each(|(q, w)| *q = w - *q);
-                let top = largest(&wide(&lost), n, k, rank);
+                let top = largest(threads, &wide(&lost), n, k, rank);
                 // PEFT leaves the scale out of account here.
                 let (a, b) = factors(&top.u, &top.s, &top.v, n, k, 1.0);
                 rest = minus_product(&w, &a, &b, rank, 1.0);

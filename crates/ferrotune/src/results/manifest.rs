@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use rayon::prelude::*;
+use ferrotune_kernels::Threads;
 use serde::{Deserialize, Serialize};
 
 use crate::formats::atomic::write_atomic;
@@ -70,7 +70,7 @@ pub enum Verdict {
 ///
 /// An error is what says nothing about the checkpoint's content: the system refused, or it is of another version of this
 /// program. Then no other checkpoint may be taken in its place without the user knowing.
-pub fn verify(folder: &Path) -> Result<Verdict> {
+pub fn verify(threads: &Threads, folder: &Path) -> Result<Verdict> {
     let path = folder.join(NAME);
     let damaged = |name: &str, problem: &str| Ok(Verdict::Damaged(format!("{name} {problem}")));
     let text = match fs::read(&path) {
@@ -88,21 +88,19 @@ pub fn verify(folder: &Path) -> Result<Verdict> {
         return damaged(NAME, "is no list of files");
     };
     let files: Vec<(&String, &Digest)> = manifest.files.iter().collect();
-    let bad: Vec<Option<String>> = files
-        .par_iter()
-        .map(|(name, expected)| match Digest::of_file(&folder.join(name)) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(Some(format!("{name} is missing")))
-            }
-            Err(e) => Err(e),
-            Ok(found) if found.bytes != expected.bytes => {
-                Ok(Some(format!("{name} has {} bytes, {} were written", found.bytes, expected.bytes)))
-            }
-            Ok(found) => {
-                Ok((found != **expected).then(|| format!("{name} has another content than was written")))
-            }
-        })
-        .collect::<Result<_>>()?;
+    let bad = threads.map(&files, |(name, expected)| match Digest::of_file(&folder.join(name)) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Some(format!("{name} is missing")))
+        }
+        Err(e) => Err(e),
+        Ok(found) if found.bytes != expected.bytes => {
+            Ok(Some(format!("{name} has {} bytes, {} were written", found.bytes, expected.bytes)))
+        }
+        Ok(found) => {
+            Ok((found != **expected).then(|| format!("{name} has another content than was written")))
+        }
+    });
+    let bad: Vec<Option<String>> = bad.into_iter().collect::<Result<_>>()?;
     Ok(bad.into_iter().flatten().next().map_or(Verdict::Whole, Verdict::Damaged))
 }
 
@@ -137,7 +135,7 @@ mod tests {
     }
 
     fn damage(folder: &Path) -> String {
-        match verify(folder) {
+        match verify(&Threads::one(), folder) {
             Ok(Verdict::Damaged(problem)) => problem,
             other => panic!("{other:?}"),
         }
@@ -146,7 +144,7 @@ mod tests {
     #[test]
     fn missing_cut_and_foreign_files_are_damage() {
         let dir = sealed();
-        assert!(matches!(verify(dir.path()), Ok(Verdict::Whole)));
+        assert!(matches!(verify(&Threads::one(), dir.path()), Ok(Verdict::Whole)));
         fs::write(dir.path().join("b"), vec![9; 2999]).unwrap();
         assert_eq!(damage(dir.path()), "b has 2999 bytes, 3000 were written");
         fs::remove_file(dir.path().join("a")).unwrap();
@@ -160,10 +158,10 @@ mod tests {
     fn a_newer_format_is_no_damage() {
         let dir = sealed();
         fs::write(dir.path().join(NAME), r#"{"format": 3, "parts": []}"#).unwrap();
-        assert!(verify(dir.path()).unwrap_err().to_string().contains("format 3"));
+        assert!(verify(&Threads::one(), dir.path()).unwrap_err().to_string().contains("format 3"));
         fs::remove_file(dir.path().join(NAME)).unwrap();
         fs::write(dir.path().join("state.json"), r#"{"format": 1, "step": 4}"#).unwrap();
-        assert!(verify(dir.path()).unwrap_err().to_string().contains("format 1"));
+        assert!(verify(&Threads::one(), dir.path()).unwrap_err().to_string().contains("format 1"));
     }
 
     #[test]
@@ -187,7 +185,7 @@ mod tests {
             // A flip in the white space of the list may leave the same list.
             let same = file == 2 && serde_json::from_slice::<serde_json::Value>(&content).ok()
                 == serde_json::from_slice::<serde_json::Value>(&fs::read(sealed().path().join(NAME)).unwrap()).ok();
-            prop_assert!(same || !matches!(verify(dir.path()), Ok(Verdict::Whole)));
+            prop_assert!(same || !matches!(verify(&Threads::one(), dir.path()), Ok(Verdict::Whole)));
         }
     }
 }

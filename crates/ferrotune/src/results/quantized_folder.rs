@@ -8,9 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
-use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::quantize;
 use ferrotune_kernels::quant::{Bytes, Storage, Weight};
+use ferrotune_kernels::{DType, Threads};
 use serde_json::{Value, json};
 
 use super::model_folder::{SHARD, encode, safetensors_dtype, write_sidecar};
@@ -37,6 +37,7 @@ pub struct Written {
 /// One matrix is in memory at a time. A file begins with what depends on all that follows, so each linear is quantized
 /// twice: once for its scales' offset, whose digits are in the file, and again when its turn to be written comes.
 pub fn write(
+    threads: &Threads,
     folder: &Path,
     checkpoint: &Checkpoint,
     options: FourBitOptions,
@@ -56,7 +57,7 @@ pub fn write(
     }
     let shards = Shards::open(path)?;
     let dtype = dtype.map_or_else(|| own_dtype(checkpoint, &shards), Ok)?;
-    let source = Source { checkpoint, options, dtype, last: RefCell::default() };
+    let source = Source { threads, checkpoint, options, dtype, last: RefCell::default() };
     let before: Cell<Option<(&SafeFile, &TensorRef)>> = Cell::new(None);
     let (before, mut tensors) = (&before, Vec::new());
     let (mut linears, mut from) = (0, 0);
@@ -97,6 +98,7 @@ pub fn write(
 
 /// Where linears are quantized, one at a time.
 struct Source<'a> {
+    threads: &'a Threads,
     checkpoint: &'a Checkpoint,
     options: FourBitOptions,
     dtype: DType,
@@ -115,7 +117,7 @@ impl Source<'_> {
         let weight = cast(self.checkpoint.weight(name, rows, cols)?, self.dtype)?;
         let FourBitOptions { kind, block, double } = self.options;
         let refuse = |e: ferrotune_kernels::Error| Error::tensor(self.checkpoint.path(), name, e.to_string());
-        let weight = Rc::new(quantize(&weight, kind, block, double).map_err(refuse)?);
+        let weight = Rc::new(quantize(self.threads, &weight, kind, block, double).map_err(refuse)?);
         self.checkpoint.release(name);
         self.last.replace(Some((name.to_string(), Rc::clone(&weight))));
         Ok(weight)

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use ferrotune_kernels::Threads;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -272,10 +273,10 @@ impl RunFolder {
     /// The newest checkpoint whose files are as they were written; `None` if the run has none yet.
     ///
     /// It is an error if checkpoints are there and none is whole, and if one cannot be read, or not by this version.
-    pub fn resume_point(&self) -> Result<Option<ResumePoint>> {
+    pub fn resume_point(&self, threads: &Threads) -> Result<Option<ResumePoint>> {
         let mut damaged = Vec::new();
         for (step, path) in self.checkpoints()?.into_iter().rev() {
-            let problem = match manifest::verify(&path)? {
+            let problem = match manifest::verify(threads, &path)? {
                 Verdict::Damaged(problem) => problem,
                 Verdict::Whole => {
                     let state = train_state::read_state(&path)?;
@@ -381,7 +382,7 @@ mod tests {
     }
 
     fn newest(run: &RunFolder) -> Option<usize> {
-        run.resume_point().unwrap().map(|point| point.state.step)
+        run.resume_point(&Threads::one()).unwrap().map(|point| point.state.step)
     }
 
     fn names(run: &RunFolder) -> Vec<String> {
@@ -407,7 +408,7 @@ mod tests {
         let run = RunFolder::create(dir.path(), Begin::New).unwrap();
         [4, 8].iter().for_each(|step| drop(fill(&run, *step, 2).unwrap()));
         fs::write(run.path().join("checkpoints/step-8/weights"), b"weighty").unwrap();
-        let point = run.resume_point().unwrap().unwrap();
+        let point = run.resume_point(&Threads::one()).unwrap().unwrap();
         assert_eq!(point.state.step, 4);
         assert!(point.damaged[0].1.contains("weights has another content"), "{:?}", point.damaged);
         run.set_aside(&point.damaged).unwrap();
@@ -422,7 +423,7 @@ mod tests {
         let run = RunFolder::create(dir.path(), Begin::New).unwrap();
         fill(&run, 4, 2).unwrap();
         fs::remove_file(run.path().join("checkpoints/step-4/weights")).unwrap();
-        let error = run.resume_point().unwrap_err();
+        let error = run.resume_point(&Threads::one()).unwrap_err();
         assert!(error.to_string().contains("weights is missing"), "{error}");
         drop(run);
         let run = RunFolder::create(dir.path(), Begin::Restart).unwrap();

@@ -4,13 +4,13 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use ferrotune_kernels::{Device, Tensor};
+use ferrotune_kernels::{Device, Tensor, Threads};
 use serde::{Deserialize, Serialize};
 
 use super::manifest::Digests;
 use crate::data::loader::LoaderState;
 use crate::formats::atomic::write_atomic;
-use crate::formats::safetensors::{Dtype, OutTensor, SafeFile, write};
+use crate::formats::safetensors::{Dtype, OutTensor, SafeFile, write_hashed};
 use crate::model::Params;
 use crate::optim::{Optimizer, Saved};
 use crate::run_config::{Difference, Settings};
@@ -54,6 +54,7 @@ pub struct Changed {
 
 /// Writes a checkpoint's files into `folder`; gives the digests of the large ones.
 pub fn save(
+    threads: &Threads,
     folder: &Path,
     state: &TrainState,
     params: &Params,
@@ -64,11 +65,11 @@ pub fn save(
     let params_out: Vec<(String, OutTensor<'_>)> =
         params.iter().map(|(n, t)| (n.to_string(), out(Saved::Tensor(t), &last))).collect();
     let mut digests = Digests::new();
-    digests.insert(PARAMS.to_string(), write(&folder.join(PARAMS), &params_out)?);
+    digests.insert(PARAMS.to_string(), write_hashed(threads, &folder.join(PARAMS), &params_out)?);
     let moments = optimizer.state(params);
     let moments_out: Vec<(String, OutTensor<'_>)> =
         moments.iter().map(|(n, saved)| (n.clone(), out(*saved, &last))).collect();
-    digests.insert(OPTIMIZER.to_string(), write(&folder.join(OPTIMIZER), &moments_out)?);
+    digests.insert(OPTIMIZER.to_string(), write_hashed(threads, &folder.join(OPTIMIZER), &moments_out)?);
     last.take().into_iter().for_each(Tensor::release);
     let text =
         serde_json::to_string_pretty(state).map_err(|e| Error::file(folder.join(STATE), e.to_string()))?;

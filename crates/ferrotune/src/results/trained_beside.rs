@@ -10,7 +10,6 @@ use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};
 use serde::{Deserialize, Serialize};
 
-use crate::formats::Checkpoint;
 use crate::formats::atomic::write_atomic;
 use crate::load::{BaseForm, BaseStorage, FourBitOptions};
 use crate::{Error, Result};
@@ -86,14 +85,14 @@ impl From<Form> for BaseStorage {
 }
 
 impl TrainedBeside {
-    /// The base of that name in that form.
-    pub fn of(base: &str, checkpoint: &Checkpoint, form: BaseForm) -> Result<Self> {
-        Ok(TrainedBeside {
+    /// The base of that name and [`fingerprint`](crate::formats::Checkpoint::fingerprint) in that form.
+    pub fn of(base: &str, fingerprint: String, form: BaseForm) -> Self {
+        TrainedBeside {
             base: base.to_string(),
-            fingerprint: checkpoint.fingerprint()?,
+            fingerprint,
             linears: form.linears.into(),
             embeddings: form.tables.into(),
-        })
+        }
     }
 
     /// The form.

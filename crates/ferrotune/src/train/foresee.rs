@@ -113,7 +113,7 @@ pub fn foresee(
         }
         let form = setup::form(&config, checkpoint, precision)?;
         let needs = Needs::foreseen(&config, init_adapter::lora(&config, checkpoint)?, dev, &model)?;
-        let held = Held { form, precision, threads: setup::threads(dev) };
+        let held = Held { form, precision, threads: dev.threads().count() };
         let shape = needs.shape(&config, &arch, held, load.rows);
         let streaming = streaming(&config, checkpoint, &arch, form.linears)?;
         for way in ways(&config, checkpoint, &arch, shape, streaming, budget)? {

@@ -124,7 +124,7 @@ impl Needs {
     pub(super) fn shape(&self, config: &RunConfig, a: &Architecture, held: Held, rows: Rows) -> Shape {
         // Decompositions in f64, one on each thread.
         let one = 20 * a.ffn * a.hidden + 24 * a.hidden * a.hidden;
-        let workers = if self.decomposes { rayon::current_num_threads() } else { 0 };
+        let workers = if self.decomposes { held.threads } else { 0 };
         Shape {
             form: held.form,
             precision: held.precision,

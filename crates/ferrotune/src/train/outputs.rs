@@ -8,7 +8,6 @@ use serde_json::json;
 
 use crate::Result;
 use crate::base::BaseModel;
-use crate::load::BaseForm;
 use crate::lora::{Adapter, Init, peft};
 use crate::model::Decoder;
 use crate::results::model_folder;
@@ -33,12 +32,13 @@ pub fn write(
 ) -> Result<()> {
     let (model, trainable, learned) = (&trainer.model, &trainer.trainable, trainer.ends());
     let (summary, (data_hash, base_hash)) = (trainer.summary(), trainer.fingerprints());
+    let beside = trainer.beside();
     match trainable {
         Trainable::Adapter(adapter) => {
-            write_adapter(folder.path(), adapter, model, base, trainer.form(), learned)?;
+            write_adapter(folder.path(), adapter, model, base, &beside, learned)?;
             // Where the start changed the base weights: the same for programs that know the original ones only.
             if let Some(plain) = adapter.converted(&Device::reference(), model)? {
-                write_adapter(&folder.path().join(CONVERTED), &plain, model, base, trainer.form(), learned)?;
+                write_adapter(&folder.path().join(CONVERTED), &plain, model, base, &beside, learned)?;
             }
             model_folder::write_sidecars(folder.path(), base, learned)?;
         }
@@ -76,11 +76,11 @@ pub fn write_adapter(
     adapter: &Adapter,
     model: &Decoder,
     base: &BaseModel,
-    form: BaseForm,
+    beside: &TrainedBeside,
     learned: &[u32],
 ) -> Result<()> {
     peft::save(folder, adapter, model, &base.name)?;
-    TrainedBeside::of(&base.name, &base.checkpoint, form)?.write(folder)?;
+    beside.write(folder)?;
     stops::write(folder, &base.checkpoint, learned)
 }
 

@@ -6,7 +6,7 @@ use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::adamw as adamw_op;
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::quant::nf4::FourBitKind;
-use ferrotune_kernels::{DType, Device, Precision};
+use ferrotune_kernels::{DType, Device, Precision, Threads};
 
 use super::record::Event;
 use crate::arch::families::architecture;
@@ -66,11 +66,6 @@ impl Trainable {
 pub fn device(threads: Option<usize>, isa: Option<Isa>) -> Result<Device> {
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
     Ok(Device::Cpu(Cpu::new(threads, isa.unwrap_or_else(Isa::detect))?))
-}
-
-/// Worker threads of a device.
-pub fn threads(dev: &Device) -> usize {
-    if let Device::Cpu(cpu) = dev { cpu.threads() } else { 1 }
 }
 
 /// The precision asked for, or bf16 where the device multiplies it in hardware.
@@ -233,7 +228,12 @@ pub(super) fn optimizer_bytes(train: &TrainOptions, lengths: &[usize]) -> usize 
 
 /// What a user should hear of the base before a run: what its own training code does and this one does not, and that an
 /// adapter to begin with was trained beside other weights.
-pub fn base_events(config: &RunConfig, base: &Checkpoint, form: BaseForm) -> Result<Vec<Event>> {
+pub fn base_events(
+    config: &RunConfig,
+    base: &Checkpoint,
+    form: BaseForm,
+    threads: &Threads,
+) -> Result<Vec<Event>> {
     let mut texts = Vec::new();
     for (key, share) in base.config().own_dropout() {
         let path = base.config().path.display();
@@ -242,7 +242,7 @@ pub fn base_events(config: &RunConfig, base: &Checkpoint, form: BaseForm) -> Res
     if let Some(folder) = &config.train.init_adapter
         && let Some(beside) = TrainedBeside::read(Path::new(folder))?
     {
-        if beside.fingerprint != base.fingerprint()? {
+        if beside.fingerprint != base.fingerprint(threads)? {
             texts.push(format!("the adapter in {folder} was trained beside {}, another base", beside.base));
         } else if beside.form() != form {
             texts.push(format!(

@@ -33,6 +33,7 @@ use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Optimizer, clip};
 use crate::results::run_folder::RunFolder;
 use crate::results::train_state::Changed;
+use crate::results::trained_beside::TrainedBeside;
 use crate::run_config::{self, LossNormalization, MethodKind, RunConfig};
 use crate::{Error, Result};
 
@@ -101,14 +102,14 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let precision = setup::precision(config.train.precision, dev);
         let form = setup::form(config, &base.checkpoint, precision)?;
-        setup::base_events(config, &base.checkpoint, form)?.iter().for_each(&mut *on_event);
+        setup::base_events(config, &base.checkpoint, form, &dev.threads())?.iter().for_each(&mut *on_event);
         let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
         let data_hash = hash_rows(&prepared.train);
         let ends = setup::taught_ends(&prepared);
         let arch = architecture(base.checkpoint.config())?;
         let lora = init_adapter::lora(config, &base.checkpoint)?;
         let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
-        let held = Held { form, precision, threads: setup::threads(dev) };
+        let held = Held { form, precision, threads: dev.threads().count() };
 
         // What cannot fit is refused before anything is loaded or converted.
         let foreseen = Needs::foreseen(config, lora, dev, &foresee::shapes(dev, &base.checkpoint)?)?;
@@ -175,7 +176,7 @@ impl<'a> Trainer<'a> {
             total: loader.steps_total(),
             min_ratio: t.min_lr_ratio,
         };
-        let fingerprints = (data_hash, base.checkpoint.fingerprint()?);
+        let fingerprints = (data_hash, base.checkpoint.fingerprint(&dev.threads())?);
         let progress = Progress::begin(trainable.params());
         Ok(Trainer {
             config,
@@ -211,9 +212,9 @@ impl<'a> Trainer<'a> {
         (&self.fingerprints.0, &self.fingerprints.1)
     }
 
-    /// How the base is held.
-    pub fn form(&self) -> BaseForm {
-        self.form
+    /// The base, as an adapter's folder names it.
+    pub fn beside(&self) -> TrainedBeside {
+        TrainedBeside::of(&self.base.name, self.fingerprints.1.clone(), self.form)
     }
 
     /// Tokens that the rows teach to end an answer with.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Threads;
 use crate::quant::gguf::encode;
 use crate::quant::nf4::{FourBitKind, quantize};
 use crate::quant::{Bytes, int8};
@@ -29,7 +30,7 @@ fn weights() -> Vec<(String, Weight)> {
     for cols in [32, 96, 576, 1536] {
         for kind in [FourBitKind::Nf4, FourBitKind::Fp4] {
             for (block, double) in [(64, true), (64, false), (256, true), (4096, false)] {
-                let w = quantize(&floats(37, cols), kind, block, double).unwrap();
+                let w = quantize(&Threads::one(), &floats(37, cols), kind, block, double).unwrap();
                 all.push((format!("{} {block} {double} {cols}", kind.name()), w));
             }
         }
@@ -43,7 +44,7 @@ fn weights() -> Vec<(String, Weight)> {
         }
     }
     for cols in [1, 15, 16, 40, 577] {
-        all.push((format!("int8 {cols}"), int8::quantize(&floats(33, cols), true).unwrap()));
+        all.push((format!("int8 {cols}"), int8::quantize(&Threads::one(), &floats(33, cols), true).unwrap()));
     }
     for cols in [256, 768] {
         all.push((format!("Q4_K {cols}"), random(GgufType::Q4K, 35, cols, &[0, 2])));
@@ -104,7 +105,9 @@ fn every_format_number_of_vectors_and_instruction_set_agrees() {
 #[test]
 fn the_largest_numbers_do_not_overflow() {
     let (n, k) = (3, 192);
-    let w = quantize(&Weight::from_f32(n, k, &vec![-2.0; n * k]), FourBitKind::Nf4, 64, false).unwrap();
+    let w =
+        quantize(&Threads::one(), &Weight::from_f32(n, k, &vec![-2.0; n * k]), FourBitKind::Nf4, 64, false)
+            .unwrap();
     let x = vec![-7.0; k];
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
         let cpu = Cpu::new(1, isa).unwrap();
@@ -120,7 +123,8 @@ fn the_largest_numbers_do_not_overflow() {
 #[test]
 fn what_is_not_multiplied_as_it_is_says_so() {
     let cpu = Cpu::new(1, Isa::Portable).unwrap();
-    let odd = quantize(&Weight::from_f32(4, 48, &[1.0; 192]), FourBitKind::Nf4, 64, true).unwrap();
+    let odd =
+        quantize(&Threads::one(), &Weight::from_f32(4, 48, &[1.0; 192]), FourBitKind::Nf4, 64, true).unwrap();
     assert!(
         Products::new(&cpu, Precision::F32, &odd, &[0.0; 48]).is_none(),
         "groups of 16 bytes would cross rows"

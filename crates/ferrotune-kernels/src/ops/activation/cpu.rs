@@ -198,7 +198,7 @@ pub(super) fn gated_backward(
 /// Calls `f(isa, first element, number, buffers)` for blocks of at most [`BLOCK`] elements.
 fn each_block(cpu: &Cpu, len: usize, f: impl Fn(Isa, usize, usize, [&mut [f32]; 2]) + Sync) {
     let isa = cpu.isa();
-    cpu.run_ranges(len, 8 * BLOCK, |range| {
+    cpu.threads().run_ranges(len, 8 * BLOCK, |range| {
         let mut buffers = [[0.0; BLOCK]; 2];
         for at in range.clone().step_by(BLOCK) {
             let n = (range.end - at).min(BLOCK);

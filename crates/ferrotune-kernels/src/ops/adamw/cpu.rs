@@ -90,7 +90,7 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
         if let (true, Some(next)) = (paged, windows.peek()) {
             advise(next, Pages::read_ahead);
         }
-        cpu.run(now.len(), |i| {
+        cpu.threads().run(now.len(), |i| {
             let (t, at) = now[i];
             let s = &shared[t];
             let r = at..(at + PIECE).min(s.grad.len());
@@ -113,7 +113,7 @@ pub(super) fn sum_of_squares(cpu: &Cpu, tensors: &[&Tensor]) -> f64 {
     let list: Vec<_> = pieces(tensors.iter().map(|t| t.len())).collect();
     let mut sums = vec![0.0; list.len()];
     let out = SharedMut::new(&mut sums);
-    cpu.run(list.len(), |i| {
+    cpu.threads().run(list.len(), |i| {
         let (t, at) = list[i];
         let x = tensors[t].f32();
         // SAFETY: every piece has its own sum.

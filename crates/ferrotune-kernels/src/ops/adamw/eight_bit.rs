@@ -109,7 +109,7 @@ fn on_cpu(cpu: &Cpu, constants: AdamW, params: &mut [Param8<'_>]) {
             factors: Factors::new(constants, p.decay, p.lr_factor),
         })
         .collect();
-    cpu.run(list.len(), |i| {
+    cpu.threads().run(list.len(), |i| {
         let (t, at) = list[i];
         let s = &shared[t];
         let r = at..(at + PIECE).min(s.grad.len());

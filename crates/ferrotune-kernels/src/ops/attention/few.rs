@@ -31,7 +31,7 @@ pub(super) fn forward(
     let longest = segments.iter().map(|s| s.k_len).max().unwrap_or(0);
     let (out, lse, isa) = (SharedMut::new(o.f32_mut()), SharedMut::new(lse.f32_mut()), cpu.isa());
     let state = || cpu.pool().take(longest + d);
-    cpu.run_with(segments.len() * heads.q, state, |buffer, task| {
+    cpu.threads().run_with(segments.len() * heads.q, state, |buffer, task| {
         let (s, h) = (&segments[task / heads.q], task % heads.q);
         let at = h / (heads.q / heads.kv) * d;
         let (scores, query) = buffer.f32_mut()[..longest + d].split_at_mut(longest);

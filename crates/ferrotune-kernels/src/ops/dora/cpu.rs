@@ -44,7 +44,7 @@ pub(super) fn row_norms(
 ) {
     let (k, isa) = (weight.cols(), cpu.isa());
     let out = SharedMut::new(norm);
-    cpu.run_ranges(weight.rows(), 8, |range| {
+    cpu.threads().run_ranges(weight.rows(), 8, |range| {
         let mut row = cpu.pool().take(k);
         let row = &mut row.f32_mut()[..k];
         // SAFETY: every row of W belongs to one task.
@@ -72,7 +72,7 @@ pub(super) fn forward(
 ) {
     let (n, isa) = (z.cols(), cpu.isa());
     let out = SharedMut::new(y.f32_mut());
-    cpu.run_ranges(z.rows(), 4, |range| {
+    cpu.threads().run_ranges(z.rows(), 4, |range| {
         for m in range {
             // SAFETY: every row belongs to one task.
             let y = unsafe { out.slice(m * n..(m + 1) * n) };
@@ -96,7 +96,7 @@ pub(super) fn backward(
     let Some(dm) = dm else { return };
     let n = z.cols();
     let out = SharedMut::new(dm.f32_mut());
-    cpu.run_ranges(n, 64, |range| {
+    cpu.threads().run_ranges(n, 64, |range| {
         let mut sums = vec![0.0f32; range.len()];
         for (dy, z) in dy.f32().chunks_exact(n).zip(z.f32().chunks_exact(n)) {
             for ((sum, dy), z) in sums.iter_mut().zip(&dy[range.clone()]).zip(&z[range.clone()]) {

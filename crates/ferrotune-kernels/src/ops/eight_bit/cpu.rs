@@ -81,7 +81,7 @@ pub(super) fn pack(cpu: &Cpu, x: &Tensor, codes: &mut [i8], scales: &mut [bf16])
     let (n, isa) = (codes.len(), cpu.isa());
     let blocks = scales.len();
     let (codes, scales) = (SharedMut::new(codes), SharedMut::new(scales));
-    cpu.run_ranges(blocks, GRAIN, |r| {
+    cpu.threads().run_ranges(blocks, GRAIN, |r| {
         let values = r.start * BLOCK..n.min(r.end * BLOCK);
         // SAFETY: every block belongs to one task.
         let (codes, scales) = unsafe { (codes.slice(values.clone()), scales.slice(r)) };
@@ -109,7 +109,7 @@ fn split<T: Send + Sync>(
     unpack: fn(Isa, &[i8], &[bf16], &mut [T]),
 ) {
     let x = SharedMut::new(x);
-    cpu.run_ranges(scales.len(), GRAIN, |r| {
+    cpu.threads().run_ranges(scales.len(), GRAIN, |r| {
         let values = r.start * BLOCK..codes.len().min(r.end * BLOCK);
         // SAFETY: every block belongs to one task.
         unpack(isa, &codes[values.clone()], &scales[r], unsafe { x.slice(values) });

@@ -32,7 +32,7 @@ per_isa! {
 pub(super) fn add(cpu: &Cpu, y: &mut [f32], x: &[f32], scale: f32) {
     let n = y.len();
     let y = SharedMut::new(y);
-    cpu.run_ranges(n, GRAIN, |r| {
+    cpu.threads().run_ranges(n, GRAIN, |r| {
         // SAFETY: ranges are disjoint.
         add_range(cpu.isa(), unsafe { y.slice(r.clone()) }, &x[r], scale);
     });
@@ -41,7 +41,7 @@ pub(super) fn add(cpu: &Cpu, y: &mut [f32], x: &[f32], scale: f32) {
 pub(super) fn scale(cpu: &Cpu, y: &mut [f32], scale: f32) {
     let n = y.len();
     let y = SharedMut::new(y);
-    cpu.run_ranges(n, GRAIN, |r| {
+    cpu.threads().run_ranges(n, GRAIN, |r| {
         // SAFETY: ranges are disjoint.
         scale_range(cpu.isa(), unsafe { y.slice(r) }, scale);
     });
@@ -51,7 +51,7 @@ pub(super) fn copy_columns(cpu: &Cpu, x: &Tensor, from: usize, y: &mut Tensor, t
     fn copy<T: Copy + Send + Sync>(cpu: &Cpu, x: &[T], xc: usize, y: &mut [T], yc: usize, n: usize) {
         let rows = y.len().div_ceil(yc.max(1));
         let y = SharedMut::new(y);
-        cpu.run_ranges(rows, row_grain(n), |range| {
+        cpu.threads().run_ranges(rows, row_grain(n), |range| {
             for t in range {
                 // SAFETY: every row belongs to one task.
                 unsafe { y.slice(t * yc..t * yc + n) }.copy_from_slice(&x[t * xc..][..n]);
@@ -69,7 +69,7 @@ pub(super) fn copy_columns(cpu: &Cpu, x: &Tensor, from: usize, y: &mut Tensor, t
 pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: &mut Tensor) {
     let (cols, x) = (y.cols(), x.f32());
     let y = SharedMut::new(y.f32_mut());
-    cpu.run_ranges(cols, (GRAIN / rows.len().max(1)).max(64), |range| {
+    cpu.threads().run_ranges(cols, (GRAIN / rows.len().max(1)).max(64), |range| {
         for (i, (row, weight)) in rows.iter().zip(weights).enumerate() {
             let at = *row as usize * cols;
             // SAFETY: every column belongs to one task.
@@ -83,7 +83,7 @@ pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: 
 pub(super) fn add_columns(cpu: &Cpu, sums: &mut Tensor, x: &Tensor) {
     let (rows, mat) = (x.rows(), Mat::from(x));
     let out = SharedMut::new(sums.f32_mut());
-    cpu.run_ranges(x.cols(), (GRAIN / rows.max(1)).max(64), |range| {
+    cpu.threads().run_ranges(x.cols(), (GRAIN / rows.max(1)).max(64), |range| {
         let mut row = vec![0.0; range.len()];
         // SAFETY: ranges are disjoint.
         let sums = unsafe { out.slice(range.clone()) };
@@ -98,7 +98,7 @@ pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> V
     let (cols, x, y) = (y.cols(), x.f32(), y.f32());
     let mut out = vec![0.0; rows.len()];
     let shared = SharedMut::new(&mut out);
-    cpu.run_ranges(rows.len(), row_grain(cols), |range| {
+    cpu.threads().run_ranges(rows.len(), row_grain(cols), |range| {
         for i in range {
             let y = &y[rows[i] as usize * cols..][..cols];
             // SAFETY: every element belongs to one task.
@@ -113,21 +113,21 @@ pub(super) fn cast(cpu: &Cpu, x: &Tensor, y: &mut Tensor) {
     match (x.dtype(), y.dtype()) {
         (DType::F32, DType::F32) => {
             let (x, y) = (x.f32(), SharedMut::new(y.f32_mut()));
-            cpu.run_ranges(n, GRAIN, |r| {
+            cpu.threads().run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
                 unsafe { y.slice(r.clone()) }.copy_from_slice(&x[r]);
             });
         }
         (DType::F32, _) => {
             let (x, y) = (x.f32(), SharedMut::new(y.bf16_mut()));
-            cpu.run_ranges(n, GRAIN, |r| {
+            cpu.threads().run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
                 narrow(isa, &x[r.clone()], unsafe { y.slice(r) });
             });
         }
         (_, DType::F32) => {
             let (x, y) = (x.bf16(), SharedMut::new(y.f32_mut()));
-            cpu.run_ranges(n, GRAIN, |r| {
+            cpu.threads().run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
                 widen_row(isa, &x[r.clone()], unsafe { y.slice(r) });
             });
@@ -139,7 +139,7 @@ pub(super) fn cast(cpu: &Cpu, x: &Tensor, y: &mut Tensor) {
 pub(super) fn dropout(cpu: &Cpu, y: &mut [f32], drop: Dropout) {
     let n = y.len();
     let y = SharedMut::new(y);
-    cpu.run_ranges(n, GRAIN, |r| {
+    cpu.threads().run_ranges(n, GRAIN, |r| {
         // SAFETY: ranges are disjoint.
         for (i, y) in unsafe { y.slice(r.clone()) }.iter_mut().enumerate() {
             *y *= drop.factor(r.start + i);
@@ -150,7 +150,7 @@ pub(super) fn dropout(cpu: &Cpu, y: &mut [f32], drop: Dropout) {
 pub(super) fn gather(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &mut Tensor) {
     let (cols, mat) = (x.cols(), Mat::from(x));
     let y = SharedMut::new(y.f32_mut());
-    cpu.run_ranges(rows.len(), row_grain(cols), |range| {
+    cpu.threads().run_ranges(rows.len(), row_grain(cols), |range| {
         for i in range {
             // SAFETY: every row belongs to one task.
             mat.read(cpu.isa(), rows[i] as usize, 0, unsafe { y.slice(i * cols..(i + 1) * cols) });

@@ -7,7 +7,7 @@ use crate::tensor::Tensor;
 pub(super) fn forward(cpu: &Cpu, table: Matrix<'_>, tokens: &[u32], scale: f32, y: &mut [f32]) {
     let d = table.cols();
     let y = SharedMut::new(y);
-    cpu.run_ranges(tokens.len(), 64, |range| {
+    cpu.threads().run_ranges(tokens.len(), 64, |range| {
         for t in range {
             // SAFETY: every token has its own row.
             let row = unsafe { y.slice(t * d..(t + 1) * d) };
@@ -22,7 +22,7 @@ pub(super) fn forward(cpu: &Cpu, table: Matrix<'_>, tokens: &[u32], scale: f32, 
 pub(super) fn backward(cpu: &Cpu, dy: &[f32], tokens: &[u32], scale: f32, dtable: &mut Tensor) {
     let d = dtable.cols();
     let table = SharedMut::new(dtable.f32_mut());
-    cpu.run_ranges(d, 64, |cols| {
+    cpu.threads().run_ranges(d, 64, |cols| {
         for (t, token) in tokens.iter().enumerate() {
             let start = *token as usize * d;
             // SAFETY: a task owns its columns in all rows.

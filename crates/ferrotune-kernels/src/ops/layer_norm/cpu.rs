@@ -103,7 +103,7 @@ pub(super) fn backward(
     for (sums, of_n) in [(grads.weight.take(), true), (grads.bias.take(), false)] {
         let Some(sums) = sums else { continue };
         let sums = SharedMut::new(sums.f32_mut());
-        cpu.run(groups.weights * chunks, |task| {
+        cpu.threads().run(groups.weights * chunks, |task| {
             let (own, start) = (task / chunks, task % chunks * COLUMNS);
             let len = (d - start).min(COLUMNS);
             // SAFETY: every column belongs to one task.

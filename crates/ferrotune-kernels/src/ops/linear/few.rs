@@ -70,10 +70,10 @@ pub(super) fn forward(
     let (m, h) = (x.rows(), own.f32());
     let mut tasks: Vec<_> =
         parts.iter().enumerate().flat_map(|(p, part)| (0..part.runs()).map(move |run| (p, run))).collect();
-    cpu.nodes().sort(&mut tasks, |(part, run)| (run, parts[part].runs()));
+    cpu.threads().sort(&mut tasks, |(part, run)| (run, parts[part].runs()));
     // A thread reads one part after the other from where it is: the processor foresees that.
-    let ranges = tasks.len().min(cpu.threads() * RANGES);
-    cpu.run_with(
+    let ranges = tasks.len().min(cpu.threads().count() * RANGES);
+    cpu.threads().run_with(
         ranges,
         || None,
         |row, range| {
@@ -120,7 +120,7 @@ fn hidden(cpu: &Cpu, x: &Tensor, linears: &[Linear<'_>], h: &mut Tensor, total: 
     }
     assert_eq!(h.shape(), [x.rows(), total]);
     let h = SharedMut::new(h.f32_mut());
-    cpu.run_ranges(total, RANKS, |range| {
+    cpu.threads().run_ranges(total, RANKS, |range| {
         for (l, start) in linears.iter().zip(starts(linears)) {
             let Some(b) = l.branch else { continue };
             for (q, a) in b.a.f32().chunks_exact(x.cols()).enumerate() {

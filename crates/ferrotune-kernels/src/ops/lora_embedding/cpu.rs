@@ -25,7 +25,7 @@ pub(super) fn forward(cpu: &Cpu, branch: Branch<'_>, tokens: &[u32], y: &mut Ten
     let (r, d, isa) = (branch.a.rows(), branch.b.rows(), cpu.isa());
     let h = columns(branch, tokens);
     let y = SharedMut::new(y.f32_mut());
-    cpu.run_ranges(tokens.len(), 8, |range| {
+    cpu.threads().run_ranges(tokens.len(), 8, |range| {
         for t in range {
             // SAFETY: every token has its own row.
             let row = unsafe { y.slice(t * d..(t + 1) * d) };
@@ -45,7 +45,7 @@ pub(super) fn backward(
     let (r, v, d) = (branch.a.rows(), branch.a.cols(), branch.b.rows());
     let (h, dy, b) = (columns(branch, tokens), dy.f32(), branch.b.f32());
     let db = SharedMut::new(db.f32_mut());
-    cpu.run_ranges(d, 16, |range| {
+    cpu.threads().run_ranges(d, 16, |range| {
         // SAFETY: a row of dB belongs to one task.
         let rows = unsafe { db.slice(range.start * r..range.end * r) };
         for (dy, h) in dy.chunks_exact(d).zip(h.chunks_exact(r)) {
@@ -55,7 +55,7 @@ pub(super) fn backward(
         }
     });
     let da = SharedMut::new(da.f32_mut());
-    cpu.run_ranges(r, 1, |range| {
+    cpu.threads().run_ranges(r, 1, |range| {
         for q in range {
             // SAFETY: a row of dA belongs to one task.
             let row = unsafe { da.slice(q * v..(q + 1) * v) };

@@ -65,7 +65,7 @@ pub(super) fn backward(
     let inverse = inverse.f32();
     let dw = SharedMut::new(dw.f32_mut());
     let chunks = d.div_ceil(COLUMNS);
-    cpu.run(groups.weights * chunks, |task| {
+    cpu.threads().run(groups.weights * chunks, |task| {
         let (own, start) = (task / chunks, task % chunks * COLUMNS);
         let len = (d - start).min(COLUMNS);
         // SAFETY: every column belongs to one task.

@@ -34,7 +34,7 @@ pub(super) fn rotate(
     let width = x.len() / positions.len().max(1);
     let (cos, sin) = (cos.f32(), sin.f32());
     let (x, out) = (SharedMut::new(x), out.map(|t| SharedMut::new(t.bf16_mut())));
-    cpu.run_ranges(positions.len(), 32, |range| {
+    cpu.threads().run_ranges(positions.len(), 32, |range| {
         for t in range {
             let at = positions[t] as usize * half;
             // SAFETY: every row belongs to one task.

@@ -60,7 +60,7 @@ per_isa! {
 pub(super) fn logits(cpu: &Cpu, x: &mut [f32], how: Logits) {
     let (n, isa) = (x.len(), cpu.isa());
     let x = SharedMut::new(x);
-    cpu.run_ranges(n, 16 * BLOCK, |r| {
+    cpu.threads().run_ranges(n, 16 * BLOCK, |r| {
         // SAFETY: ranges are disjoint.
         to_logits(isa, unsafe { x.slice(r) }, how);
     });
@@ -101,7 +101,7 @@ pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Log
     let (v, isa) = (outputs.cols(), cpu.isa());
     let mut losses = vec![0.0; targets.len()];
     let (rows, out) = (SharedMut::new(outputs.f32_mut()), SharedMut::new(&mut losses));
-    cpu.run(targets.len(), |t| {
+    cpu.threads().run(targets.len(), |t| {
         // SAFETY: every row belongs to one task.
         let (row, loss) = unsafe { (rows.slice(t * v..(t + 1) * v), &mut out.slice(t..t + 1)[0]) };
         *loss = exponentials(isa, row, targets[t] as usize, how, false).loss;
@@ -156,12 +156,12 @@ pub(super) fn forward_backward(
         }
     };
     if !narrow {
-        cpu.run(targets.len(), one);
+        cpu.threads().run(targets.len(), one);
         return losses;
     }
     let (mut from, mut to) = (0, 1.min(targets.len()));
     while from < targets.len() {
-        cpu.run(to - from, |i| one(from + i));
+        cpu.threads().run(to - from, |i| one(from + i));
         (from, to) = (to, (2 * to).min(targets.len()));
     }
     losses

@@ -40,7 +40,7 @@ pub(super) fn head_forward(cpu: &Cpu, r: Rows<'_>, x: &[f32], y: &mut Tensor) {
     let (d, v, isa) = (r.rows.cols(), y.cols(), cpu.isa());
     let rows = y.rows();
     let y = SharedMut::new(y.f32_mut());
-    cpu.run_ranges(rows, 4, |range| {
+    cpu.threads().run_ranges(rows, 4, |range| {
         for m in range {
             // SAFETY: every row belongs to one task.
             let y = unsafe { y.slice(m * v..(m + 1) * v) };
@@ -63,7 +63,7 @@ pub(super) fn head_backward(
     if let Some(dx) = dx {
         let m_all = dx.rows();
         let dx = SharedMut::new(dx.f32_mut());
-        cpu.run_ranges(m_all, 4, |range| {
+        cpu.threads().run_ranges(m_all, 4, |range| {
             for m in range {
                 // SAFETY: every row belongs to one task.
                 let dx = unsafe { dx.slice(m * d..(m + 1) * d) };
@@ -75,7 +75,7 @@ pub(super) fn head_backward(
     }
     if let Some(dr) = dr {
         let dr = SharedMut::new(dr.f32_mut());
-        cpu.run_ranges(j_all, 1, |range| {
+        cpu.threads().run_ranges(j_all, 1, |range| {
             for j in range {
                 // SAFETY: every trained row belongs to one task.
                 let row = unsafe { dr.slice(j * d..(j + 1) * d) };

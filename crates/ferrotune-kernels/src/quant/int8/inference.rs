@@ -43,6 +43,7 @@ mod tests {
 
     use super::super::quantize;
     use super::*;
+    use crate::Threads;
     use crate::quant::{Storage, Weight};
 
     #[test]
@@ -57,7 +58,8 @@ mod tests {
             let data = file.tensor(name).unwrap().data().to_vec();
             data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
         };
-        let weight = quantize(&Weight::from_f32(48, 64, &floats("int8/source")), true).unwrap();
+        let weight =
+            quantize(&Threads::one(), &Weight::from_f32(48, 64, &floats("int8/source")), true).unwrap();
         let Storage::Int8(rows) = weight.storage() else { panic!("not int8") };
         let x = floats("int8_linear/input");
         let near = |found: &[f32], name: &str| {

@@ -53,7 +53,7 @@ fn golden_cases_are_exact() {
         let source = Weight::dense(size(0), size(1), dtype, Bytes::owned(part("source"))).unwrap();
         assert_eq!(f32s(&part("code")), kind.code(), "{name}");
 
-        let plain = quantize(&source, kind, block, false).unwrap();
+        let plain = quantize(&Threads::one(), &source, kind, block, false).unwrap();
         let bits = four_bit(&plain);
         let found = unsigned_zeros(kind, bits.packed());
         assert_eq!(found, unsigned_zeros(kind, &part("packed")), "{name}: packed");
@@ -61,7 +61,7 @@ fn golden_cases_are_exact() {
         assert_eq!(absmax[..], f32s(&part("absmax")), "{name}: absmax");
         assert_eq!(decode_all(&plain), f32s(&part(exact)), "{name}: dequant");
 
-        let nested = quantize(&source, kind, block, true).unwrap();
+        let nested = quantize(&Threads::one(), &source, kind, block, true).unwrap();
         let Scales::Nested { codes, absmax, map, offset, block: 256 } = four_bit(&nested).scales() else {
             panic!("{name}: not nested")
         };
@@ -89,7 +89,9 @@ fn every_block_size_follows_the_rule() {
         code.sort_by(f32::total_cmp);
         code.dedup();
         for block in BLOCKS {
-            let weight = quantize(&Weight::from_f32(rows, cols, &values), kind, block, false).unwrap();
+            let weight =
+                quantize(&Threads::one(), &Weight::from_f32(rows, cols, &values), kind, block, false)
+                    .unwrap();
             let Scales::Plain(absmax) = four_bit(&weight).scales() else { panic!("not plain") };
             assert_eq!(absmax.len(), (rows * cols).div_ceil(block));
             let expected = values.chunks(block).zip(absmax.iter()).flat_map(|(values, absmax)| {
@@ -103,7 +105,8 @@ fn every_block_size_follows_the_rule() {
             });
             assert_eq!(decode_all(&weight), expected.collect::<Vec<f32>>(), "{kind:?} {block}");
         }
-        let refused = quantize(&Weight::from_f32(rows, cols, &values), kind, 32, false).unwrap_err();
+        let refused =
+            quantize(&Threads::one(), &Weight::from_f32(rows, cols, &values), kind, 32, false).unwrap_err();
         assert!(refused.to_string().contains("32"), "{refused}");
     }
 }
@@ -113,7 +116,8 @@ fn every_instruction_set_gives_the_same_bits() {
     let (rows, cols) = (37, 91);
     let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect();
     for kind in [FourBitKind::Nf4, FourBitKind::Fp4] {
-        let weight = quantize(&Weight::from_f32(rows, cols, &values), kind, 64, true).unwrap();
+        let weight =
+            quantize(&Threads::one(), &Weight::from_f32(rows, cols, &values), kind, 64, true).unwrap();
         let bits = four_bit(&weight);
         for isa in Isa::available() {
             for block in values.chunks(64) {
@@ -144,12 +148,14 @@ fn every_instruction_set_gives_the_same_bits() {
 #[test]
 fn what_cannot_be_is_refused() {
     let source = Weight::from_f32(1, 64, &[1.0; 64]);
-    assert!(quantize(&source, FourBitKind::Nf4, 32, false).is_err());
-    assert!(quantize(&source, FourBitKind::Nf4, 8192, false).is_err());
+    assert!(quantize(&Threads::one(), &source, FourBitKind::Nf4, 32, false).is_err());
+    assert!(quantize(&Threads::one(), &source, FourBitKind::Nf4, 8192, false).is_err());
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut values = [1.0; 64];
         values[17] = bad;
-        assert!(quantize(&Weight::from_f32(1, 64, &values), FourBitKind::Nf4, 64, true).is_err());
+        assert!(
+            quantize(&Threads::one(), &Weight::from_f32(1, 64, &values), FourBitKind::Nf4, 64, true).is_err()
+        );
     }
     let code = *FourBitKind::Nf4.code();
     let make = |packed: usize, scales: Scales| {
@@ -173,6 +179,29 @@ fn what_cannot_be_is_refused() {
     assert!(Weight::four_bit(10, 11, bits).is_err());
 }
 
+#[test]
+fn the_number_of_threads_changes_no_byte_and_no_refusal() {
+    let values: Vec<f32> = (0..70_000).map(|i| (i as f32 * 0.7).sin() * (1.0 + i as f32)).collect();
+    let source = Weight::from_f32(70, 1000, &values);
+    let all = [Threads::one(), Threads::new(3).unwrap()];
+    let four = all.each_ref().map(|threads| quantize(threads, &source, FourBitKind::Nf4, 64, true).unwrap());
+    let eight = all.each_ref().map(|threads| super::super::int8::quantize(threads, &source, true));
+    let bytes = |weight: &Weight| match weight.storage() {
+        Storage::FourBit(bits) => bits.packed().to_vec(),
+        _ => unreachable!("asked for in 4 bits"),
+    };
+    assert_eq!(bytes(&four[0]), bytes(&four[1]));
+    let decoded = four.each_ref().map(|weight| {
+        let mut out = vec![0.0; 70_000];
+        weight.decode_flat(0, &mut out);
+        out
+    });
+    assert_eq!(decoded[0], decoded[1]);
+    // 70,000 is beyond the halves that 8 bits go through: the first such row is named.
+    let refusals = eight.map(|weight| weight.unwrap_err());
+    assert_eq!(refusals[0], refusals[1]);
+}
+
 proptest! {
     /// Quantizing what was decoded changes nothing, and no value is off by more than half a step of its block.
     #[test]
@@ -191,9 +220,9 @@ proptest! {
                 Some((*s as f32 / u32::MAX as f32 - 0.5) * scale)
             })
             .collect();
-        let once = quantize(&Weight::from_f32(rows, cols, &values), kind, 64, false).unwrap();
+        let once = quantize(&Threads::one(), &Weight::from_f32(rows, cols, &values), kind, 64, false).unwrap();
         let decoded = decode_all(&once);
-        let twice = quantize(&Weight::from_f32(rows, cols, &decoded), kind, 64, false).unwrap();
+        let twice = quantize(&Threads::one(), &Weight::from_f32(rows, cols, &decoded), kind, 64, false).unwrap();
         prop_assert_eq!(&decode_all(&twice), &decoded);
         // Half of the widest gap between neighbouring codes, of the block's largest magnitude.
         let widest = if fp4 { 1.0 / 6.0 } else { 0.151_903_6 };
@@ -209,7 +238,7 @@ proptest! {
     #[test]
     fn ranges_agree(start in 0usize..333, len in 0usize..333) {
         let values: Vec<f32> = (0..333).map(|i| (i as f32 * 0.7).sin()).collect();
-        let weight = quantize(&Weight::from_f32(3, 111, &values), FourBitKind::Nf4, 64, true).unwrap();
+        let weight = quantize(&Threads::one(), &Weight::from_f32(3, 111, &values), FourBitKind::Nf4, 64, true).unwrap();
         let len = len.min(333 - start);
         let (mut whole, mut part) = (vec![0.0; 333], vec![0.0; len]);
         weight.decode_flat(0, &mut whole);

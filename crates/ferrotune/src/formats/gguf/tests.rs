@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::super::Checkpoint;
 use super::rope::scaling_of;
 use super::*;
+use ferrotune_kernels::Threads;
 
 mod vocabulary;
 
@@ -123,7 +124,7 @@ fn exercise(bytes: &[u8]) {
         c.special_tokens(),
         c.eos_ids(),
         c.sidecars(),
-        c.fingerprint(),
+        c.fingerprint(&Threads::one()),
     );
 }
 

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::super::hash::Digest;
 use super::*;
+use ferrotune_kernels::Threads;
 
 fn good() -> Vec<u8> {
     let header = br#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]}}"#;
@@ -86,7 +87,7 @@ proptest! {
             .iter()
             .map(|(n, v)| (n.clone(), OutTensor::bytes(kind(v).0, &[kind(v).1], v)))
             .collect();
-        let digest = write(&ours, &out).unwrap();
+        let digest = write_hashed(&Threads::new(2).unwrap(), &ours, &out).unwrap();
         let views = tensors.iter().map(|(n, v)| {
             (n, ::safetensors::tensor::TensorView::new(kind(v).0, vec![kind(v).1], v).unwrap())
         });
@@ -95,6 +96,8 @@ proptest! {
         let written = std::fs::read(&ours).unwrap();
         prop_assert_eq!(&written, &std::fs::read(&theirs).unwrap());
         prop_assert_eq!(digest, Digest::of(&written));
+        write(&ours, &out).unwrap();
+        prop_assert_eq!(written, std::fs::read(&ours).unwrap());
     }
 
     #[test]

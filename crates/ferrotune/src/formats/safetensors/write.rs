@@ -8,6 +8,7 @@ use std::path::Path;
 
 use ::safetensors::Dtype;
 use ::safetensors::tensor::{Metadata, SafeTensorError, TensorInfo};
+use ferrotune_kernels::Threads;
 use serde_json::json;
 
 use super::super::atomic::{with_temporary, write_atomic};
@@ -73,27 +74,45 @@ impl<'a> OutTensor<'a> {
     }
 }
 
-/// Writes a safetensors file with the metadata `{"format": "pt"}`, whole or not at all; gives its digest.
+/// Writes a safetensors file with the metadata `{"format": "pt"}`, whole or not at all.
 ///
 /// The bytes are those of the crate's `serialize_to_file`, which makes files that only their owner may read.
-pub fn write(path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<Digest> {
+pub fn write(path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<()> {
+    with_temporary(path, |temporary| {
+        let mut out = create(path, temporary)?;
+        write_content(path, tensors, &mut out)?;
+        out.flush().map_err(|e| Error::io(path, e))
+    })
+}
+
+/// The same with the file's digest, which is computed beside the writing where there are threads for both.
+pub fn write_hashed(threads: &Threads, path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<Digest> {
+    let mut digest = None;
+    with_temporary(path, |temporary| {
+        let mut out = Hashing::new(threads, create(path, temporary)?);
+        write_content(path, tensors, &mut out)?;
+        digest = Some(out.finish().map_err(|e| Error::io(path, e))?);
+        Ok(())
+    })?;
+    digest.ok_or_else(|| Error::file(path, "nothing was written"))
+}
+
+/// The file that gets the name `path` when it is whole.
+fn create(path: &Path, temporary: &Path) -> Result<BufWriter<File>> {
+    Ok(BufWriter::with_capacity(1 << 20, File::create(temporary).map_err(|e| Error::io(path, e))?))
+}
+
+fn write_content(path: &Path, tensors: &[(String, OutTensor<'_>)], out: &mut impl Write) -> Result<()> {
     let refused = |e| Error::io(path, e);
     let mut ordered: Vec<&(String, OutTensor<'_>)> = tensors.iter().collect();
     // Wider types first, so that every tensor is aligned.
     ordered.sort_by(|a, b| b.1.dtype.cmp(&a.1.dtype).then(a.0.cmp(&b.0)));
     let header = header(&ordered).map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-    let mut digest = None;
-    with_temporary(path, |temporary| {
-        let file = File::create(temporary).map_err(refused)?;
-        let mut out = Hashing::new(BufWriter::with_capacity(1 << 20, file));
-        out.write_all(&header).map_err(refused)?;
-        for (_, tensor) in &ordered {
-            out.write_all(&tensor.content()).map_err(refused)?;
-        }
-        digest = Some(out.finish().map_err(refused)?);
-        Ok(())
-    })?;
-    digest.ok_or_else(|| Error::file(path, "nothing was written"))
+    out.write_all(&header).map_err(refused)?;
+    for (_, tensor) in &ordered {
+        out.write_all(&tensor.content()).map_err(refused)?;
+    }
+    Ok(())
 }
 
 /// The header with its length: what stands before the data.

@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -64,12 +65,13 @@ impl BaseCache {
     /// The place of a base in a form; none for forms of which nothing is quantized.
     pub(crate) fn entry(
         &self,
+        threads: &Threads,
         checkpoint: &Checkpoint,
         form: impl Into<BaseForm>,
     ) -> Result<Option<Entry<'_>>> {
         let Some(storage) = form.into().quantized_name() else { return Ok(None) };
         let mut hash = Sha256::new();
-        hash.update(format!("{FORMAT} {QUANTIZER} {storage} {}", checkpoint.fingerprint()?));
+        hash.update(format!("{FORMAT} {QUANTIZER} {storage} {}", checkpoint.fingerprint(threads)?));
         let key = hex(&hash.finalize());
         let path = self.folder.join(format!("{}.safetensors", &key[..32]));
         let base = checkpoint.path().display().to_string();
@@ -130,7 +132,7 @@ impl Entry<'_> {
         let about = ABOUT.into_iter().map(str::to_string).zip(values).collect();
         let (file, unnamed) = writer.finish(about)?;
         let (path, folder, limit) = (self.path.clone(), self.cache.folder.clone(), self.cache.limit);
-        let write = std::thread::Builder::new().spawn(move || {
+        let write = std::thread::Builder::new().name("keep base".into()).spawn(move || {
             if unnamed.keep(&path).is_ok() {
                 shrink(&folder, limit, &path);
             }

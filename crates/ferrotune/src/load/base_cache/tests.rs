@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales};
-use ferrotune_kernels::{Device, Weight};
+use ferrotune_kernels::{Device, Threads, Weight};
 
 use super::*;
 use crate::load::{BaseStorage, FourBitOptions, load, load_cached};
@@ -134,7 +134,11 @@ fn a_killed_program_is_gone_on_with() {
     let count = quantized.len();
     let weight = |i: usize| {
         let (name, rows, cols, _) = &quantized[i];
-        (name.clone(), NF4.hold(checkpoint.weight(&format!("{name}.weight"), *rows, *cols).unwrap()).unwrap())
+        (
+            name.clone(),
+            NF4.hold(&Threads::one(), checkpoint.weight(&format!("{name}.weight"), *rows, *cols).unwrap())
+                .unwrap(),
+        )
     };
     let hidden = |ending: &str| {
         let name = file.file_name().unwrap().to_str().unwrap();
@@ -142,7 +146,8 @@ fn a_killed_program_is_gone_on_with() {
     };
     // A program that is killed does not clean up.
     let killed = |linears: usize| {
-        let mut writer = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+        let mut writer =
+            cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         for i in 0..linears {
             let (name, weight) = weight(i);
             if !writer.has(&name) {
@@ -160,7 +165,7 @@ fn a_killed_program_is_gone_on_with() {
         std::fs::write(hidden(".log.tmp"), log).unwrap();
     };
     let there = || {
-        let writer = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+        let writer = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         (0..count).filter(|i| writer.has(&quantized[*i].0)).count()
     };
     put_back(&data, &log);
@@ -180,9 +185,9 @@ fn a_killed_program_is_gone_on_with() {
 
     put_back(&data, &log);
     let other = {
-        let first = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+        let first = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         assert!(first.has(&quantized[0].0));
-        let second = cache.entry(&checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+        let second = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
         second.has(&quantized[0].0)
     };
     assert!(!other, "two programs do not write one file");
@@ -203,12 +208,12 @@ fn a_killed_program_is_gone_on_with() {
 fn a_kept_base_is_read_and_not_made_again() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
-    let entry = cache.entry(&checkpoint, NF4).unwrap().unwrap();
+    let entry = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap();
     let mut writer = entry.create(1).unwrap();
     let name = "model.layers.1.mlp.up_proj";
     let (expected, _) = linears(&checkpoint, NF4, None);
     let (_, rows, cols, right) = expected.iter().find(|l| l.0 == name).unwrap();
-    let zeros = NF4.hold(Weight::from_f32(*rows, *cols, &vec![0.0; rows * cols])).unwrap();
+    let zeros = NF4.hold(&Threads::one(), Weight::from_f32(*rows, *cols, &vec![0.0; rows * cols])).unwrap();
     writer.add(name, &zeros);
     entry.finish(writer).unwrap();
     cache.flush();
@@ -316,7 +321,9 @@ fn another_base_or_storage_is_another_entry() {
     for entry in std::fs::read_dir(golden("models/llama3_rope/model").path()).unwrap().flatten() {
         std::fs::copy(entry.path(), source.path().join(entry.file_name())).unwrap();
     }
-    let of = |checkpoint: &Checkpoint, form: BaseForm| cache.entry(checkpoint, form).unwrap().map(|e| e.path);
+    let of = |checkpoint: &Checkpoint, form: BaseForm| {
+        cache.entry(&Threads::one(), checkpoint, form).unwrap().map(|e| e.path)
+    };
     let path = |storage: BaseStorage| of(&Checkpoint::open(source.path()).unwrap(), storage.into());
     let mut seen = vec![path(NF4)];
     let mut differs = |found: Option<PathBuf>| {

@@ -18,7 +18,7 @@ mod tensors;
 
 use std::path::PathBuf;
 
-use rayon::prelude::*;
+use ferrotune_kernels::Threads;
 
 use crate::formats::adapter::{AdapterConfig, AdapterFile, Modules};
 use crate::{Error, Result};
@@ -68,7 +68,7 @@ pub struct Combined {
 }
 
 /// Combines the adapters.
-pub fn combine(inputs: &[Input], how: &Combination) -> Result<Combined> {
+pub fn combine(threads: &Threads, inputs: &[Input], how: &Combination) -> Result<Combined> {
     let method = check(inputs, how)?;
     let modules = modules::of(inputs)?;
     let rank = match (method.form, how.exact) {
@@ -79,10 +79,8 @@ pub fn combine(inputs: &[Input], how: &Combination) -> Result<Combined> {
             how.rank.unwrap_or_else(|| inputs.iter().map(|i| modules::rank(&i.file)).max().unwrap_or(1))
         }
     };
-    let made = modules
-        .par_iter()
-        .map(|module| one(module, method, how, rank))
-        .collect::<Result<Vec<(Factors, f64)>>>()?;
+    let made = threads.map(&modules, |module| one(module, method, how, rank));
+    let made: Vec<(Factors, f64)> = made.into_iter().collect::<Result<_>>()?;
     let rank = if how.exact { exact_rank(&made, how)? } else { rank };
     let cut = made.iter().map(|(_, cut)| *cut).fold(0.0, f64::max);
     let mut tensors = Vec::with_capacity(2 * made.len());

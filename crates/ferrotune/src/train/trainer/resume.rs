@@ -104,10 +104,12 @@ impl Trainer<'_> {
             settings: self.settings(),
             changes: self.changes.clone(),
         };
+        let (threads, beside) = (self.dev.threads(), self.beside());
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
-            let digests = train_state::save(path, &state, self.trainable.params(), &*self.optimizer)?;
+            let digests =
+                train_state::save(&threads, path, &state, self.trainable.params(), &*self.optimizer)?;
             if let Trainable::Adapter(adapter) = &self.trainable {
-                outputs::write_adapter(path, adapter, &self.model, self.base, self.form, &self.ends)?;
+                outputs::write_adapter(path, adapter, &self.model, self.base, &beside, &self.ends)?;
             }
             Ok(digests)
         })?;

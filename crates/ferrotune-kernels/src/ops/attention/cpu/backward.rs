@@ -40,7 +40,7 @@ pub(in super::super) fn backward(
     let dq = SharedMut::new(dq.f32_mut());
     let run = |dk: &mut [f32], dv: &mut [f32]| {
         let (dk, dv) = (SharedMut::new(dk), SharedMut::new(dv));
-        cpu.run_with(trees.len() * parts, scratch, |x, task| {
+        cpu.threads().run_with(trees.len() * parts, scratch, |x, task| {
             let (tree, part) = (trees[task / parts].clone(), task % parts);
             x.tree(&inputs, tree.clone(), part, heads.q / parts, &dq);
             for s in tree {
@@ -64,7 +64,7 @@ fn add_heads(cpu: &Cpu, wide: &[f32], heads: Heads, sum: &mut Tensor) {
     let (rows, d, group) = (sum.rows(), heads.dim, heads.q / heads.kv);
     let width = heads.kv * d;
     let sum = SharedMut::new(sum.f32_mut());
-    cpu.run_ranges(rows, 16, |range| {
+    cpu.threads().run_ranges(rows, 16, |range| {
         for row in range {
             // SAFETY: ranges are disjoint, so a row belongs to one task.
             let sums = unsafe { sum.slice(row * width..(row + 1) * width) };

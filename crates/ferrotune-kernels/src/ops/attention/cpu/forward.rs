@@ -37,7 +37,7 @@ pub(in super::super) fn forward(
     let (out, lse) = (SharedMut::new(o.f32_mut()), SharedMut::new(lse.f32_mut()));
     let words = [TILE * d, plan.tile_words(TILE, d), TILE * TILE, plan.tile_words(TILE, TILE), TILE * d];
     let state = || words.map(|w| cpu.pool().take(w));
-    cpu.run_with(tasks.len(), state, |[rows_q, q_tile, scores, p_tile, acc], task| {
+    cpu.threads().run_with(tasks.len(), state, |[rows_q, q_tile, scores, p_tile, acc], task| {
         let (s, h, queries) = tasks[task];
         let m = queries.m;
         let q_rows = &mut rows_q.f32_mut()[..m * d];
@@ -98,7 +98,7 @@ fn pack(cpu: &Cpu, plan: Plan, (k, v): (&Tensor, &Tensor), segments: &[Segment])
         .collect();
     let shared = SharedMut::new(&mut packed);
     let scratch = || cpu.pool().take(scratch_words(plan.kind, d.max(TILE)));
-    cpu.run_with(segments.len() * kv_heads, scratch, |scratch, task| {
+    cpu.threads().run_with(segments.len() * kv_heads, scratch, |scratch, task| {
         let (s, g) = (&segments[task / kv_heads], task % kv_heads);
         // SAFETY: one task for each segment and kv head.
         let kv = unsafe { &mut shared.slice(task..task + 1)[0] };

@@ -15,7 +15,7 @@ const MOST: usize = 16;
 
 /// The nodes whose processors this process may use.
 #[derive(Debug, Clone)]
-pub(crate) struct Nodes {
+pub(super) struct Nodes {
     /// The node of a processor; those of other nodes count as the first.
     of_cpu: Vec<u8>,
     /// Where the share of each node in all processors begins, and their number.
@@ -24,13 +24,18 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// Those of this machine; where the system does not tell, there is one.
-    pub(crate) fn detect() -> Self {
+    pub(super) fn detect() -> Self {
         #[cfg(target_os = "linux")]
         if let Ok(allowed) = rustix::thread::sched_getaffinity(None) {
             return Self::read(Path::new("/sys/devices/system/node"), |cpu| {
                 cpu < rustix::thread::CpuSet::MAX_CPU && allowed.is_set(cpu)
             });
         }
+        Self::one()
+    }
+
+    /// All processors together.
+    pub(super) fn one() -> Self {
         Self::of(&[])
     }
 
@@ -76,7 +81,7 @@ impl Nodes {
 
     /// Sorts tasks that are put together from several matrices by the nodes that they belong to; `place` gives which row
     /// or panel of how many a task is of. Tasks of a node stay in their own order.
-    pub(crate) fn sort<T: Ord + Copy>(&self, tasks: &mut [T], place: impl Fn(T) -> (usize, usize)) {
+    pub(super) fn sort<T: Ord + Copy>(&self, tasks: &mut [T], place: impl Fn(T) -> (usize, usize)) {
         if self.count() > 1 {
             tasks.sort_unstable_by_key(|task| {
                 let (i, n) = place(*task);
@@ -120,14 +125,14 @@ fn cpus_of(list: &str) -> Option<Vec<usize>> {
 struct Next(AtomicUsize);
 
 /// The tasks of one loop.
-pub(crate) struct Queues<'a> {
+pub(super) struct Queues<'a> {
     nodes: &'a Nodes,
     tasks: usize,
     next: [Next; MOST],
 }
 
 impl<'a> Queues<'a> {
-    pub(crate) fn new(nodes: &'a Nodes, tasks: usize) -> Self {
+    pub(super) fn new(nodes: &'a Nodes, tasks: usize) -> Self {
         let next: [Next; MOST] = Default::default();
         for (node, next) in next.iter().enumerate().take(nodes.count()) {
             next.0.store(nodes.start(node, tasks), Ordering::Relaxed);
@@ -136,7 +141,7 @@ impl<'a> Queues<'a> {
     }
 
     /// Tasks that nobody else has taken, those of this thread's node first.
-    pub(crate) fn take(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn take(&self) -> impl Iterator<Item = usize> + '_ {
         self.take_from(self.nodes.here())
     }
 

@@ -14,7 +14,7 @@ const LOOKS: usize = 20_000;
 type Body<'a> = &'a (dyn Fn() + Sync);
 
 /// The threads. Dropping it ends them.
-pub(crate) struct Team {
+pub(super) struct Team {
     shared: Arc<Shared>,
     handles: Vec<JoinHandle<()>>,
     /// Held while a function runs.
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Team {
 
 impl Team {
     /// `threads` threads, the caller of [`Team::run`] being one of them.
-    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+    pub(super) fn new(threads: usize) -> std::io::Result<Self> {
         let helpers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             turn: AtomicU64::new(0),
@@ -63,7 +63,7 @@ impl Team {
     ///
     /// When a function is running already (this is called by another thread, or by `body` itself), the caller alone calls
     /// it: `body` takes its share of tasks from a common counter, so nothing is left undone.
-    pub(crate) fn run(&self, body: Body<'_>) {
+    pub(super) fn run(&self, body: Body<'_>) {
         let busy = match self.busy.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),
