@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ferrotune::arch::config::{ModelConfig, RopeScaling};
+use ferrotune::arch::config::RopeScaling;
+use ferrotune::arch::families::read_config;
 use ferrotune::formats::safetensors::{Dtype, OutTensor, SafeFile, Shards, write, write_model};
 use ferrotune::formats::{Checkpoint, GenerationConfig};
 use ferrotune_kernels::Threads;
@@ -59,11 +60,8 @@ fn opens_a_folder() {
 #[test]
 fn both_config_spellings_say_the_same() {
     for model in ["llama3_rope", "mistral"] {
-        let supported = ferrotune::arch::config::SUPPORTED;
-        let mut new =
-            ModelConfig::read(&golden(&format!("models/{model}/model/config.json")), supported).unwrap();
-        let mut old =
-            ModelConfig::read(&golden(&format!("models/{model}/config_v4.json")), supported).unwrap();
+        let mut new = read_config(&golden(&format!("models/{model}/model/config.json"))).unwrap();
+        let mut old = read_config(&golden(&format!("models/{model}/config_v4.json"))).unwrap();
         assert_ne!(new.raw, old.raw);
         (new.raw, old.raw) = Default::default();
         (new.path, old.path) = Default::default();

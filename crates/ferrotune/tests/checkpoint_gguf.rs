@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::arch::config::SUPPORTED;
-use ferrotune::arch::config::{ModelConfig, RopeScaling};
-use ferrotune::arch::families::architecture;
+use ferrotune::arch::config::RopeScaling;
+use ferrotune::arch::families::{architecture, config_from_json, read_config};
 use ferrotune::formats::Checkpoint;
 use ferrotune::formats::safetensors::SafeFile;
 use ferrotune_kernels::Threads;
@@ -63,8 +62,7 @@ fn weights_are_exact() {
 #[test]
 fn configuration_is_that_of_the_source_model() {
     for name in ["llama_tied", "llama3_rope"] {
-        let source =
-            ModelConfig::read(&golden(&format!("models/{name}/model/config.json")), SUPPORTED).unwrap();
+        let source = read_config(&golden(&format!("models/{name}/model/config.json"))).unwrap();
         let mut found = open(name).config().clone();
         if name == "llama3_rope" {
             let RopeScaling::Factors(factors) = &found.rope.scaling else {
@@ -101,7 +99,7 @@ fn networks_are_those_of_the_source_models() {
         let c = open(name);
         let config = c.config();
         // What is written into the folder of a merged model.
-        let again = ModelConfig::from_json(&config.path, config.raw.clone(), SUPPORTED).unwrap();
+        let again = config_from_json(&config.path, config.raw.clone()).unwrap();
         assert_eq!(architecture(&again).unwrap(), architecture(config).unwrap(), "{name}");
         for key in ["rope_theta", "num_key_value_heads", "head_dim"] {
             assert!(config.raw[key].is_number(), "{name}: {key}");

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ferrotune::Result;
-use ferrotune::arch::config::{ModelConfig, SUPPORTED};
-use ferrotune::arch::families::architecture;
+use ferrotune::arch::families::{architecture, read_config};
 use ferrotune::fetch::hub;
 use ferrotune::fetch::hub::HubId;
 use ferrotune::formats::Checkpoint;
@@ -74,7 +73,7 @@ fn subject(
     report: &Report,
 ) -> Result<(Checkpoint, Load)> {
     if let Some(file) = configuration(args, &config.model.base, report)? {
-        return Ok((Checkpoint::of_config(ModelConfig::read(&file, SUPPORTED)?)?, Load::bound(config)));
+        return Ok((Checkpoint::of_config(read_config(&file)?)?, Load::bound(config)));
     }
     let base = open_base(args, &config.model.base, report)?;
     let load = match config.data.train.is_empty() {

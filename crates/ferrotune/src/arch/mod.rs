@@ -1,6 +1,5 @@
-//! What a network is, before any of it is loaded: a model's `config.json`, and the family that reads it.
+//! What a network is: `config.json`, the families that read it, and the architecture that it describes.
 
+pub mod architecture;
 pub mod config;
 pub mod families;
-
-pub use config::{ModelConfig, RopeScaling};

@@ -16,7 +16,7 @@ use super::download::{Wanted, download, partial_of, status_error};
 use super::net::{
     Client, NetSettings, OnProgress, Progress, Reply, Request, network, public, split_credentials,
 };
-use crate::arch::config::{ModelConfig, SUPPORTED};
+use crate::arch::families::read_config;
 use crate::formats::atomic::{temporary_name, with_temporary, write_atomic};
 use crate::formats::hash::hex;
 use crate::{Error, Result};
@@ -241,7 +241,7 @@ impl<'a> Repository<'a> {
         }
         // An architecture that is not supported is refused before gigabytes are brought.
         take(CONFIG)?;
-        ModelConfig::read(&snapshot.join(CONFIG), SUPPORTED)?;
+        read_config(&snapshot.join(CONFIG))?;
         for name in SIDECARS.into_iter().filter(|name| has(name)) {
             take(name)?;
         }

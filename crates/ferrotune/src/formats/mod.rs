@@ -14,8 +14,8 @@ use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::arch::config::{ModelConfig, SUPPORTED};
-use crate::arch::families::architecture;
+use crate::arch::config::ModelConfig;
+use crate::arch::families::{self, architecture};
 use crate::{Error, Result};
 
 pub mod adapter;
@@ -108,7 +108,7 @@ impl Checkpoint {
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
-        let mut config = ModelConfig::read(&path.join("config.json"), SUPPORTED)?;
+        let mut config = families::read_config(&path.join("config.json"))?;
         let folder = Folder::open(path)?;
         if architecture(&config)?.tied && folder.has_another_head() {
             config.untie();

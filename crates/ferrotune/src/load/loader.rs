@@ -7,7 +7,7 @@ use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
 use super::{BaseForm, BaseStorage, Linears};
-use crate::arch::families::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
+use crate::arch::architecture::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
 use crate::formats::Checkpoint;
 use crate::model::adapted::TIED_HEAD;
 use crate::model::attention::{Attention, Qkv};
@@ -60,7 +60,7 @@ impl Loader<'_> {
             let base = self.matrix("lm_head", a.vocab, a.hidden, self.form.tables)?;
             lm_head = Some(head(self.linears, base));
         }
-        let rotary = |rope: &crate::arch::families::Rope| Rotary::new(self.dev, positions, rope.clone());
+        let rotary = |rope: &crate::arch::architecture::Rope| Rotary::new(self.dev, positions, rope.clone());
         let ropes = a.ropes.iter().map(rotary).collect::<Result<Vec<_>>>()?;
         Ok(Decoder { arch, embed, layers, norm, lm_head, ropes, reader: None, eight_bit: false, tied_head })
     }

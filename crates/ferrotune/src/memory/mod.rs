@@ -9,7 +9,7 @@ use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Precision};
 
 use crate::Result;
-use crate::arch::families::{Architecture, NormPlaces};
+use crate::arch::architecture::{Architecture, NormPlaces};
 use crate::formats::Checkpoint;
 use crate::load::{BaseForm, BaseStorage};
 use crate::loss::cross_entropy::chunk_rows;

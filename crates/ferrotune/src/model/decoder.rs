@@ -16,7 +16,7 @@ use super::rope::{Rotary, Rotation};
 use super::streaming::Reader;
 use super::waiting::Keep;
 use crate::Result;
-use crate::arch::families::Architecture;
+use crate::arch::architecture::Architecture;
 
 /// The network.
 #[derive(Debug)]

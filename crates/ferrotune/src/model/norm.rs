@@ -9,7 +9,7 @@ use ferrotune_kernels::{DType, Tensor};
 use super::linear::{Pass, Vector};
 use super::params::{Gradients, ParamId};
 use crate::Result;
-use crate::arch::families::NormKind;
+use crate::arch::architecture::NormKind;
 
 /// A norm under its checkpoint name.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use ferrotune_kernels::{Device, Tensor};
 
 use super::attention::Tokens;
+use crate::arch::architecture::{Architecture, Rope};
 use crate::arch::config::RopeScaling;
-use crate::arch::families::{Architecture, Rope};
 use crate::{Error, Result};
 
 /// Rotary embeddings with the table of all positions that may occur.

@@ -1,7 +1,7 @@
 //! A run is made so that it fits the memory that is there, or refused.
 
 use super::foresee::{self, Way};
-use crate::arch::families::Architecture;
+use crate::arch::architecture::Architecture;
 use crate::formats::Checkpoint;
 use crate::memory;
 use crate::memory::Plan;

@@ -2,7 +2,7 @@
 
 use super::needs::Rows;
 use crate::Result;
-use crate::arch::families::Architecture;
+use crate::arch::architecture::Architecture;
 use crate::data::loader::{Loader, LoaderOptions, evaluation_batches};
 use crate::data::pack::PackedBatch;
 use crate::data::tokenize::TrainRow;

@@ -6,7 +6,7 @@ use ferrotune_kernels::{Device, Precision, Tensor};
 
 use super::setup::{self, Trainable};
 use crate::Result;
-use crate::arch::families::Architecture;
+use crate::arch::architecture::Architecture;
 use crate::load::BaseForm;
 use crate::lora::{Adapter, LoraConfig, peft};
 use crate::memory::Shape;

@@ -21,6 +21,11 @@ impl<'a> Keys<'a> {
         self.bad(key, "missing")
     }
 
+    /// The family that the file names, for messages.
+    pub(crate) fn family(&self) -> &'a str {
+        self.object.get("model_type").and_then(Value::as_str).unwrap_or("nameless")
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|v| !v.is_null())
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+pub use defaults::{Defaults, RopeStyle, Window};
 pub(crate) use keys::{Keys, token_ids};
 pub use rope::{RopeConfig, RopeScaling};
 
@@ -16,26 +17,9 @@ use ferrotune_kernels::ops::activation::Activation;
 
 use crate::{Error, Result};
 
+mod defaults;
 mod keys;
 mod rope;
-
-/// Values of `model_type` that can be trained.
-pub const SUPPORTED: &[&str] = &[
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "smollm3",
-    "olmo2",
-    "granite",
-    "stablelm",
-    "starcoder2",
-    "mixtral",
-    "qwen3_moe",
-];
 
 /// Sizes and constants of a decoder-only transformer.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,35 +98,19 @@ pub enum Quantization {
 }
 
 impl ModelConfig {
-    /// Reads the `config.json` at `path`; families outside `supported` are refused by name.
-    pub fn read(path: &Path, supported: &[&str]) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let raw = crate::json::in_file(path, &text)?;
-        Self::from_json(path, raw, supported)
-    }
-
-    /// Interprets the content of a `config.json`; `path` is for messages.
-    pub fn from_json(path: &Path, raw: Value, supported: &[&str]) -> Result<Self> {
+    /// Interprets the content of a `config.json` as a family's code does; `path` is for messages.
+    pub(crate) fn from_json(path: &Path, raw: Value, defaults: &Defaults) -> Result<Self> {
         let Some(object) = raw.as_object() else {
             return Err(Error::file(path, "not a JSON object"));
         };
         let keys = Keys { path, object };
         let model_type = keys.text("model_type")?.ok_or_else(|| keys.missing("model_type"))?;
-        if !supported.contains(&model_type) {
-            let names = supported.join(", ");
-            return Err(Error::file(path, format!("model_type `{model_type}` is not supported")).with_hint(format!(
-                "supported architectures: {names}; a similar one is not used in its place, as it would train a wrong model"
-            )));
-        }
         let quantization = quantization(&keys)?;
         let hidden_size = keys.size("hidden_size")?;
         let num_attention_heads = keys.size("num_attention_heads")?;
         let num_key_value_heads = keys.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
-        let head_dim = match keys.optional_size("head_dim")? {
+        let head_dim = match keys.optional_size("head_dim")?.or(defaults.head_dim) {
             Some(given) => given,
-            // Families whose heads are not a share of the hidden size have a constant default.
-            None if model_type.starts_with("gemma") => 256,
-            None if model_type == "qwen3" => 128,
             None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
             None => {
                 let found =
@@ -160,10 +128,10 @@ impl ModelConfig {
         }
         let max_position_embeddings = keys.optional_size("max_position_embeddings")?;
         let mut notes = Vec::new();
-        let (rope, rope_by_layer) = rope::read(&keys, model_type, max_position_embeddings, &mut notes)?;
+        let (rope, rope_by_layer) = rope::read(&keys, defaults, max_position_embeddings, &mut notes)?;
         let layers = keys.size("num_hidden_layers")?;
         let use_sliding_window = keys.flag("use_sliding_window")?;
-        let sliding_window = window(&keys, model_type, use_sliding_window)?;
+        let sliding_window = window(&keys, defaults.window, use_sliding_window)?;
         Ok(ModelConfig {
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
@@ -173,11 +141,11 @@ impl ModelConfig {
             head_dim,
             vocab_size: keys.size("vocab_size")?,
             max_position_embeddings: max_position_embeddings.unwrap_or(2048),
-            norm_eps: norm_eps(&keys, model_type)?,
+            norm_eps: keys.positive(defaults.norm_eps_key)?.unwrap_or(defaults.norm_eps),
             rope,
             rope_by_layer,
             tie_word_embeddings: keys.flag("tie_word_embeddings")?,
-            hidden_act: activation(&keys, model_type)?,
+            hidden_act: activation(&keys, defaults)?,
             attention_bias: keys.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: keys.flag("mlp_bias")?.unwrap_or(false),
             sliding_window,
@@ -231,29 +199,14 @@ impl ModelConfig {
     }
 }
 
-/// The epsilon of the norms under the family's own key, or its default; others are not read by its code.
-fn norm_eps(keys: &Keys<'_>, model_type: &str) -> Result<f64> {
-    let key = match model_type {
-        "stablelm" => "layer_norm_eps",
-        "starcoder2" => "norm_epsilon",
-        _ => "rms_norm_eps",
-    };
-    let usual = match model_type {
-        "phi3" | "olmo2" | "stablelm" | "starcoder2" | "mixtral" => 1e-5,
-        _ => 1e-6,
-    };
-    Ok(keys.positive(key)?.unwrap_or(usual))
-}
-
-/// The window of the layers that have one. Some families read it only if another key says that it is in use, and some have a
-/// default, which `null` takes away.
-fn window(keys: &Keys<'_>, model_type: &str, in_use: Option<bool>) -> Result<Option<usize>> {
-    let optional = model_type.starts_with("qwen") || model_type == "smollm3";
-    if optional && in_use != Some(true) {
-        return Ok(None);
+/// The window of the layers that have one.
+fn window(keys: &Keys<'_>, when: Window, in_use: Option<bool>) -> Result<Option<usize>> {
+    const KEY: &str = "sliding_window";
+    match when {
+        Window::IfInUse if in_use != Some(true) => Ok(None),
+        Window::Or(usual) if !keys.has(KEY) => Ok(Some(usual)),
+        _ => keys.optional_size(KEY),
     }
-    let usual = model_type.starts_with("gemma") && !keys.has("sliding_window");
-    Ok(keys.optional_size("sliding_window")?.or(usual.then_some(4096)))
 }
 
 fn layer_types(keys: &Keys<'_>, layers: usize, window: Option<usize>) -> Result<Option<Vec<LayerType>>> {
@@ -276,12 +229,11 @@ fn layer_types(keys: &Keys<'_>, layers: usize, window: Option<usize>) -> Result<
     Ok(Some(types))
 }
 
-fn activation(keys: &Keys<'_>, model_type: &str) -> Result<Activation> {
-    // Gemma writes `hidden_activation` and leaves `hidden_act` for old readers; the others know `hidden_act` only.
-    let key = if model_type.starts_with("gemma") { "hidden_activation" } else { "hidden_act" };
+fn activation(keys: &Keys<'_>, defaults: &Defaults) -> Result<Activation> {
+    let key = defaults.activation_key;
     match keys.text(key)? {
-        None if model_type.starts_with("gemma") || model_type == "starcoder2" => Ok(Activation::GeluTanh),
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
+        None => Ok(defaults.activation),
+        Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(Activation::GeluTanh),
         Some(other) => {
             Err(keys.bad(key, format!("activation `{other}` is not supported (silu, gelu_pytorch_tanh)")))
@@ -311,98 +263,6 @@ fn quantization(keys: &Keys<'_>) -> Result<Option<Quantization>> {
             Err(keys.bad("quantization_config", problem).with_hint(
                 "use the original unquantized model as the base; it is quantized while loading if the run asks for it",
             ))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn base() -> Value {
-        json!({"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
-               "num_attention_heads": 4, "vocab_size": 320})
-    }
-
-    fn with(changes: Value) -> Result<ModelConfig> {
-        let mut raw = base();
-        for (k, v) in changes.as_object().unwrap() {
-            raw[k] = v.clone();
-        }
-        ModelConfig::from_json(Path::new("config.json"), raw, SUPPORTED)
-    }
-
-    fn refusal(changes: Value) -> String {
-        with(changes).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn defaults_of_old_configs() {
-        let c = with(json!({})).unwrap();
-        assert_eq!((c.num_key_value_heads, c.head_dim, c.max_position_embeddings), (4, 16, 2048));
-        assert_eq!((c.rope.theta, c.rope.scaling), (None, RopeScaling::None));
-        assert!(c.tie_word_embeddings.is_none() && c.eos_token_ids.is_empty() && c.sliding_window.is_none());
-    }
-
-    #[test]
-    fn token_ids_may_be_lists_or_negative() {
-        let c = with(json!({"eos_token_id": [7, 9], "pad_token_id": -1, "bos_token_id": null})).unwrap();
-        assert_eq!((c.eos_token_ids, c.pad_token_id, c.bos_token_id), (vec![7, 9], None, None));
-    }
-
-    #[test]
-    fn rope_types_in_both_spellings() {
-        for changes in [
-            json!({"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 5e5}),
-            json!({"rope_scaling": {"rope_type": "linear", "factor": 4}, "rope_theta": 500000}),
-            json!({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}}),
-        ] {
-            let c = with(changes).unwrap();
-            assert_eq!((c.rope.theta, c.rope.scaling), (Some(5e5), RopeScaling::Linear { factor: 4.0 }));
-        }
-        let c = with(
-            json!({"rope_scaling": {"type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 99}),
-        );
-        assert!(matches!(
-            c.unwrap().rope.scaling,
-            RopeScaling::Yarn { original_max_position_embeddings: 99, beta_fast: 32.0, truncate: true, .. }
-        ));
-    }
-
-    #[test]
-    fn refusals_name_what_was_found() {
-        let error = with(json!({"model_type": "qwen3_5"})).unwrap_err();
-        assert!(error.to_string().contains("`qwen3_5`"), "{error}");
-        assert!(error.hint().unwrap().contains("llama, mistral"));
-        for (changes, name) in [
-            (json!({"hidden_act": "relu"}), "`relu`"),
-            (json!({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}), "`ntk`"),
-            (json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}), "low_freq_factor"),
-            (json!({"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}}), "short_factor"),
-            (json!({"layer_types": ["full_attention"]}), "`layer_types`"),
-            (json!({"layer_types": ["full_attention", "chunked_attention"]}), "chunked_attention"),
-            (json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "`gptq`"),
-            (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "`bitsandbytes`"),
-            (json!({"hidden_size": 0}), "`hidden_size`"),
-            (json!({"hidden_size": -3}), "`hidden_size`"),
-            (json!({"hidden_size": 66}), "`head_dim`"),
-            (json!({"num_key_value_heads": 3}), "`num_key_value_heads`"),
-            (json!({"vocab_size": null}), "`vocab_size`"),
-            (json!({"rms_norm_eps": "small"}), "`rms_norm_eps`"),
-            (json!({"partial_rotary_factor": 1.5}), "`partial_rotary_factor`"),
-            (json!({"rope_scaling": {"type": "none"}}), "`none`"),
-            (json!({"rope_scaling": {"type": "su", "factor": 2.0}}), "`su`"),
-            (
-                json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.5}),
-                "`partial_rotary_factor`",
-            ),
-            (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "`max_position_embeddings`"),
-            (json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}), "`full_attention`"),
-            (json!({"layer_types": ["full_attention", "sliding_attention"]}), "`sliding_window`"),
-        ] {
-            let message = refusal(changes);
-            assert!(message.contains(name), "{message} does not name {name}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::defaults::{Defaults, RopeStyle};
 use super::keys::Keys;
 use crate::Result;
 
@@ -81,9 +82,6 @@ pub enum RopeScaling {
     Factors(Vec<f32>),
 }
 
-/// The family that states embeddings by kind of layers.
-const BY_KIND: &str = "gemma3_text";
-
 /// The kind of layers without a window.
 const FULL: &str = "full_attention";
 
@@ -94,7 +92,7 @@ const FULL: &str = "full_attention";
 /// not compute goes into `notes`.
 pub(crate) fn read(
     keys: &Keys<'_>,
-    family: &str,
+    defaults: &Defaults,
     max_positions: Option<usize>,
     notes: &mut Vec<String>,
 ) -> Result<(RopeConfig, BTreeMap<String, RopeConfig>)> {
@@ -105,12 +103,13 @@ pub(crate) fn read(
     let (new, old) = (object("rope_parameters")?, object("rope_scaling")?);
     let mut read = |name: &'static str, object: &Map<String, Value>, theta: &str| {
         let inner = Keys { path: keys.path, object };
-        Stated { keys, family, name, inner: &inner, max_positions }.read(theta, notes)
+        Stated { keys, defaults, name, inner: &inner, max_positions }.read(theta, notes)
     };
     let mut kinds: BTreeMap<String, Map<String, Value>> =
         new.iter().filter_map(|(kind, v)| Some((kind.clone(), v.as_object()?.clone()))).collect();
-    if family != BY_KIND {
+    if defaults.rope != RopeStyle::ByLayerType {
         if let (Some(kind), true) = (kinds.keys().next(), old.is_empty()) {
+            let family = keys.family();
             let problem = format!("values for a kind of layers (`{kind}`) are not used in a {family} model");
             return Err(keys.bad("rope_parameters", problem));
         }
@@ -138,7 +137,7 @@ pub(crate) fn read(
 struct Stated<'a> {
     /// The whole configuration.
     keys: &'a Keys<'a>,
-    family: &'a str,
+    defaults: &'a Defaults,
     /// The key that has them.
     name: &'static str,
     /// What it has.
@@ -168,12 +167,14 @@ impl Stated<'_> {
         if let Some(part) = stated.filter(|p| *p > 1.0) {
             return Err(self.keys.bad(KEY, format!("{part} is above 1")));
         }
-        if matches!(self.family, "phi3" | "stablelm") {
+        if self.defaults.partial_rotary {
             return Ok(stated);
         }
         if let Some(part) = stated.filter(|part| *part < 1.0) {
-            let problem =
-                format!("{part} is not used in a {} model, whose heads are rotated whole", self.family);
+            let problem = format!(
+                "{part} is not used in a {} model, whose heads are rotated whole",
+                self.keys.family()
+            );
             if *scaling != RopeScaling::None {
                 return Err(self.keys.bad(KEY, problem));
             }
@@ -191,13 +192,16 @@ impl Stated<'_> {
             Some(kind) => kind,
             None => inner.text("type")?.unwrap_or("default"),
         };
-        let phi3 = self.family == "phi3";
-        // Early configurations of Phi 3 have other names for its one kind.
-        let kind = if phi3 && matches!(kind, "su" | "yarn") { "longrope" } else { kind };
-        if phi3 && !matches!(kind, "default" | "longrope") {
-            let problem = format!("rope type `{kind}` is not used in a phi3 model (default, longrope)");
-            return Err(keys.bad(name, problem));
-        }
+        let kind = match (self.defaults.rope, kind) {
+            (RopeStyle::LongRope, "su" | "yarn") => "longrope",
+            (RopeStyle::LongRope, kind) if !matches!(kind, "default" | "longrope") => {
+                let family = keys.family();
+                let problem =
+                    format!("rope type `{kind}` is not used in a {family} model (default, longrope)");
+                return Err(keys.bad(name, problem));
+            }
+            (_, kind) => kind,
+        };
         scaling(self, kind)
     }
 
@@ -211,7 +215,7 @@ impl Stated<'_> {
         const KEY: &str = "original_max_position_embeddings";
         match (self.keys.optional_size(KEY)?, self.inner.optional_size(KEY)?) {
             (Some(outside), _) => Ok(outside),
-            (None, _) if self.family == "phi3" => Ok(4096),
+            (None, _) if self.defaults.rope == RopeStyle::LongRope => Ok(4096),
             (None, Some(inside)) => Ok(inside),
             (None, None) => self.positions(),
         }

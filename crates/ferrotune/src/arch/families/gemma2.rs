@@ -5,12 +5,25 @@ use ferrotune_kernels::ops::activation::Activation;
 use ferrotune_kernels::ops::softmax_xent::Logits;
 use serde_json::json;
 
-use super::{Architecture, NormKind, NormPlaces, only, only_activation, windows};
+use super::{Family, only, only_activation, windows};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, NormKind, NormPlaces};
+use crate::arch::config::{Defaults, ModelConfig, Window};
+
+/// What Gemma 2 and 3 share.
+pub(super) const DEFAULTS: Defaults = Defaults {
+    head_dim: Some(256),
+    // `hidden_act` is left for old readers.
+    activation_key: "hidden_activation",
+    activation: Activation::GeluTanh,
+    window: Window::Or(4096),
+    ..Defaults::COMMON
+};
+
+pub(super) const FAMILY: Family = Family { model_type: "gemma2", defaults: DEFAULTS, architecture };
 
 /// What Gemma 2 and 3 share. Caps are on scores and on logits: those of a configuration that does not name them, or none.
-pub(crate) fn shared(c: &ModelConfig, caps: [Option<f32>; 2]) -> Result<Architecture> {
+pub(super) fn shared(c: &ModelConfig, caps: [Option<f32>; 2]) -> Result<Architecture> {
     only_activation(c, Activation::GeluTanh)?;
     only(c, "use_bidirectional_attention", &json!(false))?;
     let (scalar, score_cap, logit_cap) = c.with_keys(|keys| {
@@ -36,13 +49,13 @@ pub(crate) fn shared(c: &ModelConfig, caps: [Option<f32>; 2]) -> Result<Architec
 }
 
 /// A window in the first, third, ... layer.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     needs_window(c)?;
     Ok(Architecture { windows: windows(c, |i| i % 2 == 0), ..shared(c, [Some(50.0), Some(30.0)])? })
 }
 
 /// Refuses a configuration that takes the window away and does not say that no layer has one.
-pub(crate) fn needs_window(c: &ModelConfig) -> Result<()> {
+pub(super) fn needs_window(c: &ModelConfig) -> Result<()> {
     match (c.sliding_window, &c.layer_types) {
         (None, None) => c.with_keys(|keys| {
             Err(keys.bad("sliding_window", "null, and no `layer_types` say that no layer has one"))

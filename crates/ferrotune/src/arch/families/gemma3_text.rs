@@ -1,12 +1,19 @@
 //! Gemma 3 (text): Gemma 2 with norms of the heads of q and k, five layers with a window to one without, and a rotary
 //! base for each of the two kinds.
 
-use super::{Architecture, QkNorm, Rope, gemma2, windows};
+use super::{Family, gemma2, windows};
 use crate::Result;
-use crate::arch::config::{ModelConfig, RopeConfig, RopeScaling};
+use crate::arch::architecture::{Architecture, QkNorm, Rope};
+use crate::arch::config::{Defaults, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "gemma3_text",
+    defaults: Defaults { rope: RopeStyle::ByLayerType, ..gemma2::DEFAULTS },
+    architecture,
+};
 
 /// Layers `sliding_window_pattern` apart see the whole segment; they have the larger base and any scaling.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let (pattern, local) = c.with_keys(|keys| {
         let pattern = keys.optional_size("sliding_window_pattern")?.unwrap_or(6);
         Ok((pattern, keys.positive("rope_local_base_freq")?))

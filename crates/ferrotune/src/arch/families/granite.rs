@@ -2,12 +2,15 @@
 
 use ferrotune_kernels::ops::softmax_xent::Logits;
 
-use super::Architecture;
+use super::Family;
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::Architecture;
+use crate::arch::config::{Defaults, ModelConfig};
+
+pub(super) const FAMILY: Family = Family { model_type: "granite", defaults: Defaults::COMMON, architecture };
 
 /// As Llama with its four multipliers; `logits_scaling` divides.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     c.with_keys(|keys| {
         let factor = |key: &str| Ok::<_, crate::Error>(keys.positive(key)?.unwrap_or(1.0) as f32);
         Ok(Architecture {

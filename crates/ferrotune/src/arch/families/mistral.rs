@@ -1,11 +1,14 @@
 //! Mistral: the Llama network with a sliding window in every layer.
 
-use super::{Architecture, windows};
+use super::{Family, windows};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::Architecture;
+use crate::arch::config::{Defaults, ModelConfig};
+
+pub(super) const FAMILY: Family = Family { model_type: "mistral", defaults: Defaults::COMMON, architecture };
 
 /// As Llama, each query seeing `sliding_window` keys; no biases, whatever the configuration says.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         windows: windows(c, |_| true),
         qkv_bias: false,

@@ -2,12 +2,16 @@
 
 use serde_json::json;
 
-use super::{Architecture, Experts, mistral, only, rope, window_everywhere};
+use super::{Family, mistral, only, window_everywhere};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, Experts, rope};
+use crate::arch::config::{Defaults, ModelConfig};
+
+pub(super) const FAMILY: Family =
+    Family { model_type: "mixtral", defaults: Defaults { norm_eps: 1e-5, ..Defaults::COMMON }, architecture };
 
 /// Weights of a token's experts sum to 1. Noise on the router and losses that balance it are not implemented.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     only(c, "output_router_logits", &json!(false))?;
     let (count, per_token, noise) = c.with_keys(|keys| {
         let count = keys.optional_size("num_local_experts")?.unwrap_or(8);

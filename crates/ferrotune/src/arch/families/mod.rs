@@ -1,4 +1,7 @@
-//! The one place where `model_type` is looked at: each family describes its network as an [`Architecture`].
+//! The one place where `model_type` is looked at.
+//!
+//! A family says how its own code reads `config.json` ([`Defaults`]) and describes its network as an [`Architecture`].
+//! Adding one takes a file, its `mod` line and its row in [`FAMILIES`].
 
 mod gemma2;
 mod gemma3_text;
@@ -15,266 +18,88 @@ mod smollm3;
 mod stablelm;
 mod starcoder2;
 
-use ferrotune_kernels::ops::activation::Activation;
-use ferrotune_kernels::ops::softmax_xent::Logits;
+use std::path::Path;
 
-use super::config::{LayerType, ModelConfig, RopeScaling};
+use ferrotune_kernels::ops::activation::Activation;
+use serde_json::Value;
+
+use super::architecture::Architecture;
+use super::config::{Defaults, Keys, LayerType, ModelConfig};
 use crate::{Error, Result};
 
-/// A decoder-only network, in flat parameters.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Architecture {
-    /// Vocabulary `V`.
-    pub vocab: usize,
-    /// Hidden size `D`.
-    pub hidden: usize,
-    /// Number of layers.
-    pub layers: usize,
-    /// Query heads `H`.
-    pub heads: usize,
-    /// Key and value heads `G`.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// MLP width `F`.
-    pub ffn: usize,
-    /// What the norms compute.
-    pub norm: NormKind,
-    /// Epsilon of the norms.
-    pub norm_eps: f32,
-    /// Where a layer has norms.
-    pub norms: NormPlaces,
-    /// Norms of q and k before the rotation.
-    pub qk_norm: QkNorm,
-    /// Biases of q, k and v.
-    pub qkv_bias: bool,
-    /// Bias of o.
-    pub o_bias: bool,
-    /// Biases of the MLP.
-    pub mlp_bias: bool,
-    /// q, k, v in one matrix, and gate and up in another.
-    pub fused: bool,
-    /// Shape of the MLP.
-    pub mlp: MlpKind,
-    /// Experts in the place of the MLP.
-    pub experts: Option<Experts>,
-    /// Activation of MLP or experts.
-    pub activation: Activation,
-    /// Sliding window of each layer.
-    pub windows: Vec<Option<usize>>,
-    /// The rotary embeddings that layers use.
-    pub ropes: Vec<Rope>,
-    /// Which of them each layer uses; `None` for none.
-    pub rope_of_layer: Vec<Option<usize>>,
-    /// Factor of the attention scores.
-    pub score_scale: f32,
-    /// Soft cap of the attention scores.
-    pub score_cap: Option<f32>,
-    /// Factor of the embeddings.
-    pub embed_scale: f32,
-    /// Factor of what a layer adds to the residual stream.
-    pub residual_scale: f32,
-    /// Factor and soft cap of the logits.
-    pub logits: Logits,
-    /// Whether the head is the embedding.
-    pub tied: bool,
+/// A family of networks.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name in `config.json`.
+    pub model_type: &'static str,
+    /// How its code reads `config.json`.
+    pub(crate) defaults: Defaults,
+    /// The network of a checkpoint.
+    pub(crate) architecture: fn(&ModelConfig) -> Result<Architecture>,
 }
 
-/// What a norm computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormKind {
-    /// `x / rms(x) * w`.
-    Rms,
-    /// `x / rms(x) * (1 + w)`.
-    RmsOnePlus,
-    /// `(x - mean) / deviation * w + b`.
-    Layer,
+/// All families that can be trained.
+pub const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    mistral::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    gemma2::FAMILY,
+    gemma3_text::FAMILY,
+    phi3::FAMILY,
+    smollm3::FAMILY,
+    olmo2::FAMILY,
+    granite::FAMILY,
+    stablelm::FAMILY,
+    starcoder2::FAMILY,
+    mixtral::FAMILY,
+    qwen3_moe::FAMILY,
+];
+
+/// The family of this `model_type`, if there is one.
+pub fn find(model_type: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.model_type == model_type)
 }
 
-/// Where a layer has norms, by the checkpoints' names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormPlaces {
-    /// `input_layernorm` before the attention, `post_attention_layernorm` before the MLP.
-    Before,
-    /// `input_layernorm` and `post_attention_layernorm` around the attention, `pre_feedforward_layernorm` and
-    /// `post_feedforward_layernorm` around the MLP.
-    Around,
-    /// `post_attention_layernorm` after the attention, `post_feedforward_layernorm` after the MLP.
-    After,
-    /// `input_layernorm` before both, which read the same input.
-    Parallel,
+/// Reads the `config.json` at `path`.
+///
+/// # Errors
+/// A family that is not in [`FAMILIES`] is refused by name, before any weight is read; so is every value that would be
+/// computed wrongly.
+pub fn read_config(path: &Path) -> Result<ModelConfig> {
+    let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    config_from_json(path, crate::json::in_file(path, &text)?)
 }
 
-/// Norms of q and k.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkNorm {
-    /// None.
-    None,
-    /// `q_norm` and `k_norm` of each head, one weight for all.
-    Head,
-    /// `q_norm` and `k_norm` over all heads together.
-    Whole,
-    /// `q_layernorm.norms.N` and `k_layernorm.norms.N`: a layer norm without bias for each head.
-    OwnLayer,
+/// Interprets the content of a `config.json`; `path` is for messages.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn config_from_json(path: &Path, raw: Value) -> Result<ModelConfig> {
+    let Some(object) = raw.as_object() else {
+        return Err(Error::file(path, "not a JSON object"));
+    };
+    let keys = Keys { path, object };
+    let model_type = keys.text("model_type")?.ok_or_else(|| keys.missing("model_type"))?;
+    let Some(family) = find(model_type) else {
+        let names: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
+        return Err(Error::file(path, format!("model_type `{model_type}` is not supported")).with_hint(format!(
+            "supported architectures: {}; a similar one is not used in its place, as it would train a wrong model",
+            names.join(", ")
+        )));
+    };
+    ModelConfig::from_json(path, raw, &family.defaults)
 }
 
-/// Shape of an MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MlpKind {
-    /// `down_proj(act(gate_proj(x)) * up_proj(x))`.
-    Gated,
-    /// `c_proj(act(c_fc(x)))`.
-    Plain,
-}
-
-/// Experts of the layers that have some.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Experts {
-    /// Experts `E` of a layer.
-    pub count: usize,
-    /// Experts of a token.
-    pub per_token: usize,
-    /// Width of an expert.
-    pub ffn: usize,
-    /// Whether the weights of a token's experts are made to sum to 1.
-    pub normalise: bool,
-    /// Whether each layer has experts; an MLP if not.
-    pub layers: Vec<bool>,
-    /// The module around router and experts in files, such as `mlp`.
-    pub module: &'static str,
-    /// Names of gate, up and down of an expert in files.
-    pub names: [&'static str; 3],
-}
-
-/// Rotary embeddings.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Change of the frequencies.
-    pub scaling: RopeScaling,
-    /// Elements of a head that are rotated, from its start.
-    pub dims: usize,
-}
-
-impl Experts {
-    /// Refuses more experts for a token than there are.
-    fn check(&self, c: &ModelConfig) -> Result<()> {
-        if self.per_token <= self.count {
-            return Ok(());
-        }
-        let problem = format!("`num_experts_per_tok`: {} of {} experts", self.per_token, self.count);
-        Err(Error::file(&c.path, problem))
+/// The family's description of a checkpoint's network.
+///
+/// # Errors
+/// Values of the configuration that the family's code does not compute.
+pub fn architecture(config: &ModelConfig) -> Result<Architecture> {
+    match find(&config.model_type) {
+        Some(family) => (family.architecture)(config),
+        None => Err(Error::config("model_type", format!("`{}` has no family here", config.model_type))),
     }
-}
-
-impl Architecture {
-    /// Name and shape of a linear that every layer has, by whose storage the others are judged.
-    pub fn probe(&self) -> (&'static str, usize, usize) {
-        match self.mlp {
-            _ if self.experts.is_some() => {
-                ("model.layers.0.self_attn.o_proj.weight", self.hidden, self.heads * self.head_dim)
-            }
-            MlpKind::Gated if self.fused => {
-                ("model.layers.0.mlp.gate_up_proj.weight", 2 * self.ffn, self.hidden)
-            }
-            MlpKind::Gated => ("model.layers.0.mlp.up_proj.weight", self.ffn, self.hidden),
-            MlpKind::Plain => ("model.layers.0.mlp.c_fc.weight", self.ffn, self.hidden),
-        }
-    }
-
-    /// The experts of a layer, if it has some.
-    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
-        self.experts.as_ref().filter(|e| e.layers[layer])
-    }
-
-    /// The most linears that the layers can have.
-    pub fn linear_count(&self) -> usize {
-        (0..self.layers).map(|i| 4 + 3 * self.experts_of(i).map_or(1, |e| e.count)).sum()
-    }
-
-    /// Values of the linears of all layers.
-    pub fn linear_elements(&self) -> usize {
-        (0..self.layers).map(|i| self.layer_elements(i)).sum()
-    }
-
-    /// Values of the linears of a layer.
-    pub fn layer_elements(&self, layer: usize) -> usize {
-        self.layer_with(layer, self.experts.as_ref().map_or(0, |e| e.count))
-    }
-
-    /// Values of the linears of all layers that a token is multiplied with.
-    pub fn active_elements(&self) -> usize {
-        let experts = self.experts.as_ref().map_or(0, |e| e.per_token);
-        (0..self.layers).map(|i| self.layer_with(i, experts)).sum()
-    }
-
-    fn layer_with(&self, layer: usize, experts: usize) -> usize {
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let attention = 2 * (q + kv) * self.hidden;
-        let parts = if self.mlp == MlpKind::Plain { 2 } else { 3 };
-        attention
-            + match self.experts_of(layer) {
-                Some(e) => self.hidden * (e.count + 3 * experts * e.ffn),
-                None => parts * self.ffn * self.hidden,
-            }
-    }
-
-    /// Values of the largest matrix, whatever is stored together.
-    pub fn largest_matrix(&self) -> usize {
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn);
-        self.hidden * self.vocab.max(2 * self.ffn).max(q + 2 * kv).max(expert)
-    }
-
-    /// Values that the activation reads for a token, in the widest layer.
-    pub fn hidden_width(&self) -> usize {
-        let parts = if self.mlp == MlpKind::Plain { 1 } else { 2 };
-        match &self.experts {
-            Some(e) if e.layers.iter().all(|l| *l) => 2 * e.per_token * e.ffn,
-            Some(e) => (2 * e.per_token * e.ffn).max(parts * self.ffn),
-            None => parts * self.ffn,
-        }
-    }
-
-    /// The network that most families vary: norms before, SwiGLU, one rotation for all layers, no windows.
-    fn common(c: &ModelConfig) -> Self {
-        Architecture {
-            vocab: c.vocab_size,
-            hidden: c.hidden_size,
-            layers: c.num_hidden_layers,
-            heads: c.num_attention_heads,
-            kv_heads: c.num_key_value_heads,
-            head_dim: c.head_dim,
-            ffn: c.intermediate_size,
-            norm: NormKind::Rms,
-            norm_eps: c.norm_eps as f32,
-            norms: NormPlaces::Before,
-            qk_norm: QkNorm::None,
-            qkv_bias: c.attention_bias,
-            o_bias: c.attention_bias,
-            mlp_bias: c.mlp_bias,
-            fused: false,
-            mlp: MlpKind::Gated,
-            experts: None,
-            activation: c.hidden_act,
-            windows: vec![None; c.num_hidden_layers],
-            ropes: vec![rope(c, 10_000.0, 1.0)],
-            rope_of_layer: vec![Some(0); c.num_hidden_layers],
-            score_scale: 1.0 / (c.head_dim as f32).sqrt(),
-            score_cap: None,
-            embed_scale: 1.0,
-            residual_scale: 1.0,
-            logits: Logits::default(),
-            tied: c.tie_word_embeddings.unwrap_or(false),
-        }
-    }
-}
-
-/// The rotary embeddings of all layers, with the family's defaults for base and rotated share.
-fn rope(c: &ModelConfig, theta: f64, partial: f64) -> Rope {
-    let dims = (c.head_dim as f64 * c.rope.partial.unwrap_or(partial)) as usize;
-    Rope { theta: c.rope.theta.unwrap_or(theta), scaling: c.rope.scaling.clone(), dims }
 }
 
 /// `sliding_window` in the layers that `layer_types` names, or else in those that `sliding` says.
@@ -310,23 +135,5 @@ fn only_activation(c: &ModelConfig, usual: Activation) -> Result<()> {
     Err(Error::config("hidden_act", problem))
 }
 
-/// The family's description of a checkpoint's network.
-pub fn architecture(config: &ModelConfig) -> Result<Architecture> {
-    match config.model_type.as_str() {
-        "llama" => llama::architecture(config),
-        "mistral" => mistral::architecture(config),
-        "qwen2" => qwen2::architecture(config),
-        "qwen3" => qwen3::architecture(config),
-        "gemma2" => gemma2::architecture(config),
-        "gemma3_text" => gemma3_text::architecture(config),
-        "phi3" => phi3::architecture(config),
-        "smollm3" => smollm3::architecture(config),
-        "olmo2" => olmo2::architecture(config),
-        "granite" => granite::architecture(config),
-        "stablelm" => stablelm::architecture(config),
-        "mixtral" => mixtral::architecture(config),
-        "qwen3_moe" => qwen3_moe::architecture(config),
-        "starcoder2" => starcoder2::architecture(config),
-        other => Err(Error::config("model_type", format!("`{other}` has no family here"))),
-    }
-}
+#[cfg(test)]
+mod tests;

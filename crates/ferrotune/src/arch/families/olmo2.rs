@@ -1,11 +1,15 @@
 //! OLMo 2: norms after attention and MLP, and over all heads of q and of k together.
 
-use super::{Architecture, NormPlaces, QkNorm};
+use super::Family;
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, NormPlaces, QkNorm};
+use crate::arch::config::{Defaults, ModelConfig};
+
+pub(super) const FAMILY: Family =
+    Family { model_type: "olmo2", defaults: Defaults { norm_eps: 1e-5, ..Defaults::COMMON }, architecture };
 
 /// As Llama with the norms elsewhere.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         norms: NormPlaces::After,
         qk_norm: QkNorm::Whole,

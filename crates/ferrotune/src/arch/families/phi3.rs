@@ -1,11 +1,23 @@
 //! Phi 3 and 4-mini: the Llama network with q, k, v in one matrix and gate, up in another, and long rope.
 
-use super::{Architecture, window_everywhere};
+use super::{Family, window_everywhere};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::Architecture;
+use crate::arch::config::{Defaults, ModelConfig, RopeStyle};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "phi3",
+    defaults: Defaults {
+        norm_eps: 1e-5,
+        partial_rotary: true,
+        rope: RopeStyle::LongRope,
+        ..Defaults::COMMON
+    },
+    architecture,
+};
 
 /// As Llama, fused; a part of each head may be left unrotated.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         fused: true,
         qkv_bias: false,

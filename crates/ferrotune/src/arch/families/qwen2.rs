@@ -1,11 +1,18 @@
 //! Qwen 2 and 2.5: the Llama network with biases on q, k and v, and windows in the upper layers if asked for.
 
-use super::{Architecture, windows};
+use super::{Family, windows};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::Architecture;
+use crate::arch::config::{Defaults, ModelConfig, Window};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen2",
+    defaults: Defaults { window: Window::IfInUse, ..Defaults::COMMON },
+    architecture,
+};
 
 /// As Llama; the biases are a part of the family, not of the configuration.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         qkv_bias: true,
         o_bias: false,
@@ -16,7 +23,7 @@ pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
 }
 
 /// A window from layer `max_window_layers` on, if `use_sliding_window` says so.
-pub(crate) fn upper_windows(c: &ModelConfig) -> Result<Vec<Option<usize>>> {
+pub(super) fn upper_windows(c: &ModelConfig) -> Result<Vec<Option<usize>>> {
     if c.use_sliding_window != Some(true) {
         return Ok(vec![None; c.num_hidden_layers]);
     }

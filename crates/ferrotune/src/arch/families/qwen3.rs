@@ -1,12 +1,19 @@
 //! Qwen 3: the Llama network with an RMS norm of each head of q and k.
 
+use super::Family;
 use super::qwen2::upper_windows;
-use super::{Architecture, QkNorm};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, QkNorm};
+use crate::arch::config::{Defaults, ModelConfig, Window};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3",
+    defaults: Defaults { head_dim: Some(128), window: Window::IfInUse, ..Defaults::COMMON },
+    architecture,
+};
 
 /// As Llama with `q_norm` and `k_norm`.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         qk_norm: QkNorm::Head,
         mlp_bias: false,

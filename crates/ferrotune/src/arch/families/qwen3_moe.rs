@@ -2,13 +2,20 @@
 
 use serde_json::json;
 
-use super::{Architecture, Experts, only, qwen3, window_everywhere};
+use super::{Family, only, qwen3, window_everywhere};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, Experts};
+use crate::arch::config::{Defaults, ModelConfig, Window};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3_moe",
+    defaults: Defaults { window: Window::IfInUse, ..Defaults::COMMON },
+    architecture,
+};
 
 /// Every `decoder_sparse_step`-th layer has experts, but those of `mlp_only_layers`. Losses that balance the router are
 /// not implemented.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     only(c, "output_router_logits", &json!(false))?;
     let experts = c.with_keys(|keys| {
         let step = keys.optional_size("decoder_sparse_step")?.unwrap_or(1);

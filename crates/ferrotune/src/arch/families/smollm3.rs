@@ -1,11 +1,18 @@
 //! SmolLM3: the Llama network where every fourth layer has no rotation.
 
-use super::{Architecture, rope, windows};
+use super::{Family, windows};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, rope};
+use crate::arch::config::{Defaults, ModelConfig, Window};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "smollm3",
+    defaults: Defaults { window: Window::IfInUse, ..Defaults::COMMON },
+    architecture,
+};
 
 /// `no_rope_layers` has 1 for layers with a rotation; without it every `no_rope_layer_interval`-th has none.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let layers = c.num_hidden_layers;
     let rotated: Vec<bool> = c.with_keys(|keys| {
         let interval = keys.optional_size("no_rope_layer_interval")?.unwrap_or(4);

@@ -1,11 +1,23 @@
 //! StableLM: layer norms, a quarter of each head rotated, optionally norms of each head and attention beside the MLP.
 
-use super::{Architecture, NormKind, NormPlaces, QkNorm, rope};
+use super::Family;
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, NormKind, NormPlaces, QkNorm, rope};
+use crate::arch::config::{Defaults, ModelConfig};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "stablelm",
+    defaults: Defaults {
+        norm_eps_key: "layer_norm_eps",
+        norm_eps: 1e-5,
+        partial_rotary: true,
+        ..Defaults::COMMON
+    },
+    architecture,
+};
 
 /// `use_parallel_residual` and `qk_layernorm` are those of StableLM 2 12B.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let flag = |key: &str| c.with_keys(|keys| Ok(keys.flag(key)?.unwrap_or(false)));
     Ok(Architecture {
         norm: NormKind::Layer,

@@ -1,11 +1,25 @@
 //! StarCoder 2: layer norms, biases everywhere, an MLP of two matrices with GELU, a window in every layer.
 
-use super::{Architecture, MlpKind, NormKind, window_everywhere};
+use ferrotune_kernels::ops::activation::Activation;
+
+use super::{Family, window_everywhere};
 use crate::Result;
-use crate::arch::config::ModelConfig;
+use crate::arch::architecture::{Architecture, MlpKind, NormKind};
+use crate::arch::config::{Defaults, ModelConfig};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "starcoder2",
+    defaults: Defaults {
+        norm_eps_key: "norm_epsilon",
+        norm_eps: 1e-5,
+        activation: Activation::GeluTanh,
+        ..Defaults::COMMON
+    },
+    architecture,
+};
 
 /// `use_bias` speaks of all linears; layer norms have theirs anyway.
-pub(crate) fn architecture(c: &ModelConfig) -> Result<Architecture> {
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let bias = c.with_keys(|keys| Ok(keys.flag("use_bias")?.unwrap_or(true)))?;
     Ok(Architecture {
         norm: NormKind::Layer,

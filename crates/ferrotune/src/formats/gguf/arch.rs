@@ -23,6 +23,9 @@ pub(super) struct Arch {
     pub(super) partial: bool,
     /// The token that ends an answer of its chat models, where files name only the one that ends a text.
     pub(super) end_of_turn: Option<&'static str>,
+    /// The added tokens behind which white space stays, where the family's SentencePiece tokenizer takes it behind all
+    /// others; no key of a file says so.
+    pub(super) rstrip_but: Option<&'static [&'static str]>,
     /// Modules of a layer, in the file and in the folder.
     modules: &'static [&'static [(&'static str, &'static str)]],
     /// What only this architecture's configuration has.
@@ -65,6 +68,7 @@ const LLAMA: Arch = Arch {
     eps: "rms_norm_eps",
     partial: false,
     end_of_turn: None,
+    rstrip_but: None,
     modules: &[ATTENTION, GATED, NORMS_BEFORE],
     extras: config::llama,
 };
@@ -117,6 +121,7 @@ const ALL: &[Arch] = &[
         interleaved: false,
         partial: true,
         end_of_turn: Some("<|end|>"),
+        rstrip_but: Some(&["<unk>", "<s>", "<|endoftext|>"]),
         modules: &[FUSED_ATTENTION, FUSED_GATED, NORMS_BEFORE],
         extras: config::phi3,
         ..LLAMA
@@ -220,11 +225,11 @@ pub(super) enum Heads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::config::SUPPORTED;
+    use crate::arch::families;
 
     #[test]
     fn every_architecture_has_a_family() {
-        assert!(ALL.iter().all(|arch| SUPPORTED.contains(&arch.model_type)));
+        assert!(ALL.iter().all(|arch| families::find(arch.model_type).is_some()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::arch::{self, Arch};
 use super::file::GgufFile;
 use super::{rope, tokenizer};
 use crate::arch::config::{ModelConfig, RopeScaling};
+use crate::arch::families::config_from_json;
 use crate::{Error, Result};
 
 /// Keys that one architecture adds to the configuration, or changes in it.
@@ -133,7 +134,7 @@ pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
     if factors.is_some() {
         raw["rope_scaling"] = Value::Null;
     }
-    let mut config = ModelConfig::from_json(file.path(), raw, &[arch.model_type])?;
+    let mut config = config_from_json(file.path(), raw)?;
     config.raw = stated;
     if let Some(factors) = factors {
         config.rope.scaling = RopeScaling::Factors(factors);

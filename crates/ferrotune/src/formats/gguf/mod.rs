@@ -142,7 +142,7 @@ impl GgufModel {
     }
 
     pub(crate) fn tokenizer_json(&self) -> Result<Vec<u8>> {
-        tokenizer::build(&self.file)
+        tokenizer::build(&self.file, self.arch)
     }
 
     /// What a user should know of the file.

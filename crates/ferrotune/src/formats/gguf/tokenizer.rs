@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::arch::Arch;
 use super::file::GgufFile;
 use crate::Result;
 
@@ -136,7 +137,7 @@ impl Serialize for Vocabulary<'_> {
 }
 
 /// The `tokenizer.json`.
-pub(super) fn build(file: &GgufFile) -> Result<Vec<u8>> {
+pub(super) fn build(file: &GgufFile, arch: &Arch) -> Result<Vec<u8>> {
     let key = "tokenizer.ggml.tokens";
     let tokens = file.texts(key)?.ok_or_else(|| file.bad(key, "missing, the file has no vocabulary"))?;
     let key = "tokenizer.ggml.token_type";
@@ -157,12 +158,11 @@ pub(super) fn build(file: &GgufFile) -> Result<Vec<u8>> {
     // SentencePiece looks for its user-defined pieces (runs of spaces, in Gemma's) where spaces are `▁` already. A
     // normalizer that puts one in front would change them too; such vocabularies have none that could be missed.
     let normalized = pieces && !space_prefix(file)?;
-    // Phi 3's own tokenizer takes the line break behind `<|end|>` and its like; no key says so.
-    let strips = pieces && file.text("general.architecture")? == Some("phi3");
+    let keeps = arch.rstrip_but.filter(|_| pieces);
     let added = |(id, (token, kind)): (usize, (&&str, &i32))| {
         let special = matches!(*kind, kind::CONTROL | kind::UNKNOWN);
         (special || *kind == kind::USER_DEFINED).then(|| {
-            let rstrip = strips && !["<unk>", "<s>", "<|endoftext|>"].contains(token);
+            let rstrip = keeps.is_some_and(|keeps| !keeps.contains(token));
             json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": rstrip,
                    "normalized": normalized && !special, "special": special})
         })

@@ -1,0 +1,92 @@
+//! What configurations mean, and which are refused.
+
+use serde_json::json;
+
+use super::*;
+use crate::arch::config::RopeScaling;
+
+fn base() -> Value {
+    json!({"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
+           "num_attention_heads": 4, "vocab_size": 320})
+}
+
+fn with(changes: Value) -> Result<ModelConfig> {
+    let mut raw = base();
+    for (k, v) in changes.as_object().unwrap() {
+        raw[k] = v.clone();
+    }
+    config_from_json(Path::new("config.json"), raw)
+}
+
+fn refusal(changes: Value) -> String {
+    with(changes).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_of_old_configs() {
+    let c = with(json!({})).unwrap();
+    assert_eq!((c.num_key_value_heads, c.head_dim, c.max_position_embeddings), (4, 16, 2048));
+    assert_eq!((c.rope.theta, c.rope.scaling), (None, RopeScaling::None));
+    assert!(c.tie_word_embeddings.is_none() && c.eos_token_ids.is_empty() && c.sliding_window.is_none());
+}
+
+#[test]
+fn token_ids_may_be_lists_or_negative() {
+    let c = with(json!({"eos_token_id": [7, 9], "pad_token_id": -1, "bos_token_id": null})).unwrap();
+    assert_eq!((c.eos_token_ids, c.pad_token_id, c.bos_token_id), (vec![7, 9], None, None));
+}
+
+#[test]
+fn rope_types_in_both_spellings() {
+    for changes in [
+        json!({"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 5e5}),
+        json!({"rope_scaling": {"rope_type": "linear", "factor": 4}, "rope_theta": 500000}),
+        json!({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}}),
+    ] {
+        let c = with(changes).unwrap();
+        assert_eq!((c.rope.theta, c.rope.scaling), (Some(5e5), RopeScaling::Linear { factor: 4.0 }));
+    }
+    let c = with(
+        json!({"rope_scaling": {"type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 99}),
+    );
+    assert!(matches!(
+        c.unwrap().rope.scaling,
+        RopeScaling::Yarn { original_max_position_embeddings: 99, beta_fast: 32.0, truncate: true, .. }
+    ));
+}
+
+#[test]
+fn refusals_name_what_was_found() {
+    let error = with(json!({"model_type": "qwen3_5"})).unwrap_err();
+    assert!(error.to_string().contains("`qwen3_5`"), "{error}");
+    assert!(error.hint().unwrap().contains("llama, mistral"));
+    for (changes, name) in [
+        (json!({"hidden_act": "relu"}), "`relu`"),
+        (json!({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}), "`ntk`"),
+        (json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}), "low_freq_factor"),
+        (json!({"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}}), "short_factor"),
+        (json!({"layer_types": ["full_attention"]}), "`layer_types`"),
+        (json!({"layer_types": ["full_attention", "chunked_attention"]}), "chunked_attention"),
+        (json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "`gptq`"),
+        (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "`bitsandbytes`"),
+        (json!({"hidden_size": 0}), "`hidden_size`"),
+        (json!({"hidden_size": -3}), "`hidden_size`"),
+        (json!({"hidden_size": 66}), "`head_dim`"),
+        (json!({"num_key_value_heads": 3}), "`num_key_value_heads`"),
+        (json!({"vocab_size": null}), "`vocab_size`"),
+        (json!({"rms_norm_eps": "small"}), "`rms_norm_eps`"),
+        (json!({"partial_rotary_factor": 1.5}), "`partial_rotary_factor`"),
+        (json!({"rope_scaling": {"type": "none"}}), "`none`"),
+        (json!({"rope_scaling": {"type": "su", "factor": 2.0}}), "`su`"),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.5}),
+            "`partial_rotary_factor`",
+        ),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "`max_position_embeddings`"),
+        (json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}), "`full_attention`"),
+        (json!({"layer_types": ["full_attention", "sliding_attention"]}), "`sliding_window`"),
+    ] {
+        let message = refusal(changes);
+        assert!(message.contains(name), "{message} does not name {name}");
+    }
+}
