@@ -9,8 +9,9 @@ use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 
 use super::safetensors::{Dtype, SafeFile, Shards, TensorRef};
-use super::{GenerationConfig, bnb4, bnb8};
-use crate::arch::config::token_ids;
+use super::source::{Source, missing_tensor};
+use super::{GENERATION_CONFIG, GenerationConfig, bnb4, bnb8};
+use crate::arch::config::ModelConfig;
 use crate::{Error, Result};
 
 /// Files that a merged or quantized model folder takes over from its base, when they are there.
@@ -60,14 +61,8 @@ impl Folder {
         Ok(Folder { dir: dir.to_path_buf(), shards, files })
     }
 
-    /// Names of the model's tensors; the parts of a quantized weight count as one.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let part = |name: &str| bnb4::is_part(&self.shards, name) || bnb8::is_part(&self.shards, name);
-        self.shards.names().filter(|name| !part(name)).map(str::to_string).collect()
-    }
-
     fn find(&self, name: &str) -> Result<(&SafeFile, &TensorRef)> {
-        self.shards.get(name).ok_or_else(|| super::missing_tensor(&self.dir, name, self.shards.names()))
+        self.shards.get(name).ok_or_else(|| missing_tensor(&self.dir, name, self.shards.names()))
     }
 
     /// Whether the head is in the files with other values than the embedding.
@@ -79,54 +74,6 @@ impl Folder {
         }
     }
 
-    pub(crate) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
-        let (file, tensor) = self.find(name)?;
-        for read in [bnb4::read, bnb8::read] {
-            if let Some(quantized) = read(&self.shards, name, rows, cols)? {
-                return Ok(quantized);
-            }
-        }
-        check_shape(file, name, tensor, &[rows, cols])?;
-        let dtype = float(file, name, tensor.dtype)?;
-        Ok(Weight::dense(rows, cols, dtype, tensor.bytes.clone())?)
-    }
-
-    /// Rows of one matrix of a stacked tensor.
-    pub(crate) fn stacked(
-        &self,
-        name: &str,
-        shape: [usize; 3],
-        index: usize,
-        rows: Range<usize>,
-    ) -> Result<Weight> {
-        let (file, tensor) = self.find(name)?;
-        check_shape(file, name, tensor, &shape)?;
-        let dtype = float(file, name, tensor.dtype)?;
-        let [_, each, cols] = shape;
-        let row = cols * dtype.size();
-        let start = index * each;
-        let bytes = tensor.bytes.part((start + rows.start) * row..(start + rows.end) * row);
-        Ok(Weight::dense(rows.len(), cols, dtype, bytes)?)
-    }
-
-    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let (file, tensor) = self.find(name)?;
-        check_shape(file, name, tensor, &[len])?;
-        tensor.to_f32().ok_or_else(|| not_float(file, name, tensor.dtype))
-    }
-
-    pub(crate) fn tokenizer_json(&self) -> Result<Vec<u8>> {
-        if let Some(bytes) = self.file("tokenizer.json") {
-            return Ok(bytes.to_vec());
-        }
-        let problem = match self.file("tokenizer.model") {
-            Some(_) => "missing; only the old tokenizer.model is here",
-            None => "missing",
-        };
-        Err(Error::file(self.dir.join("tokenizer.json"), problem)
-            .with_hint("copy the tokenizer.json of the model this one was made from"))
-    }
-
     /// A small file of the folder; `None` if it was not there.
     fn file(&self, name: &str) -> Option<&[u8]> {
         self.files.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &bytes[..])
@@ -136,23 +83,6 @@ impl Folder {
     pub(crate) fn json(&self, name: &str) -> Result<Option<Value>> {
         let Some(text) = self.file(name) else { return Ok(None) };
         crate::json::in_file(&self.dir.join(name), text).map(Some)
-    }
-
-    pub(crate) fn chat_template(&self) -> Result<Option<String>> {
-        if let Some(own) = self.text("chat_template.jinja")? {
-            return Ok(Some(own));
-        }
-        Ok(self.templates_of_json()?.0)
-    }
-
-    /// The template for chats with tools, if there is another one for them: in a file of its own, or in the list of the
-    /// tokenizer's configuration, which does not count beside templates in files.
-    pub(crate) fn tool_template(&self) -> Result<Option<String>> {
-        let own = self.text(TOOL_TEMPLATE)?;
-        match own.is_some() || self.file("chat_template.jinja").is_some() {
-            true => Ok(own),
-            false => Ok(self.templates_of_json()?.1),
-        }
     }
 
     fn templates_of_json(&self) -> Result<(Option<String>, Option<String>)> {
@@ -174,8 +104,91 @@ impl Folder {
             Err(_) => Err(Error::file(self.dir.join(name), "not valid UTF-8")),
         }
     }
+}
 
-    pub(crate) fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
+impl Source for Folder {
+    fn weight_files(&self) -> Vec<&Path> {
+        self.shards.files().iter().map(SafeFile::path).collect()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.shards.get(name).is_some()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let part = |name: &str| bnb4::is_part(&self.shards, name) || bnb8::is_part(&self.shards, name);
+        self.shards.names().filter(|name| !part(name)).map(str::to_string).collect()
+    }
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let (file, tensor) = self.find(name)?;
+        for read in [bnb4::read, bnb8::read] {
+            if let Some(quantized) = read(&self.shards, name, rows, cols)? {
+                return Ok(quantized);
+            }
+        }
+        check_shape(file, name, tensor, &[rows, cols])?;
+        let dtype = float(file, name, tensor.dtype)?;
+        Ok(Weight::dense(rows, cols, dtype, tensor.bytes.clone())?)
+    }
+
+    fn stacked(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Weight> {
+        let (file, tensor) = self.find(name)?;
+        check_shape(file, name, tensor, &shape)?;
+        let dtype = float(file, name, tensor.dtype)?;
+        let [_, each, cols] = shape;
+        let row = cols * dtype.size();
+        let start = index * each;
+        let bytes = tensor.bytes.part((start + rows.start) * row..(start + rows.end) * row);
+        Ok(Weight::dense(rows.len(), cols, dtype, bytes)?)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let (file, tensor) = self.find(name)?;
+        check_shape(file, name, tensor, &[len])?;
+        tensor.to_f32().ok_or_else(|| not_float(file, name, tensor.dtype))
+    }
+
+    fn release(&self, name: &str) {
+        if let Some((file, tensor)) = self.shards.get(name) {
+            file.release(tensor);
+        }
+    }
+
+    fn release_all(&self) {
+        self.shards.release_all();
+    }
+
+    fn tokenizer_json(&self) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.file("tokenizer.json") {
+            return Ok(bytes.to_vec());
+        }
+        let problem = match self.file("tokenizer.model") {
+            Some(_) => "missing; only the old tokenizer.model is here",
+            None => "missing",
+        };
+        Err(Error::file(self.dir.join("tokenizer.json"), problem)
+            .with_hint("copy the tokenizer.json of the model this one was made from"))
+    }
+
+    fn chat_template(&self) -> Result<Option<String>> {
+        if let Some(own) = self.text("chat_template.jinja")? {
+            return Ok(Some(own));
+        }
+        Ok(self.templates_of_json()?.0)
+    }
+
+    // It is in a file of its own, or in the list of the tokenizer's configuration, which does not count beside templates in
+    // files.
+    fn tool_template(&self) -> Result<Option<String>> {
+        let own = self.text(TOOL_TEMPLATE)?;
+        match own.is_some() || self.file("chat_template.jinja").is_some() {
+            true => Ok(own),
+            false => Ok(self.templates_of_json()?.1),
+        }
+    }
+
+    fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         let mut tokens = BTreeMap::new();
         // The tokenizer's own configuration is the newer of the two and wins.
         for file in ["special_tokens_map.json", "tokenizer_config.json"] {
@@ -191,31 +204,20 @@ impl Folder {
         Ok(tokens)
     }
 
-    /// Whether the tokenizer is asked to put a beginning-of-sequence token first.
-    pub(crate) fn add_bos(&self) -> Result<Option<bool>> {
+    fn add_bos(&self) -> Result<Option<bool>> {
         Ok(self.json("tokenizer_config.json")?.and_then(|v| v.get("add_bos_token")?.as_bool()))
     }
 
-    pub(crate) fn generation(&self) -> Result<GenerationConfig> {
-        let Some(value) = self.json("generation_config.json")? else {
-            return Ok(GenerationConfig::default());
-        };
-        let number = |key: &str| value.get(key).and_then(Value::as_f64);
-        let count = |key: &str| value.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        Ok(GenerationConfig {
-            do_sample: value.get("do_sample").and_then(Value::as_bool),
-            temperature: number("temperature"),
-            top_p: number("top_p"),
-            top_k: count("top_k"),
-            min_p: number("min_p"),
-            repetition_penalty: number("repetition_penalty"),
-            max_new_tokens: count("max_new_tokens"),
-            eos_token_ids: value.get("eos_token_id").and_then(token_ids).unwrap_or_default(),
-        })
+    fn generation_config(&self) -> Result<GenerationConfig> {
+        Ok(self.json(GENERATION_CONFIG)?.as_ref().map(GenerationConfig::from_json).unwrap_or_default())
     }
 
-    pub(crate) fn sidecars(&self) -> Vec<(String, Vec<u8>)> {
-        self.files.iter().map(|(name, bytes)| (name.to_string(), bytes.clone())).collect()
+    fn generation_json(&self, _: &ModelConfig) -> Result<Option<Value>> {
+        self.json(GENERATION_CONFIG)
+    }
+
+    fn sidecars(&self, _: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
+        Ok(self.files.iter().map(|(name, bytes)| (name.to_string(), bytes.clone())).collect())
     }
 }
 

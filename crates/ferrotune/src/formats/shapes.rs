@@ -1,7 +1,8 @@
 //! A model of which only the configuration is there: its matrices have sizes and no content, for plans.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferrotune_kernels::DType;
@@ -10,6 +11,8 @@ use ferrotune_kernels::quant::nf4::{FourBit, FourBitKind, Scales};
 use ferrotune_kernels::quant::{Bytes, Owner, Weight};
 use serde_json::Value;
 
+use super::generation_config::GenerationConfig;
+use super::source::Source;
 use crate::arch::config::{ModelConfig, Quantization};
 use crate::arch::families::architecture;
 use crate::{Error, Result};
@@ -27,6 +30,8 @@ impl Owner for Blank {}
 
 /// Matrices without content.
 pub(crate) struct Shapes {
+    /// Where the configuration was read, for messages.
+    path: PathBuf,
     dtype: DType,
     blank: Arc<Blank>,
     linears: Form,
@@ -79,7 +84,14 @@ impl Shapes {
         let blank = Arc::new(Blank(map.map_err(|e| Error::io(path, e))?));
         let skipped = config.raw["quantization_config"]["llm_int8_skip_modules"].as_array();
         let skipped = skipped.into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
-        Ok(Shapes { dtype, blank, linears: Form::of(config), skipped, scales: Mutex::default() })
+        Ok(Shapes {
+            path: path.to_path_buf(),
+            dtype,
+            blank,
+            linears: Form::of(config),
+            skipped,
+            scales: Mutex::default(),
+        })
     }
 
     fn blank(&self, bytes: usize) -> Bytes {
@@ -96,12 +108,26 @@ impl Shapes {
         let linear = name.starts_with("model.layers.") && name.ends_with(".weight") && !router;
         linear && !self.skipped.iter().any(|module| name.contains(module.as_str()))
     }
+}
 
-    pub(crate) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+impl Source for Shapes {
+    fn weight_files(&self) -> Vec<&Path> {
+        Vec::new()
+    }
+
+    fn contains(&self, _: &str) -> bool {
+        true
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let range = 0..rows * cols * self.dtype.size();
         if range.end > self.blank.0.len() {
             let problem = format!("[{rows}, {cols}] is larger than the largest matrix of this architecture");
-            return Err(Error::tensor(Path::new("config.json"), name, problem));
+            return Err(Error::tensor(&self.path, name, problem));
         }
         let values = rows * cols;
         match self.linears {
@@ -129,5 +155,45 @@ impl Shapes {
             _ => {}
         }
         Ok(Weight::dense(rows, cols, self.dtype, Bytes::shared(self.blank.clone(), range))?)
+    }
+
+    fn stacked(&self, name: &str, shape: [usize; 3], _: usize, rows: Range<usize>) -> Result<Weight> {
+        self.weight(name, rows.len(), shape[2])
+    }
+
+    fn vector(&self, _: &str, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn tokenizer_json(&self) -> Result<Vec<u8>> {
+        Err(Error::file(&self.path, "only the configuration is known"))
+    }
+
+    fn chat_template(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn tool_template(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
+    }
+
+    fn add_bos(&self) -> Result<Option<bool>> {
+        Ok(None)
+    }
+
+    fn generation_config(&self) -> Result<GenerationConfig> {
+        Ok(GenerationConfig::default())
+    }
+
+    fn generation_json(&self, _: &ModelConfig) -> Result<Option<Value>> {
+        Ok(None)
+    }
+
+    fn sidecars(&self, _: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
+        Ok(Vec::new())
     }
 }

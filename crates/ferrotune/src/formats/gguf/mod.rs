@@ -5,12 +5,14 @@
 //! putting them back is a copy of rows, which needs no decoding.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 use ferrotune_kernels::quant::{Bytes, Weight};
 use serde_json::{Value, json};
 
-use super::GenerationConfig;
+use super::source::{Source, missing_tensor};
+use super::{GENERATION_CONFIG, GenerationConfig};
 use crate::arch::config::ModelConfig;
 use crate::{Error, Result};
 
@@ -66,18 +68,11 @@ impl GgufModel {
         Ok((GgufModel { file, arch, names, heads }, config))
     }
 
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.names.contains_key(name)
-    }
-
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.names.keys().cloned().collect()
-    }
-
     fn find(&self, name: &str) -> Result<(&Place, &TensorInfo)> {
-        let place = self.names.get(name).ok_or_else(|| {
-            super::missing_tensor(self.file.path(), name, self.names.keys().map(String::as_str))
-        })?;
+        let place = self
+            .names
+            .get(name)
+            .ok_or_else(|| missing_tensor(self.file.path(), name, self.names.keys().map(String::as_str)))?;
         Ok((place, &self.file.tensors()[&place.own]))
     }
 
@@ -102,26 +97,36 @@ impl GgufModel {
         self.file.file.release(bytes.as_slice());
         Ok(own)
     }
+}
 
-    /// Says that a tensor will not be read again soon.
-    pub(crate) fn release(&self, name: &str) {
-        if let Ok((_, info)) = self.find(name) {
-            self.file.file.release(self.file.bytes(info).as_slice());
-        }
+impl Source for GgufModel {
+    fn weight_files(&self) -> Vec<&Path> {
+        vec![self.file.path()]
     }
 
-    /// Lets go of the whole file.
-    pub(crate) fn release_all(&self) {
-        self.file.file.release_all();
+    fn holds_config(&self) -> bool {
+        true
     }
 
-    pub(crate) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+    fn contains(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.names.keys().cloned().collect()
+    }
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (place, info) = self.find(name)?;
         let bytes = self.bytes(name, &place.own, info, &[rows, cols])?;
         as_weight(info.kind, rows, cols, bytes)
     }
 
-    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+    fn stacked(&self, name: &str, _: [usize; 3], _: usize, _: Range<usize>) -> Result<Weight> {
+        Err(Error::tensor(self.file.path(), name, "stacked weights are not read"))
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let (place, info) = self.find(name)?;
         let mut values = vec![0.0; len];
         match place.row {
@@ -141,33 +146,42 @@ impl GgufModel {
         Ok(values)
     }
 
-    pub(crate) fn tokenizer_json(&self) -> Result<Vec<u8>> {
+    fn release(&self, name: &str) {
+        if let Ok((_, info)) = self.find(name) {
+            self.file.file.release(self.file.bytes(info).as_slice());
+        }
+    }
+
+    fn release_all(&self) {
+        self.file.file.release_all();
+    }
+
+    fn tokenizer_json(&self) -> Result<Vec<u8>> {
         tokenizer::build(&self.file, self.arch)
     }
 
-    /// What a user should know of the file.
-    pub(crate) fn warning(&self) -> Result<Option<String>> {
+    fn warning(&self) -> Result<Option<String>> {
         tokenizer::warning(&self.file)
     }
 
-    pub(crate) fn chat_template(&self) -> Result<Option<String>> {
+    fn chat_template(&self) -> Result<Option<String>> {
         Ok(self.file.text("tokenizer.chat_template")?.map(str::to_string))
     }
 
-    /// llama.cpp writes named templates under keys of their own.
-    pub(crate) fn tool_template(&self) -> Result<Option<String>> {
+    // llama.cpp writes named templates under keys of their own.
+    fn tool_template(&self) -> Result<Option<String>> {
         Ok(self.file.text("tokenizer.chat_template.tool_use")?.map(str::to_string))
     }
 
-    pub(crate) fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
+    fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         tokenizer::special_tokens(&self.file)
     }
 
-    pub(crate) fn add_bos(&self) -> Result<bool> {
-        tokenizer::add_bos(&self.file)
+    fn add_bos(&self) -> Result<Option<bool>> {
+        tokenizer::add_bos(&self.file).map(Some)
     }
 
-    pub(crate) fn generation(&self) -> Result<GenerationConfig> {
+    fn generation_config(&self) -> Result<GenerationConfig> {
         let mut ends = BTreeSet::new();
         for role in ["eos", "eot", "eom"] {
             ends.extend(tokenizer::token_id(&self.file, role)?);
@@ -181,18 +195,16 @@ impl GgufModel {
         Ok(GenerationConfig { eos_token_ids: ends.into_iter().collect(), ..Default::default() })
     }
 
-    /// What its `generation_config.json` would be.
-    pub(crate) fn generation_json(&self, config: &ModelConfig) -> Result<Value> {
-        let ends = self.generation()?.eos_token_ids;
-        Ok(json!({
+    fn generation_json(&self, config: &ModelConfig) -> Result<Option<Value>> {
+        let ends = self.generation_config()?.eos_token_ids;
+        Ok(Some(json!({
             "bos_token_id": config.bos_token_id,
             "eos_token_id": if ends.is_empty() { Value::Null } else { json!(ends) },
             "pad_token_id": config.pad_token_id,
-        }))
+        })))
     }
 
-    /// The files that a Hugging Face folder of this model would have beside its weights.
-    pub(crate) fn sidecars(&self, config: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
+    fn sidecars(&self, config: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
         let mut about = json!({
             "add_bos_token": self.add_bos()?,
             "clean_up_tokenization_spaces": false,
@@ -211,13 +223,13 @@ impl GgufModel {
                 None => template.into(),
             };
         }
-        let generation = self.generation_json(config)?;
         let file = |name: &str, value: &Value| (name.to_string(), format!("{value:#}\n").into_bytes());
-        Ok(vec![
+        let mut files = vec![
             ("tokenizer.json".to_string(), self.tokenizer_json()?),
             file("tokenizer_config.json", &about),
-            file(crate::formats::GENERATION_CONFIG, &generation),
-        ])
+        ];
+        files.extend(self.generation_json(config)?.map(|value| file(GENERATION_CONFIG, &value)));
+        Ok(files)
     }
 }
 
