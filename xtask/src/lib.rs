@@ -1,6 +1,7 @@
 //! What developers of ferrotune run: `cargo xtask <task>`.
 
 pub mod bench;
+pub mod ci;
 #[cfg(unix)]
 pub mod faults;
 pub mod golden;

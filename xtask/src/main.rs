@@ -1,4 +1,5 @@
-//! `cargo xtask <task>`: checks against golden fixtures and the reference stack itself, benchmarks, the built-in model.
+//! `cargo xtask <task>`: what must hold before a change lands, checks against golden fixtures and the reference stack
+//! itself, benchmarks, the built-in model. Without a task it lists them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +15,12 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Everything that must hold before a change lands: format, lints, tests, documentation, spelling, dependencies.
+    Ci {
+        /// Folder for the checking tools that are missing.
+        #[arg(long)]
+        tools: Option<PathBuf>,
+    },
     /// Check folders of golden fixtures (or single cases of one) and print a line for each case.
     Golden {
         /// Folders, searched for cases.
@@ -65,7 +72,12 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let ok = match Args::parse().task {
+    let task = Args::parse().task;
+    if cfg!(debug_assertions) && !matches!(task, Task::Ci { .. }) {
+        return in_release();
+    }
+    let ok = match task {
+        Task::Ci { tools } => xtask::ci::run(tools),
         Task::Golden { dirs } => golden(&dirs),
         Task::Bench(options) => xtask::bench::run(options),
         #[cfg(unix)]
@@ -78,6 +90,21 @@ fn main() -> ExitCode {
         Task::TinyModel { work, out } => tiny_model(&work, &out),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the same task again, compiled for speed: what is measured or trained must be.
+#[allow(clippy::print_stderr)]
+fn in_release() -> ExitCode {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut again = std::process::Command::new(cargo);
+    again.args(["run", "--quiet", "--release", "--package", "xtask", "--"]).args(std::env::args_os().skip(1));
+    match again.status() {
+        Ok(status) => ExitCode::from(status.code().map_or(1, |code| code as u8)),
+        Err(e) => {
+            eprintln!("error: {again:?}: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[allow(clippy::print_stdout)]
