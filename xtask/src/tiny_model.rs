@@ -13,9 +13,9 @@ use ferrotune::formats::write_atomic;
 use ferrotune::results::model_folder;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
-use ferrotune::train::{Event, Trainer, setup};
-use ferrotune_kernels::DType;
+use ferrotune::train::{Event, Trainer};
 use ferrotune_kernels::rng::Stream;
+use ferrotune_kernels::{DType, Device};
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -219,7 +219,7 @@ fn train(start: &Path, work: &Path, out: &Path) -> Outcome<()> {
         "train.precision=f32".into(),
         format!("output.dir='{}'", run.display()),
     ])?;
-    let dev = setup::device(None, None)?;
+    let dev = Device::cpu(None, None)?;
     let mut on_event = |event: &Event| match event {
         Event::Step(s) if s.step % 50 == 0 => {
             println!("step {}: loss {:.4}, {:.0} tok/s", s.step, s.loss, s.tokens_per_second)
@@ -235,8 +235,8 @@ fn train(start: &Path, work: &Path, out: &Path) -> Outcome<()> {
     model_folder::write(
         out,
         &base,
-        &trainer.model,
-        trainer.trainable.params(),
+        &trainer.session.model,
+        trainer.session.trainable.params(),
         None,
         DType::Bf16,
         trainer.ends(),

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::cpu::{Cpu, SharedMut, row_grain};
+use crate::cpu::{Cpu, Isa, SharedMut, row_grain};
 use crate::dtype::DType;
+use crate::error::Result;
 use crate::tensor::{Pool, Tensor};
 use crate::threads::Threads;
 
@@ -20,6 +21,15 @@ impl Device {
     /// The plain loops.
     pub fn reference() -> Self {
         Device::Reference(Arc::default())
+    }
+
+    /// The CPU with so many threads and this instruction set, or all and the best that the machine has.
+    ///
+    /// # Errors
+    /// The instruction set is not one of this machine, or there is no room for the threads.
+    pub fn cpu(threads: Option<usize>, isa: Option<Isa>) -> Result<Self> {
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+        Ok(Device::Cpu(Cpu::new(threads, isa.unwrap_or_else(Isa::detect))?))
     }
 
     /// The pool that this device's tensors come from.

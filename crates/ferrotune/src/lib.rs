@@ -32,6 +32,8 @@ pub mod memory;
 
 pub mod optim;
 
+pub mod plan;
+
 pub mod results;
 
 pub mod train;

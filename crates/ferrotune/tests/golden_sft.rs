@@ -234,7 +234,7 @@ fn batches_are_the_padding_free_form() {
         shifted.push(NO_TARGET);
         assert_eq!(batch.targets, shifted);
         let mut ends: Vec<usize> = vec![0];
-        ends.extend(batch.segments.iter().map(|s| s.tokens.end));
+        ends.extend(batch.segments.iter().map(|s| s.queries().end));
         assert_eq!(json!(ends), expected["cu_seq_lens_q"]);
     }
     assert_eq!(seen, 2);

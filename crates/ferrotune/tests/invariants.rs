@@ -10,11 +10,12 @@ use ferrotune::data::tokenize::{IGNORE, TrainRow};
 use ferrotune::formats::Checkpoint;
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
+use ferrotune::loss::{NextToken, evaluate};
 use ferrotune::model::linear::DropoutKey;
 use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Policies};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
-use ferrotune::train::{eval, step};
+use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{Device, Precision};
@@ -99,7 +100,7 @@ fn gradients_are_those_of_the_loss() {
             for ((v, s), g) in values.iter_mut().zip(&start).zip(&gradient) {
                 *v = s + (by * *g as f64 / norm) as f32;
             }
-            eval::loss(&case.model, &case.pass(), &batches).unwrap().mean()
+            evaluate(&NextToken, &case.model, &case.pass(), &batches).unwrap().mean()
         };
         let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
         loss_at(0.0);
@@ -231,7 +232,7 @@ fn every_family_trains_in_bf16() {
         let batches = batches(&[TrainRow { input_ids: ids, labels, goes_on: false }], 1000, true);
         let frozen = |precision| {
             let pass = Pass { dev: &dev, precision, params: &none, adapted: None, dropout: None };
-            eval::loss(&model, &pass, &batches).unwrap().mean()
+            evaluate(&NextToken, &model, &pass, &batches).unwrap().mean()
         };
         let expected = frozen(Precision::F32);
         for dora in [false, true] {
@@ -290,7 +291,7 @@ fn dropout_follows_its_seed_and_stays_out_of_evaluation() {
     assert_ne!(case.grads(&batches, Activations::Keep).0, first.0, "another seed");
     let evaluate = |case: &Case| {
         let pass = Pass { dropout: None, ..case.pass() };
-        eval::loss(&case.model, &pass, &batches).unwrap().mean()
+        evaluate(&NextToken, &case.model, &pass, &batches).unwrap().mean()
     };
     let without = Case::f32(cpu(2));
     assert_eq!(evaluate(&case), evaluate(&without));
@@ -303,7 +304,7 @@ fn train(case: &mut Case, steps: usize) -> Vec<Vec<f32>> {
     let mut adamw = AdamW::new(&case.dev, &case.adapter.params, AdamWConfig::default());
     for _ in 0..steps {
         let (_, grads) = case.step(&batches, Activations::Lean);
-        let norm = step::gradient_norm(&case.pass(), &grads);
+        let norm = step::gradient_norm(&case.dev, &grads);
         let factor = clip::factor(norm, 1.0);
         adamw.step(&case.dev, &mut case.adapter.params, &grads, 1e-3, factor).unwrap();
     }
@@ -336,7 +337,7 @@ fn training_an_adapter_leaves_the_base_as_it_is() {
     let none = Params::default();
     let base = |case: &Case| {
         let pass = Pass { params: &none, adapted: None, dropout: None, ..case.pass() };
-        eval::loss(&case.model, &pass, &batches).unwrap()
+        evaluate(&NextToken, &case.model, &pass, &batches).unwrap()
     };
     let weights = |case: &Case| {
         let mut all = Vec::new();

@@ -13,7 +13,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("formats", &[]),
     ("load", &["base_cache"]),
     ("lora", &["peft.rs"]),
-    ("memory", &["system.rs"]),
+    ("memory", &[]),
     ("results", &[]),
     ("run_config", &["mod.rs", "paths.rs"]),
     ("train", &["outputs.rs"]),

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use ferrotune::base::BaseModel;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
-use ferrotune::train::{Trainer, setup};
-use ferrotune_kernels::Threads;
+use ferrotune::train::Trainer;
+use ferrotune_kernels::{Device, Threads};
 
 fn config(folder: &Path, name: &str, model: &Path) -> RunConfig {
     let rows = folder.join("rows.jsonl");
@@ -33,7 +33,7 @@ fn a_lowered_limit_ends_the_run_with_a_checkpoint_that_is_gone_on_from() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models/llama3_rope/model");
     let dir = tempfile::tempdir().unwrap();
     let base = BaseModel::open(&model, "model").unwrap();
-    let dev = setup::device(Some(2), None).unwrap();
+    let dev = Device::cpu(Some(2), None).unwrap();
     let run = |name: &str, resume: bool, limit: fn() -> Option<u64>| {
         let config = config(dir.path(), name, &model);
         let begin = if resume { Begin::Resume } else { Begin::New };
@@ -48,6 +48,7 @@ fn a_lowered_limit_ends_the_run_with_a_checkpoint_that_is_gone_on_from() {
         }
         let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut |_| {});
         let values: Vec<Vec<u32>> = trainer
+            .session
             .trainable
             .params()
             .iter()

@@ -4,12 +4,13 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use ferrotune::data::pack::{NO_TARGET, PackedBatch, Packing, Segment, micro_batches};
+use ferrotune::data::pack::{NO_TARGET, PackedBatch, Packing, micro_batches};
 use ferrotune::data::tokenize::{IGNORE, TrainRow};
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
-use ferrotune::model::{Activations, Params, Pass, Tokens};
-use ferrotune::train::eval;
+use ferrotune::loss::{NextToken, evaluate};
+use ferrotune::model::{Activations, Params, Pass};
+use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{Device, Precision};
 use proptest::prelude::*;
@@ -26,11 +27,12 @@ fn positions(row: &TrainRow) -> Positions {
 
 /// The rows of a batch: a segment ends as many as go through it and not on to one after it.
 fn unfold(batch: &PackedBatch) -> Vec<Positions> {
-    let weight = |s: &Segment| batch.weights[s.tokens.start] as usize;
+    let weight = |s: &Segment| batch.weights[s.q_start] as usize;
     let mut ends: Vec<usize> = batch.segments.iter().map(weight).collect();
     let mut paths: Vec<Positions> = Vec::new();
     for (i, s) in batch.segments.iter().enumerate() {
-        assert!(s.tokens.clone().all(|t| batch.weights[t] == batch.weights[s.tokens.start]), "one weight");
+        let tokens = s.queries();
+        assert!(tokens.clone().all(|t| batch.weights[t] == batch.weights[s.q_start]), "one weight");
         let mut path = Positions::new();
         if let Some(parent) = s.parent {
             assert!(parent < i);
@@ -38,7 +40,7 @@ fn unfold(batch: &PackedBatch) -> Vec<Positions> {
                 ends[parent].checked_sub(weight(s)).expect("children hold at most their parent's rows");
             path.clone_from(&paths[parent]);
         }
-        for t in s.tokens.clone() {
+        for t in tokens {
             assert_eq!(batch.positions[t] as usize, path.len());
             path.push((batch.tokens[t], batch.targets[t]));
         }
@@ -94,9 +96,9 @@ proptest! {
             for (i, s) in batch.segments.iter().enumerate() {
                 root = if s.parent.is_none() { i } else { root };
                 prop_assert!(s.parent.is_none_or(|parent| parent >= root), "a tree's segments follow each other");
-                let shared = batch.weights[s.tokens.start] > 1;
-                prop_assert!(!shared || s.tokens.len() >= 16);
-                prop_assert!(!shared || batch.positions[s.tokens.end - 1] < longest as u32);
+                let shared = batch.weights[s.q_start] > 1;
+                prop_assert!(!shared || s.q_len >= 16);
+                prop_assert!(!shared || batch.positions[s.queries().end - 1] < longest as u32);
             }
         }
     }
@@ -199,9 +201,9 @@ fn sharing_does_not_change_a_step_of_any_family() {
         let expected = step(&model, &pass, &plain, Activations::Keep);
         assert_same(&name, &step(&model, &pass, &shared, Activations::Keep), &expected);
         assert_same(&name, &step(&model, &pass, &shared, Activations::Recompute), &expected);
-        let mean = |batches: &[PackedBatch]| eval::loss(&model, &pass, batches).unwrap();
+        let mean = |batches: &[PackedBatch]| evaluate(&NextToken, &model, &pass, batches).unwrap();
         let (found, wanted) = (mean(&shared), mean(&plain));
-        assert_eq!(found.tokens, wanted.tokens);
+        assert_eq!(found.count, wanted.count);
         assert!((found.mean() - wanted.mean()).abs() < 1e-6, "{name}: held-out loss");
     }
     assert!(limited > 0, "no family with frequencies that change");
@@ -294,9 +296,7 @@ fn a_shared_beginning_beyond_fixed_frequencies_is_refused() {
     let dev = cpu(1);
     let (model, none) = load(&dev, &checkpoint("llama_dynamic"), BaseStorage::AsStored, 128).unwrap();
     let shared = batches(&rows(), 1000, Packing::Shared(usize::MAX)).remove(0);
-    let segments = eval::segments(&shared);
-    let tokens = Tokens { ids: &shared.tokens, positions: &shared.positions, segments: &segments };
-    let error = model.forward(&pass(&dev, &none, None), tokens).unwrap_err();
+    let error = model.forward(&pass(&dev, &none, None), (&shared).into()).unwrap_err();
     assert!(error.to_string().contains("shares its first with others"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("beyond 32 tokens")), "{:?}", error.hint());
 }

@@ -173,7 +173,7 @@ proptest! {
             prop_assert!(batch.len() <= bound || batch.segments.len() == 1);
             prop_assert!(several || batch.segments.len() == 1);
             for segment in &batch.segments {
-                let segment = segment.tokens.clone();
+                let segment = segment.queries();
                 let row = batch.tokens[segment.start] as usize / 1000;
                 prop_assert_eq!(&batch.tokens[segment.clone()], rows[row].input_ids.as_slice());
                 prop_assert_eq!(batch.targets[segment.end - 1], NO_TARGET);

@@ -96,7 +96,7 @@ fn names_of_the_field_are_aliases() {
     .unwrap();
     assert_eq!((config.method.rank, config.method.alpha), (8, 4.0));
     assert_eq!(config.method.targets, Targets::Regex(".*q_proj".to_string()));
-    let lora = ferrotune::train::setup::lora_config(&config.method);
+    let lora = ferrotune::plan::form::lora_config(&config.method);
     let (rank, scale) = lora.branches(&["model.layers.0.self_attn.q_proj"]).unwrap()[0];
     assert!(rank == 8 && (scale - 4.0 / 8f32.sqrt()).abs() < 1e-6);
     assert_eq!((config.train.lr, config.train.epochs, config.train.warmup), (Some(1e-3), 3, 0.1));

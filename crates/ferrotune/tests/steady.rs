@@ -12,14 +12,14 @@ use ferrotune::data::tokenize::TrainRow;
 use ferrotune::formats::Checkpoint;
 use ferrotune::load::{BaseStorage, FourBitOptions, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
+use ferrotune::loss::NextToken;
 use ferrotune::model::linear::DropoutKey;
-use ferrotune::model::{Activations, Adapted, Decoder, Gradients, Params, Pass, Tokens};
+use ferrotune::model::{Activations, Adapted, Decoder, Gradients, Params, Pass};
 use ferrotune::optim::Optimizer;
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::adamw8::AdamW8;
-use ferrotune::train::{eval, step};
+use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
-use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{Device, Precision};
 
@@ -84,16 +84,15 @@ fn train(
     (dev, precision, policy): (&Device, Precision, Activations),
     model: &Decoder,
     trained: &mut Trained,
-    (batch, segments): (&PackedBatch, &[Segment]),
+    batch: &PackedBatch,
     grads: &mut Gradients,
     optimizer: &mut dyn Optimizer,
 ) {
-    let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments };
     let (params, adapted) = trained.parts();
     let pass = Pass { dev, precision, params, adapted, dropout: Some(DropoutKey { seed: 7, step: 1 }) };
     grads.clear();
-    step::forward_backward(model, &pass, tokens, eval::targets(batch), 0.01, policy, grads).unwrap();
-    let norm = step::gradient_norm(&pass, grads);
+    step::forward_backward(model, &pass, &NextToken, batch, 0.01, policy, grads).unwrap();
+    let norm = step::gradient_norm(dev, grads);
     assert!(norm > 0.0);
     optimizer.step(dev, trained.params(), grads, 1e-3, 1.0).unwrap();
 }
@@ -148,8 +147,7 @@ fn a_steady_step_allocates_nothing_large() {
                 let some = if policy == Activations::Keep { 2 } else { 1 };
                 for optimizer in [&mut wide as &mut dyn Optimizer, &mut narrow].into_iter().take(some) {
                     for batch in batches.iter().take(some) {
-                        let segments = eval::segments(batch);
-                        let (how, batch) = ((&dev, precision, policy), (batch, segments.as_slice()));
+                        let how = (&dev, precision, policy);
                         let mut one = || train(how, &model, &mut trained, batch, &mut grads, optimizer);
                         (0..2).for_each(|_| one());
                         let (used, mapped) = (cpu.pool().used_bytes(), cpu.pool().mapped_bytes());

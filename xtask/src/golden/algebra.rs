@@ -134,7 +134,7 @@ fn loss(case: &Case, found: &Combined) -> Result<f64, Failure> {
     let adapter = adapter(&dev, &decoder, &folder.0)?;
     let pass = pass(&dev, &adapter.params, Some(&adapter.adapted));
     let x = decoder.forward(&pass, batch.tokens())?;
-    let losses = cross_entropy::token_losses(&decoder, &pass, &x, &batch.targets)?;
+    let losses = cross_entropy::token_losses(&decoder, &pass, &x, &batch.packed.targets)?;
     Ok(losses.iter().map(|l| *l as f64).sum::<f64>() / losses.len() as f64)
 }
 

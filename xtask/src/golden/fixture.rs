@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use ferrotune::data::pack::PackedBatch;
+use ferrotune::data::tokenize::IGNORE;
 use ferrotune::formats::safetensors::SafeFile;
-use ferrotune::loss::cross_entropy::TokenTargets;
+use ferrotune::loss::NextToken;
 use ferrotune::model::{Activations, Decoder, Gradients, Pass, Tokens};
 use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
-use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::{Device, Precision};
 use serde_json::Value;
 
@@ -118,11 +119,7 @@ pub(super) fn integers(file: &SafeFile, name: &str) -> Result<Vec<i32>, Failure>
 
 /// Rows of a padded batch, packed.
 pub(super) struct Batch {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    segments: Vec<Segment>,
-    /// What each token predicts; -1 for nothing.
-    pub(super) targets: Vec<i32>,
+    pub(super) packed: PackedBatch,
     /// Where each token stood in the padded batch.
     pub(super) places: Vec<usize>,
     /// Tokens of a padded row.
@@ -138,32 +135,25 @@ impl Batch {
         let (ids, mask) = (integers(&file, "input_ids")?, integers(&file, "attention_mask")?);
         let labels = integers(&file, "labels")?;
         let width = shape[1];
-        let mut batch = Batch {
-            ids: vec![],
-            positions: vec![],
-            segments: vec![],
-            targets: vec![],
-            places: vec![],
-            width,
-        };
+        let mut batch = Batch { packed: PackedBatch::default(), places: vec![], width };
         for row in 0..shape[0] {
-            let start = batch.ids.len();
-            for column in (0..width).filter(|c| mask[row * width + c] != 0) {
-                let place = row * width + column;
-                batch.ids.push(ids[place] as u32);
-                batch.positions.push((batch.ids.len() - 1 - start) as u32);
-                let next = column + 1 < width && mask[place + 1] != 0;
-                batch.targets.push(if next { labels[place + 1].max(-1) } else { -1 });
-                batch.places.push(place);
-            }
-            batch.segments.push(Segment::own(start, batch.ids.len() - start));
+            let places = (0..width).map(|c| row * width + c).filter(|place| mask[*place] != 0);
+            let places: Vec<usize> = places.collect();
+            let tokens: Vec<u32> = places.iter().map(|place| ids[*place] as u32).collect();
+            // A label counts for the token before it, if that one is no padding.
+            let label = |place: &usize| {
+                let follows = !place.is_multiple_of(width) && mask[place - 1] != 0;
+                if follows { labels[*place] } else { IGNORE }
+            };
+            batch.packed.push(&tokens, &places.iter().map(label).collect::<Vec<_>>());
+            batch.places.extend(places);
         }
         Ok(batch)
     }
 
     /// The tokens as the model takes them.
     pub(super) fn tokens(&self) -> Tokens<'_> {
-        Tokens { ids: &self.ids, positions: &self.positions, segments: &self.segments }
+        (&self.packed).into()
     }
 
     /// Adds the gradients of the batch's mean loss to `grads`; gives the loss and the norm of all gradients.
@@ -175,21 +165,13 @@ impl Batch {
         grads: &mut Gradients,
     ) -> Result<(f64, f64), Failure> {
         let scale = 1.0 / self.labels() as f32;
-        let loss = step::forward_backward(
-            model,
-            pass,
-            self.tokens(),
-            TokenTargets::once(&self.targets),
-            scale,
-            policy,
-            grads,
-        )?;
-        Ok((loss.mean(), step::gradient_norm(pass, grads)))
+        let loss = step::forward_backward(model, pass, &NextToken, &self.packed, scale, policy, grads)?;
+        Ok((loss.mean(), step::gradient_norm(pass.dev, grads)))
     }
 
     /// Supervised tokens.
     pub(super) fn labels(&self) -> usize {
-        self.targets.iter().filter(|t| **t >= 0).count()
+        self.packed.label_tokens()
     }
 }
 

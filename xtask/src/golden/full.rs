@@ -79,7 +79,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
             }
             let pass = pass(&dev, &params, None);
             let x = model.forward(&pass, batch.tokens())?;
-            let token = cross_entropy::token_losses(&model, &pass, &x, &batch.targets)?;
+            let token = cross_entropy::token_losses(&model, &pass, &x, &batch.packed.targets)?;
             let mean = token.iter().map(|l| *l as f64).sum::<f64>() / token.len() as f64;
             report.error("losses", (mean - case.number(&format!("/{group}/loss_after"))?).abs(), 1e-4);
         }

@@ -27,7 +27,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
         let found = padded_logits(&model, &pass, &batch, shape[0] * shape[1])?;
         report.error("logits", max_abs(&found, &logits), logits_limit(&logits));
         let x = model.forward(&pass, batch.tokens())?;
-        let losses = cross_entropy::token_losses(&model, &pass, &x, &batch.targets)?;
+        let losses = cross_entropy::token_losses(&model, &pass, &x, &batch.packed.targets)?;
         let mean = losses.iter().map(|l| *l as f64).sum::<f64>() / losses.len() as f64;
         report.error("loss", (mean - case.number("/loss")?).abs(), 2e-5);
     }

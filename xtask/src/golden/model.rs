@@ -38,7 +38,7 @@ pub(super) fn padded_logits(
     rows: usize,
 ) -> Result<Vec<f32>, Failure> {
     let x = model.forward(pass, batch.tokens())?;
-    let all: Vec<u32> = (0..batch.targets.len() as u32).collect();
+    let all: Vec<u32> = (0..batch.packed.targets.len() as u32).collect();
     let logits = model.logits(pass, &x, &all)?;
     let vocab = model.arch.vocab;
     let mut out = vec![0.0; rows * vocab];
@@ -84,8 +84,9 @@ fn check_losses(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let x = model.forward(pass, batch.tokens())?;
-    let losses = cross_entropy::token_losses(model, pass, &x, &batch.targets)?;
-    let supervised = batch.places.iter().zip(&batch.targets).filter(|(_, t)| **t >= 0).map(|(p, _)| *p);
+    let losses = cross_entropy::token_losses(model, pass, &x, &batch.packed.targets)?;
+    let supervised =
+        batch.places.iter().zip(&batch.packed.targets).filter(|(_, t)| **t >= 0).map(|(p, _)| *p);
     let wanted: Vec<f32> = supervised.map(|p| expected[p]).collect();
     report.error("token_loss", max_abs(&losses, &wanted), 2e-5);
     let sum: f64 = losses.iter().map(|l| *l as f64).sum();
@@ -233,7 +234,7 @@ fn train(
     }
     let pass = pass(dev, &adapter.params, Some(&adapter.adapted));
     let x = model.forward(&pass, batch.tokens())?;
-    let losses = cross_entropy::token_losses(model, &pass, &x, &batch.targets)?;
+    let losses = cross_entropy::token_losses(model, &pass, &x, &batch.packed.targets)?;
     let mean = losses.iter().map(|l| *l as f64).sum::<f64>() / losses.len() as f64;
     report.error("losses", (mean - case.number("/train/loss_after")?).abs(), 1e-4);
     Ok(found)

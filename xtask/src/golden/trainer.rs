@@ -8,8 +8,9 @@ use ferrotune::formats::adapter::AdapterFile;
 use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
+use ferrotune::train::Event;
 use ferrotune::train::trainer::Trainer;
-use ferrotune::train::{Event, setup};
+use ferrotune_kernels::Device;
 use serde_json::Value;
 
 use super::Report;
@@ -79,7 +80,7 @@ fn run(case: &Case, normalization: &str) -> Result<(Steps, AdapterFile), Failure
         format!("train.loss_normalization={normalization}"),
     ])?;
     let base = BaseModel::open(&model, "base")?;
-    let dev = setup::device(Some(2), None)?;
+    let dev = Device::cpu(Some(2), None)?;
     let prepared = base.prepare(&dev.threads(), &config)?;
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |_| {})?;
     let folder = RunFolder::create(&scratch.0.join("run"), Begin::New)?;

@@ -205,7 +205,7 @@ impl Variant<'_> {
         let pass = pass(dev, &adapter.params, Some(&adapter.adapted));
         self.check_logits("logits_after", "logits_after", model, &pass, report)?;
         let x = model.forward(&pass, self.batch.tokens())?;
-        let losses = cross_entropy::token_losses(model, &pass, &x, &self.batch.targets)?;
+        let losses = cross_entropy::token_losses(model, &pass, &x, &self.batch.packed.targets)?;
         let mean = losses.iter().map(|l| *l as f64).sum::<f64>() / losses.len() as f64;
         report.error("losses", (mean - self.case.number("/loss_after")?).abs(), 1e-4);
 

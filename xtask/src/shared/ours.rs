@@ -7,7 +7,6 @@ use ferrotune::formats::Checkpoint;
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::peft;
 use ferrotune::model::{Decoder, Params, Pass, Tokens};
-use ferrotune::train::setup;
 use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::{Device, Precision};
 use serde_json::{Value, json};
@@ -41,7 +40,7 @@ impl Ours {
         }
         let text = output(build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")))?;
         let binary = executable(&text).ok_or_else(|| Failure("cargo names no executable".into()))?;
-        Ok(Ours { binary, dev: setup::device(None, None)? })
+        Ok(Ours { binary, dev: Device::cpu(None, None)? })
     }
 
     /// Version and path.

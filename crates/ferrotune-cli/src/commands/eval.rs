@@ -7,8 +7,9 @@ use ferrotune::data::loader::evaluation_batches;
 use ferrotune::data::pack::Packing;
 use ferrotune::data::tokenize::{Names, PrepReport, TrainRow};
 use ferrotune::generate::answers::{Question, answer};
+use ferrotune::loss::{NextToken, evaluate};
 use ferrotune::run_config::DataOptions;
-use ferrotune::train::{Event, eval};
+use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
@@ -29,13 +30,13 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     let packing = Packing::Shared(loaded.model.arch.fixed_rotation());
     let batches = evaluation_batches(&rows, MICRO_BATCH, packing);
     let pass = loaded.own_pass();
-    let loss = eval::loss(&loaded.model, &pass, &batches)?;
+    let loss = evaluate(&NextToken, &loaded.model, &pass, &batches)?;
     let (mean, perplexity) = (loss.mean(), loss.mean().exp());
     report.say(format!("rows        {}", grouped(rows.len())));
-    report.say(format!("loss        {mean:.4} over {} label tokens", grouped(loss.tokens)));
+    report.say(format!("loss        {mean:.4} over {} label tokens", grouped(loss.count)));
     report.say(format!("perplexity  {perplexity:.3}"));
     let mut result = json!({
-        "rows": rows.len(), "report": prepared, "eval_loss": mean, "eval_label_tokens": loss.tokens, "perplexity": perplexity,
+        "rows": rows.len(), "report": prepared, "eval_loss": mean, "eval_label_tokens": loss.count, "perplexity": perplexity,
     });
     if a.exact_match {
         let questions = rows.iter().map(|r| Question::of(r, &loaded.base)).collect::<Result<Vec<_>>>()?;

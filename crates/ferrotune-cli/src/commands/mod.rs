@@ -23,7 +23,7 @@ use ferrotune::fetch::hub;
 use ferrotune::fetch::hub::HubId;
 use ferrotune::load::base_cache::BaseCache;
 use ferrotune::run_config::{ModelOptions, RunConfig};
-use ferrotune::train::{Event, setup};
+use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use ferrotune_kernels::cpu::Isa;
@@ -62,7 +62,7 @@ fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
     if args.threads == Some(0) {
         return Err(Error::config("--threads", "found 0, expected at least 1"));
     }
-    setup::device(args.threads.or(threads), isa)
+    Ok(Device::cpu(args.threads.or(threads), isa)?)
 }
 
 /// Refuses a folder to write that is there already: nobody's files are replaced. An empty one is as good as none.

@@ -7,9 +7,10 @@ use ferrotune::formats::adapter::{AdapterFile, CONFIG_FILE};
 use ferrotune::load::{BaseForm, BaseStorage, FourBitOptions};
 use ferrotune::lora::{Adapter, peft};
 use ferrotune::model::{Decoder, Params, Pass};
+use ferrotune::plan::form;
 use ferrotune::results::trained_beside::TrainedBeside;
 use ferrotune::run_config::RunConfig;
-use ferrotune::train::{Event, setup};
+use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{DType, Device, Precision};
@@ -118,7 +119,7 @@ impl Resolved {
         match (&self.adapter, &self.beside, &self.run) {
             (None, ..) => Ok((BaseStorage::AsStored.into(), Origin::Asked)),
             (_, Some(beside), _) => Ok((beside.form(), Origin::Adapter)),
-            (_, None, Some(run)) => Ok((setup::form(run, &base.checkpoint, precision)?, Origin::Adapter)),
+            (_, None, Some(run)) => Ok((form::form(run, &base.checkpoint, precision)?, Origin::Adapter)),
             (Some(folder), None, None) => {
                 let text = format!(
                     "the adapter in {} does not say in which form its base was held in training; the base is taken as \
@@ -151,7 +152,7 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
         base.cache = None;
     }
     let kind = precision_kind(&a.precision)?;
-    let precision = setup::precision(kind, &dev);
+    let precision = form::precision(kind, &dev);
     let (form, _) = found.form(&a.quant, &base, precision, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, positions, &mut warn)?;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use ferrotune::data::tokenize::{IGNORE, TrainRow, preview};
-use ferrotune::train::setup;
+use ferrotune::train::notices;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
@@ -16,7 +16,7 @@ pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
     let threads = device(args, config.train.threads)?.threads();
     let base = open_base(args, &config.model.base, report)?;
     let prepared = base.prepare(&threads, &config)?;
-    for event in setup::data_events(&prepared) {
+    for event in notices::of_rows(&prepared) {
         report.event(&event);
     }
     let colour = match a.color.as_str() {

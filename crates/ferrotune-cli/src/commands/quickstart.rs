@@ -11,9 +11,10 @@ use ferrotune::base::BaseModel;
 use ferrotune::data::dataset::Dataset;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::memory::resident;
+use ferrotune::plan::init_adapter;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::{DataOptions, RunConfig};
-use ferrotune::train::{Trainer, init_adapter, setup};
+use ferrotune::train::{Trainer, notices};
 use ferrotune::units::human;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Threads;
@@ -58,7 +59,7 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     ));
 
     let prepared = base.prepare(&dev.threads(), &config)?;
-    for event in setup::data_events(&prepared) {
+    for event in notices::of_rows(&prepared) {
         report.event(&event);
     }
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |event| report.event(event))?;
@@ -197,7 +198,7 @@ fn ask(
     when: &str,
     report: &Report,
 ) -> Result<Score> {
-    let answers = answer(&trainer.model, &trainer.pass(), base, asked, ANSWER, |done| {
+    let answers = answer(&trainer.session.model, &trainer.session.pass(), base, asked, ANSWER, |done| {
         report.status(&format!("asking {when}: {done} of {}", asked.len()));
     })?;
     let statement = |text: &str| text.split('/').next().unwrap_or_default().trim().to_string();

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use ferrotune::base::BaseModel;
 use ferrotune::data::chat_template::Clock;
+use ferrotune::plan::init_adapter;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::{EvalSource, MethodKind, RunConfig};
 use ferrotune::train::outputs;
 use ferrotune::train::record::Summary;
-use ferrotune::train::{Outcome, Trainer, init_adapter, setup};
+use ferrotune::train::{Outcome, Trainer, notices};
 use ferrotune::units::human;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
@@ -71,7 +72,7 @@ fn train(
         base.set_clock(Clock { unix_seconds: point.state.clock });
     }
     let prepared = base.prepare(&dev.threads(), config)?;
-    for event in setup::data_events(&prepared) {
+    for event in notices::of_rows(&prepared) {
         report.event(&event);
     }
     let mut on_event = |event: &_| report.event(event);

@@ -330,7 +330,7 @@ mod tests {
                 assert!(batch.len() <= 16);
                 // A target is the next token of the same segment, which these ids make easy to see.
                 for segment in &batch.segments {
-                    let segment = segment.tokens.clone();
+                    let segment = segment.queries();
                     assert_eq!(batch.positions[segment.start], 0);
                     assert_eq!(batch.targets[segment.end - 1], crate::data::pack::NO_TARGET);
                     for t in segment.start..segment.end - 1 {

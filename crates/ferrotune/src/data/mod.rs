@@ -10,6 +10,8 @@ pub mod tokenize;
 
 pub mod pack;
 
+pub mod batches;
+
 mod prefix;
 
 pub mod loader;

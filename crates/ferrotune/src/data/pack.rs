@@ -3,20 +3,12 @@
 
 use crate::data::prefix::Forest;
 use crate::data::tokenize::{IGNORE, TrainRow};
+use ferrotune_kernels::ops::attention::Segment;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// The target of a position that predicts nothing.
 pub const NO_TARGET: i32 = -1;
-
-/// Tokens that follow each other in a batch and in a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Which tokens of the batch.
-    pub tokens: Range<usize>,
-    /// The segment after whose last token it goes on: an earlier one, which other segments may go on from too.
-    pub parent: Option<usize>,
-}
 
 /// A micro-batch: the tokens of its segments one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +22,8 @@ pub struct PackedBatch {
     pub weights: Vec<u32>,
     /// Positions in their rows.
     pub positions: Vec<u32>,
-    /// The segments in order; together they cover all tokens.
+    /// The segments in order; together they cover all tokens. One may go on after the last token of an earlier one, its
+    /// parent, as others may too.
     pub segments: Vec<Segment>,
     /// Tokens of its rows; more than are stored where rows share some.
     pub row_tokens: usize,
@@ -87,7 +80,7 @@ impl PackedBatch {
         self.targets.extend(part.clone().map(|at| target(labels, at)));
         self.weights.extend(part.clone().map(|_| weight));
         self.positions.extend(part.start as u32..part.end as u32);
-        self.segments.push(Segment { tokens: start..self.tokens.len(), parent });
+        self.segments.push(Segment::own(start, part.len()).after(parent));
         self.segments.len() - 1
     }
 

@@ -17,7 +17,7 @@ use crate::model::linear::{Base, LinearLayer, Vector};
 use crate::model::mlp::{Mlp, Up};
 use crate::model::moe::{Expert, Moe};
 use crate::model::norm::Norm;
-use crate::model::params::{ParamId, Params};
+use crate::model::params::{Group, ParamId, Params};
 use crate::model::residual::Residual;
 use crate::model::rope::Rotary;
 use crate::units::human;
@@ -327,9 +327,10 @@ impl Loader<'_> {
         }
         // A norm that two parts of a layer read is one parameter.
         let id = self.params.find(name);
-        Vector::Trained(
-            id.unwrap_or_else(|| self.params.push(name, self.dev.tensor(1, values.len(), values))),
-        )
+        Vector::Trained(id.unwrap_or_else(|| {
+            let value = self.dev.tensor(1, values.len(), values);
+            self.params.push_in(Group::BiasOrNorm, name, value)
+        }))
     }
 
     /// A norm of the residual stream.

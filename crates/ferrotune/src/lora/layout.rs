@@ -11,7 +11,7 @@ use crate::model::adapted::{Adapted, BranchIds, EmbeddingIds, TokenIds};
 use crate::model::embedding::EMBEDDING;
 use crate::model::linear::{Base, LinearLayer, Vector};
 use crate::model::norm::Norm;
-use crate::model::{Decoder, ParamId, Params};
+use crate::model::{Decoder, Group, ParamId, Params};
 use crate::{Error, Result};
 
 /// A tensor of an adapter that is to be made.
@@ -72,6 +72,18 @@ pub(super) enum Part<'m> {
     Vector(&'m Vector),
     /// Trained rows of the embedding.
     Rows(&'m Base),
+}
+
+impl Part<'_> {
+    /// Its group, as PEFT's LoRA+ and transformers' weight decay have it.
+    fn group(&self) -> Group {
+        match self {
+            Part::A(_) | Part::StackA | Part::Matrix(_) | Part::Rows(_) => Group::Matrix,
+            Part::B(_) | Part::StackB | Part::Magnitude => Group::BranchOutput,
+            Part::EmbeddingA | Part::EmbeddingB => Group::EmbeddingBranch,
+            Part::BranchBias | Part::Vector(_) => Group::BiasOrNorm,
+        }
+    }
 }
 
 /// The parameters of an adapter and where they belong.
@@ -216,7 +228,7 @@ impl<'m> Builder<'_, 'm> {
         if slot.vector {
             self.layout.vectors.insert(slot.name.clone());
         }
-        Ok(self.layout.params.push(slot.name, value))
+        Ok(self.layout.params.push_in(slot.part.group(), slot.name, value))
     }
 
     fn matrix(&mut self, name: String, rows: usize, cols: usize, part: Part<'m>) -> Result<ParamId> {
@@ -263,7 +275,8 @@ impl<'m> Builder<'_, 'm> {
             let a = self.layout.params.push(name, a);
             let mut ids = Vec::with_capacity(linears.len());
             for (l, b) in linears.iter().zip(bs) {
-                let b = self.layout.params.push(format!("{}.lora_B.weight", l.name), b);
+                let b =
+                    self.layout.params.push_in(Group::BranchOutput, format!("{}.lora_B.weight", l.name), b);
                 let branch =
                     BranchIds { a, b, bias: None, magnitude: None, scale: stack.branch.1, dropout: 0.0 };
                 self.layout.adapted.set_branch(l.id, branch);

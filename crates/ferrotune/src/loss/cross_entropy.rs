@@ -6,6 +6,7 @@ use ferrotune_kernels::ops::softmax_xent::{self, Logits};
 use ferrotune_kernels::{DType, Device, Tensor};
 
 use crate::Result;
+use crate::arch::architecture::Architecture;
 use crate::model::{Decoder, Gradients, Pass};
 
 /// What the rows of a micro-batch predict.
@@ -13,8 +14,8 @@ use crate::model::{Decoder, Gradients, Pass};
 pub struct TokenTargets<'a> {
     /// The token that each row predicts; negative for none.
     pub ids: &'a [i32],
-    /// How often each counts: rows that several sequences share count once for each of them. All count once if empty.
-    pub weights: &'a [u32],
+    /// The factor of each row's loss, of either sign; all are 1 if empty.
+    pub weights: &'a [f32],
 }
 
 impl<'a> TokenTargets<'a> {
@@ -23,37 +24,21 @@ impl<'a> TokenTargets<'a> {
         TokenTargets { ids, weights: &[] }
     }
 
-    /// How often row `row` counts.
-    fn weight(&self, row: u32) -> u32 {
-        self.weights.get(row as usize).copied().unwrap_or(1)
-    }
-}
-
-/// Sum of the token losses of a micro-batch and their number.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct LossSum {
-    /// Sum of `-log p(target)`, in nats, each as often as it counts.
-    pub sum: f64,
-    /// Supervised tokens, each as often as it counts.
-    pub tokens: usize,
-}
-
-impl LossSum {
-    /// The mean per supervised token.
-    pub fn mean(&self) -> f64 {
-        self.sum / self.tokens.max(1) as f64
-    }
-
-    /// Adds another micro-batch.
-    pub fn add(&mut self, other: LossSum) {
-        self.sum += other.sum;
-        self.tokens += other.tokens;
+    fn weight(&self, row: u32) -> f32 {
+        self.weights.get(row as usize).copied().unwrap_or(1.0)
     }
 }
 
 /// Rows of a chunk: 32 MiB of f32 logits, between 16 and 512 rows.
 pub fn chunk_rows(vocab: usize) -> usize {
     (8 * 1024 * 1024 / vocab.max(1)).clamp(16, 512)
+}
+
+/// Bytes that the loss takes while it runs: a chunk of logits, whose gradient takes their place, and the residual stream
+/// of all tokens with its gradient.
+pub(crate) fn workspace(a: &Architecture, tokens: usize) -> usize {
+    let chunk = chunk_rows(a.vocab).min(tokens);
+    chunk * (a.vocab * 4 + 4 * a.hidden * 4) + 3 * a.hidden * 4 * tokens
 }
 
 /// `(row, target)` of every supervised row; `targets[t]` is the token that row `t` predicts, negative for none.
@@ -79,22 +64,17 @@ fn losses_of(model: &Decoder, pass: &Pass<'_>, x: &Tensor, rows: &[u32], ids: &[
     Ok(losses)
 }
 
-/// The sum of the losses of all rows of `x`.
-pub fn sum(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: TokenTargets<'_>) -> Result<LossSum> {
+/// The weighted sum of the losses of all rows of `x`.
+pub fn sum(model: &Decoder, pass: &Pass<'_>, x: &Tensor, targets: TokenTargets<'_>) -> Result<f64> {
     let (rows, ids) = supervised(targets.ids);
     Ok(weighted(&losses_of(model, pass, x, &rows, &ids)?, &rows, targets))
 }
 
-fn weighted(losses: &[f32], rows: &[u32], targets: TokenTargets<'_>) -> LossSum {
-    let mut all = LossSum::default();
-    for (loss, row) in losses.iter().zip(rows) {
-        let weight = targets.weight(*row);
-        all.add(LossSum { sum: weight as f64 * *loss as f64, tokens: weight as usize });
-    }
-    all
+fn weighted(losses: &[f32], rows: &[u32], targets: TokenTargets<'_>) -> f64 {
+    losses.iter().zip(rows).map(|(loss, row)| targets.weight(*row) as f64 * *loss as f64).sum()
 }
 
-/// The loss, and the gradient of `scale * sum` in `x`. Gradients of a trained head and norm are added to `grads`.
+/// The weighted sum of the losses, and the gradient of `scale * sum` in `x`. Gradients of a trained head and norm are added to `grads`.
 pub fn forward_backward(
     model: &Decoder,
     pass: &Pass<'_>,
@@ -102,20 +82,20 @@ pub fn forward_backward(
     targets: TokenTargets<'_>,
     scale: f32,
     grads: &mut Gradients,
-) -> Result<(LossSum, Tensor)> {
+) -> Result<(f64, Tensor)> {
     let dev: &Device = pass.dev;
     let (rows, ids) = supervised(targets.ids);
     let mut dx = dev.zeros(x.rows(), x.cols());
-    let mut sum = LossSum::default();
+    let mut sum = 0.0;
     let step = chunk_rows(model.arch.vocab);
     for (rows, ids) in rows.chunks(step).zip(ids.chunks(step)) {
         let xs = elementwise::gather(dev, x, rows)?;
         let n = model.norm.forward(pass, &xs, pass.precision.saved())?;
         let ([outputs], h) = pass.linears(&n, [model.head()], DType::F32)?;
         let (how, dtype) = (model.arch.logits, pass.precision.saved());
-        let scales: Vec<f32> = rows.iter().map(|row| scale * targets.weight(*row) as f32).collect();
+        let scales: Vec<f32> = rows.iter().map(|row| scale * targets.weight(*row)).collect();
         let (losses, dz) = softmax_xent::forward_backward(dev, outputs, ids, how, &scales, dtype)?;
-        sum.add(weighted(&losses, rows, targets));
+        sum += weighted(&losses, rows, targets);
         let dn = pass.linears_backward(&n, h.as_ref(), [model.head()], [&dz], true, grads)?;
         drop(dz);
         let mut dxs = dev.zeros(xs.rows(), xs.cols());

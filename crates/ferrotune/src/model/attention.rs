@@ -3,7 +3,7 @@
 
 use ferrotune_kernels::ops::attention::{self, Heads, Segment};
 use ferrotune_kernels::ops::{elementwise, rope};
-use ferrotune_kernels::{DType, Tensor};
+use ferrotune_kernels::{DType, Precision, Tensor};
 
 use super::kv_cache::LayerCache;
 use super::linear::{LinearLayer, Pass};
@@ -13,6 +13,8 @@ use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
 use super::rope::Rotation;
 use super::waiting::{Keep, Waiting};
 use crate::Result;
+use crate::arch::architecture::Architecture;
+use crate::data::pack::PackedBatch;
 
 /// Tokens of a pass: which, where in their sequences, and who sees whom.
 #[derive(Clone, Copy)]
@@ -23,6 +25,12 @@ pub struct Tokens<'a> {
     pub positions: &'a [u32],
     /// Runs of tokens that attend to each other.
     pub segments: &'a [Segment],
+}
+
+impl<'a> From<&'a PackedBatch> for Tokens<'a> {
+    fn from(batch: &'a PackedBatch) -> Self {
+        Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &batch.segments }
+    }
 }
 
 /// Attention of one layer.
@@ -127,6 +135,16 @@ pub struct AttentionSaved {
     h_qkv: Option<Tensor>,
     h_o: Option<Tensor>,
     residual: ResidualSaved,
+}
+
+impl AttentionSaved {
+    /// Bytes that a token takes in it, without those of branches.
+    pub(super) fn bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let waiting = Waiting::nbytes(a.hidden + kv + q, precision, keep);
+        let lse = a.heads * 4;
+        waiting + (q + kv) * precision.saved().size() + lse + ResidualSaved::bytes_per_token(a, precision)
+    }
 }
 
 impl Attention {

@@ -11,7 +11,7 @@ use super::layer::{Layer, LayerSaved};
 use super::linear::{Base, LinearLayer, Pass, Vector};
 use super::norm::Norm;
 use super::params::Gradients;
-use super::policy::{Activations, Policies};
+use super::policy::Policies;
 use super::rope::{Rotary, Rotation};
 use super::streaming::Reader;
 use super::waiting::Keep;
@@ -225,12 +225,8 @@ impl Decoder {
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
-            let keep = match policies.of(i, self.layers.len()) {
-                policy @ (Activations::Keep | Activations::Lean) if i >= first => {
-                    Some(Keep { wide: policy == Activations::Keep, eight_bit: self.eight_bit })
-                }
-                _ => None,
-            };
+            let policy = policies.of(i, self.layers.len());
+            let keep = policy.keep(self.eight_bit).filter(|_| i >= first);
             // f32: the second forward must start from the same bits as the first.
             let input = (i >= first && keep.is_none()).then(|| elementwise::cast(pass.dev, &x, x.dtype()));
             let saved = layer.forward(pass, &mut x, tokens, &rotations, None, keep)?;
@@ -292,6 +288,7 @@ mod tests {
     use crate::formats::Checkpoint;
     use crate::load::{BaseStorage, load};
     use crate::lora::{Adapter, LoraConfig, Targets};
+    use crate::model::Activations;
     use ferrotune_kernels::Precision;
     use ferrotune_kernels::ops::attention::Segment;
     use std::path::Path;

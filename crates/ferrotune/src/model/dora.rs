@@ -15,6 +15,13 @@ use super::adapted::BranchIds;
 use super::linear::{LinearLayer, Pass, Sinks};
 use super::params::{Gradients, ParamId};
 use crate::Result;
+use crate::arch::architecture::Architecture;
+
+/// Bytes that a token takes while a layer with DoRA is at work: the sum before scaling, its gradient, and with dropout both
+/// parts of the input.
+pub(crate) fn workspace_per_token(a: &Architecture) -> usize {
+    4 * a.ffn * 4
+}
 
 /// The inputs of the two products: of the branch's side, and (with dropout) what of x it does not see.
 struct Inputs {

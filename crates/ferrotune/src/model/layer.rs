@@ -1,7 +1,7 @@
 //! One decoder layer: attention, then (or beside it) the MLP.
 
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::{DType, Tensor};
+use ferrotune_kernels::{DType, Precision, Tensor};
 
 use super::attention::{Attention, AttentionSaved, Tokens};
 use super::kv_cache::LayerCache;
@@ -10,9 +10,11 @@ use super::mlp::{Mlp, MlpSaved};
 use super::moe::{Moe, MoeSaved};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::residual::ResidualSaved;
 use super::rope::Rotation;
-use super::waiting::Keep;
+use super::waiting::{Keep, Waiting};
 use crate::Result;
+use crate::arch::architecture::Architecture;
 
 /// One decoder layer.
 #[derive(Debug)]
@@ -108,8 +110,33 @@ impl Ffn {
     }
 }
 
+impl FfnSaved {
+    /// Bytes that a token takes in it, without those of branches; with experts, those of its own ones.
+    fn bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
+        let wide = if keep.wide { Waiting::nbytes(a.hidden_width(), precision, keep) } else { 0 };
+        Waiting::nbytes(a.hidden, precision, keep) + wide + ResidualSaved::bytes_per_token(a, precision)
+    }
+}
+
 /// What the backward of a layer needs.
 pub type LayerSaved = (AttentionSaved, FfnSaved);
+
+/// Bytes that a token takes in a layer's saved activations, without those of branches.
+pub(super) fn saved_bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
+    AttentionSaved::bytes_per_token(a, precision, keep) + FfnSaved::bytes_per_token(a, precision, keep)
+}
+
+/// Bytes that a token takes while a layer is at work, at its widest moment: gate and up, their gradients, the packed
+/// operands of a product, and the residual stream twice.
+pub(crate) fn workspace_per_token(a: &Architecture, precision: Precision) -> usize {
+    let narrow = if precision.saved() == DType::F32 { 1 } else { 2 };
+    4 * a.ffn * 4 + 2 * a.ffn * 4 / narrow + 6 * a.hidden * 4
+}
+
+/// Bytes that a token takes while the activations of a layer are taken out of their 8 bits.
+pub(crate) fn unpacked_per_token(a: &Architecture, precision: Precision) -> usize {
+    (a.hidden + a.hidden_width()) * precision.saved().size()
+}
 
 impl Layer {
     /// Turns the residual stream before the layer into that after it.

@@ -6,7 +6,7 @@ pub mod decoder;
 
 pub mod adapted;
 pub mod attention;
-mod dora;
+pub(crate) mod dora;
 pub mod embedding;
 pub mod kv_cache;
 pub mod layer;
@@ -25,5 +25,5 @@ pub use attention::Tokens;
 pub use decoder::{Backward, Decoder};
 pub use layer::Layer;
 pub use linear::{DropoutKey, Pass};
-pub use params::{Gradients, ParamId, Params};
+pub use params::{Gradients, Group, ParamId, Params};
 pub use policy::{Activations, Policies};

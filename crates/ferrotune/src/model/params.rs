@@ -12,6 +12,20 @@ use ferrotune_kernels::{DType, Device, Tensor};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(usize);
 
+/// What a parameter is to an optimizer. Whoever makes a parameter says so; optimizers know no names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Group {
+    /// A matrix that has no group of its own.
+    #[default]
+    Matrix,
+    /// A bias, or the weight of a norm.
+    BiasOrNorm,
+    /// What a branch beside a linear ends with: B of LoRA, the magnitudes of DoRA.
+    BranchOutput,
+    /// The branch beside the embedding.
+    EmbeddingBranch,
+}
+
 /// Named f32 parameters in a fixed order.
 ///
 /// Those of [`Params::paged`] lie in a file if they are matrices; what is in memory of them is a copy in bf16, which is what
@@ -19,6 +33,7 @@ pub struct ParamId(usize);
 #[derive(Debug, Default)]
 pub struct Params {
     names: Vec<String>,
+    groups: Vec<Group>,
     values: Vec<Tensor>,
     /// For each parameter its copy, if it has one.
     copies: Vec<Option<Tensor>>,
@@ -34,12 +49,18 @@ impl Params {
         Params { pool: Some(Arc::new(Pool::in_file(file, elements))), ..Params::default() }
     }
 
-    /// Adds a parameter; panics if the name is taken, as two modules would then share it by accident.
+    /// Adds a matrix that has no group of its own; panics if the name is taken.
     pub fn push(&mut self, name: impl Into<String>, value: Tensor) -> ParamId {
+        self.push_in(Group::Matrix, name, value)
+    }
+
+    /// Adds a parameter; panics if the name is taken, as two modules would then share it by accident.
+    pub fn push_in(&mut self, group: Group, name: impl Into<String>, value: Tensor) -> ParamId {
         let name = name.into();
         let id = self.values.len();
         assert!(self.index.insert(name.clone(), id).is_none(), "parameter `{name}` twice");
         self.names.push(name);
+        self.groups.push(group);
         self.values.push(value);
         self.copies.push(None);
         ParamId(id)
@@ -92,6 +113,11 @@ impl Params {
     /// Names in order.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Groups in order.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
     }
 
     /// Name and value of each, in order.

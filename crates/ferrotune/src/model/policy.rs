@@ -1,5 +1,11 @@
 //! What layers keep for their backward.
 
+use ferrotune_kernels::Precision;
+
+use super::layer;
+use super::waiting::Keep;
+use crate::arch::architecture::Architecture;
+
 /// What a layer keeps for its backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -10,6 +16,26 @@ pub enum Activations {
     Lean,
     /// The layer's input alone; the layer runs forward again.
     Recompute,
+}
+
+impl Activations {
+    /// What a layer keeps of itself; `None` where only its input is kept.
+    pub(super) fn keep(self, eight_bit: bool) -> Option<Keep> {
+        match self {
+            Activations::Keep => Some(Keep { wide: true, eight_bit }),
+            Activations::Lean => Some(Keep { wide: false, eight_bit }),
+            Activations::Recompute => None,
+        }
+    }
+
+    /// Bytes that a token takes between the two passes of a layer, without those of branches.
+    pub(crate) fn bytes_per_token(self, a: &Architecture, precision: Precision, eight_bit: bool) -> usize {
+        match self.keep(eight_bit) {
+            Some(keep) => layer::saved_bytes_per_token(a, precision, keep),
+            // f32: the second forward must start from the same bits as the first.
+            None => a.hidden * 4,
+        }
+    }
 }
 
 /// A policy for each layer. The bits are those of any other.

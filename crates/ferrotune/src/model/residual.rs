@@ -3,12 +3,13 @@
 use std::ops::Deref;
 
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::{DType, Tensor};
+use ferrotune_kernels::{DType, Precision, Tensor};
 
 use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
 use crate::Result;
+use crate::arch::architecture::{Architecture, NormPlaces};
 
 /// A tensor that may be somebody else's.
 pub enum Shared<'a> {
@@ -71,6 +72,16 @@ pub struct Residual {
 pub struct ResidualSaved {
     /// The linear's output, if it is normed.
     out: Option<Tensor>,
+}
+
+impl ResidualSaved {
+    /// Bytes that a token takes in it: a half whose output is normed keeps that output.
+    pub(super) fn bytes_per_token(a: &Architecture, precision: Precision) -> usize {
+        match a.norms {
+            NormPlaces::Around | NormPlaces::After => a.hidden * precision.saved().size(),
+            NormPlaces::Before | NormPlaces::Parallel => 0,
+        }
+    }
 }
 
 impl Residual {

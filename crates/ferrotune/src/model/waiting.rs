@@ -1,8 +1,8 @@
 //! Activations between forward and backward.
 
-use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::eight_bit::{self, Packed};
 use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::{Precision, Tensor};
 
 use super::linear::Pass;
 
@@ -38,6 +38,11 @@ impl Waiting {
     /// A copy of `x` in the type that is saved.
     pub(super) fn copy_of(pass: &Pass<'_>, x: &Tensor, keep: Keep) -> Self {
         Waiting::new(pass, elementwise::cast(pass.dev, x, pass.precision.saved()), keep)
+    }
+
+    /// Bytes that so many values take.
+    pub(super) fn nbytes(values: usize, precision: Precision, keep: Keep) -> usize {
+        if keep.eight_bit { Packed::nbytes(values) } else { values * precision.saved().size() }
     }
 
     /// The values, in the type that they had.

@@ -7,9 +7,12 @@ use ferrotune_kernels::ops::adamw;
 use ferrotune_kernels::tensor::Pool;
 use ferrotune_kernels::{Device, Tensor};
 
-use super::{Optimizer, ReadTensor, Saved};
-use crate::Result;
-use crate::model::{Gradients, Params};
+use super::{Entry, Optimizer, ReadTensor, Saved};
+use crate::formats::atomic;
+use crate::model::{Gradients, Group, Params};
+use crate::run_config::OptimizerKind;
+use crate::units::human;
+use crate::{Error, Result};
 
 /// Constants of AdamW; the defaults are PyTorch's, without weight decay.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,17 +39,12 @@ pub struct LoraPlus {
 }
 
 impl LoraPlus {
-    /// The learning rate of a parameter as a share of A's.
-    fn factor(self, name: &str) -> f64 {
-        let vector = name.ends_with(".bias")
-            || name.ends_with(".lora_magnitude_vector")
-            || (name.contains("norm") && name.ends_with(".weight"));
-        if name.contains("lora_embedding_") {
-            self.embedding
-        } else if name.contains("lora_B") || vector {
-            self.ratio
-        } else {
-            1.0
+    /// The learning rate of a group as a share of A's.
+    fn factor(self, group: Group) -> f64 {
+        match group {
+            Group::Matrix => 1.0,
+            Group::BranchOutput | Group::BiasOrNorm => self.ratio,
+            Group::EmbeddingBranch => self.embedding,
         }
     }
 }
@@ -64,14 +62,10 @@ impl Default for AdamWConfig {
 }
 
 impl AdamWConfig {
-    /// Whether a parameter decays.
-    pub(super) fn decays(&self, name: &str) -> bool {
-        self.decay_norms_and_biases || !(name.ends_with(".bias") || name.contains("norm"))
-    }
-
-    /// A parameter's learning rate as a share of the step's.
-    pub(super) fn lr_factor(&self, name: &str) -> f64 {
-        self.loraplus.map_or(1.0, |l| l.factor(name))
+    /// Whether parameters of a group decay, and their learning rate as a share of the step's.
+    pub(super) fn of_group(&self, group: Group) -> (bool, f64) {
+        let decays = self.decay_norms_and_biases || group != Group::BiasOrNorm;
+        (decays, self.loraplus.map_or(1.0, |l| l.factor(group)))
     }
 
     /// The constants of one update.
@@ -80,6 +74,32 @@ impl AdamWConfig {
         adamw::AdamW { lr, betas, eps, weight_decay, step, grad_scale }
     }
 }
+
+/// AdamW with its moments in memory.
+pub(super) const ADAMW: Entry = Entry {
+    kind: OptimizerKind::Adamw,
+    init: |dev, params, config, _| Ok(Box::new(AdamW::new(dev, params, config))),
+    state_bytes: |lengths| lengths.iter().map(|len| 8 * len).sum(),
+};
+
+/// AdamW with its moments in a file of the scratch folder.
+pub(super) const PAGED_ADAMW: Entry = Entry {
+    kind: OptimizerKind::PagedAdamw,
+    init: |_, params, config, scratch| {
+        let paged = AdamW::paged(params, config, atomic::scratch(scratch)?);
+        Ok(Box::new(paged.map_err(|e| {
+            let bytes = human(8 * params.elements() as u64);
+            Error::file(scratch, format!("the optimizer's moments take {bytes} of disk there: {e}"))
+                .with_hint("make room, or use train.optimizer=adamw8bit, which needs no disk")
+        })?))
+    },
+    // What is at work and what is read meanwhile, and a tensor that is written.
+    state_bytes: |lengths| {
+        let whole = lengths.iter().map(|len| 8 * len).sum();
+        let largest = lengths.iter().max().map_or(0, |len| 4 * len);
+        (2 * adamw::PAGED_WINDOW + largest).min(whole)
+    },
+};
 
 /// AdamW and its moments.
 #[derive(Debug)]
@@ -127,8 +147,7 @@ impl Optimizer for AdamW {
         grad_scale: f32,
     ) -> Result<()> {
         let constants = self.config.constants(lr, self.steps, grad_scale);
-        let how: Vec<_> =
-            params.names().iter().map(|n| (self.config.decays(n), self.config.lr_factor(n))).collect();
+        let how: Vec<_> = params.groups().iter().map(|group| self.config.of_group(*group)).collect();
         let all = params
             .with_copies_mut()
             .zip(grads.each())

@@ -7,9 +7,10 @@ use ferrotune_kernels::quant::dynamic8::{BLOCK, Blocks8, DynamicMap};
 use ferrotune_kernels::{Device, Tensor};
 
 use super::adamw::AdamWConfig;
-use super::{Optimizer, ReadTensor, Saved};
+use super::{Entry, Optimizer, ReadTensor, Saved};
 use crate::Result;
 use crate::model::{Gradients, Params};
+use crate::run_config::OptimizerKind;
 
 /// Values from which on a tensor's moments are in 8 bits.
 const LEAST: usize = 4096;
@@ -31,8 +32,15 @@ pub struct AdamW8 {
 
 const PARTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
+/// AdamW with its moments in 8 bits.
+pub(super) const ADAMW_8BIT: Entry = Entry {
+    kind: OptimizerKind::Adamw8bit,
+    init: |dev, params, config, _| Ok(Box::new(AdamW8::new(dev, params, config))),
+    state_bytes: |lengths| lengths.iter().map(|len| state_bytes(*len)).sum(),
+};
+
 /// Bytes of the moments of a parameter of this length.
-pub fn state_bytes(len: usize) -> usize {
+fn state_bytes(len: usize) -> usize {
     if len < LEAST { 8 * len } else { 2 * (len + 4 * len.div_ceil(BLOCK)) }
 }
 
@@ -64,8 +72,7 @@ impl Optimizer for AdamW8 {
         grad_scale: f32,
     ) -> Result<()> {
         let constants = self.config.constants(lr, self.steps, grad_scale);
-        let rates = |n: &String| (self.config.decays(n), self.config.lr_factor(n));
-        let rates: Vec<_> = params.names().iter().map(rates).collect();
+        let rates: Vec<_> = params.groups().iter().map(|group| self.config.of_group(*group)).collect();
         let (mut whole, mut blocks) = (Vec::new(), Vec::new());
         let values = params.values_mut().iter_mut().zip(grads.each()).zip(rates);
         for (((value, grad), (decay, lr_factor)), moments) in values.zip(&mut self.moments) {

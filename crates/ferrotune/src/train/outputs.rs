@@ -30,7 +30,7 @@ pub fn write(
     trainer: &Trainer<'_>,
     outcome: &Outcome,
 ) -> Result<()> {
-    let (model, trainable, learned) = (&trainer.model, &trainer.trainable, trainer.ends());
+    let (model, trainable, learned) = (&trainer.session.model, &trainer.session.trainable, trainer.ends());
     let (summary, (data_hash, base_hash)) = (trainer.summary(), trainer.fingerprints());
     let beside = trainer.beside();
     match trainable {

@@ -1,12 +1,14 @@
 //! What a run reports while it goes on: the lines of `metrics.jsonl` and other events.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::data::tokenize::PrepReport;
-use crate::memory::Plan;
+use crate::plan::MemoryPlan;
 
 /// A line of `metrics.jsonl` for an optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepRecord {
     /// Optimizer step, from 1.
     pub step: usize,
@@ -32,10 +34,13 @@ pub struct StepRecord {
     pub rss_bytes: u64,
     /// Largest resident memory so far.
     pub peak_rss_bytes: u64,
+    /// What the objective measures besides the loss, each under its own name.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// A line of `metrics.jsonl` for an evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EvalRecord {
     /// Optimizer steps done.
     pub step: usize,
@@ -43,6 +48,9 @@ pub struct EvalRecord {
     pub eval_loss: f64,
     /// Label tokens of the held-out rows.
     pub eval_label_tokens: usize,
+    /// What the objective measures besides the loss, each as `eval_` and its name.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// What is about to run.
@@ -77,7 +85,7 @@ pub struct Summary {
     /// Whether layers of the base leave memory behind the work.
     pub streamed: bool,
     /// Predicted peak memory by part.
-    pub plan: Plan,
+    pub plan: MemoryPlan,
 }
 
 /// Something that happened.

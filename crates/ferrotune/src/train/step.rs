@@ -6,25 +6,26 @@
 use ferrotune_kernels::ops::adamw;
 use ferrotune_kernels::{Device, Precision, Tensor};
 
-use crate::loss::cross_entropy::{self, LossSum, TokenTargets};
+use crate::data::pack::PackedBatch;
+use crate::loss::{Loss, Objective};
 use crate::model::decoder::Saved;
 use crate::model::linear::Base;
-use crate::model::{Decoder, Gradients, ParamId, Params, Pass, Policies, Tokens};
+use crate::model::{Decoder, Gradients, ParamId, Params, Pass, Policies};
 use crate::optim::Optimizer;
 use crate::{Error, Result};
 
-/// Adds the gradient of `scale * sum of token losses` of one packed micro-batch.
+/// Adds the gradient of `scale * summed loss` of one packed micro-batch.
 pub fn forward_backward(
     model: &Decoder,
     pass: &Pass<'_>,
-    tokens: Tokens<'_>,
-    targets: TokenTargets<'_>,
+    objective: &dyn Objective,
+    batch: &PackedBatch,
     scale: f32,
     policies: impl Into<Policies>,
     grads: &mut Gradients,
-) -> Result<LossSum> {
-    let (loss, saved, dx) = forward(model, pass, tokens, targets, scale, policies.into(), grads)?;
-    model.backward(pass, tokens, saved, dx, grads)?;
+) -> Result<Loss> {
+    let (loss, saved, dx) = forward(model, pass, objective, batch, scale, policies.into(), grads)?;
+    model.backward(pass, batch.into(), saved, dx, grads)?;
     Ok(loss)
 }
 
@@ -32,39 +33,54 @@ pub fn forward_backward(
 fn forward(
     model: &Decoder,
     pass: &Pass<'_>,
-    tokens: Tokens<'_>,
-    targets: TokenTargets<'_>,
+    objective: &dyn Objective,
+    batch: &PackedBatch,
     scale: f32,
     policies: Policies,
     grads: &mut Gradients,
-) -> Result<(LossSum, Saved, Tensor)> {
-    let (x, saved) = model.forward_train(pass, tokens, policies)?;
-    let (loss, dx) = cross_entropy::forward_backward(model, pass, &x, targets, scale, grads)?;
+) -> Result<(Loss, Saved, Tensor)> {
+    let (x, saved) = model.forward_train(pass, batch.into(), policies)?;
+    let (loss, dx) = objective.forward_backward(model, pass, batch, &x, scale, grads)?;
     if !loss.sum.is_finite() {
-        let problem = format!("the loss is {} over {} label tokens", loss.sum, loss.tokens);
+        let problem = format!("the loss is {} over {} label tokens", loss.sum, loss.count);
         return Err(Error::train(problem).with_hint("lower train.lr, or use train.precision: f32"));
     }
     Ok((loss, saved, dx))
 }
 
-/// A step of one micro-batch in which every layer's parameters are updated as soon as their gradients are whole, and these
-/// let go (`grads` has none before and after): nothing may be clipped, as the norm is known last. The loss, and the norm.
+/// Who updates parameters, and how.
+pub struct Update<'a> {
+    /// Where it is computed.
+    pub dev: &'a Device,
+    /// Column of the precision table.
+    pub precision: Precision,
+    /// The optimizer.
+    pub optimizer: &'a mut dyn Optimizer,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// A step of one micro-batch in which every layer's parameters are updated as soon as their gradients are whole. Gives the
+/// loss and the norm of all gradients.
+///
+/// `grads` has no gradients before and after; only those of the layer at work exist. Nothing can be clipped, as the norm is
+/// known last.
 pub fn layer_by_layer(
     model: &Decoder,
     params: &mut Params,
-    (dev, precision): (&Device, Precision),
-    (tokens, targets): (Tokens<'_>, TokenTargets<'_>),
+    update: Update<'_>,
+    objective: &dyn Objective,
+    batch: &PackedBatch,
     scale: f32,
     policies: Policies,
     grads: &mut Gradients,
-    optimizer: &mut dyn Optimizer,
-    lr: f64,
-) -> Result<(LossSum, f64)> {
+) -> Result<(Loss, f64)> {
+    let Update { dev, precision, optimizer, lr } = update;
     fn pass<'a>(dev: &'a Device, precision: Precision, params: &'a Params) -> Pass<'a> {
         Pass { dev, precision, params, adapted: None, dropout: None }
     }
     let whole = pass(dev, precision, params);
-    let (loss, saved, dx) = forward(model, &whole, tokens, targets, scale, policies, grads)?;
+    let (loss, saved, dx) = forward(model, &whole, objective, batch, scale, policies, grads)?;
     // A tied table gets its other half at the end.
     let table = match &model.embed {
         Base::Trained(id) => Some(*id),
@@ -83,7 +99,7 @@ pub fn layer_by_layer(
         Ok(())
     };
     apply(params, grads, table)?;
-    let mut backward = model.start_backward(dev, tokens, saved, dx)?;
+    let mut backward = model.start_backward(dev, batch.into(), saved, dx)?;
     while backward.layer(&pass(dev, precision, params), grads)? {
         apply(params, grads, table)?;
     }
@@ -93,6 +109,6 @@ pub fn layer_by_layer(
 }
 
 /// The L2 norm over all gradients.
-pub fn gradient_norm(pass: &Pass<'_>, grads: &Gradients) -> f64 {
-    adamw::norm(pass.dev, grads.all())
+pub fn gradient_norm(dev: &Device, grads: &Gradients) -> f64 {
+    adamw::norm(dev, grads.all())
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use ferrotune::data::pack::PackedBatch;
 use ferrotune::formats::Checkpoint;
 use ferrotune::lora::Adapter;
-use ferrotune::loss::cross_entropy::LossSum;
-use ferrotune::model::{Decoder, Gradients, Pass, Policies, Tokens};
-use ferrotune::train::{eval, step};
+use ferrotune::loss::{Loss, NextToken};
+use ferrotune::model::{Decoder, Gradients, Pass, Policies};
+use ferrotune::train::step;
 use ferrotune_kernels::Device;
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::rng::Stream;
@@ -45,14 +45,14 @@ pub(crate) fn gradients(
     let policies = policies.into();
     let mut grads = Gradients::zeros(pass.dev, pass.params);
     let labels: usize = batches.iter().map(PackedBatch::label_tokens).sum();
-    let mut loss = LossSum::default();
+    let mut loss = Loss::default();
     for batch in batches {
-        let segments = eval::segments(batch);
-        let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &segments };
-        let (scale, targets) = (1.0 / labels as f32, eval::targets(batch));
-        loss.add(step::forward_backward(model, pass, tokens, targets, scale, policies, &mut grads).unwrap());
+        let scale = 1.0 / labels as f32;
+        loss.add(
+            step::forward_backward(model, pass, &NextToken, batch, scale, policies, &mut grads).unwrap(),
+        );
     }
-    assert_eq!(loss.tokens, labels);
+    assert_eq!(loss.count, labels);
     (loss.mean(), grads)
 }
 

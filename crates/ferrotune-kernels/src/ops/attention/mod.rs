@@ -44,6 +44,11 @@ impl Segment {
         Segment { q_start: start, q_len: len, k_start: start, k_len: len, parent: None }
     }
 
+    /// Its queries.
+    pub fn queries(&self) -> Range<usize> {
+        self.q_start..self.q_start + self.q_len
+    }
+
     /// The same segment, going on from another.
     pub fn after(self, parent: Option<usize>) -> Self {
         Segment { parent, ..self }

@@ -3,7 +3,7 @@
 
 use super::super::outputs;
 use super::super::record::Event;
-use super::super::setup::Trainable;
+use super::super::session::Trainable;
 use super::Trainer;
 use crate::formats::Change;
 use crate::results::manifest;
@@ -48,7 +48,13 @@ impl Trainer<'_> {
                 state.isa, self.summary.isa
             ));
         }
-        train_state::load(&path, &state, self.dev, self.trainable.params_mut(), &mut *self.optimizer)?;
+        train_state::load(
+            &path,
+            &state,
+            self.session.dev,
+            self.session.trainable.params_mut(),
+            &mut *self.session.optimizer,
+        )?;
         self.loader.restore(state.loader)?;
         self.changes = state.changes;
         if !found.is_empty() {
@@ -104,12 +110,17 @@ impl Trainer<'_> {
             settings: self.settings(),
             changes: self.changes.clone(),
         };
-        let (threads, beside) = (self.dev.threads(), self.beside());
+        let (threads, beside) = (self.session.dev.threads(), self.beside());
         let path = folder.checkpoint(state.step, self.config.output.keep_checkpoints, |path| {
-            let digests =
-                train_state::save(&threads, path, &state, self.trainable.params(), &*self.optimizer)?;
-            if let Trainable::Adapter(adapter) = &self.trainable {
-                outputs::write_adapter(path, adapter, &self.model, self.base, &beside, &self.ends)?;
+            let digests = train_state::save(
+                &threads,
+                path,
+                &state,
+                self.session.trainable.params(),
+                &*self.session.optimizer,
+            )?;
+            if let Trainable::Adapter(adapter) = &self.session.trainable {
+                outputs::write_adapter(path, adapter, &self.session.model, self.base, &beside, &self.ends)?;
             }
             Ok(digests)
         })?;
@@ -123,7 +134,7 @@ impl Trainer<'_> {
             return Ok(());
         }
         match self.base.checkpoint.changed() {
-            Some(Change::Rewritten(path)) if matches!(self.trainable, Trainable::Adapter(_)) => {
+            Some(Change::Rewritten(path)) if matches!(self.session.trainable, Trainable::Adapter(_)) => {
                 Err(Error::file(path, "the base model was written over while the run read it").with_hint(
                     "what was trained since the last checkpoint may be wrong and was not kept; put the model back and go \
                      on with --resume",

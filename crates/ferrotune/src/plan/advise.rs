@@ -4,23 +4,20 @@
 use ferrotune_kernels::cpu::speed::products_per_second;
 use ferrotune_kernels::{Device, Precision};
 
-use super::feed::Feed;
-use super::init_adapter;
-use super::needs::{Held, Needs, Rows};
-use super::setup;
+use super::memory::MemoryPlan;
+use super::trained::Trained;
+use super::{form, init_adapter, shapes, sharing, ways};
 use crate::Result;
 use crate::arch::architecture::Architecture;
 use crate::arch::families::architecture;
 use crate::data::PreparedData;
+use crate::data::batches::{BatchSizes, Batches};
 use crate::data::loader::LoaderOptions;
 use crate::data::tokenize::TrainRow;
 use crate::formats::Checkpoint;
-use crate::load::{BaseStorage, load};
-use crate::memory;
-use crate::memory::Plan;
-use crate::model::streaming::Streaming;
-use crate::model::{Activations, Decoder, Policies};
-use crate::run_config::{ActivationPolicy, MethodKind, RunConfig, StreamPolicy, TableKind, WeightKind};
+use crate::memory::available;
+use crate::model::{Activations, Policies};
+use crate::run_config::{MethodKind, RunConfig, TableKind, WeightKind};
 use crate::units::human;
 
 /// Share of the products' best rate that training steps reach; `docs/benchmarks.md` has what was measured.
@@ -41,7 +38,7 @@ pub struct Foreseen {
     /// Whether the base stays in its file.
     pub streamed: bool,
     /// Predicted peak memory by part.
-    pub plan: Plan,
+    pub plan: MemoryPlan,
     /// The peak.
     pub peak_bytes: u64,
     /// Whether it is within the budget.
@@ -53,7 +50,7 @@ pub struct Foreseen {
 /// The rows of a run as far as they are known.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    rows: Rows,
+    batches: BatchSizes,
     /// Tokens of a row on average.
     length: f64,
     /// Share of the tokens that are supervised.
@@ -65,7 +62,7 @@ impl Load {
     pub fn bound(config: &RunConfig) -> Self {
         let largest = LoaderOptions::from(config).micro_batch_tokens.max(config.data.max_length);
         Load {
-            rows: Rows { largest, bytes: 0, single: false },
+            batches: BatchSizes { largest, bytes: 0, single: false },
             length: config.data.max_length as f64,
             supervised: 1.0,
         }
@@ -73,18 +70,18 @@ impl Load {
 
     /// Of rows that are there: the steps are made as the run would make them.
     pub fn of(config: &RunConfig, checkpoint: &Checkpoint, prepared: PreparedData) -> Result<Self> {
-        let arch = architecture(checkpoint.config())?;
         let tokens = prepared.train.iter().map(TrainRow::len).sum::<usize>().max(1) as f64;
         let length = tokens / prepared.train.len().max(1) as f64;
         let supervised = prepared.train_report.label_tokens as f64 / tokens;
         let lora = init_adapter::lora(config, checkpoint)?;
-        let feed = Feed::of(config, &arch, lora.as_ref(), prepared.train, &prepared.eval)?;
-        Ok(Load { rows: feed.rows, length, supervised })
+        let sharing = sharing(checkpoint, lora.as_ref())?;
+        let batches = Batches::new(config, sharing, prepared.train, &prepared.eval)?;
+        Ok(Load { batches: batches.size, length, supervised })
     }
 
     /// Tokens of the largest micro-batch.
     pub fn tokens(&self) -> usize {
-        self.rows.largest
+        self.batches.largest
     }
 }
 
@@ -96,9 +93,9 @@ pub fn foresee(
     load: Load,
 ) -> Result<Vec<Foreseen>> {
     let arch = architecture(checkpoint.config())?;
-    let precision = setup::precision(config.train.precision, dev);
+    let precision = form::precision(config.train.precision, dev);
     let model = shapes(dev, checkpoint)?;
-    let budget = config.train.memory.or_else(memory::available);
+    let budget = config.train.memory.or_else(available);
     let rate = rate(dev, precision, &arch);
     let mut all = Vec::new();
     for kind in [MethodKind::Full, MethodKind::Lora, MethodKind::Qlora] {
@@ -112,116 +109,23 @@ pub fn foresee(
         if config.validate().is_err() {
             continue;
         }
-        let form = setup::form(&config, checkpoint, precision)?;
-        let needs = Needs::foreseen(&config, init_adapter::lora(&config, checkpoint)?, dev, &model)?;
-        let held = Held { form, precision, threads: dev.threads().count() };
-        let shape = needs.shape(&config, &arch, held, load.rows);
-        let streaming = streaming(&config, checkpoint, &arch, form.linears)?;
-        for way in ways(&config, checkpoint, &arch, shape, streaming, budget)? {
+        let form = form::form(&config, checkpoint, precision)?;
+        let trained = Trained::new(&config, init_adapter::lora(&config, checkpoint)?, dev, &model)?;
+        let demand = trained.demand(&config, &arch, form, precision, dev, load.batches);
+        for way in ways::ways(&config, checkpoint, &arch, &demand, budget)? {
             all.push(Foreseen {
                 method: kind,
                 activations: way.policies.below,
                 kept_layers: way.policies.kept,
                 streamed: way.streamed,
-                plan: way.plan,
-                peak_bytes: way.plan.total() as u64,
+                plan: way.memory,
+                peak_bytes: way.memory.total() as u64,
                 fits: way.fits(budget),
-                tokens_per_second: SHARE * rate / work(&arch, kind, needs.elements(), way.policies, &load),
+                tokens_per_second: SHARE * rate / work(&arch, kind, trained.elements(), way.policies, &load),
             });
         }
     }
     Ok(all)
-}
-
-/// A way to run, and what it takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
-    pub(super) policies: Policies,
-    pub(super) streamed: bool,
-    pub(super) plan: Plan,
-}
-
-impl Way {
-    /// Whether it is within the budget, if there is one.
-    pub(super) fn fits(&self, budget: Option<u64>) -> bool {
-        budget.is_none_or(|budget| self.plan.needs() as u64 <= budget)
-    }
-}
-
-/// What the run file allows with its plan, the fastest first: activations, and whether the base is streamed, if it lies in a
-/// file. Where the fastest that fits does not keep everything, one comes before it in which as many layers do as fit.
-pub(super) fn ways(
-    config: &RunConfig,
-    checkpoint: &Checkpoint,
-    a: &Architecture,
-    shape: memory::Shape,
-    streaming: Option<Streaming>,
-    budget: Option<u64>,
-) -> Result<Vec<Way>> {
-    let policies: &[Activations] = match config.train.activations {
-        ActivationPolicy::Auto => &[Activations::Keep, Activations::Lean, Activations::Recompute],
-        ActivationPolicy::Keep => &[Activations::Keep],
-        ActivationPolicy::Lean => &[Activations::Lean],
-        ActivationPolicy::Recompute => &[Activations::Recompute],
-    };
-    // A streamed layer is read again, which is little beside the work on it; computing it again is more.
-    let streams = match (config.train.stream, streaming) {
-        (StreamPolicy::Auto, Some(_)) => vec![None, streaming],
-        (StreamPolicy::Always, Some(_)) => vec![streaming],
-        _ => vec![None],
-    };
-    let way = |policies: Policies, streamed: Option<Streaming>| {
-        let plan = memory::plan(checkpoint, a, memory::Shape { policies, streamed, ..shape })?;
-        Ok::<_, crate::Error>(Way { policies, streamed: streamed.is_some(), plan })
-    };
-    let all = policies.iter().flat_map(|policy| streams.iter().map(|stream| (*policy, *stream)));
-    let mut ways = all.map(|(policy, stream)| way(policy.into(), stream)).collect::<Result<Vec<_>>>()?;
-    let first = ways.iter().position(|way| way.fits(budget));
-    if let (Some(first), ActivationPolicy::Auto) = (first, config.train.activations)
-        && ways[first].policies.below != Activations::Keep
-    {
-        let (below, streamed) = (ways[first].policies.below, streaming.filter(|_| ways[first].streamed));
-        // More layers that keep take more, so the last number that fits is found by halving.
-        let (mut kept, mut step) = (0, a.layers.next_power_of_two());
-        let mut mixed = None;
-        while step > 0 {
-            if kept + step < a.layers {
-                let more = way(Policies { below, kept: kept + step }, streamed)?;
-                if more.fits(budget) {
-                    (kept, mixed) = (kept + step, Some(more));
-                }
-            }
-            step /= 2;
-        }
-        mixed.into_iter().for_each(|mixed| ways.insert(first, mixed));
-    }
-    Ok(ways)
-}
-
-/// The network without its values.
-pub(super) fn shapes(dev: &Device, checkpoint: &Checkpoint) -> Result<Decoder> {
-    let shapes = Checkpoint::of_config(checkpoint.config().clone())?;
-    Ok(load(dev, &shapes, BaseStorage::AsStored, 1)?.0)
-}
-
-/// What streaming saves, if the base lies in a file: that of the model, or of the cache.
-pub(super) fn streaming(
-    config: &RunConfig,
-    checkpoint: &Checkpoint,
-    a: &Architecture,
-    storage: BaseStorage,
-) -> Result<Option<Streaming>> {
-    let in_file = match storage {
-        BaseStorage::AsStored => true,
-        BaseStorage::FourBit(_) | BaseStorage::Int8 => config.model.cache,
-        BaseStorage::Dense(_) | BaseStorage::Trained => false,
-    };
-    if !in_file {
-        return Ok(None);
-    }
-    let each = memory::bytes_per_value(checkpoint, a, storage)?;
-    let layers = (0..a.layers).map(|i| (a.layer_elements(i) as f64 * each) as usize);
-    Ok(Streaming::of(&layers.collect::<Vec<_>>()))
 }
 
 /// Operations per second of products of this model's width; nothing is known of the reference device.
@@ -289,7 +193,7 @@ mod tests {
             activations: Activations::Keep,
             kept_layers: 0,
             streamed: false,
-            plan: Plan::default(),
+            plan: MemoryPlan::default(),
             peak_bytes,
             fits,
             tokens_per_second: 1.0,

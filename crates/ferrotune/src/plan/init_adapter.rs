@@ -8,8 +8,8 @@ use std::path::Path;
 use ferrotune_kernels::Device;
 use serde_json::Value;
 
-use super::foresee::shapes;
-use super::setup::lora_config;
+use super::form::lora_config;
+use super::shapes;
 use crate::formats::Checkpoint;
 use crate::lora::{Init, LoraConfig, Targets, TrainedBiases, peft};
 use crate::model::Decoder;
