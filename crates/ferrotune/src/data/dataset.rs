@@ -1,12 +1,11 @@
 //! Files of rows become examples. Every complaint names the file and the line.
 //!
-//! A file is JSON Lines, or one JSON array. The shape of a row is the run file's `data.format`, or what the row looks
+//! The containers are those of [`rows`]. The shape of a row is the run file's `data.format`, or what the row looks
 //! like. Whatever its notation, a row is brought into one form here, once. Rows that cannot be used are kept apart with
 //! their reasons, so that all of them can be told together.
 
 mod bad_rows;
 mod flags;
-mod json_rows;
 mod messages;
 mod plain;
 mod roles;
@@ -17,15 +16,21 @@ pub use bad_rows::{BadRow, BadRows};
 pub use roles::ROLE_ALIASES;
 pub use shapes::{Chat, Example};
 
-use crate::data::chat_template::ChatTemplate;
-use crate::data::random;
-use crate::error::{Error, Result};
-use crate::formats::hash::Digest;
-use crate::run_config::DataFormat;
-use serde::Serialize;
-use serde_json::{Map, Value};
-use shapes::{Problem, Shape};
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+pub(super) use shapes::KNOWN;
+
+use super::chat_template::ChatTemplate;
+use super::random;
+use super::rows::{self, RawRow, RowSource};
+use crate::error::{Error, Result};
+use crate::formats::hash::{Digest, hex};
+use crate::run_config::DataFormat;
+use shapes::Shape;
 
 /// A row with the place it came from.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,36 +80,64 @@ impl Dataset {
         let mut dataset = Dataset::default();
         for path in files {
             let path = path.as_ref();
-            let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-            dataset.add(path, &bytes, options)?;
+            dataset.add_file(path, options, |path, each| rows::read_file(path, each))?;
         }
         Ok(dataset)
     }
 
-    /// Adds the rows of a file that was read already.
+    /// Adds the rows of a file whose content is in memory.
     pub fn add(&mut self, path: &Path, bytes: &[u8], options: ReadOptions<'_>) -> Result<()> {
-        let text = utf8(path, bytes)?;
+        self.add_file(path, options, |path, each| rows::read(path, bytes, each))
+    }
+
+    /// The rows of a program's own source, such as [`InMemory`](rows::InMemory); `name` stands for its file in messages.
+    pub fn from_source(name: &str, source: &mut dyn RowSource, options: ReadOptions<'_>) -> Result<Dataset> {
+        let mut dataset = Dataset::default();
+        let mut hash = Sha256::new();
+        while let Some(row) = source.next_row()? {
+            if let Ok(fields) = &row.fields {
+                hash.update(Value::Object(fields.clone()).to_string());
+            }
+            dataset.take(row, options);
+        }
+        dataset.files.push(DataFile { path: name.into(), sha256: hex(&hash.finalize()) });
+        Ok(dataset)
+    }
+
+    fn add_file(
+        &mut self,
+        path: &Path,
+        options: ReadOptions<'_>,
+        read: impl FnOnce(&Path, &mut dyn FnMut(RawRow) -> Result<bool>) -> Result<Digest>,
+    ) -> Result<()> {
         let mut found = false;
-        for (line, json) in json_rows::split(text) {
+        let digest = read(path, &mut |row| {
             found = true;
-            if options.limit.is_some_and(|limit| self.len() >= limit) {
-                break;
+            let more = options.limit.is_none_or(|limit| self.len() < limit);
+            if more {
+                self.take(row, options);
             }
-            let file = self.files.len();
-            match row(line, json, options) {
-                Ok(example) => self.rows.push(Row { example, file, line }),
-                Err((line, (problem, hint))) => self.bad.push(BadRow { file, line, problem, hint }),
-            }
-        }
+            Ok(more)
+        })?;
         if !found {
-            return Err(Error::data(path, 0, "there are no rows").with_hint(format!(
-                "a file holds one JSON object on each line, or one array: {}",
-                shapes::KNOWN
-            )));
+            return Err(Error::data(path, 0, "there are no rows")
+                .with_hint(format!("a file holds one JSON object on each line, or one array: {KNOWN}")));
         }
-        let sha256 = Digest::of(bytes).sha256;
-        self.files.push(DataFile { path: path.to_path_buf(), sha256 });
+        self.files.push(DataFile { path: path.to_path_buf(), sha256: digest.sha256 });
         Ok(())
+    }
+
+    /// Takes a row of the file that is read.
+    fn take(&mut self, row: RawRow, options: ReadOptions<'_>) {
+        let (file, line) = (self.files.len(), row.line);
+        let example = row.fields.and_then(|fields| {
+            let shape = Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok)?;
+            shape.example(&fields, options.template)
+        });
+        match example {
+            Ok(example) => self.rows.push(Row { example, file, line }),
+            Err((problem, hint)) => self.bad.push(BadRow { file, line, problem, hint }),
+        }
     }
 
     /// How many rows were read, those with that cannot be used.
@@ -145,46 +178,6 @@ impl Dataset {
 
 /// Keeps the numbers of the split apart from those of the order.
 const HELD_OUT: u64 = 0x6865_6c64;
-
-fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    let bytes = crate::json::without_mark(bytes);
-    let is_table =
-        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
-    let is_json = bytes.trim_ascii_start().starts_with(b"{") || bytes.trim_ascii_start().starts_with(b"[");
-    let kind =
-        crate::file_kind::of(bytes).or((is_table && !is_json).then_some("a table of separated values"));
-    if let Some(kind) = kind {
-        return Err(Error::file(path, format!("this is {kind}, which is not read yet"))
-            .with_hint("write the rows as JSON Lines: one JSON object on each line, in UTF-8"));
-    }
-    std::str::from_utf8(bytes).map_err(|e| {
-        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-        Error::data(path, line, "the text is not UTF-8").with_hint("save the file as UTF-8")
-    })
-}
-
-/// What a row says, or where and why it cannot be used.
-fn row(line: usize, json: &str, options: ReadOptions<'_>) -> std::result::Result<Example, (usize, Problem)> {
-    let fields = object(line, json)?;
-    let shape = Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok);
-    shape.and_then(|shape| shape.example(&fields, options.template)).map_err(|problem| (line, problem))
-}
-
-fn object(line: usize, json: &str) -> std::result::Result<Map<String, Value>, (usize, Problem)> {
-    match crate::json::from_text(json) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => {
-            let problem = format!("found {}, expected an object", shapes::kind(&other));
-            Err((line, (problem, Some(shapes::KNOWN.to_string()))))
-        }
-        Err(error) => {
-            let problem = format!("not valid JSON: {} at column {}", error.problem, error.column);
-            let hint = "a file holds one whole JSON object on each line, or one array of objects";
-            // Within a row the parser counts lines from 1 again.
-            Err((line + error.line - 1, (problem, Some(hint.to_string()))))
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Text becomes batches: rows are read, rendered with the model's chat template, tokenized, packed and ordered.
 
+pub mod rows;
+
 pub mod dataset;
 
 pub mod chat_template;

@@ -115,6 +115,34 @@ impl<W: Write + Send> Write for Hashing<'_, W> {
     }
 }
 
+/// Hashes what is read through it.
+pub(crate) struct HashingReader<R> {
+    inner: R,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<R: Read> HashingReader<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        HashingReader { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    /// Reads what is left, and gives the digest of everything.
+    pub(crate) fn finish(mut self) -> io::Result<Digest> {
+        io::copy(&mut self, &mut io::sink())?;
+        Ok(Digest { bytes: self.bytes, sha256: hex(&self.hash.finalize()) })
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! The shapes of a row and what each becomes.
 
+pub(super) use super::super::rows::{Fields, Problem, kind};
 use super::messages::{self, Message};
 use super::{flags, plain, text};
 use crate::data::chat_template::ChatTemplate;
@@ -46,18 +47,12 @@ pub struct Chat {
 }
 
 /// The shapes in the words of a hint.
-pub(super) const KNOWN: &str = "known rows: {\"messages\": [...]}, {\"conversations\": [...]}, {\"prompt\", \"completion\"}, \
+pub(crate) const KNOWN: &str = "known rows: {\"messages\": [...]}, {\"conversations\": [...]}, {\"prompt\", \"completion\"}, \
                                 {\"instruction\", \"input\", \"output\"}, {\"text\"}, {\"input_ids\", \"labels\"}";
-
-/// What is wrong with a row, and a hint.
-pub(super) type Problem = (String, Option<String>);
 
 pub(super) fn problem<T>(text: impl Into<String>) -> Result<T, Problem> {
     Err((text.into(), None))
 }
-
-/// The fields of a row.
-pub(super) type Fields = Map<String, Value>;
 
 /// The shape of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,18 +125,6 @@ pub(super) fn found(fields: &Fields) -> String {
     };
     let names: Vec<String> = fields.iter().take(12).map(name).collect();
     format!("found {}", names.join(", "))
-}
-
-/// The kind of a value in the words of a message.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// A field that must be there; null is like absent.

@@ -1,5 +1,5 @@
 use super::*;
-use serde_json::json;
+use serde_json::{Map, json};
 
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'critic' %}!{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
 
@@ -173,4 +173,25 @@ fn the_held_out_share_depends_on_the_seed_alone() {
     let (train, eval) = read("{\"text\": \"a\"}\n{\"text\": \"b\"}").unwrap().split(0.001, 0).unwrap();
     assert_eq!((train.rows.len(), eval.rows.len()), (1, 1));
     assert!(read("{\"text\": \"a\"}").unwrap().split(0.5, 0).is_err());
+}
+
+#[test]
+fn rows_of_a_program_are_like_those_of_a_file() {
+    let rows = || [json!({"text": "a"}), json!(7), json!({"prompt": "q", "completion": "a"})];
+    let mut source = rows::InMemory::new(rows());
+    let dataset = Dataset::from_source("mine", &mut source, ReadOptions::default()).unwrap();
+    let lines: String = rows().iter().map(|row| format!("{row}\n")).collect();
+    let mut file = Dataset::default();
+    file.add(Path::new("rows.jsonl"), lines.as_bytes(), ReadOptions::default()).unwrap();
+    assert_eq!(dataset.rows, file.rows);
+    assert_eq!((dataset.bad.len(), file.bad.len()), (1, 1));
+    assert_eq!(dataset.bad.lines(&dataset.files), ["mine:2: found a number, expected an object"]);
+}
+
+#[test]
+fn a_row_source_may_be_a_cursor() {
+    // Rows that are made when they are asked for.
+    let mut source = rows::InMemory::new((0..3).map(|i| json!({"text": format!("row {i}")})));
+    let dataset = Dataset::from_source("cursor", &mut source, ReadOptions::default()).unwrap();
+    assert_eq!(dataset.rows[2].example, Example::Text("row 2".into()));
 }

@@ -1,0 +1,140 @@
+//! Containers of rows: a trait, and a file for each kind.
+//!
+//! A container gives its rows one after the other. It holds no more of them than it must, so a file may be larger than
+//! memory. Another kind of file is a module here with a [`Format`], and its row in [`FORMATS`].
+
+mod json_array;
+mod json_lines;
+mod memory;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+pub use memory::InMemory;
+
+use crate::formats::hash::{Digest, HashingReader};
+use crate::{Error, Result};
+
+/// Named values.
+pub type Fields = Map<String, Value>;
+
+/// What is wrong with a row, and a hint.
+pub type Problem = (String, Option<String>);
+
+/// A row as its container has it.
+#[derive(Debug)]
+pub struct RawRow {
+    /// Where it is: a line of a text file, or its number; from 1.
+    pub line: usize,
+    /// Its fields, or why it has none.
+    pub fields: std::result::Result<Fields, Problem>,
+}
+
+/// Gives the rows of a container, in order.
+pub trait RowSource {
+    /// The next row; none at the end.
+    ///
+    /// # Errors
+    /// The container cannot be read any further. A row that cannot be used is no error here.
+    fn next_row(&mut self) -> Result<Option<RawRow>>;
+}
+
+/// The content of a file, read from its beginning.
+pub(super) type Content<'a> = Box<dyn BufRead + 'a>;
+
+/// A kind of files.
+pub(super) struct Format {
+    /// Whether a file is of this kind, by its path and its first bytes (without a byte-order mark).
+    pub(super) is: fn(&Path, &[u8]) -> bool,
+    /// Its rows.
+    pub(super) open: for<'a> fn(&Path, Content<'a>) -> Result<Box<dyn RowSource + 'a>>,
+}
+
+/// All kinds but JSON Lines, which is what no other one is.
+const FORMATS: &[Format] = &[json_array::FORMAT];
+
+/// Bytes by which a file's kind is told.
+const HEAD: usize = 1 << 16;
+
+/// Goes through the rows of a file while `each` wants more, and gives the digest of the whole file.
+pub(super) fn read_file(path: &Path, each: &mut dyn FnMut(RawRow) -> Result<bool>) -> Result<Digest> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    read(path, file, each)
+}
+
+/// The same for content from anywhere; `path` is for messages and for the kind.
+pub(super) fn read(
+    path: &Path,
+    content: impl Read,
+    each: &mut dyn FnMut(RawRow) -> Result<bool>,
+) -> Result<Digest> {
+    let refused = |e: io::Error| Error::io(path, e);
+    let mut hashing = HashingReader::new(content);
+    {
+        let mut content = BufReader::with_capacity(HEAD, &mut hashing);
+        let head = crate::json::without_mark(content.fill_buf().map_err(refused)?);
+        let mut source = match FORMATS.iter().find(|format| (format.is)(path, head)) {
+            Some(format) => (format.open)(path, Box::new(content))?,
+            None => {
+                refuse_others(path, head)?;
+                json_lines::open(path, Box::new(content))
+            }
+        };
+        while let Some(row) = source.next_row()? {
+            if !each(row)? {
+                break;
+            }
+        }
+    }
+    hashing.finish().map_err(refused)
+}
+
+/// Refuses a file that is known by its first bytes or its name and that no format reads.
+fn refuse_others(path: &Path, head: &[u8]) -> Result<()> {
+    let is_table =
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
+    let is_json = [&b"{"[..], b"["].iter().any(|start| head.trim_ascii_start().starts_with(start));
+    let kind = crate::file_kind::of(head).or((is_table && !is_json).then_some("a table of separated values"));
+    match kind {
+        None => Ok(()),
+        Some(kind) => Err(Error::file(path, format!("this is {kind}, which is not read yet"))
+            .with_hint("write the rows as JSON Lines: one JSON object on each line, in UTF-8")),
+    }
+}
+
+/// The fields of a row that is the text of a JSON object, which begins at `line`.
+fn parse(line: usize, json: &str) -> RawRow {
+    match crate::json::from_text(json) {
+        Ok(Value::Object(fields)) => RawRow { line, fields: Ok(fields) },
+        Ok(other) => {
+            let problem = format!("found {}, expected an object", kind(&other));
+            RawRow { line, fields: Err((problem, Some(super::dataset::KNOWN.to_string()))) }
+        }
+        Err(error) => {
+            let problem = format!("not valid JSON: {} at column {}", error.problem, error.column);
+            let hint = "a file holds one whole JSON object on each line, or one array of objects";
+            // Within a row the parser counts lines from 1 again.
+            RawRow { line: line + error.line - 1, fields: Err((problem, Some(hint.to_string()))) }
+        }
+    }
+}
+
+/// The error for text that is not UTF-8.
+fn not_utf8(path: &Path, line: usize) -> Error {
+    Error::data(path, line, "the text is not UTF-8").with_hint("save the file as UTF-8")
+}
+
+/// What a value is, for messages.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
