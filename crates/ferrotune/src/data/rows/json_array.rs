@@ -3,6 +3,7 @@
 //! the first element that is not well formed.)
 
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use super::{Content, Format, RawRow, RowSource, not_utf8, parse};
@@ -12,8 +13,8 @@ pub(super) const FORMAT: Format = Format { is: |_, head| head.trim_ascii_start()
 
 struct JsonArray {
     text: String,
-    /// Ranges of the text and their lines, the last one first.
-    left: Vec<(usize, std::ops::Range<usize>)>,
+    /// The elements, the last one first.
+    left: Vec<Element>,
 }
 
 fn open<'a>(path: &Path, mut content: Content<'a>) -> Result<Box<dyn RowSource + 'a>> {
@@ -31,13 +32,22 @@ fn open<'a>(path: &Path, mut content: Content<'a>) -> Result<Box<dyn RowSource +
 
 impl RowSource for JsonArray {
     fn next_row(&mut self) -> Result<Option<RawRow>> {
-        Ok(self.left.pop().map(|(line, range)| parse(line, self.text[range].trim_end())))
+        let text = |range: Option<Range<usize>>| range.map_or(",", |range| self.text[range].trim_end());
+        Ok(self.left.pop().map(|element| parse(element.line, text(element.range))))
     }
 }
 
+/// An element of the array.
+struct Element {
+    line: usize,
+    /// Where it is; none stands for text behind the array, which is no row whatever it says.
+    range: Option<Range<usize>>,
+}
+
 /// The elements of an array and their lines. What is not well formed comes out as an element too, for the parser to complain about.
-fn elements(text: &str) -> Vec<(usize, std::ops::Range<usize>)> {
+fn elements(text: &str) -> Vec<Element> {
     let mut rows = Vec::new();
+    let of = |line, range| Element { line, range: Some(range) };
     let mut line = 1;
     let mut depth = 0_usize;
     let (mut in_string, mut escaped) = (false, false);
@@ -57,7 +67,7 @@ fn elements(text: &str) -> Vec<(usize, std::ops::Range<usize>)> {
             }
             ',' | ']' if depth == 1 => {
                 if let Some((from, line)) = start.take() {
-                    rows.push((line, from..at));
+                    rows.push(of(line, from..at));
                 }
                 if c == ']' {
                     depth = 0;
@@ -75,10 +85,10 @@ fn elements(text: &str) -> Vec<(usize, std::ops::Range<usize>)> {
     }
     // Neither of these parses: an array that never closes, and text after one that did.
     if depth > 0 {
-        rows.extend(start.map(|(from, line)| (line, from..text.len())));
-        rows.push((line, text.len()..text.len()));
-    } else if let Some((from, line)) = start {
-        rows.push((line, from..text.len()));
+        rows.extend(start.map(|(from, line)| of(line, from..text.len())));
+        rows.push(of(line, text.len()..text.len()));
+    } else if let Some((_, line)) = start {
+        rows.push(Element { line, range: None });
     }
     rows
 }
