@@ -115,7 +115,7 @@ fn in_page(
     }
     let Some((link, sha256)) = find(reply, file)? else { return Ok(None) };
     let (link, in_link) = split_credentials(&link);
-    let same_host = host(&link).eq_ignore_ascii_case(host(url));
+    let same_host = host(&link).eq_ignore_ascii_case(&host(url));
     let authorization = in_link.or(authorization.filter(|_| same_host)).or_else(|| login(&link, settings));
     Ok(Some(Location::Remote { url: link, authorization, sha256 }))
 }
@@ -123,7 +123,7 @@ fn in_page(
 fn login(url: &str, settings: &IndexSettings) -> Option<String> {
     let host = host(url);
     let of_host =
-        settings.logins.iter().find(|l| l.host.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(host)));
+        settings.logins.iter().find(|l| l.host.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(&host)));
     let found = of_host.or_else(|| settings.logins.iter().find(|l| l.host.is_none()))?;
     Some(basic(&found.user, &found.password))
 }

@@ -14,21 +14,12 @@ use percent_encoding::percent_decode_str;
 use ureq::http::{HeaderMap, Method, Request as HttpRequest};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
+use url::Url;
 
 use crate::{Error, Result};
 
 /// Most redirects of one request.
 const REDIRECTS: usize = 10;
-
-/// Where Linux and BSD systems keep the certificates that their administrators trust.
-const SYSTEM_BUNDLES: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-    "/usr/local/share/certs/ca-root-nss.crt",
-];
 
 /// What happens during a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,7 +233,7 @@ impl Client {
 
     fn agent(&self, url: &str) -> &Agent {
         let proxied = if url.starts_with("https://") { &self.https } else { &self.http };
-        proxied.as_ref().filter(|_| !bypassed(host(url), &self.no_proxy)).unwrap_or(&self.direct)
+        proxied.as_ref().filter(|_| !bypassed(&host(url), &self.no_proxy)).unwrap_or(&self.direct)
     }
 }
 
@@ -263,7 +254,7 @@ fn bypassed(host: &str, list: &[String]) -> bool {
     })
 }
 
-/// Certificates of the file, else of the system, else Mozilla's.
+/// Certificates of the file, else those that the system trusts, else Mozilla's.
 fn roots(file: Option<&Path>) -> Result<RootCerts> {
     if let Some(path) = file {
         let pem = fs::read(path).map_err(|e| Error::io(path, e))?;
@@ -273,9 +264,9 @@ fn roots(file: Option<&Path>) -> Result<RootCerts> {
         }
         return Ok(found.into());
     }
-    let system = SYSTEM_BUNDLES.iter().filter_map(|path| fs::read(path).ok());
-    let found = system.map(|pem| certificates(&pem)).find(|found| !found.is_empty());
-    Ok(found.map_or(RootCerts::WebPki, RootCerts::from))
+    let system = rustls_native_certs::load_native_certs().certs;
+    let system: Vec<_> = system.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    Ok(if system.is_empty() { RootCerts::WebPki } else { system.into() })
 }
 
 fn certificates(pem: &[u8]) -> Vec<Certificate<'static>> {
@@ -323,13 +314,18 @@ pub(crate) fn public(url: &str) -> String {
 }
 
 /// `https://user:password@host/x` as the address without them and the header value that they make.
-pub(crate) fn split_credentials(url: &str) -> (String, Option<String>) {
-    let Some((scheme, rest)) = url.split_once("://") else { return (url.to_string(), None) };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let Some((user, host)) = rest[..end].rsplit_once('@') else { return (url.to_string(), None) };
-    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+pub(crate) fn split_credentials(address: &str) -> (String, Option<String>) {
+    let (Ok(mut url), true) = (Url::parse(address), address.contains('@')) else {
+        return (address.to_string(), None);
+    };
     let text = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
-    (format!("{scheme}://{host}{}", &rest[end..]), Some(basic(&text(user), &text(password))))
+    let (user, password) = (text(url.username()), text(url.password().unwrap_or_default()));
+    if user.is_empty() && password.is_empty() {
+        return (address.to_string(), None);
+    }
+    // An address without a host has neither.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    (url.to_string(), Some(basic(&user, &password)))
 }
 
 /// Value of an `Authorization` header.
@@ -337,62 +333,21 @@ pub(crate) fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
-/// `scheme://host:port` of an address.
-fn origin(url: &str) -> &str {
-    let start = url.find("://").map_or(0, |i| i + 3);
-    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |i| start + i);
-    &url[..end]
-}
-
 fn same_origin(a: &str, b: &str) -> bool {
-    origin(a).eq_ignore_ascii_case(origin(b))
+    match (Url::parse(a), Url::parse(b)) {
+        (Ok(a), Ok(b)) => a.origin() == b.origin(),
+        _ => false,
+    }
 }
 
 /// The host of an address without port.
-pub(crate) fn host(url: &str) -> &str {
-    let origin = origin(url);
-    let host = origin.rsplit_once("://").map_or(origin, |p| p.1);
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    }
+pub(crate) fn host(url: &str) -> String {
+    Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_string)).unwrap_or_default()
 }
 
 /// The address that a link in the page at `base` leads to.
 pub(crate) fn join(base: &str, link: &str) -> String {
-    let scheme_end = link.find(':').filter(|i| *i > 0 && !link[..*i].contains(['/', '?', '#']));
-    if scheme_end.is_some() {
-        return link.to_string();
-    }
-    if let Some(rest) = link.strip_prefix("//") {
-        let scheme = base.split_once("://").map_or("https", |p| p.0);
-        return format!("{scheme}://{rest}");
-    }
-    let origin = origin(base);
-    let (path, tail) = link.split_at(link.find(['?', '#']).unwrap_or(link.len()));
-    let page = base[origin.len()..].split(['?', '#']).next().unwrap_or_default();
-    let whole = match path {
-        "" => page.to_string(),
-        p if p.starts_with('/') => p.to_string(),
-        p => format!("{}/{p}", page.rsplit_once('/').map_or("", |s| s.0)),
-    };
-    let mut parts: Vec<&str> = Vec::new();
-    let mut segments = whole.trim_start_matches('/').split('/').peekable();
-    while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
-        match segment {
-            "." | ".." => {
-                if segment == ".." {
-                    parts.pop();
-                }
-                if last {
-                    parts.push("");
-                }
-            }
-            other => parts.push(other),
-        }
-    }
-    format!("{origin}/{}{tail}", parts.join("/"))
+    Url::parse(base).and_then(|base| base.join(link)).map_or_else(|_| link.to_string(), String::from)
 }
 
 #[cfg(test)]
@@ -419,7 +374,7 @@ mod tests {
             ("../../files/./x.whl", "https://host:1/files/x.whl"),
             ("../../../../x", "https://host:1/x"),
             ("..", "https://host:1/simple/"),
-            ("", "https://host:1/simple/llm/"),
+            ("", "https://host:1/simple/llm/?page=2"),
         ] {
             assert_eq!(join(page, link), expected, "{link}");
         }
