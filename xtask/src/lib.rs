@@ -6,5 +6,6 @@ pub mod ci;
 pub mod faults;
 pub mod golden;
 pub mod interop;
+pub mod picture;
 mod shared;
 pub mod tiny_model;

@@ -60,6 +60,8 @@ enum Task {
         #[arg(long)]
         plant: bool,
     },
+    /// Make the pictures of the documentation anew: the terminal of README, the summary and plots of the benchmarks.
+    Docs,
     /// Make the tiny model that the binary carries, from the project's own files.
     TinyModel {
         /// Folder for exercises, tokenizer and the training run.
@@ -73,7 +75,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let task = Args::parse().task;
-    if cfg!(debug_assertions) && !matches!(task, Task::Ci { .. }) {
+    if cfg!(debug_assertions) && !matches!(task, Task::Ci { .. } | Task::Docs) {
         return in_release();
     }
     let ok = match task {
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Task::Interop { python, work, model, quick, plant } => {
             xtask::interop::run(xtask::interop::Options { python, work, model, quick, plant })
         }
+        Task::Docs => docs(),
         Task::TinyModel { work, out } => tiny_model(&work, &out),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -133,6 +136,15 @@ fn golden(dirs: &[PathBuf]) -> bool {
     }
     println!("{passed} passed, {failed} failed");
     failed == 0
+}
+
+#[allow(clippy::print_stderr)]
+fn docs() -> bool {
+    let made = xtask::picture::write(Path::new("docs")).and_then(|()| xtask::bench::page(Path::new("docs")));
+    if let Err(e) = &made {
+        eprintln!("error: {e}");
+    }
+    made.is_ok()
 }
 
 #[allow(clippy::print_stderr)]

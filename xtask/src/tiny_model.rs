@@ -230,7 +230,7 @@ fn train(start: &Path, work: &Path, out: &Path) -> Outcome<()> {
     let prepared = base.prepare(&dev.threads(), &config)?;
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut on_event)?;
     let folder = RunFolder::create(&run, Begin::New)?;
-    let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut on_event)?;
+    let outcome = trainer.run(Some(&folder), &AtomicBool::new(false), &mut on_event)?;
     println!("loss {:.4} after {} steps", outcome.loss, outcome.steps);
     model_folder::write(
         out,

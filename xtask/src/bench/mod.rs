@@ -18,6 +18,7 @@ mod memory;
 mod ours;
 mod peak;
 mod peer;
+mod summary;
 mod table;
 mod work;
 
@@ -108,6 +109,11 @@ struct Bench {
     threads: usize,
 }
 
+/// Makes the page's summary and plots anew from its sections.
+pub fn page(docs: &Path) -> std::io::Result<()> {
+    document::write(docs, None)
+}
+
 /// Measures what was chosen, prints it and writes it down; whether every row has its numbers.
 #[allow(clippy::print_stdout)]
 pub fn run(options: Options) -> bool {
@@ -119,9 +125,8 @@ pub fn run(options: Options) -> bool {
         print!("\n{}", results.text());
         results.write(&bench.options.work.join("results.json"))?;
         if bench.options.write {
-            let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
-            let before = std::fs::read_to_string(&docs).unwrap_or_default();
-            std::fs::write(docs, document::with_section(&before, &results.section(&bench.options)))?;
+            let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+            document::write(&docs, Some(&results.section(&bench.options)))?;
         }
         Ok(failed)
     });

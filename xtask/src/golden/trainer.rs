@@ -85,7 +85,7 @@ fn run(case: &Case, normalization: &str) -> Result<(Steps, AdapterFile), Failure
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |_| {})?;
     let folder = RunFolder::create(&scratch.0.join("run"), Begin::New)?;
     let mut steps = Vec::new();
-    trainer.run(&folder, &AtomicBool::new(false), &mut |event| {
+    trainer.run(Some(&folder), &AtomicBool::new(false), &mut |event| {
         if let Event::Step(r) = event {
             steps.push([r.loss, r.grad_norm, r.lr]);
         }
