@@ -5,17 +5,18 @@ use std::path::Path;
 use ferrotune_kernels::{Device, Threads};
 use serde_json::Value;
 
-use crate::Result;
-use crate::data::PreparedData;
-use crate::data::chat_template::{ChatTemplate, Clock};
-use crate::data::dataset::ReadOptions;
+use crate::data::chat_template::{ChatTemplate, Clock, ContentForms, RenderOptions};
+use crate::data::dataset::{Dataset, ReadOptions};
+use crate::data::rows::RowSource;
 use crate::data::tokenize::{PrepareOptions, Preparer};
 use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
+use crate::data::{PreparedData, TextModel};
 use crate::formats::Checkpoint;
 use crate::load::base_cache::BaseCache;
 use crate::load::{BaseForm, load_cached};
 use crate::model::{Decoder, Params};
 use crate::run_config::{DataOptions, RunConfig};
+use crate::{Error, Result};
 
 /// Files, tokenizer and template of a model; the network itself is loaded from it in the form that is asked for.
 pub struct BaseModel {
@@ -97,9 +98,41 @@ impl BaseModel {
         ReadOptions { template: self.template.as_ref(), ..ReadOptions::default() }
     }
 
-    /// Reads and tokenizes the rows that a run file names.
+    /// A chat up to where the assistant answers, as token ids.
+    ///
+    /// # Errors
+    /// The model has no chat template, or the template refuses the messages.
+    pub fn prompt(&self, messages: &[Value]) -> Result<Vec<u32>> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            Error::config("model", "the model has no chat template")
+                .with_hint("use generate --raw for plain text")
+        })?;
+        let mut messages = messages.to_vec();
+        ContentForms::of(template).fit(&mut messages);
+        let rendered = template.render(&messages, None, &RenderOptions::prompt(true))?;
+        Ok(self.tokenizer.encode(&rendered.text)?.ids)
+    }
+
+    /// Tokenizes rows of a program; `name` stands for their file in messages. `data.eval` takes its share of them.
+    pub fn prepare_rows(
+        &self,
+        threads: &Threads,
+        config: &RunConfig,
+        name: &str,
+        rows: &mut dyn RowSource,
+    ) -> Result<PreparedData> {
+        let read = ReadOptions { format: config.data.format, ..self.read_options() };
+        let all = Dataset::from_source(name, rows, read)?;
+        crate::data::prepare_rows(threads, config, self.text(), all)
+    }
+
+    /// Reads and tokenizes the rows that a run file names, the latter on these threads.
     pub fn prepare(&self, threads: &Threads, config: &RunConfig) -> Result<PreparedData> {
+        crate::data::prepare(threads, config, self.text())
+    }
+
+    fn text(&self) -> TextModel<'_> {
         let vocab_size = Some(self.checkpoint.config().vocab_size);
-        crate::data::prepare(threads, config, &self.tokenizer, self.template.as_ref(), vocab_size)
+        TextModel { tokenizer: &self.tokenizer, template: self.template.as_ref(), vocab_size }
     }
 }

@@ -1,5 +1,35 @@
 //! Fine-tuning of language models with full fine-tuning, LoRA and QLoRA.
 //!
+//! A program opens a base, describes a run, and trains with events; then it generates, saves or merges. This is all of it for
+//! a LoRA from rows in memory:
+//!
+//! ```no_run
+//! use ferrotune::data::rows::InMemory;
+//! use ferrotune::{BaseModel, Device, Event, RunConfig, Trainer};
+//! use serde_json::json;
+//!
+//! # fn main() -> ferrotune::Result<()> {
+//! let base = BaseModel::open("SmolLM2-135M-Instruct".as_ref(), "SmolLM2")?;
+//! let config = RunConfig::from_overrides(&["method.kind=lora".into(), "train.epochs=3".into()])?;
+//! let dev = Device::cpu(None, None)?;
+//! let row = json!({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]});
+//! let rows = base.prepare_rows(&dev.threads(), &config, "mine", &mut InMemory::new([row]))?;
+//! let mut trainer = Trainer::new(&config, &base, &dev, rows, &mut |_| {})?;
+//! trainer.run(None, &Default::default(), &mut |event| {
+//!     if let Event::Step(step) = event {
+//!         println!("{}", step.loss);
+//!     }
+//! })?;
+//! ferrotune::train::outputs::save("adapter".as_ref(), &base, &trainer)
+//! # }
+//! ```
+//!
+//! `examples/` has whole programs: rows in memory, a source of rows of one's own, a loop over forward and backward, many
+//! adapters beside one base.
+//!
+//! **Stable** are the names that this page re-exports and what their methods need. Everything else is public so that the
+//! program and its tests can reach it, and may change with any version.
+//!
 //! Modules stand in the order of their layers: each knows those above it in this list, and none below.
 
 pub mod error;
@@ -40,4 +70,8 @@ pub mod train;
 
 pub mod generate;
 
+pub use base::BaseModel;
 pub use error::{Error, Result};
+pub use ferrotune_kernels::{Device, Precision};
+pub use run_config::RunConfig;
+pub use train::{Event, Outcome, Session, Trainer};

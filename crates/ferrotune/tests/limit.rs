@@ -46,7 +46,7 @@ fn a_lowered_limit_ends_the_run_with_a_checkpoint_that_is_gone_on_from() {
             let point = folder.resume_point(&Threads::one()).unwrap();
             trainer.resume(&folder, point, false, &mut |_| {}).unwrap();
         }
-        let outcome = trainer.run(&folder, &AtomicBool::new(false), &mut |_| {});
+        let outcome = trainer.run(Some(&folder), &AtomicBool::new(false), &mut |_| {});
         let values: Vec<Vec<u32>> = trainer
             .session
             .trainable

@@ -3,7 +3,7 @@
 use ferrotune::data::chat_template::Clock;
 use ferrotune::data::loader::{Loader, LoaderOptions};
 use ferrotune::data::tokenizer::{Tokenizer, TokenizerSettings};
-use ferrotune::data::{PreparedData, prepare};
+use ferrotune::data::{PreparedData, TextModel, prepare};
 use ferrotune::error::Result;
 use ferrotune::run_config::RunConfig;
 use ferrotune_kernels::Threads;
@@ -18,7 +18,14 @@ fn run(overrides: &[String]) -> Result<(PreparedData, RunConfig)> {
         Tokenizer::new(&std::fs::read(folder.join("tokenizer.json")).unwrap(), settings, "t").unwrap();
     let template = tokenizer.chat_template(Clock { unix_seconds: 0 }).unwrap();
     let config = RunConfig::from_overrides(overrides)?;
-    Ok((prepare(&Threads::one(), &config, &tokenizer, template.as_ref(), Some(320))?, config))
+    Ok((
+        prepare(
+            &Threads::one(),
+            &config,
+            TextModel { tokenizer: &tokenizer, template: template.as_ref(), vocab_size: Some(320) },
+        )?,
+        config,
+    ))
 }
 
 #[test]

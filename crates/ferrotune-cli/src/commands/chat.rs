@@ -10,7 +10,7 @@ use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
 use super::device;
-use super::generate::{chat_ids, sampling};
+use super::generate::sampling;
 use super::open::{Loaded, open_to_answer};
 use crate::args::{Args, ChatArgs};
 use crate::report::Report;
@@ -83,7 +83,7 @@ fn answer(
     a: &ChatArgs,
     report: &Report,
 ) -> Result<String> {
-    let ids = chat_ids(&loaded.base, messages)?;
+    let ids = loaded.base.prompt(messages)?;
     if ids.len() + 1 >= a.context {
         let problem = format!("the conversation has {} tokens, --context allows {}", ids.len(), a.context);
         return Err(Error::train(problem).with_hint("start over with /reset, or raise --context"));

@@ -5,11 +5,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ferrotune::base::BaseModel;
-use ferrotune::data::chat_template::{ContentForms, RenderOptions};
 use ferrotune::generate::{Engine, Sampling, Stop};
 use ferrotune::merge::merge_in_place;
 use ferrotune::{Error, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::device;
 use super::open::open_to_answer;
@@ -44,7 +43,7 @@ pub fn run(args: &Args, a: &GenerateArgs, report: &Report) -> Result<ExitCode> {
         let mut messages = Vec::new();
         messages.extend(a.system.as_ref().map(|s| json!({"role": "system", "content": s})));
         messages.push(json!({"role": "user", "content": prompt}));
-        chat_ids(&loaded.base, &messages)?
+        loaded.base.prompt(&messages)?
     };
     if ids.is_empty() || ids.len() > CONTEXT {
         let problem = format!("{} tokens, between 1 and {CONTEXT} are possible", ids.len());
@@ -84,18 +83,6 @@ pub fn run(args: &Args, a: &GenerateArgs, report: &Report) -> Result<ExitCode> {
         "tokens_per_second": tokens.len() as f64 / seconds.max(1e-9),
     }));
     Ok(ExitCode::SUCCESS)
-}
-
-/// A chat up to where the assistant answers.
-pub fn chat_ids(base: &BaseModel, messages: &[Value]) -> Result<Vec<u32>> {
-    let template = base.template.as_ref().ok_or_else(|| {
-        Error::config("model", "the model has no chat template")
-            .with_hint("use generate --raw for plain text")
-    })?;
-    let mut messages = messages.to_vec();
-    ContentForms::of(template).fit(&mut messages);
-    let rendered = template.render(&messages, None, &RenderOptions::prompt(true))?;
-    Ok(base.tokenizer.encode(&rendered.text)?.ids)
 }
 
 /// The options, and where they are silent the model's own suggestions.

@@ -95,7 +95,7 @@ pub fn finish(
     report: &Report,
 ) -> Result<Outcome> {
     folder.write("run.yaml", config.to_yaml().as_bytes())?;
-    let outcome = trainer.run(folder, stop, &mut |event| report.event(event))?;
+    let outcome = trainer.run(Some(folder), stop, &mut |event| report.event(event))?;
     report.end_bar();
     if outcome.steps == 0 {
         report.say("stopped before the first step: there are no results");

@@ -46,20 +46,36 @@ pub struct PreparedData {
     pub stop_ids: Vec<u32>,
 }
 
-/// Reads and tokenizes what the run file's section `data` names, the latter on these threads. `vocab_size` is the model's.
-pub fn prepare(
-    threads: &Threads,
-    config: &RunConfig,
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-    vocab_size: Option<usize>,
-) -> Result<PreparedData> {
+/// What turns rows into the tokens of a model.
+#[derive(Clone, Copy)]
+pub struct TextModel<'a> {
+    /// Text to tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// How chats are written, if the model says.
+    pub template: Option<&'a ChatTemplate>,
+    /// Ids that the model has, if they are known.
+    pub vocab_size: Option<usize>,
+}
+
+/// Reads and tokenizes what the run file's section `data` names, the latter on these threads.
+pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> Result<PreparedData> {
     if config.data.train.is_empty() {
         return Err(Error::config("data.train", "no file is named")
             .with_hint("data.train is a .jsonl file or a list of them"));
     }
+    let read = ReadOptions { format: config.data.format, template: model.template, limit: None };
+    prepare_rows(threads, config, model, Dataset::read(&config.data.train, read)?)
+}
+
+/// Tokenizes rows that were read already, or that were never in a file. `data.eval` takes its share of them, or names files.
+pub fn prepare_rows(
+    threads: &Threads,
+    config: &RunConfig,
+    model: TextModel<'_>,
+    all: Dataset,
+) -> Result<PreparedData> {
+    let TextModel { tokenizer, template, vocab_size } = model;
     let read = ReadOptions { format: config.data.format, template, limit: None };
-    let all = Dataset::read(&config.data.train, read)?;
     let (train, eval) = match &config.data.eval {
         EvalSource::None => (all, None),
         EvalSource::Share(share) => {

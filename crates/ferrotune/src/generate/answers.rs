@@ -1,5 +1,7 @@
 //! Answers to rows: the model continues each row's prompt, and the answer is compared with the expected text.
 
+use serde_json::Value;
+
 use super::engine::{Stop, complete};
 use super::sampler::Sampling;
 use crate::Result;
@@ -45,4 +47,22 @@ pub fn answer(
     let stop = Stop { max_new, ids: base.stop_ids()? };
     let tokens = complete(model, pass, &prompts, BATCH, Sampling::GREEDY, &stop, progress)?;
     tokens.iter().map(|t| Ok(base.tokenizer.decode(t, true)?.trim().to_string())).collect()
+}
+
+/// The answer to the last message of a chat, without special tokens.
+///
+/// # Errors
+/// The model has no chat template, or the template refuses the messages.
+pub fn reply(
+    model: &Decoder,
+    pass: &Pass<'_>,
+    base: &BaseModel,
+    messages: &[Value],
+    sampling: Sampling,
+    max_new: usize,
+) -> Result<String> {
+    let prompts = [base.prompt(messages)?];
+    let stop = Stop { max_new, ids: base.stop_ids()? };
+    let tokens = complete(model, pass, &prompts, 1, sampling, &stop, |_| {})?;
+    Ok(base.tokenizer.decode(&tokens[0], true)?.trim().to_string())
 }

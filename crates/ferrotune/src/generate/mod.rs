@@ -4,5 +4,6 @@ pub mod answers;
 pub mod engine;
 pub mod sampler;
 
+pub use answers::reply;
 pub use engine::{Engine, Stop};
 pub use sampler::Sampling;

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::base::BaseModel;
+use crate::formats::atomic;
 use crate::lora::{Adapter, Init, peft};
 use crate::model::Decoder;
 use crate::results::model_folder;
@@ -30,23 +31,9 @@ pub fn write(
     trainer: &Trainer<'_>,
     outcome: &Outcome,
 ) -> Result<()> {
-    let (model, trainable, learned) = (&trainer.session.model, &trainer.session.trainable, trainer.ends());
-    let (summary, (data_hash, base_hash)) = (trainer.summary(), trainer.fingerprints());
-    let beside = trainer.beside();
-    match trainable {
-        Trainable::Adapter(adapter) => {
-            write_adapter(folder.path(), adapter, model, base, &beside, learned)?;
-            // Where the start changed the base weights: the same for programs that know the original ones only.
-            if let Some(plain) = adapter.converted(&Device::reference(), model)? {
-                write_adapter(&folder.path().join(CONVERTED), &plain, model, base, &beside, learned)?;
-            }
-            model_folder::write_sidecars(folder.path(), base, learned)?;
-        }
-        Trainable::Full(params) => {
-            let dtype = output_dtype(base, model)?;
-            model_folder::write(folder.path(), base, model, params, None, dtype, learned)?;
-        }
-    }
+    save_into(folder.path(), base, trainer)?;
+    let (trainable, summary) = (&trainer.session.trainable, trainer.summary());
+    let (data_hash, base_hash) = trainer.fingerprints();
     let receipt = json!({
         "ferrotune": env!("CARGO_PKG_VERSION"),
         "base": {"name": base.name, "fingerprint": base_hash, "format": summary.base_format},
@@ -68,6 +55,32 @@ pub fn write(
     });
     folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
     folder.write("README.md", card(config, base, trainable, summary, outcome).as_bytes())
+}
+
+/// Writes what was trained, with the tokenizer, into a new or empty folder: the adapter as PEFT reads it, or the whole model.
+///
+/// # Errors
+/// The folder has content, or cannot be written; it appears whole or not at all.
+pub fn save(folder: &Path, base: &BaseModel, trainer: &Trainer<'_>) -> Result<()> {
+    atomic::write_folder(folder, |hidden| save_into(hidden, base, trainer))
+}
+
+fn save_into(folder: &Path, base: &BaseModel, trainer: &Trainer<'_>) -> Result<()> {
+    let (model, learned, beside) = (&trainer.session.model, trainer.ends(), trainer.beside());
+    match &trainer.session.trainable {
+        Trainable::Adapter(adapter) => {
+            write_adapter(folder, adapter, model, base, &beside, learned)?;
+            // Where the start changed the base weights: the same for programs that know the original ones only.
+            if let Some(plain) = adapter.converted(&Device::reference(), model)? {
+                write_adapter(&folder.join(CONVERTED), &plain, model, base, &beside, learned)?;
+            }
+            model_folder::write_sidecars(folder, base, learned)
+        }
+        Trainable::Full(params) => {
+            let dtype = output_dtype(base, model)?;
+            model_folder::write(folder, base, model, params, None, dtype, learned)
+        }
+    }
 }
 
 /// Writes an adapter with what must be known to use or merge it: the weights beside it and the tokens that end an answer.

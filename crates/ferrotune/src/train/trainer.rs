@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ferrotune_kernels::{Device, Precision};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::notices;
@@ -138,21 +139,22 @@ impl<'a> Trainer<'a> {
         &self.ends
     }
 
-    /// Runs to the end, or until `stop` is set; then the last step is finished and a checkpoint written.
+    /// Runs to the end, or until `stop` is set; then the last step is finished and a checkpoint written. Without a folder
+    /// there are no checkpoints, and events are all that is told.
     pub fn run(
         &mut self,
-        folder: &RunFolder,
+        folder: Option<&RunFolder>,
         stop: &AtomicBool,
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Outcome> {
         let t = &self.config.train;
         // What a resumed run has reached already.
-        let reached = folder.metric_ends("loss");
+        let reached = folder.and_then(|folder| folder.metric_ends("loss"));
         let mut outcome = Outcome {
             steps: self.loader.state().step,
             first_loss: reached.map_or(f64::NAN, |ends| ends.0),
             loss: reached.map_or(f64::NAN, |ends| ends.1),
-            eval_loss: folder.metric_ends("eval_loss").map(|ends| ends.1),
+            eval_loss: folder.and_then(|folder| folder.metric_ends("eval_loss")).map(|ends| ends.1),
             tokens: 0,
             seconds: 0.0,
             interrupted: false,
@@ -166,7 +168,7 @@ impl<'a> Trainer<'a> {
             let Some(next) = self.loader.next_step() else { break };
             let number = self.loader.state().step;
             let record = self.step(&next).map_err(|e| e.in_step(number))?;
-            folder.append_metrics(&record)?;
+            note(folder, &record)?;
             outcome.steps = record.step;
             outcome.first_loss = if outcome.first_loss.is_nan() { record.loss } else { outcome.first_loss };
             outcome.loss = record.loss;
@@ -234,7 +236,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn evaluate(&self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<f64> {
+    fn evaluate(&self, folder: Option<&RunFolder>, on_event: &mut dyn FnMut(&Event)) -> Result<f64> {
         let loss = self.session.evaluate(&self.held_out)?;
         let record = EvalRecord {
             step: self.loader.state().step,
@@ -243,10 +245,15 @@ impl<'a> Trainer<'a> {
             metrics: means(&loss).into_iter().map(|(name, mean)| (format!("eval_{name}"), mean)).collect(),
         };
         let mean = record.eval_loss;
-        folder.append_metrics(&record)?;
+        note(folder, &record)?;
         on_event(&Event::Eval(record));
         Ok(mean)
     }
+}
+
+/// A line of `metrics.jsonl`, if there is a folder.
+fn note(folder: Option<&RunFolder>, line: &impl Serialize) -> Result<()> {
+    folder.map_or(Ok(()), |folder| folder.append_metrics(line))
 }
 
 /// What an objective measures besides the loss.

@@ -97,8 +97,13 @@ impl Trainer<'_> {
     }
 
     /// Writes a checkpoint of the present state.
-    pub(super) fn checkpoint(&mut self, folder: &RunFolder, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    pub(super) fn checkpoint(
+        &mut self,
+        folder: Option<&RunFolder>,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
         self.check_base(on_event)?;
+        let Some(folder) = folder else { return Ok(()) };
         let state = TrainState {
             format: manifest::FORMAT,
             step: self.loader.state().step,
