@@ -3,7 +3,7 @@
 //!     cargo run --release --example custom_loop -- MODEL
 #![allow(clippy::print_stdout)]
 
-use ferrotune::data::pack::PackedBatch;
+use ferrotune::data::packed_batch::PackedBatch;
 use ferrotune::load::BaseStorage;
 use ferrotune::lora::{Adapter, LoraConfig};
 use ferrotune::loss::NextToken;

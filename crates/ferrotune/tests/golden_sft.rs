@@ -2,9 +2,11 @@
 
 use ferrotune::data::chat_template::{ChatTemplate, Clock};
 use ferrotune::data::dataset::{Chat, Dataset, Example, ReadOptions};
-use ferrotune::data::pack::{NO_TARGET, PackStrategy, PackedBatch, plan};
-use ferrotune::data::tokenize::{IGNORE, Masks, PrepareOptions, Preparer, TrainRow};
+use ferrotune::data::pack::{PackStrategy, plan};
+use ferrotune::data::packed_batch::{NO_TARGET, PackedBatch};
+use ferrotune::data::tokenize::{Masks, PrepareOptions, Preparer};
 use ferrotune::data::tokenizer::{Tokenizer, TokenizerSettings};
+use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::run_config::{DataOptions, Overlong, Truncation};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -5,8 +5,9 @@ mod training;
 
 use std::path::Path;
 
-use ferrotune::data::pack::{PackedBatch, Packing, micro_batches};
-use ferrotune::data::tokenize::{IGNORE, TrainRow};
+use ferrotune::data::pack::{Packing, micro_batches};
+use ferrotune::data::packed_batch::PackedBatch;
+use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::formats::Checkpoint;
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};

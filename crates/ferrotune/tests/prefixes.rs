@@ -4,8 +4,9 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use ferrotune::data::pack::{NO_TARGET, PackedBatch, Packing, micro_batches};
-use ferrotune::data::tokenize::{IGNORE, TrainRow};
+use ferrotune::data::pack::{Packing, micro_batches};
+use ferrotune::data::packed_batch::{NO_TARGET, PackedBatch};
+use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::loss::{NextToken, evaluate};

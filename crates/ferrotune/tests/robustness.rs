@@ -2,8 +2,9 @@
 
 use ferrotune::data::chat_template::{ChatTemplate, RenderOptions};
 use ferrotune::data::dataset::{Dataset, ReadOptions};
-use ferrotune::data::pack::{NO_TARGET, PackStrategy, PackedBatch, Packing, micro_batches, plan};
-use ferrotune::data::tokenize::{IGNORE, TrainRow};
+use ferrotune::data::pack::{PackStrategy, Packing, micro_batches, plan};
+use ferrotune::data::packed_batch::{NO_TARGET, PackedBatch};
+use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::run_config::{Notation, RunConfig};
 use proptest::prelude::*;
 use serde_json::{Map, json};

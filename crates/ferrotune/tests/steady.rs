@@ -7,8 +7,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use ferrotune::data::pack::{PackedBatch, Packing, micro_batches};
-use ferrotune::data::tokenize::TrainRow;
+use ferrotune::data::pack::{Packing, micro_batches};
+use ferrotune::data::packed_batch::PackedBatch;
+use ferrotune::data::train_row::TrainRow;
 use ferrotune::formats::Checkpoint;
 use ferrotune::load::{BaseStorage, FourBitOptions, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};

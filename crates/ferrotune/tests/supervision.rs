@@ -2,8 +2,9 @@
 
 use ferrotune::data::chat_template::{ChatTemplate, Clock, RenderOptions};
 use ferrotune::data::dataset::{Chat, Dataset, Example, ReadOptions};
-use ferrotune::data::tokenize::{IGNORE, PrepareOptions, Preparer, Problem, TrainRow, preview};
+use ferrotune::data::tokenize::{PrepareOptions, Preparer, Problem, preview};
 use ferrotune::data::tokenizer::{Tokenizer, TokenizerSettings};
+use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::error::Error;
 use ferrotune::run_config::{DataOptions, Overlong, Supervise, Truncation};
 use ferrotune_kernels::Threads;

@@ -52,7 +52,7 @@ pub(super) fn chats(model: &Path, count: usize, work: &Path) -> Result<Vec<Row>,
     let dataset = Dataset::read(&[file], base.read_options()).map_err(failure)?;
     let (rows, _) =
         base.preparer(&DataOptions::default()).prepare(&Threads::one(), &dataset).map_err(failure)?;
-    let row = |r: ferrotune::data::tokenize::TrainRow| Row {
+    let row = |r: ferrotune::data::train_row::TrainRow| Row {
         ids: r.input_ids,
         labels: r.labels.into_iter().map(i64::from).collect(),
     };

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::data::pack::PackedBatch;
-use ferrotune::data::tokenize::IGNORE;
+use ferrotune::data::packed_batch::PackedBatch;
+use ferrotune::data::train_row::IGNORE;
 use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::loss::NextToken;
 use ferrotune::model::{Activations, Decoder, Gradients, Pass, Tokens};

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use ferrotune::data::tokenize::{IGNORE, TrainRow, preview};
+use ferrotune::data::tokenize::preview;
+use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::train::notices;
 use ferrotune::{Error, Result};
 use serde_json::json;

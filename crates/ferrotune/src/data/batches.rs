@@ -1,8 +1,8 @@
 //! The rows of a run as its steps take them, and how much that is.
 
 use super::loader::{Loader, LoaderOptions, evaluation_batches};
-use super::pack::PackedBatch;
-use super::tokenize::TrainRow;
+use super::packed_batch::PackedBatch;
+use super::train_row::TrainRow;
 use crate::Result;
 use crate::run_config::RunConfig;
 

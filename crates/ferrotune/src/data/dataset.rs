@@ -5,6 +5,10 @@
 //! their reasons, so that all of them can be told together.
 
 mod bad_rows;
+mod chats;
+mod example;
+mod fields;
+mod files;
 mod flags;
 mod messages;
 mod plain;
@@ -13,16 +17,14 @@ mod shapes;
 mod text;
 
 pub use bad_rows::{BadRow, BadRows};
+pub use example::{Chat, Example};
+pub use files::DataFile;
 pub use roles::ROLE_ALIASES;
-pub use shapes::{Chat, Example};
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-
-pub(super) use shapes::KNOWN;
 
 use super::chat_template::ChatTemplate;
 use super::random;
@@ -30,6 +32,7 @@ use super::rows::{self, RawRow, RowSource};
 use crate::error::{Error, Result};
 use crate::formats::hash::{Digest, hex};
 use crate::run_config::DataFormat;
+use fields::KNOWN;
 use shapes::Shape;
 
 /// A row with the place it came from.
@@ -41,15 +44,6 @@ pub struct Row {
     pub file: usize,
     /// Its line, from 1.
     pub line: usize,
-}
-
-/// A file of rows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DataFile {
-    /// Where it was.
-    pub path: PathBuf,
-    /// SHA-256 of its bytes in hexadecimal: what a run was trained on can be told later.
-    pub sha256: String,
 }
 
 /// The rows of some files, in order.
@@ -130,7 +124,9 @@ impl Dataset {
     /// Takes a row of the file that is read.
     fn take(&mut self, row: RawRow, options: ReadOptions<'_>) {
         let (file, line) = (self.files.len(), row.line);
-        let example = row.fields.and_then(|fields| {
+        let is_row =
+            row.fields.map_err(|(problem, hint)| (problem, hint.or_else(|| Some(KNOWN.to_string()))));
+        let example = is_row.and_then(|fields| {
             let shape = Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok)?;
             shape.example(&fields, options.template)
         });

@@ -3,9 +3,10 @@
 //! The order of an epoch is a function of the seed and the epoch; a step is a function of that order and a place in it.
 //! So two numbers say where a run stands, and a restored run goes on exactly where the other stopped.
 
-use crate::data::pack::{PackedBatch, Packing, micro_batches};
+use crate::data::pack::{Packing, micro_batches};
+use crate::data::packed_batch::PackedBatch;
 use crate::data::random::permutation;
-use crate::data::tokenize::TrainRow;
+use crate::data::train_row::TrainRow;
 use crate::error::{Error, Result};
 use crate::run_config::RunConfig;
 use serde::{Deserialize, Serialize};
@@ -332,7 +333,7 @@ mod tests {
                 for segment in &batch.segments {
                     let segment = segment.queries();
                     assert_eq!(batch.positions[segment.start], 0);
-                    assert_eq!(batch.targets[segment.end - 1], crate::data::pack::NO_TARGET);
+                    assert_eq!(batch.targets[segment.end - 1], crate::data::packed_batch::NO_TARGET);
                     for t in segment.start..segment.end - 1 {
                         assert_eq!(batch.targets[t], batch.tokens[t] as i32 + 1);
                     }

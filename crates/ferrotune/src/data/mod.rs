@@ -8,7 +8,11 @@ pub mod chat_template;
 
 pub mod tokenizer;
 
+pub mod train_row;
+
 pub mod tokenize;
+
+pub mod packed_batch;
 
 pub mod pack;
 
@@ -26,8 +30,9 @@ use crate::error::{Error, Result};
 use crate::run_config::{EvalSource, RunConfig};
 use chat_template::ChatTemplate;
 use dataset::{DataFile, Dataset, ReadOptions};
-use tokenize::{Names, PrepReport, PrepareOptions, Preparer, TrainRow};
+use tokenize::{Names, PrepReport, PrepareOptions, Preparer};
 use tokenizer::Tokenizer;
+use train_row::TrainRow;
 
 /// The rows of a run, ready to be packed.
 #[derive(Clone, Debug)]

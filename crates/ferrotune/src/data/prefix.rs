@@ -4,8 +4,8 @@
 //! are sorted by their positions, so that a tree of common beginnings is a range of rows, and what a row shares with those
 //! before it is what it shares with its neighbour.
 
-use super::pack::{PackedBatch, target};
-use super::tokenize::TrainRow;
+use super::packed_batch::{PackedBatch, target};
+use super::train_row::TrainRow;
 use std::cmp::Ordering;
 use std::ops::Range;
 

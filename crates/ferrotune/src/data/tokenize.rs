@@ -11,10 +11,12 @@
 mod arguments;
 mod ends;
 mod pieces;
+mod problem;
 mod report;
 mod spans;
 
 pub use pieces::Piece;
+pub use problem::Problem;
 pub use report::{Names, PrepReport};
 
 use ferrotune_kernels::Threads;
@@ -22,62 +24,10 @@ use ferrotune_kernels::Threads;
 use crate::data::chat_template::ChatTemplate;
 use crate::data::dataset::{BadRow, BadRows, Chat, Dataset, Example};
 use crate::data::tokenizer::{Encoded, Tokenizer};
+use crate::data::train_row::{IGNORE, TrainRow};
 use crate::error::{Error, Result};
 use crate::run_config::{BadRowPolicy, DataOptions, Overlong, Supervise, Truncation};
 use std::collections::BTreeSet;
-
-/// The label of a token that is not supervised.
-pub const IGNORE: i32 = -100;
-
-/// A tokenized example.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrainRow {
-    /// Token ids.
-    pub input_ids: Vec<u32>,
-    /// The token itself where it is supervised, else [`IGNORE`]; not shifted.
-    pub labels: Vec<i32>,
-    /// Whether it was made of the same chat as the row before it: both have a beginning in common, and stay together in
-    /// the order of training, so that it is computed once.
-    pub goes_on: bool,
-}
-
-impl TrainRow {
-    fn new(input_ids: Vec<u32>, supervised: impl Fn(usize) -> bool) -> Self {
-        let label = |(i, &id): (usize, &u32)| if supervised(i) { id as i32 } else { IGNORE };
-        let labels = input_ids.iter().enumerate().map(label).collect();
-        TrainRow { input_ids, labels, goes_on: false }
-    }
-
-    /// Number of tokens.
-    pub fn len(&self) -> usize {
-        self.input_ids.len()
-    }
-
-    /// Whether there are no tokens.
-    pub fn is_empty(&self) -> bool {
-        self.input_ids.is_empty()
-    }
-
-    /// Number of tokens that are predicted: supervised ones, without the first, which nothing predicts.
-    pub fn label_tokens(&self) -> usize {
-        self.labels.iter().skip(1).filter(|&&label| label != IGNORE).count()
-    }
-
-    /// Keeps `length` tokens of one end.
-    pub fn truncate(&mut self, length: usize, side: Truncation) {
-        match side {
-            Truncation::KeepStart => {
-                self.input_ids.truncate(length);
-                self.labels.truncate(length);
-            }
-            Truncation::KeepEnd => {
-                let cut = self.len().saturating_sub(length);
-                self.input_ids.drain(..cut);
-                self.labels.drain(..cut);
-            }
-        }
-    }
-}
 
 /// Which parts of a row are supervised; a token must be in all that are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,27 +103,6 @@ pub struct Made {
 impl From<TrainRow> for Made {
     fn from(row: TrainRow) -> Self {
         Made { rows: vec![row], left_out: BTreeSet::new() }
-    }
-}
-
-/// What is wrong with an example, and a hint.
-#[derive(Debug, Default)]
-pub struct Problem {
-    /// What was found and what was expected.
-    pub text: String,
-    /// What the user could do.
-    pub hint: Option<String>,
-}
-
-impl Problem {
-    fn new(text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Problem { text: text.into(), hint: Some(hint.into()) }
-    }
-}
-
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
-        Problem { text: error.to_string(), hint: error.hint() }
     }
 }
 

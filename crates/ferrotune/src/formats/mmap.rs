@@ -186,33 +186,6 @@ mod tests {
         assert_eq!(resident(&path), 0);
     }
 
-    /// A file of a network is looked at all over; what is used where it lies comes back when it is used.
-    #[test]
-    fn nothing_of_a_file_stays_when_a_network_was_made() {
-        use crate::formats::Checkpoint;
-        use crate::load::{BaseStorage, FourBitOptions, load};
-        use ferrotune_kernels::quant::FourBitKind;
-        let options = FourBitOptions { kind: FourBitKind::Nf4, block: 64, double: true };
-        let dev = ferrotune_kernels::Device::reference();
-        for model in ["llama3_rope", "mixtral"] {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
-            let source = source.join(model).join("model");
-            // Other tests map the original.
-            let folder = tempfile::tempdir().unwrap();
-            for entry in std::fs::read_dir(source).unwrap() {
-                let path = entry.unwrap().path();
-                std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-            }
-            let weights = folder.path().join("model.safetensors");
-            let checkpoint = Checkpoint::open(folder.path()).unwrap();
-            for form in [BaseStorage::AsStored, BaseStorage::FourBit(options), BaseStorage::Trained] {
-                let network = load(&dev, &checkpoint, form, 8).unwrap();
-                assert_eq!(resident(&weights), 0, "{model} {form:?}");
-                drop(network);
-            }
-        }
-    }
-
     #[test]
     fn released_parts_leave_memory_and_keep_their_content() {
         let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use super::engine::{Stop, complete};
 use super::sampler::Sampling;
 use crate::Result;
 use crate::base::BaseModel;
-use crate::data::tokenize::{IGNORE, TrainRow};
+use crate::data::train_row::{IGNORE, TrainRow};
 use crate::model::{Decoder, Pass};
 
 /// Sequences that are decoded together; their key/value caches share the memory.

@@ -12,7 +12,7 @@ use ferrotune_kernels::Tensor;
 pub use next_token::NextToken;
 
 use crate::Result;
-use crate::data::pack::PackedBatch;
+use crate::data::packed_batch::PackedBatch;
 use crate::model::{Decoder, Gradients, Pass};
 
 /// The loss of some micro-batches.

@@ -4,7 +4,7 @@ use ferrotune_kernels::Tensor;
 
 use super::{Loss, Objective, cross_entropy};
 use crate::Result;
-use crate::data::pack::PackedBatch;
+use crate::data::packed_batch::PackedBatch;
 use crate::loss::cross_entropy::TokenTargets;
 use crate::model::{Decoder, Gradients, Pass};
 

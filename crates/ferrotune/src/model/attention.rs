@@ -1,7 +1,7 @@
 //! The attention half of a layer: norm, q/k/v, norms of heads, rotation, attention, output projection onto the
 //! residual stream.
 
-use ferrotune_kernels::ops::attention::{self, Heads, Segment};
+use ferrotune_kernels::ops::attention::{self, Heads};
 use ferrotune_kernels::ops::{elementwise, rope};
 use ferrotune_kernels::{DType, Precision, Tensor};
 
@@ -11,27 +11,10 @@ use super::norm::Norm;
 use super::params::Gradients;
 use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
 use super::rope::Rotation;
+use super::tokens::Tokens;
 use super::waiting::{Keep, Waiting};
 use crate::Result;
 use crate::arch::architecture::Architecture;
-use crate::data::pack::PackedBatch;
-
-/// Tokens of a pass: which, where in their sequences, and who sees whom.
-#[derive(Clone, Copy)]
-pub struct Tokens<'a> {
-    /// Token ids `[T]`.
-    pub ids: &'a [u32],
-    /// Position of each in its sequence.
-    pub positions: &'a [u32],
-    /// Runs of tokens that attend to each other.
-    pub segments: &'a [Segment],
-}
-
-impl<'a> From<&'a PackedBatch> for Tokens<'a> {
-    fn from(batch: &'a PackedBatch) -> Self {
-        Tokens { ids: &batch.tokens, positions: &batch.positions, segments: &batch.segments }
-    }
-}
 
 /// Attention of one layer.
 #[derive(Debug)]

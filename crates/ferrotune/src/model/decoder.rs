@@ -5,7 +5,6 @@ use std::ops::Range;
 use ferrotune_kernels::ops::{elementwise, softmax_xent};
 use ferrotune_kernels::{DType, Device, Tensor};
 
-use super::attention::Tokens;
 use super::kv_cache::{KvCache, Slots};
 use super::layer::{Layer, LayerSaved};
 use super::linear::{Base, LinearLayer, Pass, Vector};
@@ -14,9 +13,12 @@ use super::params::Gradients;
 use super::policy::Policies;
 use super::rope::{Rotary, Rotation};
 use super::streaming::Reader;
+use super::tokens::Tokens;
 use super::waiting::Keep;
 use crate::Result;
 use crate::arch::architecture::Architecture;
+
+mod offload;
 
 /// The network.
 #[derive(Debug)]

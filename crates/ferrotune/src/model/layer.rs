@@ -3,7 +3,7 @@
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{DType, Precision, Tensor};
 
-use super::attention::{Attention, AttentionSaved, Tokens};
+use super::attention::{Attention, AttentionSaved};
 use super::kv_cache::LayerCache;
 use super::linear::{LinearLayer, Pass};
 use super::mlp::{Mlp, MlpSaved};
@@ -12,6 +12,7 @@ use super::norm::Norm;
 use super::params::Gradients;
 use super::residual::ResidualSaved;
 use super::rope::Rotation;
+use super::tokens::Tokens;
 use super::waiting::{Keep, Waiting};
 use crate::Result;
 use crate::arch::architecture::Architecture;

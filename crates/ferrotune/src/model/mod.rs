@@ -18,12 +18,13 @@ pub mod params;
 mod policy;
 pub mod residual;
 pub mod rope;
+pub mod tokens;
 pub mod waiting;
 
 pub use adapted::Adapted;
-pub use attention::Tokens;
 pub use decoder::{Backward, Decoder};
 pub use layer::Layer;
 pub use linear::{DropoutKey, Pass};
 pub use params::{Gradients, Group, ParamId, Params};
 pub use policy::{Activations, Policies};
+pub use tokens::Tokens;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ferrotune_kernels::{Device, Tensor};
 
-use super::attention::Tokens;
+use super::tokens::Tokens;
 use crate::arch::architecture::{Architecture, Rope};
 use crate::arch::config::RopeScaling;
 use crate::{Error, Result};

@@ -13,7 +13,7 @@ use crate::arch::families::architecture;
 use crate::data::PreparedData;
 use crate::data::batches::{BatchSizes, Batches};
 use crate::data::loader::LoaderOptions;
-use crate::data::tokenize::TrainRow;
+use crate::data::train_row::TrainRow;
 use crate::formats::Checkpoint;
 use crate::memory::available;
 use crate::model::{Activations, Policies};

@@ -3,12 +3,12 @@
 use ferrotune_kernels::Precision;
 use ferrotune_kernels::quant::Storage;
 
-use super::ways::Choice;
 use crate::Result;
 use crate::arch::architecture::Architecture;
 use crate::formats::Checkpoint;
 use crate::load::{BaseForm, BaseStorage};
 use crate::loss::cross_entropy;
+use crate::model::streaming::Streaming;
 use crate::model::{Activations, Policies, dora, layer};
 use crate::units::human;
 
@@ -65,6 +65,15 @@ impl MemoryPlan {
             bytes => format!("{parts}; page cache {}", human(bytes as u64)),
         }
     }
+}
+
+/// What can be chosen to save memory. It changes no bit of the results.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice {
+    /// What each layer keeps for its backward.
+    pub(super) policies: Policies,
+    /// What of the base leaves memory behind the work, if it does not stay there.
+    pub(super) streamed: Option<Streaming>,
 }
 
 /// What a run asks for whatever way it takes.

@@ -1,6 +1,6 @@
 //! The ways to run: what is slower and takes less, the choice of the fastest that fits, and what to say if none does.
 
-use super::memory::{self, Demand, MemoryPlan};
+use super::memory::{self, Choice, Demand, MemoryPlan};
 use crate::arch::architecture::Architecture;
 use crate::formats::Checkpoint;
 use crate::load::BaseStorage;
@@ -11,15 +11,6 @@ use crate::run_config::{
 };
 use crate::units::human;
 use crate::{Error, Result};
-
-/// What can be chosen to save memory. It changes no bit of the results.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Choice {
-    /// What each layer keeps for its backward.
-    pub(super) policies: Policies,
-    /// What of the base leaves memory behind the work, if it does not stay there.
-    pub(super) streamed: Option<Streaming>,
-}
 
 /// A way to run, and what it takes.
 #[derive(Debug, Clone, Copy)]

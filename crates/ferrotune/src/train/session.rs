@@ -6,7 +6,7 @@ use ferrotune_kernels::{Device, Precision};
 
 use super::step;
 use crate::base::BaseModel;
-use crate::data::pack::PackedBatch;
+use crate::data::packed_batch::PackedBatch;
 use crate::formats::atomic;
 use crate::load::load_into;
 use crate::lora::{Adapter, LoraConfig, peft};

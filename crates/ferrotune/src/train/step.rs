@@ -6,7 +6,7 @@
 use ferrotune_kernels::ops::adamw;
 use ferrotune_kernels::{Device, Precision, Tensor};
 
-use crate::data::pack::PackedBatch;
+use crate::data::packed_batch::PackedBatch;
 use crate::loss::{Loss, Objective};
 use crate::model::decoder::Saved;
 use crate::model::linear::Base;

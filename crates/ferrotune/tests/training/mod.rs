@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ferrotune::data::pack::PackedBatch;
+use ferrotune::data::packed_batch::PackedBatch;
 use ferrotune::formats::Checkpoint;
 use ferrotune::lora::Adapter;
 use ferrotune::loss::{Loss, NextToken};

@@ -9,6 +9,7 @@ mod content;
 mod conversation;
 mod json;
 mod lexer;
+mod names;
 mod operators;
 mod python;
 mod rewrite;
@@ -83,6 +84,7 @@ impl ChatTemplate {
         env.set_undefined_behavior(UndefinedBehavior::Lenient);
         env.set_fuel(Some(FUEL));
         python::install(&mut env);
+        env.add_filter("tojson", json::to_json);
         python::install_marks(&mut env, marks(0));
         env.add_template_owned(NAME, rewritten.source).map_err(|e| parse_error(&e))?;
         let template = ChatTemplate {

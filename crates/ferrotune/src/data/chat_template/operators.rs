@@ -1,7 +1,7 @@
 //! Operators of one tag become calls, by the precedence that Jinja gives them.
 
 use super::lexer::{Kind, Token};
-use super::rewrite::{COMPARE, CONCAT, MODULO};
+use super::names::{COMPARE, CONCAT, MODULO};
 use std::ops::Range;
 
 /// Brackets deeper than this are copied unchanged; minijinja refuses them by itself.

@@ -1,6 +1,6 @@
 //! Python's text form of values and operators, and the string methods that minijinja's helpers lack.
 
-use super::rewrite::{COMPARE, CONCAT, FLAG, GENERATION_END, GENERATION_START, MODULO, STORED};
+use super::names::{COMPARE, CONCAT, FLAG, GENERATION_END, GENERATION_START, MODULO, STORED};
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
@@ -39,7 +39,6 @@ pub(super) fn install(env: &mut Environment<'static>) {
         written.map_err(|_| invalid("cannot write"))
     });
     env.set_unknown_method_callback(method);
-    env.add_filter("tojson", super::json::to_json);
     env.add_filter("format", |pattern: &str, values: Rest<Value>| {
         formatted(FormatStyle::Printf, pattern, &format_arguments(&values)?)
     });

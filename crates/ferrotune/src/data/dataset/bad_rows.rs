@@ -1,6 +1,6 @@
 //! Rows that cannot be used, told together.
 
-use super::DataFile;
+use super::files::DataFile;
 use crate::error::Error;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const SHOWN: usize = 20;
 /// A row that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
-    /// Its file, an index into [`super::Dataset::files`].
+    /// Its file, an index into `Dataset::files`.
     pub file: usize,
     /// Its line, from 1.
     pub line: usize,

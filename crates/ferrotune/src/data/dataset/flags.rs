@@ -1,6 +1,6 @@
 //! What rows say themselves about what of them is trained: flags on messages, and masks.
 
-use super::shapes::{Problem, kind, problem};
+use super::fields::{Problem, kind, problem};
 use serde_json::{Map, Value};
 
 /// Fields of a message that say whether it is trained.

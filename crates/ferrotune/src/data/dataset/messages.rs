@@ -1,6 +1,6 @@
 //! Messages as chat templates expect them, whatever the notation of the row: made once, before anything is rendered.
 
-use super::shapes::{Problem, found, kind, problem};
+use super::fields::{Problem, found, kind, problem};
 use super::text::{parsed, without_nulls};
 use super::{flags, roles};
 use crate::data::chat_template::ChatTemplate;

@@ -1,7 +1,9 @@
 //! Rows that are no lists of messages: text, prompt and completion, instructions, token ids.
 
+use super::chats::assembled;
+use super::example::Example;
+use super::fields::{Fields, Problem, field, kind, optional, problem, text};
 use super::messages::Message;
-use super::shapes::{Example, Fields, Problem, assembled, field, kind, optional, problem, text};
 use super::{flags, text as columns};
 use crate::data::chat_template::ChatTemplate;
 use serde_json::{Value, json};
@@ -175,7 +177,7 @@ pub(super) fn tokens(fields: &Fields) -> Result<Example, Problem> {
     for name in ["loss_mask", "completion_mask", "assistant_masks"] {
         let mask = flags::mask(fields, name, labels.len(), "tokens")?;
         for (label, on) in labels.iter_mut().zip(mask.unwrap_or_default()) {
-            *label = if on { *label } else { crate::data::tokenize::IGNORE };
+            *label = if on { *label } else { crate::data::train_row::IGNORE };
         }
     }
     let attention = flags::mask(fields, "attention_mask", labels.len(), "tokens")?;

@@ -1,6 +1,6 @@
 //! The names of roles: those of the field, those of other data sets, and those that a template itself knows.
 
-use super::shapes::Problem;
+use super::fields::Problem;
 use crate::data::chat_template::ChatTemplate;
 
 /// Names that other data sets use for the roles of a chat, in small letters.

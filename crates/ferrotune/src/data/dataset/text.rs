@@ -1,6 +1,6 @@
 //! Values as they come out of files of columns: JSON kept as text, and nulls where a row lacks what others have.
 
-use super::shapes::{Problem, kind, problem};
+use super::fields::{Problem, kind, problem};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 

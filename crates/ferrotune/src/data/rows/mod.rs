@@ -29,7 +29,7 @@ pub type Problem = (String, Option<String>);
 pub struct RawRow {
     /// Where it is: a line of a text file, or its number; from 1.
     pub line: usize,
-    /// Its fields, or why it has none.
+    /// Its fields, or why it has none; without a hint of its own the known shapes are named.
     pub fields: std::result::Result<Fields, Problem>,
 }
 
@@ -110,8 +110,7 @@ fn parse(line: usize, json: &str) -> RawRow {
     match crate::json::from_text(json) {
         Ok(Value::Object(fields)) => RawRow { line, fields: Ok(fields) },
         Ok(other) => {
-            let problem = format!("found {}, expected an object", kind(&other));
-            RawRow { line, fields: Err((problem, Some(super::dataset::KNOWN.to_string()))) }
+            RawRow { line, fields: Err((format!("found {}, expected an object", kind(&other)), None)) }
         }
         Err(error) => {
             let problem = format!("not valid JSON: {} at column {}", error.problem, error.column);

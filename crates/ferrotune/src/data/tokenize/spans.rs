@@ -5,8 +5,8 @@
 //! turns are left out), the chat as a whole cannot carry it, and the chat up to it becomes a row of its own. Where even
 //! that writes what is before the answer otherwise than the prompt does, the row is the prompt and then the answer.
 
-use super::Problem;
 use super::ends::EndOfTurn;
+use super::problem::Problem;
 use crate::data::chat_template::{ChatTemplate, ContentForms, Conversation, RenderOptions, Rendered};
 use crate::data::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};

@@ -3,7 +3,7 @@
 //! Names are those of gguf-py's `constants.py`; what stands for which tensor of a Hugging Face folder, and which
 //! tensors were changed on the way, is as in llama.cpp's `convert_hf_to_gguf.py`.
 
-use super::config::{self, Extras};
+use super::extras::{self, Extras};
 
 /// How a file of one `general.architecture` differs from a Hugging Face folder.
 pub(super) struct Arch {
@@ -70,7 +70,7 @@ const LLAMA: Arch = Arch {
     end_of_turn: None,
     rstrip_but: None,
     modules: &[ATTENTION, GATED, NORMS_BEFORE],
-    extras: config::llama,
+    extras: extras::llama,
 };
 
 const ALL: &[Arch] = &[
@@ -80,7 +80,7 @@ const ALL: &[Arch] = &[
         model_type: "qwen2",
         class: "Qwen2ForCausalLM",
         interleaved: false,
-        extras: config::none,
+        extras: extras::none,
         ..LLAMA
     },
     Arch {
@@ -89,7 +89,7 @@ const ALL: &[Arch] = &[
         class: "Qwen3ForCausalLM",
         interleaved: false,
         modules: &[ATTENTION, QK_NORMS, GATED, NORMS_BEFORE],
-        extras: config::qwen3,
+        extras: extras::qwen3,
         ..LLAMA
     },
     Arch {
@@ -100,7 +100,7 @@ const ALL: &[Arch] = &[
         plus_one: true,
         end_of_turn: Some("<end_of_turn>"),
         modules: &[ATTENTION, GATED, NORMS_AROUND],
-        extras: config::gemma2,
+        extras: extras::gemma2,
         ..LLAMA
     },
     Arch {
@@ -111,7 +111,7 @@ const ALL: &[Arch] = &[
         plus_one: true,
         end_of_turn: Some("<end_of_turn>"),
         modules: &[ATTENTION, QK_NORMS, GATED, NORMS_AROUND],
-        extras: config::gemma3,
+        extras: extras::gemma3,
         ..LLAMA
     },
     Arch {
@@ -123,14 +123,14 @@ const ALL: &[Arch] = &[
         end_of_turn: Some("<|end|>"),
         rstrip_but: Some(&["<unk>", "<s>", "<|endoftext|>"]),
         modules: &[FUSED_ATTENTION, FUSED_GATED, NORMS_BEFORE],
-        extras: config::phi3,
+        extras: extras::phi3,
         ..LLAMA
     },
     Arch {
         name: "smollm3",
         model_type: "smollm3",
         class: "SmolLM3ForCausalLM",
-        extras: config::smollm3,
+        extras: extras::smollm3,
         ..LLAMA
     },
     Arch {
@@ -139,14 +139,14 @@ const ALL: &[Arch] = &[
         class: "Olmo2ForCausalLM",
         interleaved: false,
         modules: &[ATTENTION, QK_NORMS, GATED, NORMS_AFTER],
-        extras: config::olmo2,
+        extras: extras::olmo2,
         ..LLAMA
     },
     Arch {
         name: "granite",
         model_type: "granite",
         class: "GraniteForCausalLM",
-        extras: config::granite,
+        extras: extras::granite,
         ..LLAMA
     },
     Arch {
@@ -157,7 +157,7 @@ const ALL: &[Arch] = &[
         eps: "layer_norm_eps",
         partial: true,
         modules: &[ATTENTION, OWN_QK_NORMS, GATED, NORMS_BEFORE],
-        extras: config::stablelm,
+        extras: extras::stablelm,
         ..LLAMA
     },
     Arch {
@@ -167,7 +167,7 @@ const ALL: &[Arch] = &[
         interleaved: false,
         eps: "norm_epsilon",
         modules: &[ATTENTION, PLAIN, NORMS_BEFORE],
-        extras: config::starcoder2,
+        extras: extras::starcoder2,
         ..LLAMA
     },
 ];

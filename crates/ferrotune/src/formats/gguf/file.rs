@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ferrotune_kernels::dtype::DType;
-use ferrotune_kernels::quant::{Bytes, GgufType};
+use ferrotune_kernels::quant::{Bytes, GgufType, Weight};
 
 use super::super::mmap::MappedFile;
 use crate::{Error, Result};
@@ -385,4 +385,12 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+}
+
+/// The bytes of a tensor as a weight.
+pub(super) fn as_weight(kind: TensorType, rows: usize, cols: usize, bytes: Bytes) -> Result<Weight> {
+    Ok(match kind {
+        TensorType::Dense(dtype) => Weight::dense(rows, cols, dtype, bytes)?,
+        TensorType::Block(kind) => Weight::gguf(rows, cols, kind, bytes)?,
+    })
 }

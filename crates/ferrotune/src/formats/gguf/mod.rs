@@ -18,13 +18,15 @@ use crate::{Error, Result};
 
 mod arch;
 mod config;
+mod extras;
 mod file;
+mod metadata;
 mod rope;
 mod tokenizer;
 mod values;
 
 use arch::{Arch, Heads};
-use file::{GgufFile, TensorInfo, TensorType};
+use file::{GgufFile, TensorInfo, as_weight};
 
 /// An opened GGUF model.
 pub(crate) struct GgufModel {
@@ -231,13 +233,6 @@ impl Source for GgufModel {
         files.extend(self.generation_json(config)?.map(|value| file(GENERATION_CONFIG, &value)));
         Ok(files)
     }
-}
-
-fn as_weight(kind: TensorType, rows: usize, cols: usize, bytes: Bytes) -> Result<Weight> {
-    Ok(match kind {
-        TensorType::Dense(dtype) => Weight::dense(rows, cols, dtype, bytes)?,
-        TensorType::Block(kind) => Weight::gguf(rows, cols, kind, bytes)?,
-    })
 }
 
 /// Rows of heads of `head` rows, from interleaved halves (0, h, 1, h+1, ...) to one half after the other.

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::as_weight;
-use super::config::Metadata;
-use super::file::GgufFile;
+use super::file::{GgufFile, as_weight};
+use super::metadata::Metadata;
 use crate::{Error, Result};
 
 /// Divisors of the rotary frequencies that no scaling type of a `config.json` need express.
