@@ -40,7 +40,7 @@ fn main() {
             let mut best = [f64::MAX; 3];
             for _ in 0..8 {
                 let start = Instant::now();
-                let a = left(&cpu, precision, Mat::F32(&x, k), m, k, false, 1.0);
+                let a = left(&cpu, precision, Mat::F32(&x, k), m, k, false);
                 best[0] = best[0].min(start.elapsed().as_secs_f64());
                 for (i, (b, transposed)) in [(&w, false), (&wt, true)].into_iter().enumerate() {
                     let start = Instant::now();

@@ -3,10 +3,19 @@
 use std::sync::Arc;
 
 use crate::cpu::{Cpu, Isa, SharedMut, row_grain};
-use crate::dtype::DType;
+use crate::dtype::{DType, Precision};
 use crate::error::Result;
 use crate::tensor::{Pool, Tensor};
 use crate::threads::Threads;
+
+/// Where an op computes, and how precisely.
+#[derive(Debug, Clone, Copy)]
+pub struct Ctx<'a> {
+    /// Where.
+    pub dev: &'a Device,
+    /// The column of the precision table.
+    pub precision: Precision,
+}
 
 /// A place to compute.
 #[derive(Debug, Clone)]
@@ -30,6 +39,11 @@ impl Device {
     pub fn cpu(threads: Option<usize>, isa: Option<Isa>) -> Result<Self> {
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         Ok(Device::Cpu(Cpu::new(threads, isa.unwrap_or_else(Isa::detect))?))
+    }
+
+    /// This device in a precision.
+    pub fn ctx(&self, precision: Precision) -> Ctx<'_> {
+        Ctx { dev: self, precision }
     }
 
     /// The pool that this device's tensors come from.

@@ -23,7 +23,7 @@ pub mod quant;
 pub mod ops;
 pub mod rng;
 
-pub use device::Device;
+pub use device::{Ctx, Device};
 pub use dtype::{DType, Precision};
 pub use error::{Error, Result};
 pub use quant::Weight;

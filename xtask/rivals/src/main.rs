@@ -61,7 +61,7 @@ impl Operands<'_> {
     fn ours(&self, cpu: &Cpu, out: &mut [f32]) {
         let [m, n, k] = self.sizes;
         let (turned, cols) = if matches!(self.layout, Layout::Weight) { (true, m) } else { (false, k) };
-        let a = left(cpu, Precision::F32, Mat::F32(self.a, cols), m, k, turned, 1.0);
+        let a = left(cpu, Precision::F32, Mat::F32(self.a, cols), m, k, turned);
         let transposed = !matches!(self.layout, Layout::Forward);
         let b = Mat::F32(self.b, if transposed { n } else { k });
         let terms = &[Term { a: &a, b, transposed }];

@@ -89,7 +89,7 @@ fn check_layer(file: &SafeFile, report: &mut Report) -> Result<(), Failure> {
             let input = dev.tensor(x_shape[0], x_shape[1], &x);
             let mut out: Tensor = dev.zeros(x_shape[0], shape[0]);
             let linear = Linear { weight: Matrix::Frozen(&weight), bias: None, branch: None };
-            forward(&dev, F32, &input, &[linear], &mut [&mut out], false)?;
+            forward(dev.ctx(F32), &input, &[linear], &mut [&mut out], false)?;
             let want = file.f32(&format!("int8_linear/train_thr{threshold}"))?.1;
             report.error("int8_linear_train", max_abs(out.f32(), &want), 1e-4);
         }

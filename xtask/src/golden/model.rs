@@ -202,6 +202,7 @@ fn check_adapter(
 }
 
 /// The reference loop: mean loss, clip, AdamW, the same batch in every step. Compares losses and norms.
+#[allow(clippy::too_many_arguments)]
 fn train(
     case: &Case,
     dev: &Device,

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 pub use super::left::{Left, left};
-use super::microkernel::{MR, PANEL, pick};
+use super::microkernel::{MR, PANEL, Tile, pick};
 pub use super::out::Out;
 use super::panel::{Packing, pack_panel, scratch_words};
 pub use super::words::Mat;
@@ -255,18 +255,17 @@ impl<'a> Part<'a> {
                     let b = &buffers.panel.f32()[c.panel + sub * c.words * micro.nr..][..c.words * micro.nr];
                     // SAFETY: both operands hold what the kernel reads; the tile is inside, see above.
                     unsafe {
-                        let tile = sums.add(col);
-                        (micro.kernel)(
-                            c.words,
-                            a.as_ptr(),
+                        (micro.kernel)(Tile {
+                            words: c.words,
+                            a: a.as_ptr(),
                             lda,
-                            b.as_ptr(),
-                            tile,
+                            b: b.as_ptr(),
+                            c: sums.add(col),
                             ldc,
-                            live,
-                            width,
+                            rows: live,
+                            cols: width,
                             accumulate,
-                        );
+                        });
                     }
                     accumulate = true;
                 }
@@ -344,7 +343,7 @@ mod tests {
             let mat_a = if ta { Mat::F32(&at, m) } else { Mat::F32(&a, k) };
             let (values, cols) = if tb { (&bt, n) } else { (&b, k) };
             let narrow: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
-            let packed = left(cpu, precision, mat_a, m, k, ta, 2.0);
+            let packed = left(cpu, precision, mat_a, m, k, ta);
             let product = |mat_b| {
                 let mut out = vec![1.0; m * n];
                 let terms = &[Term { a: &packed, b: mat_b, transposed: tb }];
@@ -360,7 +359,7 @@ mod tests {
             let weight = Weight::from_f32(values.len() / cols, cols, values);
             assert_eq!(out, product(Mat::Weight(&weight)));
             for i in 0..m * n {
-                let want = 2.0 * want[i] + bias[i % n] as f64 + accumulate as u8 as f64;
+                let want = want[i] + bias[i % n] as f64 + accumulate as u8 as f64;
                 let limit = 2e-6 * (k as f64).sqrt() * 10.0;
                 let context = (cpu.isa(), precision, m, n, k, ta, tb, i);
                 assert!((out[i] as f64 - want).abs() < limit, "{} != {want} at {context:?}", out[i]);
@@ -374,7 +373,7 @@ mod tests {
         let (a, b) = (random(m * k, "a"), random(n * k, "b"));
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
             let cpu = Cpu::new(1, isa).unwrap();
-            let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false, 1.0);
+            let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false);
             let term = || Term { a: &packed, b: Mat::F32(&b, k), transposed: false };
             let mut out = vec![0.0; m * n];
             let terms: &Vec<_> = &(0..count).map(|_| term()).collect();
@@ -393,7 +392,7 @@ mod tests {
         let (a, b) = (random(m * k, "a"), random(n * k, "b"));
         let run = |threads| {
             let cpu = Cpu::new(threads, Isa::detect()).unwrap();
-            let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false, 1.0);
+            let packed = left(&cpu, Precision::F32, Mat::F32(&a, k), m, k, false);
             let mut out = vec![0.0; m * n];
             let terms = &[Term { a: &packed, b: Mat::F32(&b, k), transposed: false }];
             gemm(&cpu, Precision::F32, &[Job::new(&Out::from(&mut out[..]), n, terms)]);

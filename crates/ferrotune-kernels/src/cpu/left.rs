@@ -55,7 +55,7 @@ fn words_in_place<'a>(mat: Mat<'a>, k: usize, kind: Words) -> Option<(&'a [f32],
     fits.then(|| bytemuck::try_cast_slice(whole).ok()).flatten().map(|words| (words, stride / 4))
 }
 
-/// Makes a left operand. `transposed`: `mat` is stored `[K, M]`. Every value is multiplied by `scale` first.
+/// Makes a left operand. `transposed`: `mat` is stored `[K, M]`.
 pub fn left<'a>(
     cpu: &Cpu,
     precision: Precision,
@@ -63,14 +63,10 @@ pub fn left<'a>(
     m: usize,
     k: usize,
     transposed: bool,
-    scale: f32,
 ) -> Left<'a> {
     let isa = cpu.isa();
     let kind = Words::of(pick(isa, precision == Precision::Bf16), precision);
-    if !transposed
-        && scale == 1.0
-        && let Some((words, stride)) = words_in_place(mat, k, kind)
-    {
+    if !transposed && let Some((words, stride)) = words_in_place(mat, k, kind) {
         return Left { words: Store::Of(words), stride, m, k, precision, kind };
     }
     let words = kind.count(k);
@@ -82,7 +78,7 @@ pub fn left<'a>(
             let (from, to) = (parts.start * ROWS, (parts.end * ROWS).min(m));
             // SAFETY: ranges of rows are disjoint.
             let out = unsafe { out.slice(from * words..to * words) };
-            columns_to_words(isa, kind, mat, scale, from..to, k, out);
+            columns_to_words(isa, kind, mat, from..to, k, out);
         });
     } else {
         cpu.threads().run_ranges(m, 8, |rows| {
@@ -90,13 +86,12 @@ pub fn left<'a>(
             for r in rows {
                 // SAFETY: every row is written by one task.
                 let out = unsafe { out.slice(r * words..(r + 1) * words) };
-                if let (Mat::F32(data, cols), true) = (mat, scale == 1.0) {
+                if let Mat::F32(data, cols) = mat {
                     row(isa, kind, &data[r * cols..][..k], out);
                     continue;
                 }
                 let values = &mut buffer.f32_mut()[..k];
                 mat.read(isa, r, 0, values);
-                values.iter_mut().for_each(|v| *v *= scale);
                 row(isa, kind, values, out);
             }
         });
@@ -133,12 +128,11 @@ pub(crate) fn rows_to_words(
     }
 }
 
-/// Columns of a matrix stored `[K, M]`, each multiplied by `scale`, as rows of words.
+/// Columns of a matrix stored `[K, M]` as rows of words.
 pub(crate) fn columns_to_words(
     isa: Isa,
     kind: Words,
     mat: Mat<'_>,
-    scale: f32,
     columns: Range<usize>,
     k: usize,
     out: &mut [f32],
@@ -147,7 +141,7 @@ pub(crate) fn columns_to_words(
     for (at, out) in columns.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * words)) {
         let m = (columns.end - at).min(ROWS);
         let last = kind.values() - 1;
-        if let (Mat::F32(data, stride), true) = (mat, scale == 1.0) {
+        if let Mat::F32(data, stride) = mat {
             // Where they lie.
             let row = |i: usize| if i < k { &data[i * stride + at..][..m] } else { &[0.0; ROWS][..m] };
             turn(isa, kind, |i, out| zip(isa, kind, row(i), row(i + last), out), m, k, out);
@@ -158,7 +152,7 @@ pub(crate) fn columns_to_words(
             if i < k {
                 mat.read(isa, i, at, &mut row[..m]);
             }
-            row.map(|v| v * scale)
+            row
         };
         let line = |i: usize, out: &mut [f32]| {
             let one = read(i);

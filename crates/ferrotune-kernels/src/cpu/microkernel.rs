@@ -16,23 +16,30 @@ pub(crate) const MR: usize = 6;
 /// Columns of a panel of B, whatever the instruction set.
 pub(crate) const PANEL: usize = 64;
 
-/// A kernel: `(words, a, lda, b, c, ldc, rows, cols, accumulate)`.
+/// What a kernel multiplies: `1 <= rows <= MR` rows, `1 <= cols <= nr` columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// Words of the reduction.
+    pub(crate) words: usize,
+    /// Holds `words` words from `r * lda` on for `r < rows`.
+    pub(crate) a: *const f32,
+    pub(crate) lda: usize,
+    /// Holds `words * nr` words.
+    pub(crate) b: *const f32,
+    /// Writable at `r * ldc + j` for `r < rows`, `j < cols`.
+    pub(crate) c: *mut f32,
+    pub(crate) ldc: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Add to C instead of overwriting it.
+    pub(crate) accumulate: bool,
+}
+
+/// A kernel.
 ///
 /// # Safety
-/// `a` holds `words` words from `r * lda` on for `r < rows`, `b` holds `words * nr` words, `c` is writable at
-/// `r * ldc + j` for `r < rows`, `j < cols`; `1 <= rows <= MR`, `1 <= cols <= nr`; the CPU has the kernel's instruction
-/// set.
-pub(crate) type Kernel = unsafe fn(
-    words: usize,
-    a: *const f32,
-    lda: usize,
-    b: *const f32,
-    c: *mut f32,
-    ldc: usize,
-    rows: usize,
-    cols: usize,
-    acc: bool,
-);
+/// The operands are as [`Tile`] says; the CPU has the kernel's instruction set.
+pub(crate) type Kernel = unsafe fn(Tile);
 
 /// A kernel and the width of B's sub-panels that it wants.
 #[derive(Clone, Copy)]
@@ -61,59 +68,52 @@ pub(crate) fn pick(isa: Isa, bf16: bool) -> Micro {
     }
 }
 
-/// `C[m, n] (+)= A B` for tiles: rows of A `lda` words apart, B in sub-panels of `nr` columns.
-pub(crate) fn tile(
-    micro: Micro,
-    words: usize,
-    a: &[f32],
-    lda: usize,
-    b: &[f32],
-    c: &mut [f32],
-    ldc: usize,
-    m: usize,
-    n: usize,
-    acc: bool,
-) {
-    let (blocks, subs) = (m.div_ceil(MR), n.div_ceil(micro.nr));
+/// A product of any number of rows and columns: rows of A and of C lie `lda` and `ldc` words apart, B is in sub-panels of
+/// `nr` columns.
+pub(crate) struct Product<'a> {
+    pub(crate) words: usize,
+    pub(crate) a: &'a [f32],
+    pub(crate) lda: usize,
+    pub(crate) b: &'a [f32],
+    pub(crate) c: &'a mut [f32],
+    pub(crate) ldc: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) accumulate: bool,
+}
+
+/// `C (+)= A B`, tile by tile.
+pub(crate) fn multiply(micro: Micro, p: Product<'_>) {
+    let Product { words, lda, ldc, accumulate, .. } = p;
+    let (blocks, subs) = (p.rows.div_ceil(MR), p.cols.div_ceil(micro.nr));
     assert!(
-        a.len() >= (m - 1) * lda + words
-            && b.len() >= subs * words * micro.nr
-            && c.len() >= (m - 1) * ldc + n
+        p.a.len() >= (p.rows - 1) * lda + words
+            && p.b.len() >= subs * words * micro.nr
+            && p.c.len() >= (p.rows - 1) * ldc + p.cols
     );
     for block in 0..blocks {
-        let rows = (m - block * MR).min(MR);
         for sub in 0..subs {
-            let cols = (n - sub * micro.nr).min(micro.nr);
             // SAFETY: the sizes were just checked; the instruction set is that of the device.
             unsafe {
-                (micro.kernel)(
+                (micro.kernel)(Tile {
                     words,
-                    a.as_ptr().add(block * MR * lda),
+                    a: p.a.as_ptr().add(block * MR * lda),
                     lda,
-                    b.as_ptr().add(sub * words * micro.nr),
-                    c.as_mut_ptr().add(block * MR * ldc + sub * micro.nr),
+                    b: p.b.as_ptr().add(sub * words * micro.nr),
+                    c: p.c.as_mut_ptr().add(block * MR * ldc + sub * micro.nr),
                     ldc,
-                    rows,
-                    cols,
-                    acc,
-                );
+                    rows: (p.rows - block * MR).min(MR),
+                    cols: (p.cols - sub * micro.nr).min(micro.nr),
+                    accumulate,
+                });
             }
         }
     }
 }
 
 /// Plain Rust; vectorised for the build target's baseline (SSE2, NEON).
-unsafe fn portable(
-    words: usize,
-    a: *const f32,
-    lda: usize,
-    b: *const f32,
-    c: *mut f32,
-    ldc: usize,
-    rows: usize,
-    cols: usize,
-    acc: bool,
-) {
+unsafe fn portable(t: Tile) {
+    let Tile { words, a, lda, b, c, ldc, rows, cols, accumulate } = t;
     // SAFETY: sizes by the contract of `Kernel`.
     let b = unsafe { std::slice::from_raw_parts(b, words * 16) };
     for r in 0..rows {
@@ -128,7 +128,7 @@ unsafe fn portable(
         // SAFETY: as above.
         let out = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), cols) };
         for (o, s) in out.iter_mut().zip(sum) {
-            *o = if acc { *o + s } else { s };
+            *o = if accumulate { *o + s } else { s };
         }
     }
 }
@@ -155,6 +155,8 @@ mod arm;
 mod x86 {
     use std::arch::x86_64::*;
 
+    use super::Tile;
+
     /// The same for rows and 16-column vectors: LoRA's ranks fill one vector, not four.
     macro_rules! by_rows_and_vectors {
         ($rows:expr, $cols:expr, $f:ident($($arg:expr),*)) => {
@@ -167,32 +169,14 @@ mod x86 {
         };
     }
 
-    pub(super) unsafe fn avx512_f32(
-        words: usize,
-        a: *const f32,
-        lda: usize,
-        b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        rows: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    pub(super) unsafe fn avx512_f32(t: Tile) {
         // SAFETY: contract of `Kernel`.
-        unsafe { by_rows_and_vectors!(rows, cols, avx512_f32_tile(words, a, lda, b, c, ldc, cols, acc)) }
+        unsafe { by_rows_and_vectors!(t.rows, t.cols, avx512_f32_tile(t)) }
     }
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512_f32_tile<const R: usize, const J: usize>(
-        words: usize,
-        a: *const f32,
-        lda: usize,
-        mut b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    unsafe fn avx512_f32_tile<const R: usize, const J: usize>(t: Tile) {
+        let Tile { words, a, lda, mut b, .. } = t;
         // SAFETY: contract of `Kernel`; `b` advances by what each step of the reduction holds.
         unsafe {
             let mut sum = [[_mm512_setzero_ps(); J]; R];
@@ -206,36 +190,18 @@ mod x86 {
                 }
                 b = b.add(64);
             }
-            store::<R, J>(sum, c, ldc, cols, acc);
+            store::<R, J>(sum, t);
         }
     }
 
-    pub(super) unsafe fn avx512_bf16(
-        words: usize,
-        a: *const f32,
-        lda: usize,
-        b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        rows: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    pub(super) unsafe fn avx512_bf16(t: Tile) {
         // SAFETY: contract of `Kernel`.
-        unsafe { by_rows_and_vectors!(rows, cols, avx512_bf16_tile(words, a, lda, b, c, ldc, cols, acc)) }
+        unsafe { by_rows_and_vectors!(t.rows, t.cols, avx512_bf16_tile(t)) }
     }
 
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn avx512_bf16_tile<const R: usize, const J: usize>(
-        words: usize,
-        a: *const f32,
-        lda: usize,
-        b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    unsafe fn avx512_bf16_tile<const R: usize, const J: usize>(t: Tile) {
+        let Tile { words, a, lda, b, .. } = t;
         // SAFETY: contract of `Kernel`; the words are pairs of bf16, 16 in a register of either type.
         unsafe {
             let a = a.cast::<i32>();
@@ -253,50 +219,34 @@ mod x86 {
                 }
                 b = b.add(64);
             }
-            store::<R, J>(sum, c, ldc, cols, acc);
+            store::<R, J>(sum, t);
         }
     }
 
     /// Without a target feature of its own, so that it can be inlined always: the sums must stay in registers.
     #[inline(always)]
-    unsafe fn store<const R: usize, const J: usize>(
-        sum: [[__m512; J]; R],
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    unsafe fn store<const R: usize, const J: usize>(sum: [[__m512; J]; R], t: Tile) {
         for r in 0..R {
             for j in 0..J {
-                let left = cols.saturating_sub(16 * j).min(16);
+                let left = t.cols.saturating_sub(16 * j).min(16);
                 let mask = ((1u32 << left) - 1) as __mmask16;
                 // SAFETY: masked lanes are inside the row by the contract of `Kernel`; the others are not touched.
                 // The caller's instruction set covers this one.
                 unsafe {
-                    let p = c.wrapping_add(r * ldc + 16 * j);
-                    let old = if acc { _mm512_maskz_loadu_ps(mask, p) } else { _mm512_setzero_ps() };
+                    let p = t.c.wrapping_add(r * t.ldc + 16 * j);
+                    let old = if t.accumulate { _mm512_maskz_loadu_ps(mask, p) } else { _mm512_setzero_ps() };
                     _mm512_mask_storeu_ps(p, mask, _mm512_add_ps(sum[r][j], old));
                 }
             }
         }
     }
 
-    pub(super) unsafe fn avx2_f32(
-        words: usize,
-        a: *const f32,
-        lda: usize,
-        b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        rows: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    pub(super) unsafe fn avx2_f32(t: Tile) {
         // SAFETY: contract of `Kernel`.
         unsafe {
-            match cols {
-                0..=8 => by_rows!(rows, avx2_f32_tile::<1>(words, a, lda, b, c, ldc, cols, acc)),
-                _ => by_rows!(rows, avx2_f32_tile::<2>(words, a, lda, b, c, ldc, cols, acc)),
+            match t.cols {
+                0..=8 => by_rows!(t.rows, avx2_f32_tile::<1>(t)),
+                _ => by_rows!(t.rows, avx2_f32_tile::<2>(t)),
             }
         }
     }
@@ -335,16 +285,8 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2_f32_tile<const R: usize, const J: usize>(
-        words: usize,
-        a: *const f32,
-        lda: usize,
-        mut b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        cols: usize,
-        acc: bool,
-    ) {
+    unsafe fn avx2_f32_tile<const R: usize, const J: usize>(t: Tile) {
+        let Tile { words, a, lda, mut b, c, ldc, cols, accumulate, .. } = t;
         // SAFETY: contract of `Kernel`.
         unsafe {
             let mut sum = [[_mm256_setzero_ps(); J]; R];
@@ -360,7 +302,7 @@ mod x86 {
                 if cols == 8 * J {
                     for j in 0..J {
                         let q = p.add(8 * j);
-                        let old = if acc { _mm256_loadu_ps(q) } else { _mm256_setzero_ps() };
+                        let old = if accumulate { _mm256_loadu_ps(q) } else { _mm256_setzero_ps() };
                         _mm256_storeu_ps(q, _mm256_add_ps(sum[r][j], old));
                     }
                 } else {
@@ -370,7 +312,7 @@ mod x86 {
                     }
                     for (j, v) in row.iter().enumerate().take(cols) {
                         let q = p.add(j);
-                        *q = if acc { *q + v } else { *v };
+                        *q = if accumulate { *q + v } else { *v };
                     }
                 }
             }

@@ -13,7 +13,7 @@ pub fn products_per_second(cpu: &Cpu, precision: Precision, [m, n, k]: [usize; 3
     let x = vec![0.5f32; m * k];
     let w = Weight::from_f32(n, k, &vec![0.25; n * k]);
     let mut out = vec![0.0; m * n];
-    let a = left(cpu, precision, Mat::F32(&x, k), m, k, false, 1.0);
+    let a = left(cpu, precision, Mat::F32(&x, k), m, k, false);
     let mut best = f64::MAX;
     let begin = Instant::now();
     while best == f64::MAX || begin.elapsed().as_secs_f64() < seconds {

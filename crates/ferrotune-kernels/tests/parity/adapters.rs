@@ -1,6 +1,6 @@
 //! The parts of an adapter that are no plain branch of a linear.
 
-use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
+use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix, Passed};
 use ferrotune_kernels::ops::{dora, lora_embedding, token_rows};
 use ferrotune_kernels::{Device, Precision, Tensor, Weight};
 
@@ -138,11 +138,17 @@ fn a_bias_of_a_branch_is_scaled_as_the_branch() {
         let linears =
             [Linear { weight: Matrix::Frozen(&w), bias: with.then_some(&bias), branch: Some(branch) }];
         let mut y = dev.zeros(m, n);
-        let h = linear::forward(dev, Precision::F32, &x, &linears, &mut [&mut y], false).unwrap();
+        let h = linear::forward(dev.ctx(Precision::F32), &x, &linears, &mut [&mut y], false).unwrap();
         let mut dc = random(dev, 1, n, "dc");
         let mut grads = [Grads { branch_bias: Some(&mut dc), ..Grads::default() }];
-        linear::backward(dev, Precision::F32, &x, h.as_ref(), &linears, &[&dy], None, false, &mut grads)
-            .unwrap();
+        linear::backward(
+            dev.ctx(Precision::F32),
+            Passed { x: &x, h: h.as_ref(), linears: &linears, dys: &[&dy] },
+            None,
+            false,
+            &mut grads,
+        )
+        .unwrap();
         [y, dc]
     };
     let (expected, without) = (run(&dev, &own, true), run(&dev, &own, false));

@@ -1,7 +1,7 @@
 //! Attention over segments, grouped heads, windows and caches.
 
 use ferrotune_kernels::cpu::Cpu;
-use ferrotune_kernels::ops::attention::{self, Heads, Segment};
+use ferrotune_kernels::ops::attention::{self, Attention, Heads, Outputs, Segment};
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{DType, Device, Precision, Tensor};
 
@@ -30,16 +30,31 @@ fn attention_agrees_for_segments_groups_windows_and_head_widths() {
         let (q, d_o) = (random(&dev, rows, 4 * dim, "q"), random(&dev, rows, 4 * dim, "do"));
         let (k, v) = (random(&dev, rows, 2 * dim, "k"), random(&dev, rows, 2 * dim, "v"));
         let run = |dev: &Device, precision| {
-            let (o, lse) = attention::forward(dev, precision, &q, &k, &v, &segments, heads).unwrap();
-            let (dq, dk, dv) =
-                attention::backward(dev, precision, (&q, &k, &v), (&o, &lse), &d_o, &segments, heads)
-                    .unwrap();
+            let (o, lse) = attention::forward(
+                dev.ctx(precision),
+                Attention { q: &q, k: &k, v: &v, segments: &segments, heads },
+            )
+            .unwrap();
+            let (dq, dk, dv) = attention::backward(
+                dev.ctx(precision),
+                Attention { q: &q, k: &k, v: &v, segments: &segments, heads },
+                Outputs { o: &o, lse: &lse, d_o: &d_o },
+            )
+            .unwrap();
             [o, lse, dq, dk, dv].map(|t| t.to_vec())
         };
         let expected = run(&dev, Precision::F32);
         let loss = |q: &Tensor, k: &Tensor, v: &Tensor| {
             let dev = Device::reference();
-            inner(&attention::forward(&dev, Precision::F32, q, k, v, &segments, heads).unwrap().0, &d_o)
+            inner(
+                &attention::forward(
+                    dev.ctx(Precision::F32),
+                    Attention { q, k, v, segments: &segments, heads },
+                )
+                .unwrap()
+                .0,
+                &d_o,
+            )
         };
         if rows < 50 && window.is_none() {
             finite_difference("attention dq", &q, &expected[2], |q| loss(q, &k, &v));
@@ -69,12 +84,21 @@ fn attention_over_a_cache_equals_attention_over_the_whole() {
     let heads = Heads { q: 2, kv: 1, dim: 16, scale: 0.25, window: None, cap: None };
     let dev = Device::reference();
     let (q, k, v) = (random(&dev, 80, 32, "q"), random(&dev, 80, 16, "k"), random(&dev, 80, 16, "v"));
-    let whole =
-        attention::forward(&dev, Precision::F32, &q, &k, &v, &[Segment::own(0, 80)], heads).unwrap().0;
+    let whole = attention::forward(
+        dev.ctx(Precision::F32),
+        Attention { q: &q, k: &k, v: &v, segments: &[Segment::own(0, 80)], heads },
+    )
+    .unwrap()
+    .0;
     for dev in cpus().into_iter().chain([Device::reference()]) {
         let last = dev.tensor(3, 32, &q.f32()[77 * 32..]);
         let segment = Segment { q_start: 0, q_len: 3, k_start: 0, k_len: 80, parent: None };
-        let o = attention::forward(&dev, Precision::F32, &last, &k, &v, &[segment], heads).unwrap().0;
+        let o = attention::forward(
+            dev.ctx(Precision::F32),
+            Attention { q: &last, k: &k, v: &v, segments: &[segment], heads },
+        )
+        .unwrap()
+        .0;
         assert_close("cached attention", o.f32(), &whole.f32()[77 * 32..], 3e-6);
     }
 }
@@ -103,7 +127,9 @@ fn few_queries_agree_on_any_number_of_threads() {
         let (k, v) = (narrow(&k), narrow(&v));
         let wide = [&q, &k, &v].map(|t| elementwise::cast(&dev, t, DType::F32));
         let run = |dev: &Device, [q, k, v]: [&Tensor; 3], precision| {
-            let (o, lse) = attention::forward(dev, precision, q, k, v, &segments, heads).unwrap();
+            let (o, lse) =
+                attention::forward(dev.ctx(precision), Attention { q, k, v, segments: &segments, heads })
+                    .unwrap();
             [o.to_vec(), lse.to_vec()]
         };
         let expected = run(&dev, wide.each_ref(), Precision::F32);

@@ -2,7 +2,7 @@
 
 use ferrotune_kernels::cpu::Cpu;
 use ferrotune_kernels::ops::elementwise::{self, Dropout};
-use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
+use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix, Passed};
 use ferrotune_kernels::quant::{Bytes, FourBitKind, GgufType, gguf, int8, nf4};
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{DType, Device, Precision, Tensor, Threads, Weight};
@@ -69,7 +69,7 @@ impl LinearCase {
         let linears = self.linears(a0, b0);
         let mut outs: Vec<Tensor> = SIZES.iter().map(|(n, _)| dev.tensor(m, *n, &vec![1.0; m * n])).collect();
         let mut refs: Vec<&mut Tensor> = outs.iter_mut().collect();
-        let h = linear::forward(dev, precision, &self.x, &linears, &mut refs, true).unwrap();
+        let h = linear::forward(dev.ctx(precision), &self.x, &linears, &mut refs, true).unwrap();
         let mut dx = dev.tensor(m, k, &vec![1.0; m * k]);
         let mut sums: Vec<(Tensor, Tensor)> = (0..self.branches.len()).map(|i| self.starts(dev, i)).collect();
         let mut grads: Vec<Grads<'_>> =
@@ -77,12 +77,8 @@ impl LinearCase {
         grads.push(Grads::default());
         let dys: Vec<&Tensor> = self.dys.iter().collect();
         linear::backward(
-            dev,
-            precision,
-            &self.x,
-            h.as_ref(),
-            &linears,
-            &dys,
+            dev.ctx(precision),
+            Passed { x: &self.x, h: h.as_ref(), linears: &linears, dys: &dys },
             Some(&mut dx),
             true,
             &mut grads,
@@ -99,7 +95,7 @@ impl LinearCase {
         let dev = Device::reference();
         let mut outs: Vec<Tensor> = SIZES.iter().map(|(n, _)| dev.zeros(x.rows(), *n)).collect();
         let mut refs: Vec<&mut Tensor> = outs.iter_mut().collect();
-        linear::forward(&dev, Precision::F32, x, &self.linears(a0, b0), &mut refs, false).unwrap();
+        linear::forward(dev.ctx(Precision::F32), x, &self.linears(a0, b0), &mut refs, false).unwrap();
         outs.iter().zip(&self.dys).map(|(y, dy)| inner(y, dy)).sum()
     }
 }
@@ -147,7 +143,7 @@ fn bf16_operands_and_outputs_are_only_rounded() {
             let forward = |x: &Tensor, dtype: DType| {
                 let mut outs: Vec<Tensor> = SIZES.iter().map(|(n, _)| dev.uninit(m, *n, dtype)).collect();
                 let mut refs: Vec<&mut Tensor> = outs.iter_mut().collect();
-                let h = linear::forward(&dev, Precision::Bf16, x, &linears, &mut refs, false).unwrap();
+                let h = linear::forward(dev.ctx(Precision::Bf16), x, &linears, &mut refs, false).unwrap();
                 (outs, h)
             };
             let (expected, h) = forward(&case.x, DType::F32);
@@ -162,8 +158,14 @@ fn bf16_operands_and_outputs_are_only_rounded() {
                 grads[0].bias = Some(&mut sums);
                 let dys: Vec<&Tensor> = dys.iter().collect();
                 let p = Precision::Bf16;
-                linear::backward(&dev, p, x, h.as_ref(), &linears, &dys, Some(&mut dx), false, &mut grads)
-                    .unwrap();
+                linear::backward(
+                    dev.ctx(p),
+                    Passed { x, h: h.as_ref(), linears: &linears, dys: &dys },
+                    Some(&mut dx),
+                    false,
+                    &mut grads,
+                )
+                .unwrap();
                 (dx.to_vec(), sums.to_vec())
             };
             let dys: Vec<Tensor> = case.dys.iter().map(&narrow).collect();
@@ -186,7 +188,14 @@ fn a_trained_linear_gets_weight_and_bias_gradients() {
         let linears = [Linear { weight: Matrix::Trained(&w), bias: Some(&b), branch: None }];
         let (mut dw, mut db) = (random(dev, 10, 30, "dw"), random(dev, 1, 10, "db"));
         let mut grads = [Grads { weight: Some(&mut dw), bias: Some(&mut db), ..Grads::default() }];
-        linear::backward(dev, precision, &x, None, &linears, &[&dy], None, false, &mut grads).unwrap();
+        linear::backward(
+            dev.ctx(precision),
+            Passed { x: &x, h: None, linears: &linears, dys: &[&dy] },
+            None,
+            false,
+            &mut grads,
+        )
+        .unwrap();
         (dw.to_vec(), db.to_vec())
     };
     let (dw, db) = run(&dev, Precision::F32);
@@ -194,7 +203,7 @@ fn a_trained_linear_gets_weight_and_bias_gradients() {
         let dev = Device::reference();
         let mut y = dev.zeros(20, 10);
         let linears = [Linear { weight: Matrix::Trained(w), bias: Some(b), branch: None }];
-        linear::forward(&dev, Precision::F32, &x, &linears, &mut [&mut y], false).unwrap();
+        linear::forward(dev.ctx(Precision::F32), &x, &linears, &mut [&mut y], false).unwrap();
         inner(&y, &dy)
     };
     let own = (added(&dw, &random(&dev, 10, 30, "dw")), added(&db, &random(&dev, 1, 10, "db")));
@@ -241,7 +250,7 @@ fn few_rows_agree_in_every_format_on_any_number_of_threads() {
             let run = |dev: &Device| {
                 let mut outs = [dev.tensor(m, n, &vec![1.0; m * n]), dev.tensor(m, n, &vec![2.0; m * n])];
                 let mut refs: Vec<&mut Tensor> = outs.iter_mut().collect();
-                let h = linear::forward(dev, Precision::F32, &x, &linears, &mut refs, true).unwrap();
+                let h = linear::forward(dev.ctx(Precision::F32), &x, &linears, &mut refs, true).unwrap();
                 [outs[0].to_vec(), outs[1].to_vec(), h.unwrap().to_vec()]
             };
             let expected = run(&dev);

@@ -1,6 +1,6 @@
 //! Attention of segments that go on from others: what a tree of common beginnings gives is what its rows give.
 
-use ferrotune_kernels::ops::attention::{self, Heads, Segment};
+use ferrotune_kernels::ops::attention::{self, Attention, Heads, Outputs, Segment};
 use ferrotune_kernels::{Device, Precision, Tensor};
 
 use super::{assert_close, cpus, finite_difference, inner, random};
@@ -44,8 +44,14 @@ impl Inputs {
     /// `O`, log-sum-exp, dQ, dK, dV.
     fn run(&self, dev: &Device, precision: Precision, s: &[Segment], heads: Heads) -> [Vec<f32>; 5] {
         let [q, k, v, d_o] = &self.0;
-        let (o, lse) = attention::forward(dev, precision, q, k, v, s, heads).unwrap();
-        let (dq, dk, dv) = attention::backward(dev, precision, (q, k, v), (&o, &lse), d_o, s, heads).unwrap();
+        let (o, lse) =
+            attention::forward(dev.ctx(precision), Attention { q, k, v, segments: s, heads }).unwrap();
+        let (dq, dk, dv) = attention::backward(
+            dev.ctx(precision),
+            Attention { q, k, v, segments: s, heads },
+            Outputs { o: &o, lse: &lse, d_o },
+        )
+        .unwrap();
         [o, lse, dq, dk, dv].map(|t| t.to_vec())
     }
 }
@@ -145,7 +151,12 @@ fn gradients_of_a_tree_are_those_of_differences() {
         let [q, k, v, d_o] = &inputs.0;
         let loss = |q: &Tensor, k: &Tensor, v: &Tensor| {
             inner(
-                &attention::forward(&Device::reference(), Precision::F32, q, k, v, &s, heads).unwrap().0,
+                &attention::forward(
+                    Device::reference().ctx(Precision::F32),
+                    Attention { q, k, v, segments: &s, heads },
+                )
+                .unwrap()
+                .0,
                 d_o,
             )
         };
@@ -160,8 +171,12 @@ fn the_last_queries_of_a_cache_that_goes_on_from_another_see_both() {
     let dev = Device::reference();
     let heads = Heads { q: 2, kv: 1, dim: 16, scale: 0.25, window: Some(50), cap: None };
     let Inputs([q, k, v, _]) = Inputs::new(&dev, 80, heads);
-    let whole =
-        attention::forward(&dev, Precision::F32, &q, &k, &v, &[Segment::own(0, 80)], heads).unwrap().0;
+    let whole = attention::forward(
+        dev.ctx(Precision::F32),
+        Attention { q: &q, k: &k, v: &v, segments: &[Segment::own(0, 80)], heads },
+    )
+    .unwrap()
+    .0;
     for dev in cpus().into_iter().chain([dev]) {
         let some: Vec<f32> = [29, 77, 78, 79].iter().flat_map(|r| q.f32()[r * 32..][..32].to_vec()).collect();
         let last = dev.tensor(4, 32, &some);
@@ -169,7 +184,12 @@ fn the_last_queries_of_a_cache_that_goes_on_from_another_see_both() {
             Segment { q_start: 0, q_len: 1, k_start: 0, k_len: 30, parent: None },
             Segment { q_start: 1, q_len: 3, k_start: 30, k_len: 50, parent: Some(0) },
         ];
-        let o = attention::forward(&dev, Precision::F32, &last, &k, &v, &s, heads).unwrap().0;
+        let o = attention::forward(
+            dev.ctx(Precision::F32),
+            Attention { q: &last, k: &k, v: &v, segments: &s, heads },
+        )
+        .unwrap()
+        .0;
         assert_close("last of the root", &o.f32()[..32], &whole.f32()[29 * 32..][..32], 3e-6);
         assert_close("last of the child", &o.f32()[32..], &whole.f32()[77 * 32..], 3e-6);
     }
@@ -182,7 +202,8 @@ fn segments_that_form_no_tree_are_refused() {
     let Inputs([q, k, v, d_o]) = Inputs::new(&dev, 9, heads);
     let run = |parents: [Option<usize>; 3]| {
         let s: Vec<Segment> = (0..3).map(|i| Segment::own(3 * i, 3).after(parents[i])).collect();
-        attention::forward(&dev, Precision::F32, &q, &k, &v, &s, heads).map(|_| ())
+        attention::forward(dev.ctx(Precision::F32), Attention { q: &q, k: &k, v: &v, segments: &s, heads })
+            .map(|_| ())
     };
     run([None, Some(0), Some(0)]).unwrap();
     for wrong in [[None, Some(1), None], [Some(0), None, None], [None, Some(2), None], [None, None, Some(0)]]
@@ -193,7 +214,13 @@ fn segments_that_form_no_tree_are_refused() {
     // Two segments with the same keys would write to the same gradient.
     let twice = |start| Segment { q_start: start, q_len: 3, k_start: 0, k_len: 3, parent: None };
     let s = [twice(0), twice(3), twice(6)];
-    let (o, lse) = attention::forward(&dev, Precision::F32, &q, &k, &v, &s, heads).unwrap();
-    let error = attention::backward(&dev, Precision::F32, (&q, &k, &v), (&o, &lse), &d_o, &s, heads);
+    let (o, lse) =
+        attention::forward(dev.ctx(Precision::F32), Attention { q: &q, k: &k, v: &v, segments: &s, heads })
+            .unwrap();
+    let error = attention::backward(
+        dev.ctx(Precision::F32),
+        Attention { q: &q, k: &k, v: &v, segments: &s, heads },
+        Outputs { o: &o, lse: &lse, d_o: &d_o },
+    );
     assert!(error.unwrap_err().to_string().contains("no other segment"));
 }

@@ -162,12 +162,11 @@ impl Attention {
         if let Some((cache, rows)) = cache {
             elementwise::scatter(dev, &k, rows, &mut cache.k)?;
             elementwise::scatter(dev, &v, rows, &mut cache.v)?;
-            let (o, _) =
-                attention::forward(dev, pass.precision, &q, &cache.k, &cache.v, tokens.segments, self.heads)?;
+            let (o, _) = attention::forward(pass.ctx(), self.over(&q, &cache.k, &cache.v, tokens))?;
             self.residual.forward(pass, &o, &self.o_proj, x)?;
             return Ok(None);
         }
-        let (o, lse) = attention::forward(dev, pass.precision, &q, &k, &v, tokens.segments, self.heads)?;
+        let (o, lse) = attention::forward(pass.ctx(), self.over(&q, &k, &v, tokens))?;
         let o = narrow(pass, o);
         let x_in = keep.map(|keep| (Waiting::copy_of(pass, x, keep), keep));
         let (h_o, residual) = self.residual.forward(pass, &o, &self.o_proj, x)?;
@@ -176,6 +175,17 @@ impl Attention {
             let [v, o] = [v, o].map(|t| Waiting::new(pass, t, keep));
             AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }
         }))
+    }
+
+    /// The op that is behind it, over these values.
+    fn over<'a>(
+        &self,
+        q: &'a Tensor,
+        k: &'a Tensor,
+        v: &'a Tensor,
+        tokens: Tokens<'a>,
+    ) -> attention::Attention<'a> {
+        attention::Attention { q, k, v, segments: tokens.segments, heads: self.heads }
     }
 
     fn rotate(
@@ -194,6 +204,7 @@ impl Attention {
     /// Adds the gradient of the input to `dx` (if `need_dx`), and sums the parameters'.
     ///
     /// `d_out` is the gradient of the output where `dx` is not (attention beside the MLP).
+    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         pass: &Pass<'_>,
@@ -224,15 +235,8 @@ impl Attention {
         };
         let [q, k] = again.as_ref().map_or([&s.q, &s.k], |both| both.each_ref());
         let v = s.v.take(pass);
-        let (mut dq, mut dk, mut dv) = attention::backward(
-            pass.dev,
-            pass.precision,
-            (q, k, &v),
-            (&o, &s.lse),
-            &d_o,
-            tokens.segments,
-            self.heads,
-        )?;
+        let outputs = attention::Outputs { o: &o, lse: &s.lse, d_o: &d_o };
+        let (mut dq, mut dk, mut dv) = attention::backward(pass.ctx(), self.over(q, k, &v, tokens), outputs)?;
         drop((d_o, again, v, o));
         if let Some(r) = rotation {
             // The projections read them next, unless there are norms.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ferrotune_kernels::ops::dora::{self, Lengths};
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::ops::linear::{self, Grads, Linear};
+use ferrotune_kernels::ops::linear::{self, Grads, Linear, Passed};
 use ferrotune_kernels::{DType, Tensor};
 
 use super::adapted::BranchIds;
@@ -51,13 +51,14 @@ impl<'a> Pass<'a> {
         let inputs = self.inputs(x, &view)?;
         if let Some(inputs) = &inputs {
             let base = Linear { bias: None, branch: None, ..view };
-            linear::forward(self.dev, self.precision, &inputs.rest, &[base], &mut [&mut *y], accumulate)?;
+            linear::forward(self.ctx(), &inputs.rest, &[base], &mut [&mut *y], accumulate)?;
         }
         let (z, _) = self.sum(inputs.as_ref().map_or(x, |i| &i.dropped), &view)?;
         Ok(dora::forward(self.dev, &z, lengths, view.bias, y, accumulate || inputs.is_some())?)
     }
 
     /// Adds the gradients of what is trained and writes (or with `accumulate` adds) `dx`.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn dora_backward(
         &self,
         x: &Tensor,
@@ -68,7 +69,7 @@ impl<'a> Pass<'a> {
         accumulate: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let (dev, precision) = (self.dev, self.precision);
+        let dev = self.dev;
         let wide = (dy.dtype() != DType::F32).then(|| elementwise::cast(dev, dy, DType::F32));
         let dy = wide.as_ref().unwrap_or(dy);
         let view = self.view(l);
@@ -90,7 +91,13 @@ impl<'a> Pass<'a> {
         let sum = [Linear { bias: None, branch, ..view }];
         let mut own = [Grads { bias: None, ..sinks.grads() }];
         let mut put = |dx: Option<&mut Tensor>, accumulate| {
-            linear::backward(dev, precision, input, h.as_ref(), &sum, &[&dz], dx, accumulate, &mut own)
+            linear::backward(
+                self.ctx(),
+                Passed { x: input, h: h.as_ref(), linears: &sum, dys: &[&dz] },
+                dx,
+                accumulate,
+                &mut own,
+            )
         };
         let result = match (dx, &inputs) {
             (dx, None) => put(dx, accumulate),
@@ -100,31 +107,22 @@ impl<'a> Pass<'a> {
                 let mut rest = dev.empty(x.rows(), x.cols());
                 let mut dropped = dev.empty(x.rows(), x.cols());
                 let nothing = &mut [Grads::default()];
-                linear::backward(
-                    dev,
-                    precision,
-                    &inputs.rest,
-                    None,
-                    &base,
-                    &[dy],
-                    Some(&mut rest),
-                    false,
-                    nothing,
-                )
-                .and_then(|()| put(Some(&mut dropped), false))
-                .and_then(|()| {
-                    // x takes part in x - x' and in x'.
-                    elementwise::add(dev, &mut dropped, &rest, -1.0)?;
-                    if let Some(drop) = view.branch.and_then(|b| b.dropout) {
-                        elementwise::dropout_backward(dev, &mut dropped, drop);
-                    }
-                    elementwise::add(dev, &mut dropped, &rest, 1.0)?;
-                    if accumulate {
-                        return elementwise::add(dev, dx, &dropped, 1.0);
-                    }
-                    *dx = dropped;
-                    Ok(())
-                })
+                let past = Passed { x: &inputs.rest, h: None, linears: &base, dys: &[dy] };
+                linear::backward(self.ctx(), past, Some(&mut rest), false, nothing)
+                    .and_then(|()| put(Some(&mut dropped), false))
+                    .and_then(|()| {
+                        // x takes part in x - x' and in x'.
+                        elementwise::add(dev, &mut dropped, &rest, -1.0)?;
+                        if let Some(drop) = view.branch.and_then(|b| b.dropout) {
+                            elementwise::dropout_backward(dev, &mut dropped, drop);
+                        }
+                        elementwise::add(dev, &mut dropped, &rest, 1.0)?;
+                        if accumulate {
+                            return elementwise::add(dev, dx, &dropped, 1.0);
+                        }
+                        *dx = dropped;
+                        Ok(())
+                    })
             }
         };
         // The bias stands outside the scaling.
@@ -138,7 +136,7 @@ impl<'a> Pass<'a> {
         let branch = view.branch.map(|b| linear::Branch { dropout: None, ..b });
         let sum = Linear { bias: None, branch, ..*view };
         let mut z = self.dev.empty(x.rows(), view.weight.rows());
-        let h = linear::forward(self.dev, self.precision, x, &[sum], &mut [&mut z], false)?;
+        let h = linear::forward(self.ctx(), x, &[sum], &mut [&mut z], false)?;
         Ok((z, h))
     }
 

@@ -158,6 +158,7 @@ impl Layer {
     }
 
     /// Turns the gradient of the output, `dx`, into that of the input (if `need_dx`), and sums the parameters'.
+    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         pass: &Pass<'_>,

@@ -4,11 +4,11 @@
 //! adapters can be switched without touching the model.
 
 use ferrotune_kernels::ops::elementwise::{self, Dropout};
-use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix};
+use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix, Passed};
 use ferrotune_kernels::ops::token_rows;
 use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::rng::Stream;
-use ferrotune_kernels::{DType, Device, Precision, Tensor, Weight};
+use ferrotune_kernels::{Ctx, DType, Device, Precision, Tensor, Weight};
 
 use super::adapted::{Adapted, Replaced};
 use super::params::{Gradients, ParamId, Params};
@@ -95,6 +95,11 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
+    /// Where and how precisely its ops compute.
+    pub fn ctx(&self) -> Ctx<'a> {
+        self.dev.ctx(self.precision)
+    }
+
     /// The matrix of a base.
     pub fn matrix(&self, base: &'a Base) -> Matrix<'a> {
         match base {
@@ -231,7 +236,7 @@ impl<'a> Pass<'a> {
         if views.is_empty() {
             return Ok(None);
         }
-        let h = linear::forward(self.dev, self.precision, x, &views, &mut plain, accumulate)?;
+        let h = linear::forward(self.ctx(), x, &views, &mut plain, accumulate)?;
         if let ([l], [y]) = (layers.as_slice(), plain.as_mut_slice())
             && let Some((_, rows)) = self.head_rows(l)
         {
@@ -290,7 +295,8 @@ impl<'a> Pass<'a> {
         let views: Vec<_> = layers.iter().map(|(l, _)| self.view(l)).collect();
         let dys: Vec<_> = layers.iter().map(|(_, dy)| *dy).collect();
         let mut sinks: Vec<_> = taken.iter_mut().map(Sinks::grads).collect();
-        let result = linear::backward(self.dev, self.precision, x, h, &views, &dys, dx, false, &mut sinks);
+        let result =
+            linear::backward(self.ctx(), Passed { x, h, linears: &views, dys: &dys }, dx, false, &mut sinks);
         drop(sinks);
         for sinks in taken {
             sinks.put(self.dev, grads)?;

@@ -65,6 +65,7 @@ pub struct Update<'a> {
 ///
 /// `grads` has no gradients before and after; only those of the layer at work exist. Nothing can be clipped, as the norm is
 /// known last.
+#[allow(clippy::too_many_arguments)]
 pub fn layer_by_layer(
     model: &Decoder,
     params: &mut Params,

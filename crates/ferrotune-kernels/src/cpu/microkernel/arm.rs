@@ -2,22 +2,14 @@
 
 use std::arch::aarch64::*;
 
-pub(super) unsafe fn neon_f32(
-    words: usize,
-    a: *const f32,
-    lda: usize,
-    b: *const f32,
-    c: *mut f32,
-    ldc: usize,
-    rows: usize,
-    cols: usize,
-    acc: bool,
-) {
+use super::Tile;
+
+pub(super) unsafe fn neon_f32(t: Tile) {
     // SAFETY: contract of `Kernel`.
     unsafe {
-        match cols {
-            0..=8 => by_rows!(rows, neon_f32_tile::<2>(words, a, lda, b, c, ldc, cols, acc)),
-            _ => by_rows!(rows, neon_f32_tile::<4>(words, a, lda, b, c, ldc, cols, acc)),
+        match t.cols {
+            0..=8 => by_rows!(t.rows, neon_f32_tile::<2>(t)),
+            _ => by_rows!(t.rows, neon_f32_tile::<4>(t)),
         }
     }
 }
@@ -39,16 +31,8 @@ unsafe fn step<const R: usize, const J: usize, const L: i32>(
     }
 }
 
-unsafe fn neon_f32_tile<const R: usize, const J: usize>(
-    words: usize,
-    a: *const f32,
-    lda: usize,
-    b: *const f32,
-    c: *mut f32,
-    ldc: usize,
-    cols: usize,
-    acc: bool,
-) {
+unsafe fn neon_f32_tile<const R: usize, const J: usize>(t: Tile) {
+    let Tile { words, a, lda, b, c, ldc, cols, accumulate, .. } = t;
     // SAFETY: contract of `Kernel`.
     unsafe {
         let mut sum = [[vdupq_n_f32(0.0); J]; R];
@@ -76,7 +60,7 @@ unsafe fn neon_f32_tile<const R: usize, const J: usize>(
             if cols == 4 * J {
                 for (j, sum) in sum.iter().enumerate() {
                     let q = p.add(4 * j);
-                    let old = if acc { vld1q_f32(q) } else { vdupq_n_f32(0.0) };
+                    let old = if accumulate { vld1q_f32(q) } else { vdupq_n_f32(0.0) };
                     vst1q_f32(q, vaddq_f32(*sum, old));
                 }
             } else {
@@ -86,7 +70,7 @@ unsafe fn neon_f32_tile<const R: usize, const J: usize>(
                 }
                 for (j, v) in row.iter().enumerate().take(cols) {
                     let q = p.add(j);
-                    *q = if acc { *q + v } else { *v };
+                    *q = if accumulate { *q + v } else { *v };
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! each head, in f32 whatever the precision.
 
 use super::cpu::{cap_row, scale_row, softmax_row};
-use super::{Heads, Segment};
+use super::{Attention, Segment};
 use crate::cpu::dots::{dots_rows, sum_rows};
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut};
@@ -17,16 +17,8 @@ pub(super) fn suits(segments: &[Segment]) -> bool {
     segments.iter().all(|s| s.q_len <= FEW && s.parent.is_none())
 }
 
-pub(super) fn forward(
-    cpu: &Cpu,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    segments: &[Segment],
-    heads: Heads,
-    o: &mut Tensor,
-    lse: &mut Tensor,
-) {
+pub(super) fn forward(cpu: &Cpu, x: Attention<'_>, o: &mut Tensor, lse: &mut Tensor) {
+    let Attention { q, k, v, segments, heads } = x;
     let (d, rows, width, stride) = (heads.dim, q.rows(), q.cols(), k.cols());
     let longest = segments.iter().map(|s| s.k_len).max().unwrap_or(0);
     let (out, lse, isa) = (SharedMut::new(o.f32_mut()), SharedMut::new(lse.f32_mut()), cpu.isa());

@@ -12,8 +12,7 @@ use std::iter::successors;
 use std::ops::Range;
 
 use super::expect;
-use crate::device::Device;
-use crate::dtype::Precision;
+use crate::device::{Ctx, Device};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -116,7 +115,41 @@ impl Heads {
     }
 }
 
-fn check(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment], heads: Heads) -> Result<()> {
+/// What attends to what: Q is `[T, H dim]`, K and V are `[keys, G dim]`, each in f32 or bf16.
+#[derive(Clone, Copy)]
+pub struct Attention<'a> {
+    /// Queries.
+    pub q: &'a Tensor,
+    /// Keys.
+    pub k: &'a Tensor,
+    /// Values.
+    pub v: &'a Tensor,
+    /// Which keys a query may see.
+    pub segments: &'a [Segment],
+    /// How rows are divided, and the function of the scores.
+    pub heads: Heads,
+}
+
+/// What [`forward`] gave, and the gradient of its output.
+#[derive(Clone, Copy)]
+pub struct Outputs<'a> {
+    /// `O` `[T, H dim]`.
+    pub o: &'a Tensor,
+    /// The log-sum-exp of the scores `[H, T]`.
+    pub lse: &'a Tensor,
+    /// The gradient of `O`.
+    pub d_o: &'a Tensor,
+}
+
+/// Where the gradients of Q, K and V go.
+struct Sinks<'a> {
+    dq: &'a mut Tensor,
+    dk: &'a mut Tensor,
+    dv: &'a mut Tensor,
+}
+
+fn check(x: Attention<'_>) -> Result<()> {
+    let Attention { q, k, v, segments, heads } = x;
     expect("attention", "q", q, [q.rows(), heads.q * heads.dim])?;
     expect("attention", "k", k, [k.rows(), heads.kv * heads.dim])?;
     expect("attention", "v", v, k.shape())?;
@@ -149,46 +182,29 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment], heads: Heads)
 }
 
 /// Gives `O` `[T, H dim]` in f32 and the log-sum-exp of the scores `[H, T]`.
-///
-/// Q is `[T, H dim]`, K and V are `[keys, G dim]`, each in f32 or bf16.
-pub fn forward(
-    dev: &Device,
-    precision: Precision,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    segments: &[Segment],
-    heads: Heads,
-) -> Result<(Tensor, Tensor)> {
-    check(q, k, v, segments, heads)?;
-    let mut o = dev.empty(q.rows(), q.cols());
-    let mut lse = dev.empty(heads.q, q.rows());
-    match dev {
-        Device::Reference(_) => reference::forward(q, k, v, segments, heads, &mut o, &mut lse),
-        Device::Cpu(c) if few::suits(segments) => few::forward(c, q, k, v, segments, heads, &mut o, &mut lse),
-        Device::Cpu(c) => cpu::forward(c, precision, q, k, v, segments, heads, &mut o, &mut lse),
+pub fn forward(ctx: Ctx<'_>, x: Attention<'_>) -> Result<(Tensor, Tensor)> {
+    check(x)?;
+    let mut o = ctx.dev.empty(x.q.rows(), x.q.cols());
+    let mut lse = ctx.dev.empty(x.heads.q, x.q.rows());
+    match ctx.dev {
+        Device::Reference(_) => reference::forward(x, &mut o, &mut lse),
+        Device::Cpu(c) if few::suits(x.segments) => few::forward(c, x, &mut o, &mut lse),
+        Device::Cpu(c) => cpu::forward(c, ctx.precision, x, &mut o, &mut lse),
     }
     Ok((o, lse))
 }
 
-/// Gives `(dQ, dK, dV)` in f32 for the gradient `do` of the output.
-pub fn backward(
-    dev: &Device,
-    precision: Precision,
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-    (o, lse): (&Tensor, &Tensor),
-    d_o: &Tensor,
-    segments: &[Segment],
-    heads: Heads,
-) -> Result<(Tensor, Tensor, Tensor)> {
-    check(q, k, v, segments, heads)?;
+/// Gives `(dQ, dK, dV)` in f32.
+pub fn backward(ctx: Ctx<'_>, x: Attention<'_>, outputs: Outputs<'_>) -> Result<(Tensor, Tensor, Tensor)> {
+    check(x)?;
+    let (Attention { q, k, v, segments, heads }, dev) = (x, ctx.dev);
     if let Some(two) = segments.windows(2).find(|two| two[1].k_start < two[0].k_start + two[0].k_len) {
         let (what, found) = ("gradient of attention keys", format!("{two:?}"));
         return Err(Error::Unsupported { what, found, allowed: "keys that no other segment has" });
     }
-    expect("attention", "o", o, q.shape())?;
-    expect("attention", "lse", lse, [heads.q, q.rows()])?;
-    expect("attention", "do", d_o, q.shape())?;
+    expect("attention", "o", outputs.o, q.shape())?;
+    expect("attention", "lse", outputs.lse, [heads.q, q.rows()])?;
+    expect("attention", "do", outputs.d_o, q.shape())?;
     // Every query has a segment; keys that no segment has get no gradient from anywhere.
     let covered = segments.iter().map(|s| s.k_len).sum::<usize>() == k.rows();
     let sink = |t: &Tensor, written: bool| match dev {
@@ -196,10 +212,10 @@ pub fn backward(
         _ => dev.zeros(t.rows(), t.cols()),
     };
     let (mut dq, mut dk, mut dv) = (sink(q, true), sink(k, covered), sink(v, covered));
-    let grads = (&mut dq, &mut dk, &mut dv);
+    let sinks = Sinks { dq: &mut dq, dk: &mut dk, dv: &mut dv };
     match dev {
-        Device::Reference(_) => reference::backward((q, k, v), d_o, segments, heads, grads),
-        Device::Cpu(c) => cpu::backward(c, precision, (q, k, v), (o, lse), d_o, segments, heads, grads),
+        Device::Reference(_) => reference::backward(x, outputs.d_o, sinks),
+        Device::Cpu(c) => cpu::backward(c, ctx.precision, x, outputs, sinks),
     }
     Ok((dq, dk, dv))
 }

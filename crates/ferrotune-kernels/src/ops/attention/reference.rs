@@ -1,6 +1,6 @@
 //! Whole rows of scores in f64, one query at a time.
 
-use super::{Heads, Segment, base, runs, within};
+use super::{Attention, Heads, Segment, Sinks, base, runs, within};
 use crate::tensor::Tensor;
 
 /// Rows of the keys that query `i` of segment `s` sees.
@@ -39,15 +39,8 @@ fn probabilities(
     (scores.iter().map(|s| (s - max).exp() / sum).collect(), slopes, max + sum.ln())
 }
 
-pub(super) fn forward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    segments: &[Segment],
-    heads: Heads,
-    o: &mut Tensor,
-    lse: &mut Tensor,
-) {
+pub(super) fn forward(x: Attention<'_>, o: &mut Tensor, lse: &mut Tensor) {
+    let Attention { q, k, v, segments, heads } = x;
     let (d, group, rows) = (heads.dim, heads.q / heads.kv, q.rows());
     let (qw, kw) = (q.cols(), k.cols());
     let (q, k, v) = (q.to_vec(), k.to_vec(), v.to_vec());
@@ -70,13 +63,8 @@ pub(super) fn forward(
 }
 
 /// With `P` the probabilities: `dV = Pt dO`, `dP = dO Vt`, `dS = P (dP - rowsum(P dP))`, `dQ = s dS K`, `dK = s dSt Q`.
-pub(super) fn backward(
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-    d_o: &Tensor,
-    segments: &[Segment],
-    heads: Heads,
-    (dq, dk, dv): (&mut Tensor, &mut Tensor, &mut Tensor),
-) {
+pub(super) fn backward(x: Attention<'_>, d_o: &Tensor, sinks: Sinks<'_>) {
+    let (Attention { q, k, v, segments, heads }, Sinks { dq, dk, dv }) = (x, sinks);
     let (d, group) = (heads.dim, heads.q / heads.kv);
     let (qw, kw) = (q.cols(), k.cols());
     let (q, k, v, d_o) = (q.to_vec(), k.to_vec(), v.to_vec(), d_o.f32());

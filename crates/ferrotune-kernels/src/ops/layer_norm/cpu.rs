@@ -1,6 +1,6 @@
 //! A group at a time, rows split over the threads; `dw` and `db` split columns.
 
-use super::{Grads, Groups};
+use super::{Applied, Grads};
 use crate::cpu::math::{dot, sum};
 use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
@@ -58,15 +58,8 @@ per_isa! {
     }
 }
 
-pub(super) fn forward(
-    cpu: &Cpu,
-    x: &Tensor,
-    w: &[f32],
-    b: Option<&[f32]>,
-    groups: Groups,
-    eps: f32,
-    y: &mut Tensor,
-) {
+pub(super) fn forward(cpu: &Cpu, x: &Tensor, of: Applied<'_>, b: Option<&[f32]>, y: &mut Tensor) {
+    let Applied { w, groups, eps } = of;
     let (d, isa, y) = (groups.width, cpu.isa(), Out::from(y));
     groups.each(cpu, x, |i, at, row, spare| {
         normalise(isa, row, eps);
@@ -80,13 +73,12 @@ pub(super) fn forward(
 pub(super) fn backward(
     cpu: &Cpu,
     x: &Tensor,
-    w: &[f32],
-    groups: Groups,
-    eps: f32,
+    of: Applied<'_>,
     dy: &[f32],
     dx: &mut [f32],
     mut grads: Grads<'_>,
 ) {
+    let Applied { w, groups, eps } = of;
     let (d, isa, mat) = (groups.width, cpu.isa(), Mat::from(x));
     let count = x.rows() * groups.count;
     let mut moments = cpu.pool().take(2 * count);

@@ -28,6 +28,14 @@ pub struct Grads<'a> {
     pub bias: Option<&'a mut Tensor>,
 }
 
+/// A norm with its weight and the groups that it divides rows into.
+#[derive(Clone, Copy)]
+struct Applied<'a> {
+    w: &'a [f32],
+    groups: Groups,
+    eps: f32,
+}
+
 /// `x` `[T, D]` (f32 or bf16); `w` and `b` `[1, width]`, or `[1, D]` if every group has its own; gives `y` in
 /// `dtype`.
 pub fn forward(
@@ -46,7 +54,7 @@ pub fn forward(
     let b = b.map(Tensor::f32);
     match dev {
         Device::Reference(_) => reference::forward(x, w.f32(), b, groups, norm.eps, &mut y),
-        Device::Cpu(c) => cpu::forward(c, x, w.f32(), b, groups, norm.eps, &mut y),
+        Device::Cpu(c) => cpu::forward(c, x, Applied { w: w.f32(), groups, eps: norm.eps }, b, &mut y),
     }
     Ok(y)
 }
@@ -73,7 +81,10 @@ pub fn backward(
         Device::Reference(_) => {
             reference::backward(x, w.f32(), groups, norm.eps, dy.f32(), dx.f32_mut(), grads)
         }
-        Device::Cpu(c) => cpu::backward(c, x, w.f32(), groups, norm.eps, dy.f32(), dx.f32_mut(), grads),
+        Device::Cpu(c) => {
+            let of = Applied { w: w.f32(), groups, eps: norm.eps };
+            cpu::backward(c, x, of, dy.f32(), dx.f32_mut(), grads);
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! with all rows of X, from its blocks where its format allows.
 
 use super::super::elementwise;
-use super::{Linear, starts, total_rank};
+use super::{Linear, On, starts, total_rank};
 use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::blocks::{FEW, Products, RUN, Results};
 use crate::cpu::dots::{Element, dots};
@@ -10,8 +10,7 @@ use crate::cpu::math::dot;
 use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, Isa, SharedMut};
-use crate::device::Device;
-use crate::dtype::{DType, Precision};
+use crate::dtype::DType;
 use crate::tensor::{Buffer, Tensor};
 
 /// Rows of A that a task takes.
@@ -36,15 +35,14 @@ impl Part<'_> {
 }
 
 pub(super) fn forward(
-    dev: &Device,
-    cpu: &Cpu,
-    precision: Precision,
+    on: On<'_>,
     x: &Tensor,
     linears: &[Linear<'_>],
     outs: &mut [&mut Tensor],
     accumulate: bool,
     h: Option<&mut Tensor>,
 ) {
+    let On { dev, cpu, precision } = on;
     let wide = (x.dtype() != DType::F32).then(|| elementwise::cast(dev, x, DType::F32));
     let x = wide.as_ref().unwrap_or(x);
     let total = total_rank(linears);

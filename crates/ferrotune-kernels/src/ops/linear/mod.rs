@@ -13,8 +13,9 @@ mod reference;
 
 use super::elementwise::{self, Dropout};
 use super::expect;
+use crate::cpu::Cpu;
 use crate::cpu::words::Mat;
-use crate::device::Device;
+use crate::device::{Ctx, Device};
 use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::quant::Weight;
@@ -96,6 +97,14 @@ pub struct Grads<'a> {
     pub branch_bias: Option<&'a mut Tensor>,
 }
 
+/// The CPU as the device that it is, and the precision.
+#[derive(Clone, Copy)]
+struct On<'a> {
+    dev: &'a Device,
+    cpu: &'a Cpu,
+    precision: Precision,
+}
+
 /// The rank of a linear's branch, 0 without one.
 fn rank(linear: &Linear<'_>) -> usize {
     linear.branch.map_or(0, |b| b.a.rows())
@@ -137,13 +146,13 @@ fn check(x: &Tensor, linears: &[Linear<'_>]) -> Result<()> {
 /// Computes every output (`accumulate` adds to what is there: a residual) and gives `H`, all branches side by side.
 /// An output may be bf16, and is then rounded once, when its sum is whole.
 pub fn forward(
-    dev: &Device,
-    precision: Precision,
+    ctx: Ctx<'_>,
     x: &Tensor,
     linears: &[Linear<'_>],
     outs: &mut [&mut Tensor],
     accumulate: bool,
 ) -> Result<Option<Tensor>> {
+    let Ctx { dev, precision } = ctx;
     check(x, linears)?;
     if outs.len() != linears.len() {
         let (what, found) = ("outputs of linear", outs.len().to_string());
@@ -161,7 +170,9 @@ pub fn forward(
     let mut h = (total > 0).then(|| dev.uninit(x.rows(), total, precision.saved()));
     match dev {
         Device::Reference(_) => reference::forward(x, linears, outs, accumulate, h.as_mut()),
-        Device::Cpu(c) => cpu::forward(dev, c, precision, x, linears, outs, accumulate, h.as_mut()),
+        Device::Cpu(cpu) => {
+            cpu::forward(On { dev, cpu, precision }, x, linears, outs, accumulate, h.as_mut())
+        }
     }
     Ok(h)
 }
@@ -175,20 +186,28 @@ fn whole_bias(dev: &Device, l: &Linear<'_>) -> Option<Tensor> {
     Some(sum)
 }
 
+/// What a [`backward`] goes back over; `x`, `h` and `dys` may be bf16.
+#[derive(Clone, Copy)]
+pub struct Passed<'a> {
+    /// The input that all linears read.
+    pub x: &'a Tensor,
+    /// What [`forward`] gave.
+    pub h: Option<&'a Tensor>,
+    /// The linears.
+    pub linears: &'a [Linear<'a>],
+    /// The gradient of each linear's output.
+    pub dys: &'a [&'a Tensor],
+}
+
 /// Adds every gradient that `grads` asks for, and writes (or with `accumulate` adds) `dx`.
-///
-/// `h` is what [`forward`] gave; `x`, `h` and `dys` may be bf16.
 pub fn backward(
-    dev: &Device,
-    precision: Precision,
-    x: &Tensor,
-    h: Option<&Tensor>,
-    linears: &[Linear<'_>],
-    dys: &[&Tensor],
+    ctx: Ctx<'_>,
+    passed: Passed<'_>,
     dx: Option<&mut Tensor>,
     accumulate: bool,
     grads: &mut [Grads<'_>],
 ) -> Result<()> {
+    let (Ctx { dev, precision }, Passed { x, h, linears, dys }) = (ctx, passed);
     check(x, linears)?;
     let total = total_rank(linears);
     if dys.len() != linears.len() || grads.len() != linears.len() || (total > 0) != h.is_some() {
@@ -231,7 +250,7 @@ pub fn backward(
     }
     match dev {
         Device::Reference(_) => reference::backward(x, linears, dys, dx, accumulate, grads),
-        Device::Cpu(c) => cpu::backward(dev, c, precision, x, h, linears, dys, dx, accumulate, grads),
+        Device::Cpu(cpu) => cpu::backward(On { dev, cpu, precision }, passed, dx, accumulate, grads),
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A group at a time, rows split over the threads; `dw` splits columns.
 
-use super::{Groups, RmsNorm};
+use super::{Applied, RmsNorm};
 use crate::cpu::math::dot;
 use crate::cpu::out::Out;
 use crate::cpu::words::Mat;
@@ -35,7 +35,8 @@ per_isa! {
     }
 }
 
-pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], groups: Groups, norm: RmsNorm, y: &mut Tensor) {
+pub(super) fn forward(cpu: &Cpu, x: &Tensor, of: Applied<'_>, y: &mut Tensor) {
+    let Applied { w, groups, norm } = of;
     let (d, isa, y) = (groups.width, cpu.isa(), Out::from(y));
     groups.each(cpu, x, |i, at, row, spare| {
         // SAFETY: every group belongs to one task.
@@ -46,13 +47,12 @@ pub(super) fn forward(cpu: &Cpu, x: &Tensor, w: &[f32], groups: Groups, norm: Rm
 pub(super) fn backward(
     cpu: &Cpu,
     x: &Tensor,
-    w: &[f32],
-    groups: Groups,
-    norm: RmsNorm,
+    of: Applied<'_>,
     dy: &[f32],
     dx: &mut [f32],
     dw: Option<&mut Tensor>,
 ) {
+    let Applied { w, groups, norm } = of;
     let (d, isa, mat) = (groups.width, cpu.isa(), Mat::from(x));
     let mut inverse = cpu.pool().take(x.rows() * groups.count);
     let (dx, r) = (SharedMut::new(dx), SharedMut::new(inverse.f32_mut()));

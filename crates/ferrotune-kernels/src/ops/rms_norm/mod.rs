@@ -21,6 +21,14 @@ pub struct RmsNorm {
     pub offset: f32,
 }
 
+/// A norm with its weight and the groups that it divides rows into.
+#[derive(Clone, Copy)]
+struct Applied<'a> {
+    w: &'a [f32],
+    groups: Groups,
+    norm: RmsNorm,
+}
+
 /// `x` `[T, D]` (f32 or bf16); `w` `[1, width]`, or `[1, D]` if every group has its own; gives `y` `[T, D]`
 /// in `dtype`.
 pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, norm: RmsNorm, dtype: DType) -> Result<Tensor> {
@@ -28,7 +36,7 @@ pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, norm: RmsNorm, dtype: DType
     let mut y = dev.uninit(x.rows(), x.cols(), dtype);
     match dev {
         Device::Reference(_) => reference::forward(x, w.f32(), groups, norm, &mut y),
-        Device::Cpu(c) => cpu::forward(c, x, w.f32(), groups, norm, &mut y),
+        Device::Cpu(c) => cpu::forward(c, x, Applied { w: w.f32(), groups, norm }, &mut y),
     }
     Ok(y)
 }
@@ -51,7 +59,10 @@ pub fn backward(
     }
     match dev {
         Device::Reference(_) => reference::backward(x, w.f32(), groups, norm, dy.f32(), dx.f32_mut(), dw),
-        Device::Cpu(c) => cpu::backward(c, x, w.f32(), groups, norm, dy.f32(), dx.f32_mut(), dw),
+        Device::Cpu(c) => {
+            let of = Applied { w: w.f32(), groups, norm };
+            cpu::backward(c, x, of, dy.f32(), dx.f32_mut(), dw);
+        }
     }
     Ok(())
 }

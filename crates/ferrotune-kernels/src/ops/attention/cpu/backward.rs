@@ -4,7 +4,10 @@
 //! batch, so its tasks are smaller: a query head each, whose dK and dV are added up afterwards.
 
 use super::rows::{cap_row, cap_slope_row, dot_row, gradient_row, scale_row};
-use super::{Heads, Keys, Plan, Queries, Segment, TILE, head, key_tiles, query_tiles, trees, visible_part};
+use super::{
+    Attention, Heads, Keys, Outputs, Plan, Queries, Sinks, TILE, head, key_tiles, query_tiles, trees,
+    visible_part,
+};
 use crate::cpu::left::{columns_to_words, rows_to_words};
 use crate::cpu::panel::scratch_words;
 use crate::cpu::words::Mat;
@@ -15,13 +18,11 @@ use crate::tensor::{Buffer, Tensor};
 pub(in super::super) fn backward(
     cpu: &Cpu,
     precision: Precision,
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-    (o, lse): (&Tensor, &Tensor),
-    d_o: &Tensor,
-    segments: &[Segment],
-    heads: Heads,
-    (dq, dk, dv): (&mut Tensor, &mut Tensor, &mut Tensor),
+    attention: Attention<'_>,
+    outputs: Outputs<'_>,
+    sinks: Sinks<'_>,
 ) {
+    let (Attention { k, v, segments, heads, .. }, Sinks { dq, dk, dv }) = (attention, sinks);
     let plan = Plan::new(cpu, precision, heads);
     let mut tile_of = Vec::new();
     let trees: Vec<_> = trees(segments).collect();
@@ -35,7 +36,7 @@ pub(in super::super) fn backward(
         longest = longest.max(tiles);
     }
     let parts = if trees.len() < segments.len() { heads.q } else { heads.kv };
-    let inputs = Inputs { plan, segments, tile_of: &tile_of, q, k, v, o, lse: lse.f32(), d_o };
+    let inputs = Inputs { plan, attention, tile_of: &tile_of, outputs };
     let scratch = || Scratch::new(&plan, cpu, longest);
     let dq = SharedMut::new(dq.f32_mut());
     let run = |dk: &mut [f32], dv: &mut [f32]| {
@@ -82,15 +83,10 @@ fn add_heads(cpu: &Cpu, wide: &[f32], heads: Heads, sum: &mut Tensor) {
 /// What all tasks read.
 struct Inputs<'a> {
     plan: Plan,
-    segments: &'a [Segment],
+    attention: Attention<'a>,
     /// The number of each segment's first tile of keys in its tree.
     tile_of: &'a [usize],
-    q: &'a Tensor,
-    k: &'a Tensor,
-    v: &'a Tensor,
-    o: &'a Tensor,
-    lse: &'a [f32],
-    d_o: &'a Tensor,
+    outputs: Outputs<'a>,
 }
 
 /// A thread's buffers.
@@ -153,16 +149,16 @@ impl Scratch {
         let mut tiles = 0;
         for s in tree.clone() {
             self.pack(x, s, part * count / group);
-            tiles = x.tile_of[s] + x.segments[s].k_len.div_ceil(TILE);
+            tiles = x.tile_of[s] + x.attention.segments[s].k_len.div_ceil(TILE);
         }
         self.dk.f32_mut()[..tiles * TILE * d].fill(0.0);
         self.dv.f32_mut()[..tiles * TILE * d].fill(0.0);
         let width = heads.q * d;
         for h in part * count..(part + 1) * count {
             for s in tree.clone() {
-                for queries in query_tiles(x.segments, s) {
+                for queries in query_tiles(x.attention.segments, s) {
                     self.load(x, h, queries);
-                    for keys in key_tiles(x.segments, s, heads, queries) {
+                    for keys in key_tiles(x.attention.segments, s, heads, queries) {
                         self.pair(x, h, queries, keys);
                     }
                     let dq_tile = &mut self.dq.f32_mut()[..queries.m * d];
@@ -179,9 +175,9 @@ impl Scratch {
 
     /// Packs keys and values of a segment.
     fn pack(&mut self, x: &Inputs<'_>, s: usize, g: usize) {
-        let (plan, seg, d) = (x.plan, &x.segments[s], x.plan.heads.dim);
+        let (plan, seg, d) = (x.plan, &x.attention.segments[s], x.plan.heads.dim);
         let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
-        let (k, v, scratch) = (head(x.k, g, d), head(x.v, g, d), self.pack.f32_mut());
+        let (k, v, scratch) = (head(x.attention.k, g, d), head(x.attention.v, g, d), self.pack.f32_mut());
         for t in 0..seg.k_len.div_ceil(TILE) {
             let (row, n, at) = (seg.k_start + t * TILE, (seg.k_len - t * TILE).min(TILE), x.tile_of[s] + t);
             plan.pack_keys(k, row, n, scratch, &mut self.keys.f32_mut()[at * key_step..]);
@@ -194,12 +190,12 @@ impl Scratch {
     fn load(&mut self, x: &Inputs<'_>, h: usize, q: Queries) {
         let (plan, d) = (x.plan, x.plan.heads.dim);
         let pack = self.pack.f32_mut();
-        self.query.load(&plan, head(x.q, h, d), q.row, q.m, plan.heads.scale, pack);
-        self.grad.load(&plan, head(x.d_o, h, d), q.row, q.m, 1.0, pack);
+        self.query.load(&plan, head(x.attention.q, h, d), q.row, q.m, plan.heads.scale, pack);
+        self.grad.load(&plan, head(x.outputs.d_o, h, d), q.row, q.m, 1.0, pack);
         self.dq.f32_mut()[..q.m * d].fill(0.0);
         let output = &mut self.output.f32_mut()[..d];
         for i in 0..q.m {
-            head(x.o, h, d).read(plan.isa, q.row + i, 0, output);
+            head(x.outputs.o, h, d).read(plan.isa, q.row + i, 0, output);
             self.delta[i] = dot_row(plan.isa, output, &self.grad.rows.f32()[i * d..][..d]);
         }
     }
@@ -208,6 +204,7 @@ impl Scratch {
     fn pair(&mut self, x: &Inputs<'_>, h: usize, q: Queries, k: Keys) {
         let (plan, d, m, n) = (x.plan, x.plan.heads.dim, q.m, k.n);
         let (isa, kind, heads) = (plan.isa, plan.kind, plan.heads);
+        let lse = x.outputs.lse.f32();
         let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
         let t = x.tile_of[k.place.0] + k.place.1;
         let (s, ds) = (self.scores.f32_mut(), self.dscores.f32_mut());
@@ -221,7 +218,7 @@ impl Scratch {
                 row[part.end..].fill(0.0);
             }
             let (s, ds) = (&mut s[part.clone()], &mut ds[part]);
-            let (lse, delta) = (x.lse[h * x.q.rows() + q.row + i], self.delta[i]);
+            let (lse, delta) = (lse[h * x.attention.q.rows() + q.row + i], self.delta[i]);
             match heads.cap {
                 None => gradient_row(isa, s, ds, lse, delta),
                 Some(cap) => {
@@ -234,9 +231,9 @@ impl Scratch {
             }
         }
         let (left, at) = (self.left.f32_mut(), t * TILE * d);
-        columns_to_words(isa, kind, Mat::F32(s, TILE), 1.0, 0..n, m, left);
+        columns_to_words(isa, kind, Mat::F32(s, TILE), 0..n, m, left);
         plan.times_rows(m, left, self.grad.right.f32(), &mut self.dv.f32_mut()[at..], n);
-        columns_to_words(isa, kind, Mat::F32(ds, TILE), 1.0, 0..n, m, left);
+        columns_to_words(isa, kind, Mat::F32(ds, TILE), 0..n, m, left);
         plan.times_rows(m, left, self.query.right.f32(), &mut self.dk.f32_mut()[at..], n);
         rows_to_words(isa, kind, ds, TILE, m, n, left);
         plan.times_rows(n, left, &self.key_rows.f32()[t * row_step..], &mut self.dq.f32_mut()[..m * d], m);
@@ -251,7 +248,7 @@ impl Scratch {
         dk: &SharedMut<'_, f32>,
         dv: &SharedMut<'_, f32>,
     ) {
-        let (d, seg) = (x.plan.heads.dim, &x.segments[s]);
+        let (d, seg) = (x.plan.heads.dim, &x.attention.segments[s]);
         for j in 0..seg.k_len {
             let at = ((seg.k_start + j) * parts + part) * d;
             let from = (x.tile_of[s] * TILE + j) * d;

@@ -1,7 +1,7 @@
 //! The forward keeps a running maximum and sum per query (Milakov and Gimelshein 2018; Dao et al. 2022).
 
 use super::rows::{cap_row, scale_row, softmax_row};
-use super::{Heads, Plan, Segment, TILE, head, key_tiles, query_tiles, visible_part};
+use super::{Attention, Plan, TILE, head, key_tiles, query_tiles, visible_part};
 use crate::cpu::left::rows_to_words;
 use crate::cpu::panel::scratch_words;
 use crate::cpu::{Cpu, SharedMut};
@@ -17,18 +17,15 @@ struct PackedKv {
 pub(in super::super) fn forward(
     cpu: &Cpu,
     precision: Precision,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    segments: &[Segment],
-    heads: Heads,
+    x: Attention<'_>,
     o: &mut Tensor,
     lse: &mut Tensor,
 ) {
+    let Attention { q, segments, heads, .. } = x;
     let plan = Plan::new(cpu, precision, heads);
     let (d, group, rows, width) = (heads.dim, heads.q / heads.kv, q.rows(), q.cols());
     let (key_step, value_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
-    let packed = pack(cpu, plan, (k, v), segments);
+    let packed = pack(cpu, plan, x);
 
     let tiles = |s| query_tiles(segments, s);
     let tasks: Vec<_> = (0..segments.len())
@@ -86,7 +83,8 @@ pub(in super::super) fn forward(
 }
 
 /// Keys and values of every segment and kv head, the kv heads of a segment side by side.
-fn pack(cpu: &Cpu, plan: Plan, (k, v): (&Tensor, &Tensor), segments: &[Segment]) -> Vec<PackedKv> {
+fn pack(cpu: &Cpu, plan: Plan, x: Attention<'_>) -> Vec<PackedKv> {
+    let Attention { k, v, segments, .. } = x;
     let (d, kv_heads) = (plan.heads.dim, plan.heads.kv);
     let (key_step, value_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
     let tiles = segments.iter().flat_map(|s| (0..kv_heads).map(|_| s.k_len.div_ceil(TILE)));

@@ -10,8 +10,8 @@ mod rows;
 
 use std::ops::Range;
 
-use super::{Heads, Run, Segment, runs, trees, within};
-use crate::cpu::microkernel::{Micro, PANEL, pick, tile};
+use super::{Attention, Heads, Outputs, Run, Segment, Sinks, runs, trees, within};
+use crate::cpu::microkernel::{Micro, PANEL, Product, multiply, pick};
 use crate::cpu::panel::{Packing, pack_panel};
 use crate::cpu::words::{Mat, Words};
 use crate::cpu::{Cpu, Isa};
@@ -72,7 +72,10 @@ impl Plan {
     /// `C [m, n] = A B` for rows of 64 where B was packed by [`Plan::pack_keys`].
     fn times_keys(&self, a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize) {
         let words = self.kind.count(self.heads.dim);
-        tile(self.micro, words, a, words, b, c, TILE, m, n, false);
+        multiply(
+            self.micro,
+            Product { words, a, lda: words, b, c, ldc: TILE, rows: m, cols: n, accumulate: false },
+        );
     }
 
     /// `C [m, dim] (+)= A B` where B was packed by [`Plan::pack_rows`] with a reduction of `k`.
@@ -80,7 +83,11 @@ impl Plan {
         let (words, d) = (self.kind.count(k), self.heads.dim);
         for (p, col) in (0..d).step_by(PANEL).enumerate() {
             let cols = (d - col).min(PANEL);
-            tile(self.micro, words, a, words, &b[p * PANEL * words..], &mut c[col..], d, m, cols, true);
+            let (b, c) = (&b[p * PANEL * words..], &mut c[col..]);
+            multiply(
+                self.micro,
+                Product { words, a, lda: words, b, c, ldc: d, rows: m, cols, accumulate: true },
+            );
         }
     }
 }
