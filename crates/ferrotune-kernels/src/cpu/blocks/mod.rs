@@ -1,10 +1,19 @@
-//! Products of a few vectors with rows of a block-quantized weight, multiplied as they are stored: what decoding a token
-//! at a time reads is then the blocks alone. The vectors stay f32; in bf16 precision they become bf16 where the instruction
-//! set multiplies it (`pairs`), and numbers of 16 bits on AVX2 (`fixed`).
+//! Products of one to four vectors with rows of a block-quantized weight, multiplied as they are stored: what decoding a token
+//! at a time reads is then the blocks alone. Nothing else is in here, and nothing but `ops/linear/few.rs` needs it: without it
+//! decoding would be slower and everything else as it is.
 //!
-//! A block of scale `d` and minimum `m` adds `d (q . x) + m sum(x)`; the sums of x are made once for all rows. Every
-//! format is written once, with the sixteen values that [`lanes::Lanes`] stands for; the order of a sum depends on the
-//! format alone.
+//! There are three ways, each with its own form of the vectors, and a [`rows::RowProduct`] for what it does with a row:
+//!
+//! - sixteen f32 values at a time (`formats`, with the registers of each instruction set in `lanes`, `x86` and `arm`): every
+//!   format on every CPU;
+//! - pairs of bf16 (`pairs`): in bf16 precision where the instruction set multiplies it;
+//! - whole numbers of 16 bits (`fixed`): in bf16 precision on AVX2.
+//!
+//! A block of scale `d` and minimum `m` adds `d (q . x) + m sum(x)`; the sums of x are made once for all rows. The order of a
+//! sum depends on the format and the way alone, not on the number of vectors.
+
+use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::math::sum;
 use super::{Cpu, Isa};
@@ -23,10 +32,12 @@ mod formats;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+mod rows;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use lanes::{Lanes, Plain};
+use rows::{Blocks, RowProduct};
 
 /// Most vectors.
 pub(crate) const FEW: usize = 4;
@@ -41,11 +52,11 @@ pub(crate) type Results = [[f32; RUN]; FEW];
 enum Rows<'a> {
     FourBit(&'a FourBit),
     Int8(&'a Int8Rows),
-    Q4_0(&'a [Q4_0]),
-    Q4_1(&'a [Q4_1]),
-    Q8_0(&'a [Q8_0]),
-    Q4K(&'a [Q4K]),
-    Q6K(&'a [Q6K]),
+    Q4_0(Blocks<'a, Q4_0>),
+    Q4_1(Blocks<'a, Q4_1>),
+    Q8_0(Blocks<'a, Q8_0>),
+    Q4K(Blocks<'a, Q4K>),
+    Q6K(Blocks<'a, Q6K>),
 }
 
 /// A weight with the vectors that its rows will be multiplied with.
@@ -79,13 +90,13 @@ impl<'a> Products<'a> {
             Storage::FourBit(bits) if k.is_multiple_of(32) => Rows::FourBit(bits),
             Storage::Int8(rows) => Rows::Int8(rows),
             Storage::Gguf(kind, bytes) => {
-                let bytes = bytes.as_slice();
+                let (bytes, per_row) = (bytes.as_slice(), k / kind.block_len());
                 match kind {
-                    GgufType::Q4_0 => Rows::Q4_0(blocks_of(bytes)),
-                    GgufType::Q4_1 => Rows::Q4_1(blocks_of(bytes)),
-                    GgufType::Q8_0 => Rows::Q8_0(blocks_of(bytes)),
-                    GgufType::Q4K => Rows::Q4K(blocks_of(bytes)),
-                    GgufType::Q6K => Rows::Q6K(blocks_of(bytes)),
+                    GgufType::Q4_0 => Rows::Q4_0(Blocks::new(blocks_of(bytes), per_row)),
+                    GgufType::Q4_1 => Rows::Q4_1(Blocks::new(blocks_of(bytes), per_row)),
+                    GgufType::Q8_0 => Rows::Q8_0(Blocks::new(blocks_of(bytes), per_row)),
+                    GgufType::Q4K => Rows::Q4K(Blocks::new(blocks_of(bytes), per_row)),
+                    GgufType::Q6K => Rows::Q6K(Blocks::new(blocks_of(bytes), per_row)),
                     _ => return None,
                 }
             }
@@ -155,95 +166,82 @@ impl<'a> Products<'a> {
     /// The products with rows `first..first + n`.
     pub(crate) fn run(&self, first: usize, n: usize, out: &mut Results) {
         assert!(n <= RUN && first + n <= self.n, "rows outside the weight");
+        let rows = first..first + n;
         #[cfg(target_arch = "x86_64")]
         if let Some(pairs) = &self.pairs {
             // SAFETY: an `Isa` in use was checked against the CPU by `Cpu::new`, and these vectors are made for one with bf16
             // and for these rows, which `first + n` does not leave.
-            return unsafe { pairs.run(self.rows, (self.m, self.k), first, n, out) };
+            return unsafe { pairs.run(self.rows, (self.m, self.k), rows, out) };
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(fixed) = &self.fixed {
             // SAFETY: as above, for one with AVX2.
-            return unsafe { fixed.run(self.rows, (self.m, self.k), first, n, out) };
+            return unsafe { fixed.run(self.rows, (self.m, self.k), rows, out) };
         }
         match self.isa {
             // SAFETY: any CPU has what plain Rust needs.
-            Isa::Portable => unsafe { self.few::<Plain>(first, n, out) },
+            Isa::Portable => unsafe { self.in_lanes::<Plain>(rows, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` in use was checked against the CPU by `Cpu::new`.
-            Isa::Avx2 => unsafe { self.narrow(first, n, out) },
+            Isa::Avx2 => unsafe { self.narrow(rows, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { self.wide(first, n, out) },
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { self.wide(rows, out) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: every 64-bit Arm has NEON.
-            Isa::Neon => unsafe { self.few::<arm::Quad>(first, n, out) },
+            Isa::Neon => unsafe { self.in_lanes::<arm::Quad>(rows, out) },
             // SAFETY: as for `Portable`.
-            _ => unsafe { self.few::<Plain>(first, n, out) },
+            _ => unsafe { self.in_lanes::<Plain>(rows, out) },
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn narrow(&self, first: usize, n: usize, out: &mut Results) {
+    fn narrow(&self, rows: Range<usize>, out: &mut Results) {
         // SAFETY: the instruction set is that of this function.
-        unsafe { self.few::<x86::Narrow>(first, n, out) }
+        unsafe { self.in_lanes::<x86::Narrow>(rows, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    fn wide(&self, first: usize, n: usize, out: &mut Results) {
+    fn wide(&self, rows: Range<usize>, out: &mut Results) {
         // SAFETY: the instruction set is that of this function.
-        unsafe { self.few::<x86::Wide>(first, n, out) }
+        unsafe { self.in_lanes::<x86::Wide>(rows, out) }
     }
 
     /// # Safety
     /// The instruction set of `L`.
     #[inline(always)]
-    unsafe fn few<L: Lanes>(&self, first: usize, n: usize, out: &mut Results) {
-        // SAFETY: contract of the function.
-        unsafe {
-            match self.m {
-                1 => self.each::<L, 1>(first, n, out),
-                2 => self.each::<L, 2>(first, n, out),
-                3 => self.each::<L, 3>(first, n, out),
-                _ => self.each::<L, 4>(first, n, out),
-            }
-        }
+    unsafe fn in_lanes<L: Lanes>(&self, rows: Range<usize>, out: &mut Results) {
+        // SAFETY: contract of the function; blocks and vectors are those of whole rows.
+        unsafe { rows::run(&mut InLanes(self, PhantomData::<L>), self.m, rows, out) }
     }
+}
 
-    /// # Safety
-    /// The instruction set of `L`; there are `M` vectors.
+/// Sixteen f32 values at a time.
+struct InLanes<'p, 'a, L>(&'p Products<'a>, PhantomData<L>);
+
+impl<L: Lanes> RowProduct for InLanes<'_, '_, L> {
     #[inline(always)]
-    unsafe fn each<L: Lanes, const M: usize>(&self, first: usize, n: usize, out: &mut Results) {
-        let k = self.k;
+    unsafe fn row<const M: usize>(&mut self, row: usize) -> [f32; M] {
+        let (p, k) = (self.0, self.0.k);
         let x = formats::Vectors::<M> {
-            values: self.split.as_ref().map_or(self.x, Buffer::f32).as_ptr(),
-            sums: self.sums.as_ref().map_or(std::ptr::null(), |s| s.f32().as_ptr()),
+            values: p.split.as_ref().map_or(p.x, Buffer::f32).as_ptr(),
+            sums: p.sums.as_ref().map_or(std::ptr::null(), |s| s.f32().as_ptr()),
             k,
         };
-        /// The blocks of a row.
-        fn of<B>(blocks: &[B], row: usize, k: usize, len: usize) -> &[B] {
-            &blocks[row * (k / len)..][..k / len]
-        }
-        for j in 0..n {
-            let row = first + j;
-            // SAFETY: contract of the function; blocks and vectors are those of a whole row.
-            let y: [f32; M] = unsafe {
-                match self.rows {
-                    Rows::FourBit(bits) => formats::four_bit::<L, M>(bits, row * k, x),
-                    Rows::Int8(rows) => {
-                        formats::int8::<L, M>(&rows.codes()[row * k..][..k], rows.absmax()[row], x)
-                    }
-                    Rows::Q4_0(b) => formats::q4_0::<L, M>(of(b, row, k, 32), x),
-                    Rows::Q4_1(b) => formats::q4_1::<L, M>(of(b, row, k, 32), x),
-                    Rows::Q8_0(b) => formats::q8_0::<L, M>(of(b, row, k, 32), x),
-                    Rows::Q4K(b) => formats::q4_k::<L, M>(of(b, row, k, 256), x),
-                    Rows::Q6K(b) => formats::q6_k::<L, M>(of(b, row, k, 256), x),
+        // SAFETY: contract of the trait; blocks and vectors are those of a whole row.
+        unsafe {
+            match p.rows {
+                Rows::FourBit(bits) => formats::four_bit::<L, M>(bits, row * k, x),
+                Rows::Int8(rows) => {
+                    formats::int8::<L, M>(&rows.codes()[row * k..][..k], rows.absmax()[row], x)
                 }
-            };
-            for i in 0..M {
-                out[i][j] = y[i];
+                Rows::Q4_0(blocks) => formats::q4_0::<L, M>(blocks.row(row), x),
+                Rows::Q4_1(blocks) => formats::q4_1::<L, M>(blocks.row(row), x),
+                Rows::Q8_0(blocks) => formats::q8_0::<L, M>(blocks.row(row), x),
+                Rows::Q4K(blocks) => formats::q4_k::<L, M>(blocks.row(row), x),
+                Rows::Q6K(blocks) => formats::q6_k::<L, M>(blocks.row(row), x),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::super::rows::Blocks;
 use super::{CODE, Factors, Format, GROUP, UNIT};
 use crate::cpu::blocks::formats::heads;
 use crate::cpu::blocks::lanes::Lanes;
@@ -277,49 +278,14 @@ impl Block for Q8_0 {
     }
 }
 
-/// Rows of blocks.
-pub(super) struct Run<'a, B> {
-    blocks: &'a [B],
-    per_row: usize,
-}
-
-impl<'a, B> Run<'a, B> {
-    /// Of blocks of `units` units.
-    pub(super) fn new(blocks: &'a [B], k: usize, units: usize) -> Self {
-        Run { blocks, per_row: k / (units * UNIT) }
-    }
-
-    /// Where the first row begins, and the bytes of a row.
-    #[inline(always)]
-    fn place(&self) -> (*const u8, usize) {
-        (self.blocks.as_ptr().cast(), self.per_row * size_of::<B>())
-    }
-
-    /// `count` blocks of a row from `first` on.
-    #[inline(always)]
-    fn some(&self, row: usize, first: usize, count: usize) -> &'a [B] {
-        &self.blocks[row * self.per_row + first..][..count]
-    }
-
-    /// A block of a row.
-    ///
-    /// # Safety
-    /// It is inside.
-    #[inline(always)]
-    unsafe fn one(&self, row: usize, block: usize) -> &'a B {
-        // SAFETY: contract of the function.
-        unsafe { self.blocks.get_unchecked(row * self.per_row + block) }
-    }
-}
-
-impl<B: Block> Format for Run<'_, B> {
+impl<B: Block> Format for Blocks<'_, B> {
     type Values = [__m256i; 2];
     const ORDER: &'static [u8] = &IN_ORDER;
     const MINIMA: bool = B::MINIMUM;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
-        Run::place(self)
+        Blocks::place(*self)
     }
 
     #[inline(always)]
@@ -336,17 +302,17 @@ impl<B: Block> Format for Run<'_, B> {
 }
 
 /// Units of a block of 256 values.
-pub(super) const PER_BLOCK: usize = 8;
+const PER_BLOCK: usize = 8;
 
 /// 32 values have a scale and a minimum, each of six bits.
-impl Format for Run<'_, Q4K> {
+impl Format for Blocks<'_, Q4K> {
     type Values = [__m256i; 2];
     const ORDER: &'static [u8] = &IN_ORDER;
     const MINIMA: bool = true;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
-        Run::place(self)
+        Blocks::place(*self)
     }
 
     #[inline(always)]
@@ -383,14 +349,14 @@ impl Format for Run<'_, Q4K> {
 }
 
 /// 16 values have a scale of eight bits.
-impl Format for Run<'_, Q6K> {
+impl Format for Blocks<'_, Q6K> {
     type Values = [__m256i; 2];
     const ORDER: &'static [u8] = &IN_ORDER;
     const HALVES: bool = true;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
-        Run::place(self)
+        Blocks::place(*self)
     }
 
     #[inline(always)]

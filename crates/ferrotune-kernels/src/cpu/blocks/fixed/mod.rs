@@ -6,15 +6,17 @@
 //! eight, of numbers up to [`MOST`] and [`CODE`].
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{FEW, Results, Rows};
+use super::rows::{RowProduct, run};
+use super::{Results, Rows};
 use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::{Cpu, Isa, per_isa};
 use crate::tensor::Buffer;
 
 mod formats;
 
-use formats::{Bytes, FourBits, PER_BLOCK, Run};
+use formats::{Bytes, FourBits};
 
 /// Values of a unit of most formats.
 const UNIT: usize = 32;
@@ -128,7 +130,7 @@ impl Vectors {
         Some(Vectors { values, scales, sums })
     }
 
-    /// The products of `m` vectors of `k` values with rows `first..first + n`.
+    /// The products of `m` vectors of `k` values with a range of rows.
     ///
     /// # Safety
     /// AVX2, FMA and F16C; these vectors were made for the rows, which are inside.
@@ -137,78 +139,53 @@ impl Vectors {
         &self,
         rows: Rows<'_>,
         (m, k): (usize, usize),
-        first: usize,
-        n: usize,
+        range: Range<usize>,
         out: &mut Results,
     ) {
         // SAFETY: contract of the function.
         unsafe {
             match rows {
-                Rows::FourBit(bits) => self.few(&FourBits::new(bits, k), m, k, first, n, out),
-                Rows::Int8(rows) => self.few(&Bytes::new(rows, k), m, k, first, n, out),
-                Rows::Q4_0(blocks) => self.few(&Run::new(blocks, k, 1), m, k, first, n, out),
-                Rows::Q4_1(blocks) => self.few(&Run::new(blocks, k, 1), m, k, first, n, out),
-                Rows::Q8_0(blocks) => self.few(&Run::new(blocks, k, 1), m, k, first, n, out),
-                Rows::Q4K(blocks) => self.few(&Run::new(blocks, k, PER_BLOCK), m, k, first, n, out),
-                Rows::Q6K(blocks) => self.few(&Run::new(blocks, k, PER_BLOCK), m, k, first, n, out),
+                Rows::FourBit(bits) => run(&mut self.of(FourBits::new(bits, k), k), m, range, out),
+                Rows::Int8(rows) => run(&mut self.of(Bytes::new(rows, k), k), m, range, out),
+                Rows::Q4_0(blocks) => run(&mut self.of(blocks, k), m, range, out),
+                Rows::Q4_1(blocks) => run(&mut self.of(blocks, k), m, range, out),
+                Rows::Q8_0(blocks) => run(&mut self.of(blocks, k), m, range, out),
+                Rows::Q4K(blocks) => run(&mut self.of(blocks, k), m, range, out),
+                Rows::Q6K(blocks) => run(&mut self.of(blocks, k), m, range, out),
             }
         }
     }
 
-    /// # Safety
-    /// As for [`Vectors::run`].
-    #[inline(always)]
-    unsafe fn few<F: Format>(
-        &self,
-        format: &F,
-        m: usize,
-        k: usize,
-        first: usize,
-        n: usize,
-        out: &mut Results,
-    ) {
-        // SAFETY: contract of the function.
-        unsafe {
-            // A loop, as a closure would not be compiled for the instruction set.
-            for j in 0..n {
-                match m {
-                    1 => self.row::<F, 1>(format, k, first, j, out),
-                    2 => self.row::<F, 2>(format, k, first, j, out),
-                    3 => self.row::<F, 3>(format, k, first, j, out),
-                    _ => self.row::<F, FEW>(format, k, first, j, out),
-                }
-            }
-        }
+    fn of<F: Format>(&self, format: F, k: usize) -> Product<'_, F> {
+        Product { vectors: self, format, k }
     }
+}
 
-    /// Row `first + j` with all vectors; the order of a sum does not depend on their number.
-    ///
-    /// # Safety
-    /// As for [`Vectors::run`]; there are `M` vectors.
+/// The vectors beside rows of a format.
+struct Product<'v, F> {
+    vectors: &'v Vectors,
+    format: F,
+    k: usize,
+}
+
+impl<F: Format> RowProduct for Product<'_, F> {
     #[inline(always)]
-    unsafe fn row<F: Format, const M: usize>(
-        &self,
-        format: &F,
-        k: usize,
-        first: usize,
-        j: usize,
-        out: &mut Results,
-    ) {
-        let units = k / F::ORDER.len();
+    unsafe fn row<const M: usize>(&mut self, row: usize) -> [f32; M] {
+        let units = self.k / F::ORDER.len();
         let room = room_for(units);
-        let values = self.values.f32().as_ptr().cast::<i16>();
-        let (scales, of_units) = (self.scales.f32().as_ptr(), self.sums.f32().as_ptr());
-        // SAFETY: contract of the function; vectors have `k` values, and scales and sums in whole groups.
+        let values = self.vectors.values.f32().as_ptr().cast::<i16>();
+        let (scales, of_units) = (self.vectors.scales.f32().as_ptr(), self.vectors.sums.f32().as_ptr());
+        // SAFETY: contract of the trait; vectors have `k` values, and scales and sums in whole groups.
         unsafe {
-            let (start, row_bytes) = format.place();
-            ask(start.wrapping_add((first + j) * row_bytes + BYTES_AHEAD), row_bytes);
+            let (start, row_bytes) = self.format.place();
+            ask(start.wrapping_add(row * row_bytes + BYTES_AHEAD), row_bytes);
             // Two sums in turn: one chain of additions would be the longest in the loop.
             let (mut even, mut odd) = ([_mm256_setzero_ps(); M], [_mm256_setzero_ps(); M]);
             let mut least = [_mm256_setzero_ps(); M];
             let mut own = Factors { halves: [[0.0; GROUP]; 2], minima: [0.0; GROUP] };
             for group in (0..units).step_by(GROUP) {
                 let count = (units - group).min(GROUP);
-                format.factors(first + j, group, count, &mut own);
+                self.format.factors(row, group, count, &mut own);
                 let mut factors = [[[0.0; GROUP]; 2]; M];
                 for i in 0..M {
                     for eight in [0, 8] {
@@ -230,23 +207,25 @@ impl Vectors {
                 let x = values.add(group * F::ORDER.len());
                 let mut u = 0;
                 while u + 1 < count {
-                    let values = format.unit(first + j, group + u);
-                    add::<F, M>(&values, x, k, u, &factors, &mut even, &mut odd);
-                    let values = format.unit(first + j, group + u + 1);
-                    add::<F, M>(&values, x, k, u + 1, &factors, &mut odd, &mut even);
+                    let values = self.format.unit(row, group + u);
+                    add::<F, M>(&values, x, self.k, u, &factors, &mut even, &mut odd);
+                    let values = self.format.unit(row, group + u + 1);
+                    add::<F, M>(&values, x, self.k, u + 1, &factors, &mut odd, &mut even);
                     u += 2;
                 }
                 if u < count {
-                    let values = format.unit(first + j, group + u);
-                    add::<F, M>(&values, x, k, u, &factors, &mut even, &mut odd);
+                    let values = self.format.unit(row, group + u);
+                    add::<F, M>(&values, x, self.k, u, &factors, &mut even, &mut odd);
                 }
             }
+            let mut y = [0.0; M];
             for i in 0..M {
                 let all = _mm256_add_ps(_mm256_add_ps(even[i], odd[i]), least[i]);
                 let four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
                 let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                out[i][j] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two))) * (1.0 / F::ONE);
+                y[i] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two))) * (1.0 / F::ONE);
             }
+            y
         }
     }
 }

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
+use super::super::rows::Blocks;
 use super::{Format, UNIT, Unit};
 use crate::cpu::words::narrow_one;
 use crate::quant::FourBit;
@@ -132,38 +133,19 @@ unsafe fn by_block(two: __m128) -> __m512 {
     }
 }
 
-/// Blocks of 32 values, row after row.
-pub(super) struct Run<'a, B> {
-    blocks: &'a [B],
-    per_row: usize,
-}
-
-impl<'a, B> Run<'a, B> {
-    pub(super) fn new(blocks: &'a [B], k: usize) -> Self {
-        Run { blocks, per_row: k / 32 }
-    }
-
-    /// Where the first row begins, and the bytes of a row.
-    #[inline(always)]
-    fn place(&self) -> (*const u8, usize) {
-        (self.blocks.as_ptr().cast(), self.per_row * size_of::<B>())
-    }
-
-    /// The two blocks of a unit.
-    ///
-    /// # Safety
-    /// They are inside.
-    #[inline(always)]
-    unsafe fn two(&self, row: usize, unit: usize) -> (&'a B, &'a B) {
-        let at = row * self.per_row + 2 * unit;
-        // SAFETY: contract of the function.
-        unsafe { (self.blocks.get_unchecked(at), self.blocks.get_unchecked(at + 1)) }
-    }
+/// The two blocks of 32 values of a unit.
+///
+/// # Safety
+/// They are inside.
+#[inline(always)]
+unsafe fn two<'a, B>(blocks: Blocks<'a, B>, row: usize, unit: usize) -> (&'a B, &'a B) {
+    // SAFETY: contract of the function.
+    unsafe { (blocks.one(row, 2 * unit), blocks.one(row, 2 * unit + 1)) }
 }
 
 /// Blocks of 32 nibbles, the low ones first.
 pub(super) struct Nibbles<'a, B> {
-    run: Run<'a, B>,
+    blocks: Blocks<'a, B>,
     table: __m512i,
 }
 
@@ -171,13 +153,13 @@ impl<'a, B: Block> Nibbles<'a, B> {
     /// # Safety
     /// AVX-512.
     #[inline(always)]
-    pub(super) unsafe fn new(blocks: &'a [B], k: usize) -> Self {
+    pub(super) unsafe fn new(blocks: Blocks<'a, B>) -> Self {
         let mut values = [0.0; 16];
         for (i, value) in values.iter_mut().enumerate() {
             *value = i as f32 - B::LESS;
         }
         // SAFETY: contract of the function.
-        Nibbles { run: Run::new(blocks, k), table: unsafe { table(&values) } }
+        Nibbles { blocks, table: unsafe { table(&values) } }
     }
 }
 
@@ -219,14 +201,14 @@ impl<B: Block> Format for Nibbles<'_, B> {
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
-        self.run.place()
+        self.blocks.place()
     }
 
     #[inline(always)]
     unsafe fn unit(&self, row: usize, unit: usize) -> Unit {
         // SAFETY: contract of the trait: two blocks of the row, of 16 bytes of nibbles each.
         unsafe {
-            let (a, b) = self.run.two(row, unit);
+            let (a, b) = two(self.blocks, row, unit);
             let ((first, a), (second, b)) = (a.parts(), b.parts());
             let (a, b) = (_mm_loadu_si128(a.cast()), _mm_loadu_si128(b.cast()));
             let low = _mm512_cvtepu8_epi16(_mm256_set_m128i(b, a));
@@ -240,19 +222,19 @@ impl<B: Block> Format for Nibbles<'_, B> {
     }
 }
 
-impl Format for Run<'_, Q8_0> {
+impl Format for Blocks<'_, Q8_0> {
     const MINIMA: bool = false;
 
     #[inline(always)]
     fn place(&self) -> (*const u8, usize) {
-        Run::place(self)
+        Blocks::place(*self)
     }
 
     #[inline(always)]
     unsafe fn unit(&self, row: usize, unit: usize) -> Unit {
         // SAFETY: contract of the trait: two blocks of the row, of 32 bytes each.
         unsafe {
-            let (first, second) = self.two(row, unit);
+            let (first, second) = two(*self, row, unit);
             // Whole numbers up to 256 are numbers in bf16.
             let (a, b) = (first.qs.as_ptr(), second.qs.as_ptr());
             let words = [

@@ -5,8 +5,10 @@
 //! instructions, but the processor foresees four streams worse than one, and it is memory that is waited for.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{FEW, Results, Rows};
+use super::rows::{RowProduct, run};
+use super::{Results, Rows};
 use crate::ahead::{BYTES_AHEAD, ask};
 use crate::cpu::Cpu;
 use crate::cpu::words::narrow_one;
@@ -14,7 +16,7 @@ use crate::tensor::Buffer;
 
 mod formats;
 
-use formats::{FourBits, Nibbles, Run};
+use formats::{FourBits, Nibbles};
 
 /// Values of a unit.
 const UNIT: usize = 64;
@@ -92,7 +94,7 @@ impl Vectors {
         Some(Vectors { values, sums })
     }
 
-    /// The products of `m` vectors of `k` values with rows `first..first + n`.
+    /// The products of `m` vectors of `k` values with a range of rows.
     ///
     /// # Safety
     /// AVX-512 with BW, DQ, VL and BF16; these vectors were made for the rows, which are inside.
@@ -101,69 +103,44 @@ impl Vectors {
         &self,
         rows: Rows<'_>,
         (m, k): (usize, usize),
-        first: usize,
-        n: usize,
+        range: Range<usize>,
         out: &mut Results,
     ) {
         // SAFETY: contract of the function.
         unsafe {
             match rows {
-                Rows::FourBit(bits) => self.few(&mut FourBits::new(bits, k), m, k, first, n, out),
-                Rows::Q4_0(blocks) => self.few(&mut Nibbles::new(blocks, k), m, k, first, n, out),
-                Rows::Q4_1(blocks) => self.few(&mut Nibbles::new(blocks, k), m, k, first, n, out),
-                Rows::Q8_0(blocks) => self.few(&mut Run::new(blocks, k), m, k, first, n, out),
+                Rows::FourBit(bits) => run(&mut self.of(FourBits::new(bits, k), k), m, range, out),
+                Rows::Q4_0(blocks) => run(&mut self.of(Nibbles::new(blocks), k), m, range, out),
+                Rows::Q4_1(blocks) => run(&mut self.of(Nibbles::new(blocks), k), m, range, out),
+                Rows::Q8_0(blocks) => run(&mut self.of(blocks, k), m, range, out),
                 _ => unreachable!("vectors are made for these formats alone"),
             }
         }
     }
 
-    /// # Safety
-    /// As for [`Vectors::run`].
-    #[inline(always)]
-    unsafe fn few<F: Format>(
-        &self,
-        format: &mut F,
-        m: usize,
-        k: usize,
-        first: usize,
-        n: usize,
-        out: &mut Results,
-    ) {
-        // SAFETY: contract of the function.
-        unsafe {
-            // A loop, as a closure would not be compiled for the instruction set.
-            for j in 0..n {
-                match m {
-                    1 => self.row::<F, 1>(format, k, first, j, out),
-                    2 => self.row::<F, 2>(format, k, first, j, out),
-                    3 => self.row::<F, 3>(format, k, first, j, out),
-                    _ => self.row::<F, FEW>(format, k, first, j, out),
-                }
-            }
-        }
+    fn of<F: Format>(&self, format: F, k: usize) -> Product<'_, F> {
+        Product { vectors: self, format, k }
     }
+}
 
-    /// Row `first + j` with all vectors; the order of a sum does not depend on their number.
-    ///
-    /// # Safety
-    /// As for [`Vectors::run`]; there are `M` vectors.
+/// The vectors beside rows of a format.
+struct Product<'v, F> {
+    vectors: &'v Vectors,
+    format: F,
+    k: usize,
+}
+
+impl<F: Format> RowProduct for Product<'_, F> {
     #[inline(always)]
-    unsafe fn row<F: Format, const M: usize>(
-        &self,
-        format: &mut F,
-        k: usize,
-        first: usize,
-        j: usize,
-        out: &mut Results,
-    ) {
-        let units = k / UNIT;
-        let values = self.values.f32().as_ptr();
-        let of_blocks = self.sums.as_ref().map_or(std::ptr::null(), |sums| sums.f32().as_ptr());
-        // SAFETY: contract of the function; a unit is 32 words of a vector, and four of its sums.
+    unsafe fn row<const M: usize>(&mut self, row: usize) -> [f32; M] {
+        let units = self.k / UNIT;
+        let values = self.vectors.values.f32().as_ptr();
+        let of_blocks = self.vectors.sums.as_ref().map_or(std::ptr::null(), |sums| sums.f32().as_ptr());
+        // SAFETY: contract of the trait; a unit is 32 words of a vector, and four of its sums.
         unsafe {
-            format.begin(first + j);
-            let (start, row_bytes) = format.place();
-            ask(start.wrapping_add((first + j) * row_bytes + BYTES_AHEAD), row_bytes);
+            self.format.begin(row);
+            let (start, row_bytes) = self.format.place();
+            ask(start.wrapping_add(row * row_bytes + BYTES_AHEAD), row_bytes);
             let mut sums = [_mm512_setzero_ps(); M];
             let mut least = [_mm_setzero_ps(); M];
             for u in 0..units {
@@ -173,7 +150,7 @@ impl Vectors {
                     x[0] = pairs(_mm512_loadu_si512(at.cast()));
                     x[1] = pairs(_mm512_loadu_si512(at.add(16).cast()));
                 }
-                let Unit { words, scale, minima } = format.unit(first + j, u);
+                let Unit { words, scale, minima } = self.format.unit(row, u);
                 for i in 0..M {
                     let part = _mm512_dpbf16_ps(_mm512_setzero_ps(), pairs(words[0]), x[i][0]);
                     let part = _mm512_dpbf16_ps(part, pairs(words[1]), x[i][1]);
@@ -184,13 +161,15 @@ impl Vectors {
                     }
                 }
             }
+            let mut y = [0.0; M];
             for i in 0..M {
-                out[i][j] = _mm512_reduce_add_ps(sums[i]);
+                y[i] = _mm512_reduce_add_ps(sums[i]);
                 if F::MINIMA {
                     let (second, last) = (_mm_movehdup_ps(least[i]), _mm_permute_ps::<0b11>(least[i]));
-                    out[i][j] += _mm_cvtss_f32(_mm_add_ss(second, last));
+                    y[i] += _mm_cvtss_f32(_mm_add_ss(second, last));
                 }
             }
+            y
         }
     }
 }
