@@ -30,7 +30,7 @@ pub enum Error {
     /// A key of the run file, an override or an option is unknown or has a value that cannot be.
     #[error("{key}: {problem}")]
     Config {
-        /// The key, dotted (`train.lr`).
+        /// The key, dotted (`train.lr`); where options are not read from a run file, the option's own name.
         key: String,
         /// What was found and what was expected.
         problem: String,
@@ -138,6 +138,17 @@ impl Error {
     /// A run that cannot go on.
     pub fn train(problem: impl Into<String>) -> Self {
         Error::Train { problem: problem.into(), hint: None }
+    }
+
+    /// The same error about a key of a section; `section` is where its keys stand.
+    #[must_use]
+    pub fn under(self, section: &str) -> Self {
+        match self {
+            Error::Config { key, problem, hint } => {
+                Error::Config { key: format!("{section}.{key}"), problem, hint }
+            }
+            other => other,
+        }
     }
 
     /// The same error with the step of a run in which it arose.

@@ -35,6 +35,7 @@
 pub mod error;
 mod file_kind;
 mod json;
+pub mod options;
 pub mod units;
 
 pub mod arch;

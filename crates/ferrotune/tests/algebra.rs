@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune::formats::adapter::{AdapterFile, Modules};
+use ferrotune::formats::adapter::{AdapterFile, Targets};
+use ferrotune::lora::Init;
 use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
 use ferrotune_kernels::Threads;
 
@@ -43,8 +44,8 @@ fn product(file: &AdapterFile, module: &str, scale: f64, shape: [usize; 2]) -> V
 /// Every module of the result must be the weighted sum of the inputs' products.
 fn assert_sum(found: &Combined, inputs: &[Input], weights: &[f64], scale: impl Fn(usize, &str) -> f64) {
     let mut modules = 0;
-    let rank = found.file.config.r as f64;
-    assert_eq!(found.file.config.lora_alpha, rank, "the scale of the result is 1");
+    let rank = found.file.config.lora.rank as f64;
+    assert_eq!(found.file.config.lora.alpha, rank, "the scale of the result is 1");
     for a in &found.file.tensors {
         let module = a.name.strip_suffix(".lora_A.weight").or(a.name.strip_suffix(".lora_embedding_A"));
         let Some(module) = module else { continue };
@@ -67,23 +68,21 @@ fn assert_sum(found: &Combined, inputs: &[Input], weights: &[f64], scale: impl F
 fn scales_are_those_of_each_module() {
     let inputs = [golden("variants/rslora/adapter"), golden("variants/rank_alpha_pattern/adapter")];
     let weights = [0.5, -2.0];
-    let configs = [&inputs[0].file.config, &inputs[1].file.config];
-    assert!(
-        configs[0].use_rslora && !configs[1].rank_pattern.is_empty() && !configs[1].alpha_pattern.is_empty()
-    );
+    let configs = [&inputs[0].file.config.lora, &inputs[1].file.config.lora];
+    assert!(configs[0].rslora && !configs[1].rank_pattern.is_empty() && !configs[1].alpha_pattern.is_empty());
     let scale = |i: usize, module: &str| {
         // The patterns of this case are ends of paths.
         let named = |key: &str| module.ends_with(&format!(".{key}"));
         let c = configs[i];
-        let rank = c.rank_pattern.iter().find(|(k, _)| named(k)).map_or(c.r, |(_, r)| *r) as f64;
-        let alpha = c.alpha_pattern.iter().find(|(k, _)| named(k)).map_or(c.lora_alpha, |(_, a)| *a);
-        alpha / if c.use_rslora { rank.sqrt() } else { rank }
+        let rank = c.rank_pattern.iter().find(|(k, _)| named(k)).map_or(c.rank, |(_, r)| *r) as f64;
+        let alpha = c.alpha_pattern.iter().find(|(k, _)| named(k)).map_or(c.alpha, |(_, a)| *a);
+        alpha / if c.rslora { rank.sqrt() } else { rank }
     };
     for (method, exact) in [("cat", false), ("linear", true), ("svd", true)] {
         let found =
             combine(&Threads::one(), &inputs, &Combination { exact, ..how(method, &weights) }).unwrap();
         assert_sum(&found, &inputs, &weights, scale);
-        assert!(!found.file.config.use_rslora, "its scale would not be 1");
+        assert!(!found.file.config.lora.rslora, "its scale would not be 1");
     }
     let text =
         combine(&Threads::one(), &inputs, &how("linear", &weights)).map(|_| ()).unwrap_err().to_string();
@@ -95,8 +94,8 @@ fn modules_that_one_adapter_lacks_and_embeddings() {
     let inputs = [golden("algebra/inputs/a"), golden("variants/lora_embedding/adapter")];
     let weights = [1.0, 0.5];
     let scale = |i: usize, _: &str| {
-        let c = &inputs[i].file.config;
-        c.lora_alpha / c.r as f64
+        let c = &inputs[i].file.config.lora;
+        c.alpha / c.rank as f64
     };
     let found = combine(&Threads::one(), &inputs, &how("cat", &weights)).unwrap();
     assert_sum(&found, &inputs, &weights, scale);
@@ -105,7 +104,7 @@ fn modules_that_one_adapter_lacks_and_embeddings() {
     assert!(found.file.tensors.iter().all(|t| !t.name.ends_with("base_layer.weight")), "a copy of the base");
     let wide = Combination { rank: Some(40), ..how("svd", &weights) };
     let found = combine(&Threads::one(), &inputs, &wide).unwrap();
-    assert_eq!(found.file.config.r, 40);
+    assert_eq!(found.file.config.lora.rank, 40);
     assert_sum(&found, &inputs, &weights, scale);
     assert!(found.cut < 1e-6, "{}", found.cut);
     let narrow =
@@ -118,8 +117,8 @@ fn targets_select_the_union_of_the_modules() {
     let a = golden("algebra/inputs/a");
     let layers = golden("variants/layers_to_transform/adapter");
     let regex = golden("variants/regex_target/adapter");
-    let names = |c: Combined| match c.file.config.target_modules {
-        Some(Modules::Names(names)) => names,
+    let names = |c: Combined| match c.file.config.lora.targets {
+        Targets::Names(names) => names,
         other => panic!("{other:?}"),
     };
     let one =
@@ -136,11 +135,11 @@ fn targets_select_the_union_of_the_modules() {
             .collect();
         paths.sort();
         assert!(paths.len() > 6);
-        assert!(found.file.config.layers_to_transform.is_none());
+        assert!(found.file.config.lora.layers_to_transform.is_none());
         assert_eq!(names(found), paths);
     }
-    let pattern = one(&[regex.clone(), regex.clone()]).file.config.target_modules;
-    assert_eq!(pattern, regex.file.config.target_modules);
+    let pattern = one(&[regex.clone(), regex.clone()]).file.config.lora.targets;
+    assert_eq!(pattern, regex.file.config.lora.targets);
 }
 
 #[track_caller]
@@ -162,7 +161,7 @@ fn features_that_do_not_add_up_are_refused() {
         assert!(text.contains(&format!("`{key}`")) && text.contains(name), "{name}: {text}");
     }
     let mut residual = golden("algebra/inputs/a");
-    residual.file.config.init_lora_weights = "pissa_niter_4".into();
+    residual.file.config.lora.init = Init::Pissa;
     let text = refusal(&[residual], &[1.0]);
     assert!(text.contains("`init_lora_weights`"), "{text}");
     let mut broken = golden("algebra/inputs/a");

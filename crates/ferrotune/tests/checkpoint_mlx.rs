@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ferrotune::Error;
-use ferrotune::formats::adapter::{AdapterFile, Modules};
+use ferrotune::formats::adapter::{AdapterFile, Targets};
 use ferrotune::formats::mlx;
 use ferrotune::formats::safetensors::{OutTensor, write};
 use serde_json::{Value, json};
@@ -54,10 +54,10 @@ fn lora_and_dora_are_the_transposed_tensors_with_the_same_scale() {
         assert!(mlx::is_adapter(dir.path()));
         let found = AdapterFile::read(dir.path()).unwrap();
         assert_eq!(found.tensors, peft.tensors, "{kind}");
-        let c = &found.config;
-        assert_eq!((c.r, c.lora_alpha, c.lora_dropout, c.use_dora), (8, 16.0, 0.1, kind == "dora"));
-        assert_eq!(c.base_model_name_or_path.as_deref(), Some("mlx-community/tiny-4bit"));
-        let Some(Modules::Names(paths)) = &c.target_modules else { panic!("{:?}", c.target_modules) };
+        let c = &found.config.lora;
+        assert_eq!((c.rank, c.alpha, c.dropout, c.dora), (8, 16.0, 0.1, kind == "dora"));
+        assert_eq!(found.config.base_model_name_or_path.as_deref(), Some("mlx-community/tiny-4bit"));
+        let Targets::Names(paths) = &c.targets else { panic!("{:?}", c.targets) };
         assert!(paths.contains(&"model.layers.1.self_attn.q_proj".to_string()), "{paths:?}");
     }
 }

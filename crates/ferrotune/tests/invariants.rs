@@ -50,7 +50,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(dev: Device, precision: Precision, targets: Targets, dropout: f32) -> Self {
+    fn new(dev: Device, precision: Precision, targets: Targets, dropout: f64) -> Self {
         let checkpoint = checkpoint("llama3_rope");
         let (model, _) = load(&dev, &checkpoint, BaseStorage::AsStored, 128).unwrap();
         let config = LoraConfig { rank: 4, alpha: 8.0, dropout, targets, ..LoraConfig::default() };

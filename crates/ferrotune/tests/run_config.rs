@@ -1,7 +1,7 @@
 //! Reading, overriding, refusing and writing run files.
 
 use ferrotune::error::Error;
-use ferrotune::run_config::{EvalSource, MethodKind, Notation, QuantKind, RunConfig, Schedule, Targets};
+use ferrotune::run_config::{EvalSource, MethodKind, Notation, QuantKind, RunConfig, Shape, Targets};
 
 fn yaml(text: &str) -> Result<RunConfig, Error> {
     RunConfig::parse(text, Notation::Yaml, "run.yaml", &[])
@@ -35,7 +35,7 @@ fn the_documented_example_is_read() {
     assert_eq!(config.method.quant.kind, QuantKind::Nf4);
     assert_eq!(config.data.train, ["facts.jsonl"]);
     assert_eq!(config.data.eval, EvalSource::Share(0.05));
-    assert_eq!(config.train.schedule, Schedule::Cosine);
+    assert_eq!(config.train.schedule, Shape::Cosine);
     assert_eq!(config.train.lr, Some(2e-4));
     assert_eq!(config.output.checkpoint_every, Some(200));
 }
@@ -43,8 +43,11 @@ fn the_documented_example_is_read() {
 #[test]
 fn defaults_are_those_of_the_page() {
     let config = with(&[]).unwrap();
-    assert_eq!((config.method.rank, config.method.alpha, config.method.dropout), (16, 32.0, 0.0));
-    assert_eq!(config.method.targets, Targets::AllLinear);
+    assert_eq!(
+        (config.method.lora.rank, config.method.lora.alpha, config.method.lora.dropout),
+        (16, 32.0, 0.0)
+    );
+    assert_eq!(config.method.lora.targets, Targets::AllLinear);
     assert_eq!(config.method.quant.kind, QuantKind::Auto);
     assert_eq!((config.data.max_length, config.data.packing, config.data.shuffle), (1024, true, true));
     assert!(config.data.share_prefixes);
@@ -94,10 +97,9 @@ fn names_of_the_field_are_aliases() {
          data: {max_seq_length: 77, supervise: completion}\n",
     )
     .unwrap();
-    assert_eq!((config.method.rank, config.method.alpha), (8, 4.0));
-    assert_eq!(config.method.targets, Targets::Regex(".*q_proj".to_string()));
-    let lora = ferrotune::plan::form::lora_config(&config.method);
-    let (rank, scale) = lora.branches(&["model.layers.0.self_attn.q_proj"]).unwrap()[0];
+    assert_eq!((config.method.lora.rank, config.method.lora.alpha), (8, 4.0));
+    assert_eq!(config.method.lora.targets, Targets::Regex(".*q_proj".to_string()));
+    let (rank, scale) = config.method.lora.branches(&["model.layers.0.self_attn.q_proj"]).unwrap()[0];
     assert!(rank == 8 && (scale - 4.0 / 8f32.sqrt()).abs() < 1e-6);
     assert_eq!((config.train.lr, config.train.epochs, config.train.warmup), (Some(1e-3), 3, 0.1));
     assert_eq!(config.train.max_grad_norm, 0.0);
@@ -124,6 +126,8 @@ fn every_setting_of_an_adapter_is_read_and_written_back() {
     )
     .unwrap();
     let m = &config.method;
+    assert_eq!(m.loraplus_lr_ratio, Some(16.0));
+    let m = &m.lora;
     assert!(m.dora && !m.lora_bias);
     assert_eq!(m.exclude, Some(Targets::Names(vec!["o_proj".to_string()])));
     assert_eq!((m.layers_to_transform.clone(), m.layers_pattern.len()), (Some(vec![3]), 1));
@@ -131,7 +135,7 @@ fn every_setting_of_an_adapter_is_read_and_written_back() {
     assert_eq!(m.rank_pattern, [("zeta".to_string(), 4), ("alpha".to_string(), 2)]);
     assert_eq!(m.alpha_pattern, [("zeta".to_string(), 1.5)]);
     assert_eq!((m.modules_to_save.len(), m.trainable_tokens.as_slice()), (1, &[7, 5][..]));
-    assert_eq!((m.loftq_iterations, m.loraplus_lr_ratio), (3, Some(16.0)));
+    assert_eq!(m.loftq_iterations, 3);
     assert_eq!(yaml(&config.to_yaml()).unwrap(), config);
 }
 
@@ -146,7 +150,7 @@ fn overrides_win_over_the_file_under_any_name() {
     assert_eq!(read(set("data.eval=")).data.eval, EvalSource::None);
     assert_eq!(read(set("data.train=[a.jsonl, b.jsonl]")).data.train, ["a.jsonl", "b.jsonl"]);
     assert_eq!(
-        read(set("method.targets=[q_proj, v_proj]")).method.targets,
+        read(set("method.targets=[q_proj, v_proj]")).method.lora.targets,
         Targets::Names(vec!["q_proj".to_string(), "v_proj".to_string()])
     );
     assert_eq!(read(set("train.memory=8GiB")).train.memory, Some(8 << 30));
@@ -171,7 +175,7 @@ fn refusals_name_the_key_and_what_was_expected() {
         (
             yaml("model: {base: m}\nmethod: {zzzzzzzz: 1}"),
             "method.zzzzzzzz: unknown key",
-            "known here: kind, rank, r,",
+            "known here: kind, rank, alpha,",
         ),
         (yaml("model: {base: m}\ntrain: {lr: fast}"), "train.lr: found \"fast\", expected a number", ""),
         (
@@ -295,7 +299,7 @@ fn what_is_written_reads_back_the_same() {
 fn target_rules_are_those_of_peft() {
     let name = "model.layers.0.self_attn.q_proj";
     let matches = |targets: &str, name: &str| {
-        with(&[&format!("method.targets={targets}")]).unwrap().method.targets.select(&[name]).is_ok()
+        with(&[&format!("method.targets={targets}")]).unwrap().method.lora.targets.select(&[name]).is_ok()
     };
     assert!(matches("all-linear", name));
     assert!(matches("[q_proj]", name));

@@ -26,7 +26,8 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
         let expected = AdapterFile::read(&case.path(name))?;
         for key in ["r", "lora_alpha"] {
             let want = c[key].as_u64().unwrap_or(0) as usize;
-            let r = if key == "r" { found.file.config.r } else { found.file.config.lora_alpha as usize };
+            let r =
+                if key == "r" { found.file.config.lora.rank } else { found.file.config.lora.alpha as usize };
             report.error("rank_and_alpha", r.abs_diff(want) as f64, 0.0);
         }
         let missing = expected.tensors.iter().filter(|t| found.file.get(&t.name).is_none()).count();
@@ -67,7 +68,7 @@ fn combination(args: &Value) -> Result<Combination, Failure> {
         method: Method::parse(&text("combination_type", ""))?,
         weights: weights.iter().filter_map(Value::as_f64).collect(),
         density: args["density"].as_f64(),
-        majority_sign: MajoritySign::parse(&text("majority_sign_method", "total"))?,
+        majority_sign: text("majority_sign_method", "total").parse::<MajoritySign>().map_err(Failure)?,
         rank: args["svd_rank"].as_u64().map(|r| r as usize),
         exact: false,
         seed: 77,
@@ -95,7 +96,7 @@ fn products_of(file: &AdapterFile, module: &str) -> Result<Vec<f32>, Failure> {
     };
     let (a, b) = (part("lora_A")?, part("lora_B")?);
     let (rank, cols) = (a.shape[0], a.shape[1]);
-    let scale = file.config.lora_alpha / rank as f64;
+    let scale = file.config.lora.alpha / rank as f64;
     let value = |row: &[f32], col: usize| -> f64 {
         row.iter().enumerate().map(|(q, b)| *b as f64 * a.values[q * cols + col] as f64).sum()
     };

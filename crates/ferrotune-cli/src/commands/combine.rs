@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ferrotune::formats::adapter::AdapterFile;
 use ferrotune::formats::atomic::write_folder;
-use ferrotune::lora::algebra::{Combination, Combined, Input, MajoritySign, Method, combine};
+use ferrotune::lora::algebra::{Combination, Combined, Input, Method, combine};
 use ferrotune::lora::peft;
 use ferrotune::results::stops;
 use ferrotune::results::trained_beside::TrainedBeside;
@@ -21,7 +21,7 @@ pub fn run(args: &Args, a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         method: Method::parse(a.method.as_deref().unwrap_or("cat"))?,
         weights: if a.weights.is_empty() { vec![1.0; a.adapters.len()] } else { a.weights.clone() },
         density: a.density,
-        majority_sign: MajoritySign::parse(&a.majority_sign)?,
+        majority_sign: a.majority_sign.parse().map_err(|e: String| Error::config("--majority-sign", e))?,
         rank: a.rank,
         exact: a.exact,
         seed: a.seed,
@@ -53,7 +53,7 @@ pub fn run(args: &Args, a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         _ => how.method.name(),
     };
     let config = &made.file.config;
-    let (rank, output) = (config.r, a.output.display());
+    let (rank, output) = (config.lora.rank, a.output.display());
     match rewritten {
         true => report.say(format!("written in PEFT's form, rank {rank}, to {output}")),
         false => report

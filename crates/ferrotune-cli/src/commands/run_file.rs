@@ -11,7 +11,7 @@ use crate::report::Report;
 /// Reads a run file with overrides; says which files of rows were taken from beside it.
 pub fn load(path: &Path, overrides: &[String], report: &Report) -> Result<RunConfig> {
     let mut config = at_home(RunConfig::load(path, overrides)?)?;
-    for text in config.find_data_beside(path) {
+    for text in config.find_data_beside(path)? {
         report.say(text);
     }
     Ok(config)

@@ -13,8 +13,8 @@ fn input(name: &str) -> String {
 /// Largest difference of two adapters' tensors, which must have the same names.
 fn difference(found: &Path, expected: &Path) -> f32 {
     let (found, expected) = (AdapterFile::read(found).unwrap(), AdapterFile::read(expected).unwrap());
-    assert_eq!(found.config.lora_alpha, expected.config.lora_alpha);
-    assert_eq!(found.config.target_modules, expected.config.target_modules);
+    assert_eq!(found.config.lora.alpha, expected.config.lora.alpha);
+    assert_eq!(found.config.lora.targets, expected.config.lora.targets);
     let pairs = found.tensors.iter().zip(&expected.tensors);
     let worst = pairs.map(|(f, e)| {
         assert_eq!((&f.name, &f.shape), (&e.name, &e.shape));
@@ -90,7 +90,7 @@ fn an_mlx_adapter_becomes_peft() {
     let (found, expected) =
         (AdapterFile::read(&place.path("peft")).unwrap(), AdapterFile::read(&peft).unwrap());
     assert_eq!(found.tensors, expected.tensors);
-    assert_eq!((found.config.r, found.config.lora_alpha), (8, 16.0));
+    assert_eq!((found.config.lora.rank, found.config.lora.alpha), (8, 16.0));
 
     place.write("rows.jsonl", &chats(6));
     let base = model("llama3_rope").display().to_string();

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::adapter::{AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, Modules};
+use super::adapter::{AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, LoraConfig, Targets};
 use super::safetensors::SafeFile;
 use crate::{Error, Result};
 
@@ -49,8 +49,9 @@ pub fn read(folder: &Path) -> Result<AdapterFile> {
             "lora_a" | "lora_b" => {
                 let (rows, cols) = matrix()?;
                 let rank = if part == "lora_a" { cols } else { rows };
-                if rank != config.r {
-                    let problem = format!("shape is {shape:?}, `rank` in {CONFIG_FILE} is {}", config.r);
+                if rank != config.lora.rank {
+                    let problem =
+                        format!("shape is {shape:?}, `rank` in {CONFIG_FILE} is {}", config.lora.rank);
                     return Err(Error::tensor(&path, key, problem));
                 }
                 let other = format!("{module}.{}", if part == "lora_a" { "lora_b" } else { "lora_a" });
@@ -65,7 +66,7 @@ pub fn read(folder: &Path) -> Result<AdapterFile> {
                 let turned = (0..cols).flat_map(column).collect();
                 AdapterTensor { name: format!("{module}.{name}"), shape: vec![cols, rows], values: turned }
             }
-            "m" if config.use_dora && shape.len() == 1 => {
+            "m" if config.lora.dora && shape.len() == 1 => {
                 AdapterTensor { name: format!("{module}.lora_magnitude_vector"), shape, values }
             }
             _ => return Err(Error::tensor(&path, key, "is not a part of a branch (lora_a, lora_b)")),
@@ -74,7 +75,7 @@ pub fn read(folder: &Path) -> Result<AdapterFile> {
     if paths.is_empty() {
         return Err(Error::file(&path, "no branch is in it"));
     }
-    config.target_modules = Some(Modules::Names(paths));
+    config.lora.targets = Targets::Names(paths);
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(AdapterFile { config, tensors })
 }
@@ -115,10 +116,13 @@ fn config(path: &Path, value: &Value) -> Result<AdapterConfig> {
         return Err(missing("dropout", "a probability"));
     }
     Ok(AdapterConfig {
-        r: rank,
-        lora_alpha: scale * rank as f64,
-        lora_dropout: dropout,
-        use_dora: kind == "dora",
+        lora: LoraConfig {
+            rank,
+            alpha: scale * rank as f64,
+            dropout,
+            dora: kind == "dora",
+            ..LoraConfig::default()
+        },
         base_model_name_or_path: value.get("model").and_then(Value::as_str).map(str::to_string),
         ..AdapterConfig::default()
     })

@@ -5,6 +5,7 @@ use ferrotune_kernels::quant::{Bytes, Storage, int8};
 use ferrotune_kernels::{DType, Threads, Weight};
 
 use crate::Result;
+use crate::run_config::{QuantKind, QuantOptions};
 
 /// How a matrix of the base is held in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,6 +66,19 @@ impl BaseForm {
 }
 
 impl BaseStorage {
+    /// The storage that options ask for; `auto` is NF4, as of a base that is not quantized yet.
+    pub fn of(options: &QuantOptions) -> Self {
+        let four_bit = |kind| {
+            BaseStorage::FourBit(FourBitOptions { kind, block: options.block, double: options.double })
+        };
+        match options.kind {
+            QuantKind::Keep => BaseStorage::AsStored,
+            QuantKind::Auto | QuantKind::Nf4 => four_bit(FourBitKind::Nf4),
+            QuantKind::Fp4 => four_bit(FourBitKind::Fp4),
+            QuantKind::Int8 => BaseStorage::Int8,
+        }
+    }
+
     /// Bytes that a value of such a matrix takes in this storage.
     pub(crate) fn bytes_per_value(self, stored: &Weight) -> f64 {
         let own = stored.nbytes() as f64 / (stored.rows() * stored.cols()).max(1) as f64;

@@ -39,7 +39,7 @@ impl Adapter {
         let config = expand(model, config);
         let chosen = choose(model, &config)?;
         chosen.check_used(model, &config)?;
-        let starts = starts(&dev.threads(), config.init, &chosen.linears)?;
+        let starts = starts(&dev.threads(), &config, &chosen.linears)?;
         let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &starts, seed, slot));
         let layout = lay_out(dev, model, &config, &chosen, &mut make)?;
         let mut adapter = Self::assemble(config, layout, starts);
@@ -74,7 +74,7 @@ impl Adapter {
     ) -> Result<Self> {
         let chosen = choose(model, &config)?;
         let layout = lay_out(dev, model, &config, &chosen, make)?;
-        let starts = starts(&dev.threads(), config.init, &chosen.linears)?;
+        let starts = starts(&dev.threads(), &config, &chosen.linears)?;
         Ok(Self::assemble(config, layout, starts))
     }
 
@@ -83,7 +83,7 @@ impl Adapter {
         let mut moved = BTreeMap::new();
         for (id, start) in starts {
             adapted.bases.insert(id, start.base);
-            if !matches!(config.init, Init::Loftq { .. }) {
+            if config.init != Init::Loftq {
                 moved.insert(id, (start.a, start.b));
             }
         }

@@ -64,7 +64,7 @@ fn all(model: &Decoder) -> Vec<Stack<'_>> {
 
 /// The stacked parameters that get a branch; refuses names that none has.
 pub(super) fn chosen<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Vec<Stack<'m>>> {
-    const KEY: &str = "method.target_parameters";
+    const KEY: &str = "target_parameters";
     let names = &config.target_parameters;
     if names.is_empty() {
         return Ok(Vec::new());

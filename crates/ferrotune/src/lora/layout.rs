@@ -137,15 +137,15 @@ impl Chosen<'_> {
 fn check(model: &Decoder, config: &LoraConfig, embedding: bool, tied_head: bool) -> Result<()> {
     let refuse = |key: &str, problem: &str, hint: &str| Err(Error::config(key, problem).with_hint(hint));
     if config.lora_bias && config.dora {
-        return refuse("method.lora_bias", "cannot stand beside dora", "PEFT refuses it too; leave one out");
+        return refuse("lora_bias", "cannot stand beside dora", "PEFT refuses it too; leave one out");
     }
     if config.lora_bias && config.init != Init::Kaiming {
-        return refuse("method.lora_bias", "needs the default init", "PEFT refuses others too");
+        return refuse("lora_bias", "needs the default init", "PEFT refuses others too");
     }
-    let special = config.dora || config.lora_bias || matches!(config.init, Init::Loftq { .. });
+    let special = config.dora || config.lora_bias || config.init == Init::Loftq;
     if embedding && special {
         let problem = "`embed_tokens` takes a plain branch only";
-        return refuse("method.targets", problem, "leave out dora, lora_bias and init loftq, or this target");
+        return refuse("targets", problem, "leave out dora, lora_bias and init loftq, or this target");
     }
     let tokens = &config.trainable_tokens;
     if tokens.is_empty() {
@@ -153,20 +153,16 @@ fn check(model: &Decoder, config: &LoraConfig, embedding: bool, tied_head: bool)
     }
     if embedding || whole(EMBEDDING, &config.modules_to_save) {
         let problem = "the embedding is trained in another way already";
-        return refuse(
-            "method.trainable_tokens",
-            problem,
-            "take embed_tokens out of targets and modules_to_save",
-        );
+        return refuse("trainable_tokens", problem, "take embed_tokens out of targets and modules_to_save");
     }
     if tied_head {
         let problem = "the embedding is the head too, which is targeted by a branch";
-        return refuse("method.trainable_tokens", problem, "take lm_head out of targets");
+        return refuse("trainable_tokens", problem, "take lm_head out of targets");
     }
     let mut seen = BTreeSet::new();
     if let Some(id) = tokens.iter().find(|id| !seen.insert(**id) || **id as usize >= model.arch.vocab) {
         let problem = format!("{id} stands twice or is not below the vocabulary of {}", model.arch.vocab);
-        return refuse("method.trainable_tokens", &problem, "ids of the tokenizer, each once");
+        return refuse("trainable_tokens", &problem, "ids of the tokenizer, each once");
     }
     Ok(())
 }
@@ -253,7 +249,7 @@ impl<'m> Builder<'_, 'm> {
             |on: bool, part: &str, what| on.then(|| self.vector(at(part), l.rows, what)).transpose();
         let bias = optional(config.lora_bias, "lora_B.bias", Part::BranchBias)?;
         let magnitude = optional(config.dora, "lora_magnitude_vector", Part::Magnitude)?;
-        Ok(BranchIds { a, b, bias, magnitude, scale, dropout: config.dropout })
+        Ok(BranchIds { a, b, bias, magnitude, scale, dropout: config.dropout as f32 })
     }
 
     /// A stacked A and B, split into those of every expert.
@@ -261,7 +257,7 @@ impl<'m> Builder<'_, 'm> {
         let taken = |l: &&&LinearLayer| self.layout.adapted.branch(l.id).is_some();
         if let Some(l) = stack.experts.iter().flatten().find(taken) {
             let problem = format!("`{}` is targeted as a linear too", l.name);
-            return Err(Error::config("method.target_parameters", problem));
+            return Err(Error::config("target_parameters", problem));
         }
         let [[ar, ac], [br, bc]] = stack.shapes();
         let mut whole = |part: &str, rows, cols, what| {
@@ -300,7 +296,7 @@ impl<'m> Builder<'_, 'm> {
         let norms: Vec<&Norm> = model.norms().into_iter().filter(|n| n.heads.is_none()).collect();
         all.extend(norms.iter().map(|n| n.name.as_str()));
         if let Some(name) = names.iter().find(|n| !all.iter().any(|m| whole(m, std::slice::from_ref(n)))) {
-            return Err(unmatched("method.modules_to_save", name, &all));
+            return Err(unmatched("modules_to_save", name, &all));
         }
         if whole(EMBEDDING, names) {
             let (v, d) = (model.arch.vocab, model.arch.hidden);

@@ -6,21 +6,17 @@ use std::path::Path;
 
 use ferrotune_kernels::Device;
 use ferrotune_kernels::quant::Storage;
-use serde_json::Value;
 
 use super::layout::{Slot, whole};
 use super::targets::matches;
-use super::{Adapter, Init, LoraConfig, Targets, TrainedBiases};
+use super::{Adapter, LoraConfig, Targets};
 use crate::formats::adapter::{
-    AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, Modules, weights_path,
+    AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, named_in_file, weights_path,
 };
 use crate::model::Decoder;
 use crate::model::embedding::EMBEDDING;
 use crate::model::linear::Base;
 use crate::{Error, Result};
-
-/// What PEFT calls every linear but the head.
-const ALL_LINEAR: &str = "all-linear";
 
 const OTHER_BASE: &str =
     "the adapter was trained on another base model; give the base that its adapter_config.json names";
@@ -45,66 +41,33 @@ pub fn save(folder: &Path, adapter: &Adapter, model: &Decoder, base: &str) -> Re
 
 /// The constants as PEFT stores them.
 fn stored(adapter: &Adapter, model: &Decoder, base: &str) -> AdapterConfig {
-    let c = &adapter.config;
-    let modules = |targets: Targets| match targets {
-        Targets::Regex(pattern) => Modules::Pattern(pattern),
-        Targets::AllLinear => Modules::Pattern(ALL_LINEAR.into()),
-        Targets::Names(names) => Modules::Names(names),
-    };
     AdapterConfig {
-        r: c.rank,
-        lora_alpha: c.alpha,
-        // f32 to f64 without the digits that f32 never had.
-        lora_dropout: c.dropout.to_string().parse().unwrap_or(0.0),
-        bias: match c.bias {
-            TrainedBiases::None => "none",
-            TrainedBiases::All => "all",
-            TrainedBiases::LoraOnly => "lora_only",
-        }
-        .into(),
-        use_rslora: c.rslora,
-        use_dora: c.dora,
-        lora_bias: c.lora_bias,
-        target_modules: Some(modules(adapter.target_modules(model))),
-        exclude_modules: c.exclude.clone().map(modules),
-        layers_to_transform: c.layers.clone(),
-        layers_pattern: (!c.layers_pattern.is_empty()).then(|| c.layers_pattern.clone()),
-        rank_pattern: c.rank_pattern.clone(),
-        alpha_pattern: c.alpha_pattern.clone(),
-        target_parameters: (!c.target_parameters.is_empty()).then(|| c.target_parameters.clone()),
-        modules_to_save: (!c.modules_to_save.is_empty()).then(|| c.modules_to_save.clone()),
-        trainable_token_indices: (!c.trainable_tokens.is_empty()).then(|| c.trainable_tokens.clone()),
-        init_lora_weights: match c.init {
-            Init::Kaiming => Value::Bool(true),
-            Init::Gaussian => "gaussian".into(),
-            Init::Pissa => "pissa".into(),
-            Init::Olora => "olora".into(),
-            Init::Loftq { .. } => "loftq".into(),
-        },
-        loftq_iterations: match c.init {
-            Init::Loftq { iterations } => Some(iterations),
-            _ => None,
-        },
+        lora: LoraConfig { targets: adapter.target_modules(model), ..adapter.config.clone() },
         base_model_name_or_path: Some(base.to_string()),
         ..AdapterConfig::default()
     }
 }
 
-/// An error about the constants of an adapter, which are keys of a file in its folder, not of a run file.
+/// An error about the constants of an adapter, which are keys of a file in its folder.
 pub(crate) fn of_folder(error: Error, folder: &Path) -> Error {
-    match error {
-        Error::Config { key, problem, hint } => {
-            let key = file_key(key.trim_start_matches("method."));
-            Error::file(folder.join(CONFIG_FILE), format!("`{key}`: {problem}"))
-                .with_hint(hint.unwrap_or_else(|| OTHER_BASE.into()))
-        }
-        other => other,
+    let own_hint = matches!(&error, Error::Config { hint: Some(_), .. });
+    match named_in_file(error, &folder.join(CONFIG_FILE)) {
+        error @ Error::File { .. } if !own_hint => error.with_hint(OTHER_BASE),
+        error => error,
     }
 }
 
 /// The constants of the adapter in a folder.
 pub fn config(folder: &Path) -> Result<LoraConfig> {
-    constants(&AdapterFile::read(folder)?.config, &folder.join(CONFIG_FILE))
+    with_targets(AdapterFile::read(folder)?.config.lora, folder)
+}
+
+/// Refuses constants that choose no module.
+fn with_targets(config: LoraConfig, folder: &Path) -> Result<LoraConfig> {
+    if config.targets == Targets::Names(Vec::new()) && config.target_parameters.is_empty() {
+        return Err(Error::file(folder.join(CONFIG_FILE), "`target_modules` is missing"));
+    }
+    Ok(config)
 }
 
 /// Reads an adapter for `model`; every tensor must belong to it.
@@ -114,8 +77,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
             .with_hint("give the folder of a PEFT LoRA adapter, such as a run folder of ferrotune"));
     }
     let file = AdapterFile::read(folder)?;
-    let config_path = folder.join(CONFIG_FILE);
-    let config = present(constants(&file.config, &config_path)?, model);
+    let config = present(with_targets(file.config.lora.clone(), folder)?, model);
     let weights = weights_path(folder);
     let key = |name: &str| format!("{}{name}", crate::formats::adapter::PREFIX);
     let mut used = BTreeSet::new();
@@ -200,79 +162,4 @@ fn frozen_copy(model: &Decoder, tensor: &AdapterTensor) -> Option<bool> {
         own.iter().zip(theirs).all(|(a, b)| (a - b).abs() <= step + 0.01 * a.abs().max(b.abs()))
     };
     Some(rows.into_iter().all(same))
-}
-
-/// What `adapter_config.json` calls a key of the run file.
-fn file_key(key: &str) -> &str {
-    match key {
-        "targets" => "target_modules",
-        "exclude" => "exclude_modules",
-        "rank" => "r",
-        "init" => "init_lora_weights",
-        "trainable_tokens" => "trainable_token_indices",
-        other => other,
-    }
-}
-
-/// The constants of an adapter; what we do not compute is refused by the name of its key.
-pub fn constants(c: &AdapterConfig, path: &Path) -> Result<LoraConfig> {
-    let targets = |modules: &Modules| match modules {
-        Modules::Pattern(word) if word == ALL_LINEAR => Targets::AllLinear,
-        Modules::Pattern(pattern) => Targets::Regex(pattern.clone()),
-        Modules::Names(names) => Targets::Names(names.clone()),
-    };
-    let none = Modules::Names(Vec::new());
-    let target_modules = match &c.target_modules {
-        Some(modules) => modules,
-        None if c.target_parameters.is_some() => &none,
-        None => return Err(Error::file(path, "`target_modules` is missing")),
-    };
-    Ok(LoraConfig {
-        rank: c.r,
-        alpha: c.lora_alpha,
-        dropout: c.lora_dropout as f32,
-        rslora: c.use_rslora,
-        dora: c.use_dora,
-        lora_bias: c.lora_bias,
-        bias: match c.bias.as_str() {
-            "all" => TrainedBiases::All,
-            "lora_only" => TrainedBiases::LoraOnly,
-            _ => TrainedBiases::None,
-        },
-        init: init(c, path)?,
-        targets: targets(target_modules),
-        exclude: c.exclude_modules.as_ref().map(targets),
-        layers: c.layers_to_transform.clone().filter(|layers| !layers.is_empty()),
-        layers_pattern: c.layers_pattern.clone().unwrap_or_default(),
-        rank_pattern: c.rank_pattern.clone(),
-        alpha_pattern: c.alpha_pattern.clone(),
-        target_parameters: c.target_parameters.clone().unwrap_or_default(),
-        modules_to_save: c.modules_to_save.clone().unwrap_or_default(),
-        trainable_tokens: c.trainable_token_indices.clone().unwrap_or_default(),
-    })
-}
-
-/// How the adapter began. That matters for what it computes only if the frozen weights were changed, and then the change
-/// must be one that can be made again from the weights alone.
-fn init(c: &AdapterConfig, path: &Path) -> Result<Init> {
-    let word = match &c.init_lora_weights {
-        Value::Bool(_) => return Ok(Init::Kaiming),
-        Value::String(word) => word.to_ascii_lowercase(),
-        other => return Err(Error::file(path, format!("`init_lora_weights`: {other} is not supported"))),
-    };
-    match word.as_str() {
-        "true" | "false" | "eva" | "orthogonal" | "mica" => Ok(Init::Kaiming),
-        "gaussian" => Ok(Init::Gaussian),
-        "pissa" => Ok(Init::Pissa),
-        "olora" => Ok(Init::Olora),
-        "loftq" => Ok(Init::Loftq { iterations: c.loftq_iterations.unwrap_or(1) }),
-        other => {
-            let problem = format!(
-                "`init_lora_weights`: \"{other}\" changed the base weights in a way that cannot be repeated"
-            );
-            Err(Error::file(path, problem).with_hint(
-                "save it with PEFT's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA",
-            ))
-        }
-    }
 }

@@ -8,7 +8,7 @@ use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
 use ferrotune_kernels::quant::{Storage, Weight};
 
-use super::config::Init;
+use super::config::{Init, LoraConfig};
 use super::decompose::{first_of_qr, largest};
 use crate::load::dense;
 use crate::model::linear::{Base, LinearLayer};
@@ -30,32 +30,33 @@ const BLOCK: usize = 64;
 /// The starts of all branches by the number of their linear; none for an initialisation that leaves weights alone.
 pub(super) fn starts(
     threads: &Threads,
-    init: Init,
+    config: &LoraConfig,
     branches: &[(&LinearLayer, usize, f32)],
 ) -> Result<BTreeMap<usize, Start>> {
-    if !init.changes_base() {
+    if !config.init.changes_base() {
         return Ok(BTreeMap::new());
     }
-    let made = threads.map(branches, |(l, rank, scale)| Ok((l.id, start(threads, init, l, *rank, *scale)?)));
+    let made =
+        threads.map(branches, |(l, rank, scale)| Ok((l.id, start(threads, config, l, *rank, *scale)?)));
     made.into_iter().collect()
 }
 
-fn start(threads: &Threads, init: Init, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> {
+fn start(threads: &Threads, config: &LoraConfig, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> {
     let (n, k) = (l.rows, l.cols);
     let weight = match &l.base {
         Base::Frozen(w) if matches!(w.storage(), Storage::Dense(..)) => w,
         other => {
             let problem =
                 format!("the weight of `{}` is stored as {}, expected floats", l.name, other.storage_name());
-            return Err(Error::config("method.init", problem).with_hint(
-                "pissa, olora and loftq begin with the original weights: use a dense base, with method.kind lora \
+            return Err(Error::config("init", problem).with_hint(
+                "pissa, olora and loftq begin with the original weights: use a dense base that stays dense \
                  (loftq quantizes it itself)",
             ));
         }
     };
     if rank > n.min(k) {
         let problem = format!("rank {rank} is more than `{}` of {n} x {k} has", l.name);
-        return Err(Error::config("method.rank", problem).with_hint("a smaller rank, or another method.init"));
+        return Err(Error::config("rank", problem).with_hint("a smaller rank, or another init"));
     }
     let mut w = vec![0.0f32; n * k];
     weight.decode_flat(0, &mut w);
@@ -65,7 +66,7 @@ fn start(threads: &Threads, init: Init, l: &LinearLayer, rank: usize, scale: f32
         let rest = minus_product(&w, a, b, rank, scale as f64);
         dense(Weight::from_f32(n, k, &rest), *dtype)
     };
-    match init {
+    match config.init {
         Init::Pissa => {
             let top = largest(threads, &wide(&w), n, k, rank);
             let (a, b) = factors(&top.u, &top.s, &top.v, n, k, 1.0 / scale as f64);
@@ -77,10 +78,10 @@ fn start(threads: &Threads, init: Init, l: &LinearLayer, rank: usize, scale: f32
             let b: Vec<f32> = (0..n * rank).map(|i| q[i % rank * n + i / rank] as f32).collect();
             Ok(Start { base: left(&a, &b)?, a, b })
         }
-        Init::Loftq { iterations } => {
+        Init::Loftq => {
             let mut rest = w.clone();
             let mut done = None;
-            for _ in 0..iterations.max(1) {
+            for _ in 0..config.loftq_iterations.max(1) {
                 let base = quantize(threads, &Weight::from_f32(n, k, &rest), FourBitKind::Nf4, BLOCK, false)?;
                 let mut lost = vec![0.0f32; n * k];
                 base.decode_flat(0, &mut lost);
@@ -91,7 +92,7 @@ fn start(threads: &Threads, init: Init, l: &LinearLayer, rank: usize, scale: f32
                 rest = minus_product(&w, &a, &b, rank, 1.0);
                 done = Some(Start { a, b, base });
             }
-            done.ok_or_else(|| Error::config("method.loftq_iterations", "found 0, expected at least 1"))
+            done.ok_or_else(|| Error::config("loftq_iterations", "found 0, expected at least 1"))
         }
         Init::Kaiming | Init::Gaussian => unreachable!("these leave the weight alone"),
     }

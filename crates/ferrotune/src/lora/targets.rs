@@ -1,11 +1,10 @@
 //! Which modules get a branch, by PEFT's rules of matching names.
 
 use fancy_regex::Regex;
-use serde::{Serialize, Serializer};
 
 use super::config::LoraConfig;
+pub use crate::formats::adapter::Targets;
 use crate::model::embedding::EMBEDDING;
-pub use crate::run_config::Targets;
 use crate::{Error, Result};
 
 const HEAD: &str = "lm_head";
@@ -22,7 +21,7 @@ impl Targets {
     /// For each module (by path) whether it is chosen; refuses a choice that matches nothing, or a name in a list that
     /// does.
     pub fn select(&self, modules: &[&str]) -> Result<Vec<bool>> {
-        const KEY: &str = "method.targets";
+        const KEY: &str = "targets";
         if let Targets::Names(names) = self
             && let Some(missing) = names.iter().find(|t| !modules.iter().any(|n| matches(n, t)))
         {
@@ -48,26 +47,6 @@ impl Targets {
     }
 }
 
-impl std::fmt::Display for Targets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Targets::AllLinear => f.write_str("all-linear"),
-            Targets::Names(names) => f.write_str(&names.join(", ")),
-            Targets::Regex(pattern) => f.write_str(pattern),
-        }
-    }
-}
-
-impl Serialize for Targets {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self {
-            Targets::AllLinear => serializer.serialize_str("all-linear"),
-            Targets::Names(names) => names.serialize(serializer),
-            Targets::Regex(pattern) => serializer.serialize_str(pattern),
-        }
-    }
-}
-
 /// For each of the modules (by path) whether it gets a branch: targeted, not excluded, not trained whole, and in one of
 /// the layers asked for. Refuses a choice of nothing.
 pub fn select(config: &LoraConfig, modules: &[&str]) -> Result<Vec<bool>> {
@@ -77,22 +56,22 @@ pub fn select(config: &LoraConfig, modules: &[&str]) -> Result<Vec<bool>> {
     }
     let mut chosen = config.targets.select(modules)?;
     if let Some(exclude) = &config.exclude {
-        let excluded = exclude.matching("method.exclude", modules)?;
+        let excluded = exclude.matching("exclude", modules)?;
         chosen.iter_mut().zip(excluded).for_each(|(c, out)| *c &= !out);
     }
-    let inside = Matcher::new("method.modules_to_save", &config.modules_to_save, |key| {
+    let inside = Matcher::new("modules_to_save", &config.modules_to_save, |key| {
         format!(r"\A(?:|.*\.)(?:{key})(?:\z|\..*)")
     })?;
     for (module, chosen) in modules.iter().zip(&mut chosen) {
         *chosen &= inside.first(module)?.is_none();
     }
-    if let Some(layers) = &config.layers {
+    if let Some(layers) = &config.layers_to_transform {
         let in_layers = layer_filter(config, layers, modules)?;
         chosen.iter_mut().zip(in_layers).for_each(|(c, inside)| *c &= inside);
     }
     if !chosen.contains(&true) {
         let problem = format!("`{}` matches no module that is left", config.targets);
-        return Err(Error::config("method.targets", problem).with_hint(
+        return Err(Error::config("targets", problem).with_hint(
             "exclude, layers_to_transform and modules_to_save take away every module that the targets name",
         ));
     }
@@ -105,11 +84,11 @@ pub(super) fn check_used(config: &LoraConfig, modules: &[&str], targeted: &[&str
     if let Some(Targets::Names(names)) = &config.exclude
         && let Some(unused) = names.iter().find(|t| !modules.iter().any(|m| matches(m, t)))
     {
-        return Err(unmatched("method.exclude", unused, modules));
+        return Err(unmatched("exclude", unused, modules));
     }
     let patterns = [
-        ("method.rank_pattern", config.rank_pattern.iter().map(|(k, _)| k).collect::<Vec<_>>()),
-        ("method.alpha_pattern", config.alpha_pattern.iter().map(|(k, _)| k).collect()),
+        ("rank_pattern", config.rank_pattern.iter().map(|(k, _)| k).collect::<Vec<_>>()),
+        ("alpha_pattern", config.alpha_pattern.iter().map(|(k, _)| k).collect()),
     ];
     for (key, patterns) in patterns {
         for pattern in patterns {
@@ -126,7 +105,7 @@ pub(super) fn check_used(config: &LoraConfig, modules: &[&str], targeted: &[&str
 /// Whether each module is in one of the layers, by the first number of its path (after a name of `layers_pattern`). A
 /// module that is named by its whole path needs no layer.
 fn layer_filter(config: &LoraConfig, layers: &[usize], modules: &[&str]) -> Result<Vec<bool>> {
-    const KEY: &str = "method.layers_pattern";
+    const KEY: &str = "layers_pattern";
     let any = [r"[^.]*".to_string()];
     let patterns = if config.layers_pattern.is_empty() { &any[..] } else { &config.layers_pattern };
     let patterns = patterns
@@ -256,7 +235,7 @@ mod tests {
         let whole = LoraConfig { modules_to_save: vec!["self_attn".into()], ..base.clone() };
         assert_eq!(of(whole), [false, true, false, true, false]);
         // The head is named by its whole path.
-        let layers = LoraConfig { layers: Some(vec![1]), ..base.clone() };
+        let layers = LoraConfig { layers_to_transform: Some(vec![1]), ..base.clone() };
         assert_eq!(of(layers.clone()), [false, false, true, true, false]);
         let pattern = LoraConfig { layers_pattern: vec!["layers".into()], ..layers.clone() };
         assert_eq!(of(pattern), [false, false, true, true, false]);
@@ -271,6 +250,8 @@ mod tests {
         let config = LoraConfig {
             rank_pattern: vec![("q_proj".into(), 4), (r"layers\.1\..*".into(), 2)],
             alpha_pattern: vec![("layers.0.mlp.up_proj".into(), 32.0)],
+            rank: 8,
+            alpha: 8.0,
             ..Default::default()
         };
         let found = config.branches(&MODULES).unwrap();

@@ -2,16 +2,7 @@
 
 use std::f64::consts::PI;
 
-/// Shape of the learning rate after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// Down to the minimum in a straight line.
-    Linear,
-    /// Down to the minimum along half a cosine.
-    Cosine,
-    /// No change.
-    Constant,
-}
+pub use crate::run_config::Shape;
 
 /// The learning rate of every step of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]

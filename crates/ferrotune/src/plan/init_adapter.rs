@@ -8,13 +8,12 @@ use std::path::Path;
 use ferrotune_kernels::Device;
 use serde_json::Value;
 
-use super::form::lora_config;
 use super::shapes;
 use crate::formats::Checkpoint;
-use crate::lora::{Init, LoraConfig, Targets, TrainedBiases, peft};
+use crate::lora::{LoraConfig, Targets, peft};
 use crate::model::Decoder;
 use crate::model::embedding::EMBEDDING;
-use crate::run_config::{BiasKind, LoraInit, MethodKind, MethodOptions, RunConfig};
+use crate::run_config::{MethodKind, MethodOptions, RunConfig};
 use crate::{Error, Result};
 
 /// The constants of the adapter that a run trains, if it trains one: those of the folder that the run file names to begin
@@ -23,7 +22,7 @@ pub fn lora(config: &RunConfig, base: &Checkpoint) -> Result<Option<LoraConfig>>
     if config.method.kind == MethodKind::Full {
         return Ok(None);
     }
-    let Some(folder) = &config.train.init_adapter else { return Ok(Some(lora_config(&config.method))) };
+    let Some(folder) = &config.train.init_adapter else { return Ok(Some(config.method.lora.clone())) };
     let model = shapes(&Device::reference(), base)?;
     let found = peft::present(peft::config(Path::new(folder))?, &model);
     check(config, &found, folder, &model)?;
@@ -41,12 +40,9 @@ pub fn adopt(config: &mut RunConfig, base: &Checkpoint) -> Result<()> {
             .with_hint("merge the adapter first and train the merged folder, or use another method.kind"));
     }
     if let Some(found) = lora(config, base)? {
-        let targets = config.method.targets.clone();
-        config.method = filled(&config.method, &found);
         // Another way to say the same stays as the user said it.
-        if config.states("targets") {
-            config.method.targets = targets;
-        }
+        let targets = config.states("targets").then(|| config.method.lora.targets.clone());
+        config.method.lora = LoraConfig { targets: targets.unwrap_or(found.targets.clone()), ..found };
         config.validate()?;
     }
     Ok(())
@@ -55,16 +51,20 @@ pub fn adopt(config: &mut RunConfig, base: &Checkpoint) -> Result<()> {
 /// Refuses a constant that the run file states otherwise.
 fn check(config: &RunConfig, found: &LoraConfig, folder: &str, model: &Decoder) -> Result<()> {
     let tree = |method: &MethodOptions| serde_json::to_value(method).unwrap_or_default();
-    let (stated, adapter) = (tree(&config.method), tree(&filled(&config.method, found)));
-    for key in config.stated_method() {
+    let adapter = MethodOptions { lora: found.clone(), ..config.method.clone() };
+    let (stated, adapter) = (tree(&config.method), tree(&adapter));
+    for key in &config.stated {
         let (ours, theirs) = (&stated[key], &adapter[key]);
         if sorted(ours) == sorted(theirs) {
             continue;
         }
-        if key == "targets" && same_modules(&config.method.targets, &found.targets, model) {
+        if key == "targets" && same_modules(&config.method.lora.targets, &found.targets, model) {
             continue;
         }
-        let text = |value: &Value| if value.is_null() { "none".to_string() } else { value.to_string() };
+        let text = |value: &Value| match value.to_string() {
+            nothing if matches!(nothing.as_str(), "null" | "[]" | "{}") => "none".to_string(),
+            some => some,
+        };
         let key = format!("method.{key}");
         let problem = format!("found {}, the adapter in {folder} has {}", text(ours), text(theirs));
         return Err(Error::config(&key, problem).with_hint(format!(
@@ -89,73 +89,5 @@ fn same_modules(ours: &Targets, theirs: &Targets, model: &Decoder) -> bool {
     match (ours.select(&names), theirs.select(&names)) {
         (Ok(ours), Ok(theirs)) => ours == theirs,
         _ => false,
-    }
-}
-
-/// The options with an adapter's constants.
-fn filled(method: &MethodOptions, found: &LoraConfig) -> MethodOptions {
-    MethodOptions {
-        rank: found.rank,
-        alpha: found.alpha,
-        // f32 to f64 without the digits that f32 never had.
-        dropout: found.dropout.to_string().parse().unwrap_or_default(),
-        rslora: found.rslora,
-        init: match found.init {
-            Init::Kaiming => LoraInit::Kaiming,
-            Init::Gaussian => LoraInit::Gaussian,
-            Init::Pissa => LoraInit::Pissa,
-            Init::Olora => LoraInit::Olora,
-            Init::Loftq { .. } => LoraInit::Loftq,
-        },
-        loftq_iterations: match found.init {
-            Init::Loftq { iterations } => iterations,
-            _ => 1,
-        },
-        dora: found.dora,
-        lora_bias: found.lora_bias,
-        bias: match found.bias {
-            TrainedBiases::None => BiasKind::None,
-            TrainedBiases::All => BiasKind::All,
-            TrainedBiases::LoraOnly => BiasKind::LoraOnly,
-        },
-        targets: found.targets.clone(),
-        exclude: found.exclude.clone(),
-        layers_to_transform: found.layers.clone(),
-        layers_pattern: found.layers_pattern.clone(),
-        rank_pattern: found.rank_pattern.clone(),
-        alpha_pattern: found.alpha_pattern.clone(),
-        target_parameters: found.target_parameters.clone(),
-        modules_to_save: found.modules_to_save.clone(),
-        trainable_tokens: found.trainable_tokens.clone(),
-        ..method.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_filled_in_gives_the_adapters_constants() {
-        let found = LoraConfig {
-            rank: 3,
-            alpha: 5.0,
-            dropout: 0.1,
-            dora: true,
-            init: Init::Loftq { iterations: 4 },
-            bias: TrainedBiases::LoraOnly,
-            targets: Targets::Names(vec!["q_proj".into()]),
-            exclude: Some(Targets::Regex("x".into())),
-            layers: Some(vec![1]),
-            layers_pattern: vec!["layers".into()],
-            rank_pattern: vec![("q_proj".into(), 2)],
-            alpha_pattern: vec![("q_proj".into(), 2.0)],
-            modules_to_save: vec!["norm".into()],
-            trainable_tokens: vec![7],
-            target_parameters: vec!["experts.down_proj".into()],
-            rslora: true,
-            lora_bias: true,
-        };
-        assert_eq!(lora_config(&filled(&MethodOptions::default(), &found)), found);
     }
 }

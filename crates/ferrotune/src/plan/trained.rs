@@ -49,7 +49,7 @@ impl Trained {
         let foreseen = Adapter::foresee(dev, model, lora);
         let (lengths, ranks) = foreseen.map_err(|e| match &config.train.init_adapter {
             Some(folder) => peft::of_folder(e, Path::new(folder)),
-            None => e,
+            None => e.under("method"),
         })?;
         // Weights that an initialization changes are kept beside the model's, in f32 at most.
         let changed = if decomposes { 4 * model.arch.linear_elements() } else { 0 };

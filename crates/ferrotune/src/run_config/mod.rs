@@ -1,33 +1,55 @@
 //! The run file: everything that decides what a run does, in one typed tree.
 //!
-//! Defaults stand here and nowhere else. Reading is tolerant in notation (YAML, TOML, JSON; the field's own names as
-//! aliases) and strict in content: an unknown key, a wrong type or an impossible value is an error that names the key.
-//! [`RunConfig::to_yaml`] writes the tree with all defaults filled in; reading that gives the same tree.
+//! A key is declared once, as a field of its section (see [`options`](crate::options)): its name, type, default, range,
+//! unit, aliases and meaning. What reads, checks, writes and documents keys goes by that declaration. Reading is tolerant
+//! in notation (YAML, TOML, JSON; the field's own names as aliases) and strict in content: an unknown key, a wrong type
+//! or an impossible value is an error that names the key. [`RunConfig::to_yaml`] writes the tree with all defaults filled
+//! in; reading that gives the same tree.
 
 mod layers;
 mod method;
-mod options;
 mod paths;
-mod read;
+mod sections;
 mod settings;
+mod validate;
+mod values;
 
-pub use layers::Notation;
-pub use method::{BiasKind, LoraInit, MethodKind, MethodOptions, QuantKind, QuantOptions, Targets};
-pub use options::{
-    ActivationPolicy, ActivationStorage, BadRowPolicy, DEFAULT_CACHE_LIMIT, DataFormat, DataOptions,
-    EvalSource, FloatKind, LossNormalization, ModelOptions, OptimizerKind, OutputOptions, Overlong, Schedule,
-    StreamPolicy, Supervise, TableKind, TrainOptions, Truncation, WeightKind,
-};
-
-pub use settings::{Difference, Settings, differences};
-
-use crate::error::{Error, Result};
-use layers::Layers;
-use serde::Serialize;
 use std::path::Path;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+pub use crate::formats::adapter::{Init, LoraConfig, Targets, TrainedBiases};
+use crate::options::schema_of;
+use layers::Layers;
+pub use layers::Notation;
+pub use method::{MethodKind, MethodOptions, QuantKind, QuantOptions};
+pub use sections::{
+    ActivationPolicy, ActivationStorage, BadRowPolicy, DEFAULT_CACHE_LIMIT, DataFormat, DataOptions,
+    FloatKind, LossNormalization, ModelOptions, OptimizerKind, OutputOptions, Overlong, Shape, StreamPolicy,
+    Supervise, TableKind, TrainOptions, Truncation, WeightKind,
+};
+pub use settings::{Difference, Settings, differences};
+pub use values::EvalSource;
+
 /// Everything that decides what a run does.
-#[derive(Clone, Debug, Default, Serialize)]
+///
+/// ```
+/// use ferrotune::run_config::{DataOptions, ModelOptions, RunConfig};
+///
+/// let config = RunConfig {
+///     model: ModelOptions { base: "some/model".into(), ..Default::default() },
+///     data: DataOptions { train: vec!["rows.jsonl".into()], ..Default::default() },
+///     ..Default::default()
+/// };
+/// let config = config.with(&["train.lr=1e-3".into()])?;
+/// assert_eq!(config.train.lr, Some(1e-3));
+/// # Ok::<(), ferrotune::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct RunConfig {
     /// The base model.
     pub model: ModelOptions,
@@ -39,17 +61,17 @@ pub struct RunConfig {
     pub train: TrainOptions,
     /// Where results go.
     pub output: OutputOptions,
-    /// Keys of `method` that were stated, as opposed to filled in.
+    /// Keys of `method` that a run file or an override states, by their own names.
     #[serde(skip)]
-    stated: Vec<&'static str>,
+    pub stated: Vec<String>,
 }
 
 /// Which keys were stated is not a part of the tree.
 impl PartialEq for RunConfig {
     fn eq(&self, other: &Self) -> bool {
-        let tree =
+        let sections =
             |c: &Self| (c.model.clone(), c.method.clone(), c.data.clone(), c.train.clone(), c.output.clone());
-        tree(self) == tree(other)
+        sections(self) == sections(other)
     }
 }
 
@@ -67,21 +89,24 @@ impl RunConfig {
 
     /// Like [`RunConfig::load`] for a text; `name` is for messages.
     pub fn parse(text: &str, notation: Notation, name: &str, overrides: &[String]) -> Result<Self> {
-        let mut layers = Layers::default();
+        let mut layers = Layers::over(&RunConfig::default());
         layers.push_text(text, notation, name)?;
-        Self::from_layers(layers, overrides)
+        Self::overridden(layers, overrides)
     }
 
     /// A configuration of defaults and overrides only.
     pub fn from_overrides(overrides: &[String]) -> Result<Self> {
-        Self::from_layers(Layers::default(), overrides)
+        RunConfig::default().with(overrides)
     }
 
-    fn from_layers(mut layers: Layers, overrides: &[String]) -> Result<Self> {
-        for text in overrides {
-            layers.push_override(text)?;
-        }
-        let mut config = read::run(layers)?;
+    /// The same configuration with `section.key=value` overrides; the result is valid and resolved.
+    pub fn with(self, overrides: &[String]) -> Result<Self> {
+        Self::overridden(Layers::over(&self), overrides)
+    }
+
+    fn overridden(mut layers: Layers, overrides: &[String]) -> Result<Self> {
+        overrides.iter().try_for_each(|text| layers.push_override(text))?;
+        let mut config = layers.finish()?;
         config.resolve();
         config.validate()?;
         Ok(config)
@@ -92,14 +117,9 @@ impl RunConfig {
         self.train.lr.get_or_insert(self.method.kind.default_lr());
     }
 
-    /// Keys of `method` that the run file or an override states, by their own names.
-    pub fn stated_method(&self) -> impl Iterator<Item = &'static str> {
-        self.stated.iter().copied()
-    }
-
     /// Whether a key of `method` is stated.
     pub fn states(&self, key: &str) -> bool {
-        self.stated.contains(&key)
+        self.stated.iter().any(|stated| stated == key)
     }
 
     /// The learning rate, resolved or not.
@@ -107,18 +127,37 @@ impl RunConfig {
         self.train.lr.unwrap_or_else(|| self.method.kind.default_lr())
     }
 
-    /// Checks every value that its type alone does not.
-    pub fn validate(&self) -> Result<()> {
-        read::validate(self)
-    }
-
     /// The whole tree as YAML. Reading it gives the same tree.
     pub fn to_yaml(&self) -> String {
+        // The tree holds only text, numbers, flags and lists: nothing that YAML cannot hold.
+        serde_saphyr::to_string(&self.resolved_tree()).unwrap_or_default()
+    }
+
+    /// All sections as they are.
+    fn tree(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// All sections resolved, without what is empty by default, and without rare keys (`x-rare`) at their default.
+    pub fn resolved_tree(&self) -> Value {
         let mut resolved = self.clone();
         resolved.resolve();
-        // The tree holds only text, numbers, flags and lists: nothing that YAML cannot hold.
-        serde_saphyr::to_string(&resolved).unwrap_or_default()
+        let mut tree = resolved.tree();
+        drop_usual(&mut tree, &RunConfig::default().tree(), &schema_of::<RunConfig>());
+        tree
     }
+}
+
+fn drop_usual(tree: &mut Value, defaults: &Value, schema: &Value) {
+    let Value::Object(map) = tree else { return };
+    let empty = |value: &Value| {
+        value.is_null()
+            || value.as_array().is_some_and(Vec::is_empty)
+            || value.as_object().is_some_and(|map| map.is_empty())
+    };
+    let of = |key: &str| &schema["properties"][key];
+    map.retain(|key, value| *value != defaults[key] || !(empty(value) || of(key)["x-rare"] == true));
+    map.iter_mut().for_each(|(key, value)| drop_usual(value, &defaults[key], of(key)));
 }
 
 /// Why the bytes of a run file are no text.

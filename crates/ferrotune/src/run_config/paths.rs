@@ -1,64 +1,81 @@
 //! Paths of a run file: the home folder, and files that lie beside the run file.
 
-use super::{EvalSource, RunConfig};
-use crate::error::{Error, Result};
 use std::path::Path;
+
+use serde_json::Value;
+
+use super::RunConfig;
+use crate::error::{Error, Result};
+use crate::options::{Key, keys, read};
 
 impl RunConfig {
     /// Puts the home folder in the place of a leading `~`. Another user's home is not known here and refused.
     pub fn expand_home(&mut self, home: Option<&Path>) -> Result<()> {
-        let mut paths = vec![("model.base", &mut self.model.base), ("output.dir", &mut self.output.dir)];
-        paths.extend(self.data.train.iter_mut().map(|path| ("data.train", path)));
-        if let EvalSource::Files(files) = &mut self.data.eval {
-            paths.extend(files.iter_mut().map(|path| ("data.eval", path)));
-        }
-        paths.extend(self.train.init_adapter.iter_mut().map(|path| ("train.init_adapter", path)));
-        for (key, path) in paths {
-            let Some(rest) = path.strip_prefix('~') else { continue };
+        self.each_path(|key, path| {
+            let Some(rest) = path.strip_prefix('~') else { return Ok(()) };
             if !(rest.is_empty() || rest.starts_with('/')) {
                 let user = rest.split('/').next().unwrap_or_default();
-                return Err(Error::config(
-                    key,
-                    format!("`{path}`: the home folder of `{user}` is not looked up"),
-                )
-                .with_hint(format!("write the whole path, or `./{path}` for a name that starts with `~`")));
+                let problem = format!("`{path}`: the home folder of `{user}` is not looked up");
+                return Err(Error::config(&key.path, problem).with_hint(format!(
+                    "write the whole path, or `./{path}` for a name that starts with `~`"
+                )));
             }
             let home = home.ok_or_else(|| {
-                Error::config(key, format!("`{path}`: there is no home folder"))
+                Error::config(&key.path, format!("`{path}`: there is no home folder"))
                     .with_hint("set HOME, or write the whole path")
             })?;
             *path = home.join(rest.trim_start_matches('/')).display().to_string();
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Takes files of rows that are not found from the current folder from beside the run file, if they are there; a
     /// sentence for each that was taken so.
-    pub fn find_data_beside(&mut self, run_file: &Path) -> Vec<String> {
+    pub fn find_data_beside(&mut self, run_file: &Path) -> Result<Vec<String>> {
         let mut taken = Vec::new();
         let Some(folder) = run_file.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
-            return taken;
+            return Ok(taken);
         };
-        let mut find = |key: &str, path: &mut String| {
+        self.each_path(|key, path| {
             let beside = folder.join(&*path);
-            if Path::new(path).is_relative() && !Path::new(path).exists() && beside.exists() {
+            let missing = Path::new(path).is_relative() && !Path::new(path).exists();
+            if key.path_kind() == Some("rows") && missing && beside.exists() {
                 let beside = beside.display().to_string();
                 taken.push(format!(
-                    "{key}: {path} is not in the current folder; {beside} is taken, beside the run file"
+                    "{}: {path} is not in the current folder; {beside} is taken, beside the run file",
+                    key.path
                 ));
                 *path = beside;
             }
-        };
-        self.data.train.iter_mut().for_each(|path| find("data.train", path));
-        if let EvalSource::Files(files) = &mut self.data.eval {
-            files.iter_mut().for_each(|path| find("data.eval", path));
+            Ok(())
+        })?;
+        Ok(taken)
+    }
+
+    /// Lets `change` see the paths of every key that is declared as one.
+    fn each_path(&mut self, mut change: impl FnMut(&Key, &mut String) -> Result<()>) -> Result<()> {
+        let mut tree = self.tree();
+        for key in keys::<RunConfig>().iter().filter(|key| key.path_kind().is_some()) {
+            match tree.pointer_mut(&format!("/{}", key.path.replace('.', "/"))) {
+                Some(Value::String(path)) => change(key, path)?,
+                Some(Value::Array(paths)) => {
+                    for path in paths {
+                        if let Value::String(path) = path {
+                            change(key, path)?;
+                        }
+                    }
+                }
+                _ => {}
+            }
         }
-        taken
+        *self = RunConfig { stated: std::mem::take(&mut self.stated), ..read(tree)? };
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::EvalSource;
     use super::*;
 
     #[test]

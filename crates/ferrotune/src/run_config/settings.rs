@@ -5,27 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::RunConfig;
-
-/// Keys that change no number of a run, or whose effect is compared in another way: the content of the base and of the
-/// rows by hashes, memory and threads not at all, as every way to run gives the same bits.
-const INDIFFERENT: &[&str] = &[
-    "model.base",
-    "model.revision",
-    "model.cache",
-    "model.cache_limit",
-    "data.train",
-    "data.eval",
-    "data.bad_rows",
-    "train.threads",
-    "train.memory",
-    "train.log_every",
-    "train.eval_every",
-    "train.activations",
-    "train.stream",
-    "train.weights",
-    "output",
-];
+use super::{OptimizerKind, RunConfig};
+use crate::options::keys;
 
 /// The settings by dotted key, those that are not set left out.
 pub type Settings = BTreeMap<String, Value>;
@@ -53,20 +34,20 @@ impl std::fmt::Display for Difference {
 }
 
 impl RunConfig {
-    /// The settings that decide the numbers of the run.
+    /// The settings that decide the numbers of the run: all but those of keys that are declared with `x-numbers: false`.
+    /// Those change no number, or their effect is compared in another way: the content of the base and of the rows by
+    /// hashes, memory and threads not at all, as every way to run gives the same bits.
     pub fn settings(&self) -> Settings {
-        let mut resolved = self.clone();
-        resolved.resolve();
         let mut all = Settings::new();
-        flatten("", serde_json::to_value(&resolved).unwrap_or_default(), &mut all);
-        all.retain(|key, _| {
-            let under =
-                |name: &&str| key == name || key.strip_prefix(*name).is_some_and(|k| k.starts_with('.'));
-            !INDIFFERENT.iter().any(under)
-        });
+        flatten("", self.resolved_tree(), &mut all);
+        for key in keys::<RunConfig>().iter().filter(|key| !key.decides_numbers()) {
+            all.remove(&key.path);
+        }
         // Moments in a file have the bits of those in memory.
-        if let Some(optimizer) = all.get_mut("train.optimizer").filter(|o| *o == "paged_adamw") {
-            *optimizer = "adamw".into();
+        if let Some(optimizer) = all.get_mut("train.optimizer")
+            && *optimizer == OptimizerKind::PagedAdamw.as_str()
+        {
+            *optimizer = OptimizerKind::Adamw.as_str().into();
         }
         all
     }

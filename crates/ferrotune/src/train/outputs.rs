@@ -113,7 +113,7 @@ fn start(trainable: &Trainable) -> String {
             "The adapter fits base weights that its start changed; ferrotune and PEFT repeat the start when they read \
              it. `{CONVERTED}/` holds the same as a plain LoRA for the original weights.\n\n"
         ),
-        Init::Loftq { .. } => {
+        Init::Loftq => {
             "The adapter fits base weights that LoftQ quantized to NF4; readers repeat that.\n\n".into()
         }
     }

@@ -230,6 +230,6 @@ fn paged_params(config: &RunConfig, plan: &RunPlan) -> Result<Option<Params>> {
 fn make_adapter(config: &RunConfig, lora: &LoraConfig, dev: &Device, model: &Decoder) -> Result<Adapter> {
     match &config.train.init_adapter {
         Some(folder) => peft::load(dev, Path::new(folder), model),
-        None => Adapter::init(dev, model, lora.clone(), config.train.seed),
+        None => Adapter::init(dev, model, lora.clone(), config.train.seed).map_err(|e| e.under("method")),
     }
 }

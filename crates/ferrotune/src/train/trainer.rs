@@ -22,12 +22,12 @@ use crate::formats::hash::hex;
 use crate::load::BaseForm;
 use crate::loss::Loss;
 use crate::memory;
-use crate::optim::schedule::{Schedule, Shape};
+use crate::optim::schedule::Schedule;
 use crate::plan::{self, RunPlan, init_adapter};
 use crate::results::run_folder::RunFolder;
 use crate::results::train_state::Changed;
 use crate::results::trained_beside::TrainedBeside;
-use crate::run_config::{self, LossNormalization, RunConfig};
+use crate::run_config::{LossNormalization, RunConfig};
 use crate::{Error, Result};
 
 mod resume;
@@ -266,11 +266,7 @@ fn schedule(config: &RunConfig, total: usize) -> Schedule {
     let t = &config.train;
     Schedule {
         lr: config.lr(),
-        shape: match t.schedule {
-            run_config::Schedule::Linear => Shape::Linear,
-            run_config::Schedule::Cosine => Shape::Cosine,
-            run_config::Schedule::Constant => Shape::Constant,
-        },
+        shape: t.schedule,
         warmup: t.warmup_steps(total),
         from_zero: t.warmup_from_zero,
         total,

@@ -1,5 +1,6 @@
 //! The methods by name.
 
+use crate::options::choice;
 use crate::{Error, Result};
 
 /// What is done with the values of several adapters.
@@ -28,25 +29,14 @@ pub enum Form {
     Products,
 }
 
-/// How the sign of a value is elected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MajoritySign {
-    /// By the sum of the values.
-    #[default]
-    Total,
-    /// By the number of values of each sign.
-    Frequency,
-}
-
-impl MajoritySign {
-    /// The one of this name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "total" => Ok(MajoritySign::Total),
-            "frequency" => Ok(MajoritySign::Frequency),
-            other => Err(Error::config("--majority-sign", format!("`{other}` is not a way to elect a sign"))
-                .with_hint("total (sum of the values) or frequency (number of values)")),
-        }
+choice! {
+    /// How the sign of a value is elected.
+    pub enum MajoritySign {
+        /// By the sum of the values.
+        #[default]
+        Total = "total",
+        /// By the number of values of each sign.
+        Frequency = "frequency",
     }
 }
 
@@ -77,6 +67,13 @@ const METHODS: [(&str, Rule, Form); 11] = [
 impl Method {
     /// Weighted sum of the factors.
     pub const LINEAR: Method = Method { rule: Rule::Sum, form: Form::Factors };
+    /// The exact weighted sum.
+    pub const CAT: Method = Method { rule: Rule::Sum, form: Form::Concatenated };
+
+    /// All names.
+    pub fn names() -> [&'static str; METHODS.len()] {
+        METHODS.map(|(name, ..)| name)
+    }
 
     /// The method of this name; an unknown one is refused with the nearest.
     pub fn parse(name: &str) -> Result<Self> {

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use ferrotune_kernels::Threads;
 
-use crate::formats::adapter::{AdapterConfig, AdapterFile, Modules};
+use crate::formats::adapter::{AdapterConfig, AdapterFile, LoraConfig, Targets};
 use crate::{Error, Result};
 
 pub use methods::{Form, MajoritySign, Method, Rule};
@@ -90,7 +90,7 @@ pub fn combine(threads: &Threads, inputs: &[Input], how: &Combination) -> Result
         tensors.push(module.tensor(Part::B, &[module.rows, rank], b));
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Combined { file: AdapterFile { config: config(inputs, &modules, how, rank)?, tensors }, cut })
+    Ok(Combined { file: AdapterFile { config: config(inputs, &modules, how, rank), tensors }, cut })
 }
 
 /// The combination of one module, and the share of it that was cut.
@@ -275,46 +275,51 @@ fn exact_rank(made: &[(Factors, f64)], how: &Combination) -> Result<usize> {
 }
 
 /// The configuration of the result: scale 1, the targets of all inputs, the rest from the first.
-fn config(inputs: &[Input], modules: &[Module<'_>], how: &Combination, rank: usize) -> Result<AdapterConfig> {
-    let configs: Vec<&AdapterConfig> = inputs.iter().map(|i| &i.file.config).collect();
-    let named = configs.iter().find_map(|c| c.base_model_name_or_path.clone());
-    Ok(AdapterConfig {
-        r: rank,
-        lora_alpha: rank as f64,
-        lora_dropout: configs[0].lora_dropout,
-        target_modules: Some(targets(&configs, modules)),
+fn config(inputs: &[Input], modules: &[Module<'_>], how: &Combination, rank: usize) -> AdapterConfig {
+    let first = &inputs[0].file.config;
+    let named = inputs.iter().find_map(|i| i.file.config.base_model_name_or_path.clone());
+    let lora: Vec<&LoraConfig> = inputs.iter().map(|i| &i.file.config.lora).collect();
+    AdapterConfig {
+        lora: LoraConfig {
+            rank,
+            alpha: rank as f64,
+            dropout: first.lora.dropout,
+            targets: targets(&lora, modules),
+            ..LoraConfig::default()
+        },
         base_model_name_or_path: how.base.clone().or(named),
-        revision: configs[0].revision.clone(),
-        task_type: configs[0].task_type.clone(),
-        ..AdapterConfig::default()
-    })
+        revision: first.revision.clone(),
+        task_type: first.task_type.clone(),
+    }
 }
 
 /// The union of the targets where it selects the union of the modules; else the paths of the modules.
-fn targets(configs: &[&AdapterConfig], modules: &[Module<'_>]) -> Modules {
-    let restricted = |c: &&AdapterConfig| c.exclude_modules.is_some() || c.layers_to_transform.is_some();
+fn targets(configs: &[&LoraConfig], modules: &[Module<'_>]) -> Targets {
+    let restricted = |c: &&LoraConfig| {
+        c.exclude.is_some() || c.layers_to_transform.is_some() || c.targets == Targets::Names(Vec::new())
+    };
     if !configs.iter().any(restricted) {
-        let lists = configs.iter().map(|c| match &c.target_modules {
-            Some(Modules::Names(names)) => Some(names.as_slice()),
+        let first = &configs[0].targets;
+        if configs.iter().all(|c| c.targets == *first) {
+            return first.clone();
+        }
+        let lists = configs.iter().map(|c| match &c.targets {
+            Targets::Names(names) => Some(names.as_slice()),
             _ => None,
         });
         if let Some(lists) = lists.collect::<Option<Vec<_>>>() {
             let mut names = lists.concat();
             names.sort();
             names.dedup();
-            return Modules::Names(names);
+            return Targets::Names(names);
         }
-        let patterns = configs.iter().map(|c| match &c.target_modules {
-            Some(Modules::Pattern(p)) => Some(p.as_str()),
+        let patterns = configs.iter().map(|c| match &c.targets {
+            Targets::Regex(pattern) => Some(format!("({pattern})")),
             _ => None,
         });
-        match patterns.collect::<Option<Vec<_>>>() {
-            Some(p) if p.iter().all(|other| *other == p[0]) => return Modules::Pattern(p[0].to_string()),
-            Some(p) if p.iter().all(|p| *p != "all-linear") => {
-                return Modules::Pattern(p.iter().map(|p| format!("({p})")).collect::<Vec<_>>().join("|"));
-            }
-            _ => {}
+        if let Some(patterns) = patterns.collect::<Option<Vec<_>>>() {
+            return Targets::Regex(patterns.join("|"));
         }
     }
-    Modules::Names(modules.iter().map(|m| m.name.clone()).collect())
+    Targets::Names(modules.iter().map(|m| m.name.clone()).collect())
 }

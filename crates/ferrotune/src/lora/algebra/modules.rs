@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::targets::Matcher;
 use super::Input;
-use crate::formats::adapter::{AdapterConfig, AdapterFile, AdapterTensor};
+use crate::formats::adapter::{AdapterFile, AdapterTensor, LoraConfig, TrainedBiases};
 use crate::{Error, Result};
 
 /// A factor of a branch.
@@ -71,26 +71,22 @@ impl Module<'_> {
 
 /// The largest rank of an adapter.
 pub(super) fn rank(file: &AdapterFile) -> usize {
-    file.config.rank_pattern.iter().map(|(_, r)| *r).fold(file.config.r, usize::max)
-}
-
-/// Whether the base weights were changed when the adapter began, so that it does not fit the original base.
-fn changes_base(c: &AdapterConfig) -> bool {
-    let name = c.init_lora_weights.as_str().unwrap_or_default();
-    ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|method| name.starts_with(method))
+    let config = &file.config.lora;
+    config.rank_pattern.iter().map(|(_, r)| *r).fold(config.rank, usize::max)
 }
 
 /// Refuses what is more, or something else, than a product added to the base's weights.
 pub(super) fn supported(input: &Input) -> Result<()> {
-    let c = &input.file.config;
+    let c = &input.file.config.lora;
     let features = [
-        ("use_dora", c.use_dora),
+        ("use_dora", c.dora),
         ("lora_bias", c.lora_bias),
-        ("target_parameters", c.target_parameters.is_some()),
-        ("bias", c.bias != "none"),
-        ("modules_to_save", c.modules_to_save.as_ref().is_some_and(|m| !m.is_empty())),
-        ("trainable_token_indices", c.trainable_token_indices.is_some()),
-        ("init_lora_weights", changes_base(c)),
+        ("target_parameters", !c.target_parameters.is_empty()),
+        ("bias", c.bias != TrainedBiases::None),
+        ("modules_to_save", !c.modules_to_save.is_empty()),
+        ("trainable_token_indices", !c.trainable_tokens.is_empty()),
+        // The base weights were changed when the adapter began, so it does not fit the original ones.
+        ("init_lora_weights", c.init.changes_base()),
     ];
     match features.into_iter().find(|(_, used)| *used) {
         Some((key, _)) => {
@@ -107,7 +103,7 @@ pub(super) fn supported(input: &Input) -> Result<()> {
 pub(super) fn of(inputs: &[Input]) -> Result<Vec<Module<'_>>> {
     let mut modules: BTreeMap<&str, Module<'_>> = BTreeMap::new();
     for (number, input) in inputs.iter().enumerate() {
-        let c = &input.file.config;
+        let c = &input.file.config.lora;
         let alphas = Matcher::suffixes("alpha_pattern", c.alpha_pattern.iter().map(|(key, _)| key))?;
         for tensor in &input.file.tensors {
             let refuse = |problem: String| Error::tensor(&input.path, &tensor.name, problem);
@@ -158,7 +154,7 @@ pub(super) fn of(inputs: &[Input]) -> Result<Vec<Module<'_>>> {
 }
 
 /// The factor of a module's branch.
-fn scale(c: &AdapterConfig, alphas: &Matcher, module: &str, rank: usize) -> Result<f64> {
-    let alpha = alphas.first(module)?.map_or(c.lora_alpha, |i| c.alpha_pattern[i].1);
-    Ok(alpha / if c.use_rslora { (rank as f64).sqrt() } else { rank as f64 })
+fn scale(c: &LoraConfig, alphas: &Matcher, module: &str, rank: usize) -> Result<f64> {
+    let alpha = alphas.first(module)?.map_or(c.alpha, |i| c.alpha_pattern[i].1);
+    Ok(alpha / if c.rslora { (rank as f64).sqrt() } else { rank as f64 })
 }
