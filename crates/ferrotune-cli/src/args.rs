@@ -3,6 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use ferrotune::lora::algebra::{MajoritySign, Method};
+use ferrotune::run_config::{FloatKind, MethodKind, QuantKind};
+use ferrotune_kernels::cpu::Isa;
+
+use crate::words::{self, Color, FloatType, FourBit, Held, Onto, word};
 
 /// Fine-tune language models with full fine-tuning, LoRA and QLoRA on the machine you have.
 #[derive(Debug, Parser)]
@@ -14,9 +19,9 @@ pub struct Args {
     /// Number of threads (default: all cores).
     #[arg(long, global = true)]
     pub threads: Option<usize>,
-    /// Use a lower instruction set than the CPU has: portable, neon, avx2, avx512, avx512-bf16.
-    #[arg(long, global = true)]
-    pub isa: Option<String>,
+    /// Use a lower instruction set than the CPU has.
+    #[arg(long, global = true, value_parser = words::isa())]
+    pub isa: Option<Isa>,
     /// Use no network: models come from this machine.
     #[arg(long, global = true)]
     pub offline: bool,
@@ -63,13 +68,12 @@ pub struct ModelArgs {
     /// Base model, where an adapter folder names one that is not here.
     #[arg(long)]
     pub base: Option<String>,
-    /// Hold the base's linears as: auto (the form that the adapter was trained beside, as far as its folder says; else as
-    /// stored), keep (as stored), nf4, fp4, int8, bf16, f32.
-    #[arg(long, default_value = "auto")]
-    pub quant: String,
-    /// Inputs of matrix products: auto (bf16 for answers, otherwise where the CPU multiplies it), f32, bf16.
-    #[arg(long, default_value = "auto")]
-    pub precision: String,
+    /// Form in which the base's linears are held.
+    #[arg(long, default_value = "auto", value_parser = Held::parser())]
+    pub quant: Held,
+    /// Type of the inputs of matrix products; auto is bf16 for answers, otherwise where the CPU multiplies it.
+    #[arg(long, default_value = "auto", value_parser = word::<FloatKind>())]
+    pub precision: FloatKind,
     /// Quantize the base anew, and do not keep it for the next start.
     #[arg(long)]
     pub no_cache: bool,
@@ -98,12 +102,12 @@ pub struct SamplingArgs {
 /// `ferrotune quickstart`
 #[derive(Debug, clap::Args)]
 pub struct QuickstartArgs {
-    /// full, lora or qlora.
-    #[arg(long, default_value = "qlora")]
-    pub method: String,
-    /// Storage of the base for qlora: auto (blocks that it has already, else nf4), keep, nf4, fp4, int8.
-    #[arg(long, default_value = "auto")]
-    pub quant: String,
+    /// What is trained.
+    #[arg(long, default_value = "qlora", value_parser = word::<MethodKind>())]
+    pub method: MethodKind,
+    /// Form of the base for qlora.
+    #[arg(long, default_value = "auto", value_parser = word::<QuantKind>())]
+    pub quant: QuantKind,
     /// Another model than the starter.
     #[arg(long)]
     pub model: Option<String>,
@@ -195,16 +199,15 @@ pub struct MergeArgs {
     /// Base model (default: the one that the adapter names).
     #[arg(long)]
     pub base: Option<String>,
-    /// Merge onto the base's linears as: auto (the form that the adapter was trained beside, as far as its folder says),
-    /// keep (as stored), nf4, fp4, int8, bf16, f32.
-    #[arg(long, default_value = "auto")]
-    pub quant: String,
-    /// The same in other words: trained (--quant auto), stored (--quant keep).
+    /// Form of the base's linears that the adapter is merged onto.
+    #[arg(long, default_value = "auto", value_parser = Held::parser())]
+    pub quant: Held,
+    /// The same in other words.
     #[arg(long)]
-    pub onto: Option<String>,
-    /// Type of the written weights: auto, f32, bf16, f16.
+    pub onto: Option<Onto>,
+    /// Type of the written weights.
     #[arg(long, default_value = "auto")]
-    pub dtype: String,
+    pub dtype: FloatType,
 }
 
 /// `ferrotune quantize MODEL --output FOLDER`
@@ -215,18 +218,18 @@ pub struct QuantizeArgs {
     /// Folder to write.
     #[arg(long, short)]
     pub output: PathBuf,
-    /// nf4 or fp4.
+    /// 4-bit format.
     #[arg(long = "type", default_value = "nf4")]
-    pub kind: String,
+    pub kind: FourBit,
     /// Values that share a scale: 64, 128, ... 4096.
     #[arg(long, default_value_t = 64)]
     pub block: usize,
     /// Leave the scales in f32 (default: 8 bits, double quantization).
     #[arg(long)]
     pub no_double: bool,
-    /// Type of the floats, from which the linears are quantized: auto (as the model says), f32, bf16, f16.
+    /// Type of the floats, from which the linears are quantized.
     #[arg(long, default_value = "auto")]
-    pub dtype: String,
+    pub dtype: FloatType,
 }
 
 /// `ferrotune combine ADAPTER... --output FOLDER`
@@ -241,19 +244,18 @@ pub struct CombineArgs {
     /// One factor for each adapter, such as 0.7,0.3 (default: 1 for each).
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     pub weights: Vec<f64>,
-    /// As PEFT's combination_type: linear, cat, svd, ties, dare_ties, dare_linear, magnitude_prune, and the last four
-    /// with _svd (default: cat, the exact sum; one adapter is only rewritten).
-    #[arg(long)]
-    pub method: Option<String>,
+    /// As PEFT's combination_type (default: cat, the exact sum; one adapter is only rewritten).
+    #[arg(long, value_parser = words::method())]
+    pub method: Option<Method>,
     /// The exact weighted sum in the least rank that holds it (linear, cat, svd).
     #[arg(long)]
     pub exact: bool,
     /// Share of the values to keep (ties, dare and magnitude_prune methods).
     #[arg(long)]
     pub density: Option<f64>,
-    /// How ties methods elect a sign: total, frequency.
-    #[arg(long, default_value = "total")]
-    pub majority_sign: String,
+    /// How ties methods elect a sign.
+    #[arg(long, default_value = "total", value_parser = word::<MajoritySign>())]
+    pub majority_sign: MajoritySign,
     /// Rank of the result of svd methods (default: the largest of the adapters).
     #[arg(long)]
     pub rank: Option<usize>,
@@ -279,9 +281,9 @@ pub struct PreviewArgs {
     /// Also list every token with its id and label.
     #[arg(long)]
     pub tokens: bool,
-    /// Colour: auto, always, never.
+    /// Colour of the supervised text.
     #[arg(long, default_value = "auto")]
-    pub color: String,
+    pub color: Color,
 }
 
 /// `ferrotune train RUN.yaml [--set key=value]... [--resume]`

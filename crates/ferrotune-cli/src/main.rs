@@ -9,6 +9,7 @@ mod args;
 mod commands;
 mod environment;
 mod report;
+mod words;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -18,10 +18,10 @@ use crate::report::Report;
 
 pub fn run(args: &Args, a: &CombineArgs, report: &Report) -> Result<ExitCode> {
     let how = Combination {
-        method: Method::parse(a.method.as_deref().unwrap_or("cat"))?,
+        method: a.method.unwrap_or(Method::CAT),
         weights: if a.weights.is_empty() { vec![1.0; a.adapters.len()] } else { a.weights.clone() },
         density: a.density,
-        majority_sign: a.majority_sign.parse().map_err(|e: String| Error::config("--majority-sign", e))?,
+        majority_sign: a.majority_sign,
         rank: a.rank,
         exact: a.exact,
         seed: a.seed,

@@ -8,13 +8,14 @@ use ferrotune::results::stops;
 use ferrotune::train::Event;
 use ferrotune::train::outputs::output_dtype;
 use ferrotune::{Error, Result};
-use ferrotune_kernels::{DType, Precision};
+use ferrotune_kernels::Precision;
 use serde_json::json;
 
 use super::open::{Origin, resolve, trained_base};
 use super::{device, new_folder};
 use crate::args::{Args, MergeArgs};
 use crate::report::Report;
+use crate::words::{Held, Onto};
 
 pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     let found = resolve(&a.adapter.display().to_string(), None, a.base.as_deref())?;
@@ -24,23 +25,14 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         );
     };
     new_folder(&a.output)?;
-    let quant = quant(a)?;
+    let held = held(a)?;
     let base = found.open_base(args, report)?;
     let dev = device(args, None)?;
-    let (form, origin) = found.form(quant, &base, Precision::F32, report)?;
+    let (form, origin) = found.form(held, &base, Precision::F32, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, 1, &mut warn)?;
     let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
-    let dtype = match a.dtype.as_str() {
-        "auto" => output_dtype(&base, &model)?,
-        "bf16" => DType::Bf16,
-        "f32" => DType::F32,
-        "f16" => DType::F16,
-        other => {
-            return Err(Error::config("--dtype", format!("`{other}` is not a type"))
-                .with_hint("auto, f32, bf16 or f16"));
-        }
-    };
+    let dtype = a.dtype.dtype().map_or_else(|| output_dtype(&base, &model), Ok)?;
     let onto = model.storage_name();
     let learned = stops::of_adapter(&folder, model.arch.vocab)?;
     write_folder(&a.output, |folder| {
@@ -67,21 +59,13 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The form to merge onto as a word of `--quant`.
-fn quant(a: &MergeArgs) -> Result<&str> {
-    let word = match a.onto.as_deref() {
-        None => return Ok(&a.quant),
-        Some("trained") => "auto",
-        Some("stored") => "keep",
-        Some(other) => {
-            return Err(
-                Error::config("--onto", format!("`{other}` is not a base")).with_hint("trained or stored")
-            );
-        }
-    };
-    if a.quant != "auto" && a.quant != word {
-        let problem = format!("it stands for --quant {word}, and --quant {} is given", a.quant);
+/// The form to merge onto, of which `--onto` is another name.
+fn held(a: &MergeArgs) -> Result<Held> {
+    let Some(onto) = a.onto else { return Ok(a.quant) };
+    let held = onto.held();
+    if a.quant != Onto::Trained.held() && a.quant != held {
+        let problem = format!("it stands for --quant {held}, and --quant {} is given", a.quant);
         return Err(Error::config("--onto", problem).with_hint("give one of the two"));
     }
-    Ok(word)
+    Ok(held)
 }

@@ -26,7 +26,6 @@ use ferrotune::run_config::{ModelOptions, RunConfig};
 use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
-use ferrotune_kernels::cpu::Isa;
 
 use crate::args::{Args, Command};
 use crate::environment::Environment;
@@ -51,18 +50,10 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
 
 /// The device of the global options; a run file's number of threads comes second.
 fn device(args: &Args, threads: Option<usize>) -> Result<Device> {
-    let isa = match &args.isa {
-        None => None,
-        Some(name) => Some(Isa::ALL.into_iter().find(|i| i.name() == name).ok_or_else(|| {
-            let names = Isa::ALL.map(Isa::name).join(", ");
-            Error::config("--isa", format!("`{name}` is not an instruction set"))
-                .with_hint(format!("one of {names}"))
-        })?),
-    };
     if args.threads == Some(0) {
         return Err(Error::config("--threads", "found 0, expected at least 1"));
     }
-    Ok(Device::cpu(args.threads.or(threads), isa)?)
+    Ok(Device::cpu(args.threads.or(threads), args.isa)?)
 }
 
 /// Refuses a folder to write that is there already: nobody's files are replaced. An empty one is as good as none.

@@ -4,20 +4,20 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::base::BaseModel;
 use ferrotune::formats::adapter::{AdapterFile, CONFIG_FILE};
-use ferrotune::load::{BaseForm, BaseStorage, FourBitOptions};
+use ferrotune::load::{BaseForm, BaseStorage};
 use ferrotune::lora::{Adapter, peft};
 use ferrotune::model::{Decoder, Params, Pass};
 use ferrotune::plan::form;
 use ferrotune::results::trained_beside::TrainedBeside;
-use ferrotune::run_config::RunConfig;
+use ferrotune::run_config::{FloatKind, RunConfig};
 use ferrotune::train::Event;
 use ferrotune::{Error, Result};
-use ferrotune_kernels::quant::nf4::FourBitKind;
-use ferrotune_kernels::{DType, Device, Precision};
+use ferrotune_kernels::{Device, Precision};
 
 use super::open_cached;
 use crate::args::{Args, ModelArgs};
 use crate::report::Report;
+use crate::words::Held;
 
 /// A model in memory with the adapter beside it.
 pub struct Loaded {
@@ -108,13 +108,13 @@ impl Resolved {
     /// says.
     pub fn form(
         &self,
-        word: &str,
+        held: Held,
         base: &BaseModel,
         precision: Precision,
         report: &Report,
     ) -> Result<(BaseForm, Origin)> {
-        if word != "auto" {
-            return Ok((storage(word)?.into(), Origin::Asked));
+        if let Some(storage) = held.storage() {
+            return Ok((storage.into(), Origin::Asked));
         }
         match (&self.adapter, &self.beside, &self.run) {
             (None, ..) => Ok((BaseStorage::AsStored.into(), Origin::Asked)),
@@ -151,9 +151,8 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
     if a.no_cache {
         base.cache = None;
     }
-    let kind = precision_kind(&a.precision)?;
-    let precision = form::precision(kind, &dev);
-    let (form, _) = found.form(&a.quant, &base, precision, report)?;
+    let precision = form::precision(a.precision, &dev);
+    let (form, _) = found.form(a.quant, &base, precision, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, positions, &mut warn)?;
     let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
@@ -170,7 +169,7 @@ pub fn open_to_answer(
     report: &Report,
 ) -> Result<Loaded> {
     let mut loaded = open(args, a, dev, positions, report)?;
-    if a.precision == "auto" {
+    if a.precision == FloatKind::Auto {
         loaded.precision = Precision::Bf16;
     }
     Ok(loaded)
@@ -226,32 +225,4 @@ pub fn further_adapter(loaded: &Loaded, folder: &Path, report: &Report) -> Resul
         report.event(&Event::Warning { text });
     }
     Ok(adapter)
-}
-
-/// The storage of a word other than `auto`.
-fn storage(word: &str) -> Result<BaseStorage> {
-    let four_bit = |kind| BaseStorage::FourBit(FourBitOptions { kind, block: 64, double: true });
-    Ok(match word {
-        "keep" => BaseStorage::AsStored,
-        "nf4" => four_bit(FourBitKind::Nf4),
-        "fp4" => four_bit(FourBitKind::Fp4),
-        "int8" => BaseStorage::Int8,
-        "bf16" => BaseStorage::Dense(DType::Bf16),
-        "f32" => BaseStorage::Dense(DType::F32),
-        other => {
-            return Err(Error::config("--quant", format!("`{other}` is not a storage"))
-                .with_hint("one of auto, keep, nf4, fp4, int8, bf16, f32"));
-        }
-    })
-}
-
-fn precision_kind(word: &str) -> Result<ferrotune::run_config::FloatKind> {
-    use ferrotune::run_config::FloatKind;
-    match word {
-        "auto" => Ok(FloatKind::Auto),
-        "f32" => Ok(FloatKind::F32),
-        "bf16" => Ok(FloatKind::Bf16),
-        other => Err(Error::config("--precision", format!("`{other}` is not a precision"))
-            .with_hint("one of auto, f32, bf16")),
-    }
 }

@@ -11,7 +11,7 @@ use ferrotune::formats::Checkpoint;
 use ferrotune::memory;
 use ferrotune::model::Policies;
 use ferrotune::plan::advise::{Foreseen, Load, advise, foresee};
-use ferrotune::run_config::RunConfig;
+use ferrotune::run_config::{ModelOptions, RunConfig};
 use ferrotune::units::human;
 use ferrotune_kernels::Threads;
 use serde_json::json;
@@ -55,14 +55,13 @@ pub fn run(args: &Args, a: &PlanArgs, report: &Report) -> Result<ExitCode> {
 
 /// A run file, or the defaults for a model.
 fn config(a: &PlanArgs, report: &Report) -> Result<RunConfig> {
-    let mut overrides = a.overrides.list();
+    let overrides = a.overrides.list();
     let path = Path::new(&a.run);
-    let run_file = path.extension().is_some_and(|e| ["yaml", "yml", "toml", "json"].iter().any(|r| e == *r));
-    if run_file {
+    if run_file::is_one(path) {
         return run_file::load(path, &overrides, report);
     }
-    overrides.insert(0, format!("model.base={}", json!(a.run)));
-    run_file::at_home(RunConfig::from_overrides(&overrides)?)
+    let model = ModelOptions { base: a.run.clone(), ..ModelOptions::default() };
+    run_file::at_home(RunConfig { model, ..RunConfig::default() }.with(&overrides)?)
 }
 
 /// The model, of which the configuration is enough, and the rows, if the model is here.

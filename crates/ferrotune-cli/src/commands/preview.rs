@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
+use ferrotune::Result;
 use ferrotune::data::tokenize::preview;
 use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::train::notices;
-use ferrotune::{Error, Result};
 use serde_json::json;
 
 use super::{device, open_base, run_file};
 use crate::args::{Args, PreviewArgs};
 use crate::report::Report;
+use crate::words::Color;
 
 pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
     let config = run_file::load(&a.run, &a.set, report)?;
@@ -20,14 +21,10 @@ pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
     for event in notices::of_rows(&prepared) {
         report.event(&event);
     }
-    let colour = match a.color.as_str() {
-        "auto" => report.is_terminal(),
-        "always" => true,
-        "never" => false,
-        other => {
-            return Err(Error::config("--color", format!("`{other}` is not known"))
-                .with_hint("auto, always or never"));
-        }
+    let colour = match a.color {
+        Color::Auto => report.is_terminal(),
+        Color::Always => true,
+        Color::Never => false,
     };
     let mut shown = Vec::new();
     for (i, row) in prepared.train.iter().take(a.rows).enumerate() {

@@ -7,7 +7,6 @@ use ferrotune::load::FourBitOptions;
 use ferrotune::results::quantized_folder;
 use ferrotune::units::human;
 use ferrotune::{Error, Result};
-use ferrotune_kernels::DType;
 use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};
 use serde_json::json;
 
@@ -16,31 +15,19 @@ use crate::args::{Args, QuantizeArgs};
 use crate::report::Report;
 
 pub fn run(args: &Args, a: &QuantizeArgs, report: &Report) -> Result<ExitCode> {
-    let wrong = |option: &str, found: &str, hint: &str| {
-        Err(Error::config(option, format!("`{found}` is not possible")).with_hint(hint))
-    };
-    let kind = match a.kind.as_str() {
-        "nf4" => FourBitKind::Nf4,
-        "fp4" => FourBitKind::Fp4,
-        other => return wrong("--type", other, "nf4 or fp4"),
-    };
     if !BLOCKS.contains(&a.block) {
-        return wrong("--block", &a.block.to_string(), "a power of two from 64 to 4096");
+        return Err(Error::config("--block", format!("`{}` is not possible", a.block))
+            .with_hint("a power of two from 64 to 4096"));
     }
-    let dtype = match a.dtype.as_str() {
-        "auto" => None,
-        "f32" => Some(DType::F32),
-        "bf16" => Some(DType::Bf16),
-        "f16" => Some(DType::F16),
-        other => return wrong("--dtype", other, "auto, f32, bf16 or f16"),
-    };
+    let kind = FourBitKind::from(a.kind);
     new_folder(&a.output)?;
     let threads = device(args, None)?.threads();
     let base = open_base(args, &a.model, report)?;
     let options = FourBitOptions { kind, block: a.block, double: !a.no_double };
     let mut written = None;
     write_folder(&a.output, |folder| {
-        written = Some(quantized_folder::write(&threads, folder, &base.checkpoint, options, dtype)?);
+        written =
+            Some(quantized_folder::write(&threads, folder, &base.checkpoint, options, a.dtype.dtype())?);
         Ok(())
     })?;
     let Some(written) = written else { return Ok(ExitCode::FAILURE) };

@@ -13,7 +13,10 @@ use ferrotune::generate::answers::{Question, answer};
 use ferrotune::memory::resident;
 use ferrotune::plan::init_adapter;
 use ferrotune::results::run_folder::{Begin, RunFolder};
-use ferrotune::run_config::{DataOptions, RunConfig};
+use ferrotune::run_config::{
+    DataOptions, MethodKind, MethodOptions, ModelOptions, OutputOptions, QuantKind, QuantOptions, RunConfig,
+    Shape, TrainOptions,
+};
 use ferrotune::train::{Trainer, notices};
 use ferrotune::units::human;
 use ferrotune::{Error, Result};
@@ -147,34 +150,37 @@ fn output(a: &QuickstartArgs) -> PathBuf {
 /// A model as small as the built-in one knows too little to learn it in one pass: more passes at a higher rate.
 fn config(a: &QuickstartArgs, dir: &Path, model: &str, base: &BaseModel) -> Result<RunConfig> {
     let tiny = base.checkpoint.config().hidden_size < 256;
-    let (lr, epochs) = match (a.method.as_str(), tiny) {
-        ("full", false) => (1e-4, 1),
-        ("full", true) => (2e-3, 5),
+    let (lr, epochs) = match (a.method, tiny) {
+        (MethodKind::Full, false) => (1e-4, 1),
+        (MethodKind::Full, true) => (2e-3, 5),
         (_, false) => (1e-3, 1),
         (_, true) => (5e-3, 8),
     };
-    let rows = if tiny { 16 } else { 8 };
-    let mut keys = vec![
-        format!("model.base={}", quoted(model)),
-        format!("method.kind={}", a.method),
-        format!("data.train={}", quoted(&dir.join("train.jsonl").display().to_string())),
-        "data.max_length=256".into(),
-        format!("train.batch_rows={rows}"),
-        format!("train.lr={lr}"),
-        format!("train.epochs={epochs}"),
-        "train.schedule=cosine".into(),
-        format!("output.dir={}", quoted(&dir.display().to_string())),
-    ];
-    if a.method == "qlora" {
-        keys.push(format!("method.quant.type={}", a.quant));
-    }
-    keys.extend(a.set.iter().cloned());
-    run_file::at_home(RunConfig::from_overrides(&keys)?)
-}
-
-/// A text as a YAML scalar.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
+    // The form of a base that is not quantized in training has no meaning.
+    let quant = if a.method == MethodKind::Qlora { a.quant } else { QuantKind::default() };
+    let config = RunConfig {
+        model: ModelOptions { base: model.to_string(), ..Default::default() },
+        method: MethodOptions {
+            kind: a.method,
+            quant: QuantOptions { kind: quant, ..Default::default() },
+            ..Default::default()
+        },
+        data: DataOptions {
+            train: vec![dir.join("train.jsonl").display().to_string()],
+            max_length: 256,
+            ..Default::default()
+        },
+        train: TrainOptions {
+            batch_rows: Some(if tiny { 16 } else { 8 }),
+            lr: Some(lr),
+            epochs,
+            schedule: Shape::Cosine,
+            ..Default::default()
+        },
+        output: OutputOptions { dir: dir.display().to_string(), ..Default::default() },
+        ..Default::default()
+    };
+    run_file::at_home(config.with(&a.set)?)
 }
 
 fn questions_of(threads: &Threads, base: &BaseModel, file: &Path) -> Result<Vec<Question>> {

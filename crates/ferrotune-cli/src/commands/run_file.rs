@@ -17,6 +17,11 @@ pub fn load(path: &Path, overrides: &[String], report: &Report) -> Result<RunCon
     Ok(config)
 }
 
+/// Whether a path is that of a run file, by its ending.
+pub fn is_one(path: &Path) -> bool {
+    path.extension().is_some_and(|e| ["yaml", "yml", "toml", "json"].iter().any(|r| e == *r))
+}
+
 /// A configuration with the home folder in the place of `~`.
 pub fn at_home(mut config: RunConfig) -> Result<RunConfig> {
     config.expand_home(Environment::home_folder().as_deref())?;

@@ -316,13 +316,7 @@ fn options() {
     let place = Place::with_run("lora");
     place.run(&["train", "run.yaml", "--set", "train.max_steps=1", "--set", "output.dir=good"]).ok();
     for (args, words) in [
-        (&["train", "run.yaml", "--isa", "sse9"][..], &["--isa", "sse9"][..]),
-        (&["generate", "good", "--prompt", "x", "--quant", "int1"], &["--quant", "int1"]),
-        (&["generate", "good", "--prompt", "x", "--precision", "f8"], &["--precision", "f8"]),
-        (&["generate", "good", "--prompt", "", "--raw"], &["--prompt"]),
-        (&["merge", "good", "--output", "m", "--onto", "sand"], &["--onto", "sand"]),
-        (&["merge", "good", "--output", "m", "--dtype", "f8"], &["--dtype", "f8"]),
-        (&["preview", "run.yaml", "--color", "mauve"], &["--color", "mauve"]),
+        (&["generate", "good", "--prompt", "", "--raw"][..], &["--prompt"][..]),
         (&["eval", "good", "--data", "rows.jsonl", "--max-length", "1"], &["--max-length"]),
         (&["train", "run.yaml", "--threads", "0"], &["--threads"]),
     ] {
@@ -330,6 +324,19 @@ fn options() {
         assert_eq!(names(&place.path(".")), ["good", "rows.jsonl", "run.yaml"]);
     }
     // Wrong usage is code 2, as everywhere.
+    for (args, words) in [
+        (&["train", "run.yaml", "--isa", "sse9"][..], &["--isa", "sse9", "avx2", "neon"][..]),
+        (&["generate", "good", "--prompt", "x", "--quant", "int1"], &["--quant", "int1", "int8", "f32"]),
+        (&["generate", "good", "--prompt", "x", "--precision", "f8"], &["--precision", "f8", "bf16"]),
+        (&["merge", "good", "--output", "m", "--onto", "sand"], &["--onto", "sand", "trained, stored"]),
+        (&["merge", "good", "--output", "m", "--dtype", "f8"], &["--dtype", "f8", "f16"]),
+        (&["preview", "run.yaml", "--color", "mauve"], &["--color", "mauve", "auto, always, never"]),
+        (&["quickstart", "--method", "lorra"], &["--method", "lorra", "'lora'"]),
+        (&["quantize", "good", "--output", "q", "--type", "nf5"], &["--type", "nf5", "'nf4'"]),
+    ] {
+        place.run(args).misused(words);
+        assert_eq!(names(&place.path(".")), ["good", "rows.jsonl", "run.yaml"]);
+    }
     assert_eq!(place.run(&["train"]).code, Some(2));
     assert_eq!(place.run(&["eval", "good"]).code, Some(2), "eval without rows");
     assert_eq!(place.run(&["fly"]).code, Some(2));

@@ -118,15 +118,16 @@ fn what_cannot_be_combined_is_refused() {
         assert!(!place.path("out").exists());
         out
     };
-    refused(&[&a, &b, "--method", "tie"], &["--method", "tie", "`ties`"]);
+    place.run(&["combine", "-o", "out", &a, &b, "--method", "tie"]).misused(&["--method", "tie", "'ties'"]);
     refused(&[&a, &b, "--method", "ties"], &["--density", "ties"]);
     refused(&[&a, &b, "--method", "ties", "--density", "1.5"], &["--density", "1.5"]);
     refused(&[&a, &b, "--method", "dare_linear", "--density", "0"], &["--density", "0"]);
     refused(&[&a, &b, "--method", "cat", "--density", "0.5"], &["--density", "cat"]);
-    refused(
-        &[&a, &b, "--method", "ties", "--density", "0.5", "--majority-sign", "most"],
-        &["most", "frequency"],
-    );
+    place.run(&["combine", "-o", "out", &a, &b, "--majority-sign", "most"]).misused(&[
+        "--majority-sign",
+        "most",
+        "total, frequency",
+    ]);
     refused(&[&a, &b, "--weights", "1"], &["--weights", "1 found", "2 adapters"]);
     refused(&[&a, &b, "--weights", "1,nan"], &["--weights", "NaN"]);
     refused(&[&a, &c, "--method", "linear"], &["its rank is 4", "is 8", "--exact"]);

@@ -76,7 +76,7 @@ fn a_form_that_is_not_known_is_not_claimed() {
     place
         .run(&["merge", "out", "--onto", "stored", "--quant", "nf4", "--output", "m"])
         .refused(&["--onto", "--quant nf4"]);
-    place.run(&["merge", "out", "--quant", "int1", "--output", "m"]).refused(&["--quant", "int1"]);
+    place.run(&["merge", "out", "--quant", "int1", "--output", "m"]).misused(&["--quant", "int1", "'int8'"]);
 
     // Beside a base that is in memory in another form, the chat says so.
     let out = place.run_with(&["chat", &base], "/adapter out").ok();

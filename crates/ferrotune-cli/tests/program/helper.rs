@@ -61,6 +61,16 @@ impl Out {
         assert!(self.stderr.lines().any(|l| l.starts_with("hint: ")), "no hint: {self:#?}");
         self
     }
+
+    /// Asserts wrong usage: exit code 2, and every one of `words` on stderr.
+    #[track_caller]
+    pub fn misused(self, words: &[&str]) -> Self {
+        assert_eq!(self.code, Some(2), "{words:?}: {self:#?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not in {self:#?}");
+        }
+        self
+    }
 }
 
 /// A folder to work in.

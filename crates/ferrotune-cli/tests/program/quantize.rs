@@ -111,9 +111,7 @@ fn what_cannot_be_quantized_is_refused() {
         place.run(&[&["quantize", model, "-o", "out"][..], options].concat()).refused(words);
         assert!(!place.path("out").exists());
     };
-    refused(&base, &["--type", "nf5"], &["--type", "nf5", "fp4"]);
     refused(&base, &["--block", "32"], &["--block", "32", "64"]);
-    refused(&base, &["--dtype", "f8"], &["--dtype", "f8", "bf16"]);
     refused("./nowhere", &[], &["nowhere"]);
     let gguf = golden("gguf/llama_tied/model.gguf").display().to_string();
     refused(&gguf, &[], &["GGUF", "rounded already"]);

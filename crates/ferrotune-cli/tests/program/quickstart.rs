@@ -45,17 +45,12 @@ fn every_method_gives_its_numbers() {
 fn a_refused_tour_leaves_nothing() {
     let place = Place::new();
     let base = model("llama3_rope").display().to_string();
-    for (more, word) in [
-        (["--method", "lorra"], "lorra"),
-        (["--quant", "zz"], "zz"),
-        (["--set", "train.lrr=1"], "train.lrr"),
-        (["--isa", "sse9"], "sse9"),
-    ] {
-        let mut args = vec!["quickstart", "--model", &base, "--offline"];
-        args.extend(more);
-        place.run(&args).refused(&[word]);
-        assert!(names(&place.path(".")).is_empty(), "{more:?}");
-    }
+    let run = |more: &[&str]| place.run(&[&["quickstart", "--model", &base, "--offline"][..], more].concat());
+    run(&["--method", "lorra"]).misused(&["lorra", "'lora'"]);
+    run(&["--quant", "zz"]).misused(&["zz", "fp4"]);
+    run(&["--isa", "sse9"]).misused(&["sse9", "avx2"]);
+    run(&["--set", "train.lrr=1"]).refused(&["train.lrr"]);
+    assert!(names(&place.path(".")).is_empty());
     place.run(&["quickstart", "--model", "./nowhere", "--offline"]).refused(&["nowhere"]);
     assert!(names(&place.path(".")).is_empty());
 }

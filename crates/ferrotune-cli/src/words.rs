@@ -1,0 +1,154 @@
+//! Options that take a word: the words of the library's choices, and those that only the command line has.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use ferrotune::load::BaseStorage;
+use ferrotune::lora::algebra::Method;
+use ferrotune::options::{JsonSchema, words};
+use ferrotune::run_config::{QuantKind, QuantOptions};
+use ferrotune_kernels::cpu::Isa;
+use ferrotune_kernels::{DType, quant::nf4::FourBitKind};
+
+/// Takes the words of one of the library's choices, with their meanings in the help.
+pub fn word<T>() -> impl TypedValueParser<Value = T>
+where
+    T: JsonSchema + FromStr<Err: Display> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(possible::<T>()).try_map(|word| word.parse().map_err(|e: T::Err| e.to_string()))
+}
+
+fn possible<T: JsonSchema>() -> Vec<PossibleValue> {
+    let value = |w: ferrotune::options::Word| PossibleValue::new(w.word).help(w.meaning).aliases(w.aliases);
+    words::<T>().into_iter().map(value).collect()
+}
+
+/// Takes the name of an instruction set.
+pub fn isa() -> impl TypedValueParser<Value = Isa> {
+    PossibleValuesParser::new(Isa::ALL.map(Isa::name))
+        .try_map(|name| Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or("not an instruction set"))
+}
+
+/// Takes the name of a way to combine adapters.
+pub fn method() -> impl TypedValueParser<Value = Method> {
+    PossibleValuesParser::new(Method::names()).try_map(|name| Method::parse(&name))
+}
+
+/// How a base's linears are asked to be held: in one of the forms of `method.quant`, or dense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// As `method.quant.type` says it.
+    Quant(QuantKind),
+    /// In floats.
+    Dense(DType),
+}
+
+impl Held {
+    /// Takes one of them.
+    pub fn parser() -> impl TypedValueParser<Value = Held> {
+        let dense =
+            [PossibleValue::new("bf16").help("bfloat16"), PossibleValue::new("f32").help("32-bit floats")];
+        let mut all = possible::<QuantKind>();
+        all[0] = PossibleValue::new("auto")
+            .help("The form that the adapter was trained beside, as far as its folder says; else as stored");
+        all.extend(dense);
+        PossibleValuesParser::new(all).try_map(|word| match word.as_str() {
+            "bf16" => Ok(Held::Dense(DType::Bf16)),
+            "f32" => Ok(Held::Dense(DType::F32)),
+            word => word.parse().map(Held::Quant),
+        })
+    }
+
+    /// The storage; none for `auto`.
+    pub fn storage(self) -> Option<BaseStorage> {
+        match self {
+            Held::Quant(QuantKind::Auto) => None,
+            Held::Quant(kind) => Some(BaseStorage::of(&QuantOptions { kind, ..QuantOptions::default() })),
+            Held::Dense(dtype) => Some(BaseStorage::Dense(dtype)),
+        }
+    }
+}
+
+impl Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Held::Quant(kind) => kind.fmt(f),
+            Held::Dense(dtype) => f.write_str(dtype.name()),
+        }
+    }
+}
+
+/// What `merge` merges onto.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Onto {
+    /// The form that the adapter was trained beside (`--quant auto`).
+    Trained,
+    /// The weights as stored (`--quant keep`).
+    Stored,
+}
+
+impl Onto {
+    /// The same as a value of `--quant`.
+    pub fn held(self) -> Held {
+        Held::Quant(match self {
+            Onto::Trained => QuantKind::Auto,
+            Onto::Stored => QuantKind::Keep,
+        })
+    }
+}
+
+/// A type of written weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FloatType {
+    /// As the model has it.
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+impl FloatType {
+    /// The type; none for `auto`.
+    pub fn dtype(self) -> Option<DType> {
+        match self {
+            FloatType::Auto => None,
+            FloatType::F32 => Some(DType::F32),
+            FloatType::Bf16 => Some(DType::Bf16),
+            FloatType::F16 => Some(DType::F16),
+        }
+    }
+}
+
+/// A 4-bit format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FourBit {
+    /// 4-bit normal float.
+    Nf4,
+    /// 4-bit float.
+    Fp4,
+}
+
+impl From<FourBit> for FourBitKind {
+    fn from(kind: FourBit) -> Self {
+        match kind {
+            FourBit::Nf4 => FourBitKind::Nf4,
+            FourBit::Fp4 => FourBitKind::Fp4,
+        }
+    }
+}
+
+/// When text is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
