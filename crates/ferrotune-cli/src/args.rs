@@ -53,6 +53,8 @@ pub enum Command {
     Combine(CombineArgs),
     /// Show rows as the model will see them, with the supervised tokens coloured.
     Preview(PreviewArgs),
+    /// Print every key of the run file, explain one, or show the settings of a run file in full.
+    Config(ConfigArgs),
     /// List the quantized bases that are kept for the next start, or remove them.
     Cache(CacheArgs),
 }
@@ -332,6 +334,24 @@ impl Overrides {
         let memory = self.memory.iter().map(|size| format!("train.memory={size}"));
         self.set.iter().cloned().chain(memory).collect()
     }
+}
+
+/// `ferrotune config [RUN.yaml|KEY]`
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// A run file, whose settings are shown in full; or a key such as train.lr, or a section, to explain (default: a run
+    /// file with every key and its meaning).
+    #[arg(conflicts_with_all = ["schema", "reference"])]
+    pub what: Option<String>,
+    /// Override a key of the run file.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "what")]
+    pub set: Vec<String>,
+    /// Print the JSON Schema of run files, for editors.
+    #[arg(long, conflicts_with = "reference")]
+    pub schema: bool,
+    /// Print the reference of all keys in Markdown.
+    #[arg(long)]
+    pub reference: bool,
 }
 
 /// `ferrotune cache [--clear]`

@@ -3,6 +3,7 @@
 mod cache;
 mod chat;
 mod combine;
+mod config;
 mod eval;
 mod generate;
 mod merge;
@@ -44,6 +45,7 @@ pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
         Command::Quantize(a) => quantize::run(args, a, report),
         Command::Combine(a) => combine::run(args, a, report),
         Command::Preview(a) => preview::run(args, a, report),
+        Command::Config(a) => config::run(a, report),
         Command::Cache(a) => cache::run(a, report),
     }
 }

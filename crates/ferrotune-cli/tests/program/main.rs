@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_rows;
 mod cache;
 mod combine;
+mod config;
 mod data_files;
 mod eval_rows;
 mod exports;

@@ -18,10 +18,12 @@
 //! | `x-numbers` | key | `false`: its value changes no number of a run |
 //! | `x-path` | key | a path on this machine; `rows`: it may also lie beside the run file |
 
+mod editor;
 mod fit;
 mod schema;
 
-pub(crate) use fit::{described, fit, merge, read};
+pub use editor::for_editors;
+pub(crate) use fit::{described, fit, merge, nearest, read};
 pub use schema::{Key, Word, keys, schema_of, words};
 pub use schemars::JsonSchema;
 

@@ -9,6 +9,7 @@
 mod layers;
 mod method;
 mod paths;
+pub mod reference;
 mod sections;
 mod settings;
 mod validate;
