@@ -2,7 +2,7 @@
 //!
 //! A section of options is a struct whose fields stand with their defaults (`section!`); a choice is an enum whose
 //! variants stand with their words (`choice!`). serde reads and writes both. schemars makes a JSON Schema of the
-//! declaration, with the doc comments as descriptions, and that schema is all that is known of a key: [`fit`] reads what
+//! declaration, with the doc comments as descriptions, and that schema is all that is known of a key: `fit` reads what
 //! users write by it, and [`Key`] tells documents, editors and the command line what a key means.
 //!
 //! What JSON Schema has no word for stands in extensions of it:
