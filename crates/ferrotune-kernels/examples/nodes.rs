@@ -38,7 +38,7 @@ fn main() {
     let threads = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(4);
     let Ok(cpu) = Cpu::new(threads, Isa::detect()) else { return };
     let matrix = Device::Cpu(cpu.clone()).zeros(ROWS, COLS);
-    println!("pages of a new matrix of {ROWS} x {COLS}: {}", pages(matrix.f32().as_ptr() as usize));
+    println!("pages of a new matrix of {ROWS} x {COLS}: {}", pages(matrix.host_f32().as_ptr() as usize));
     let pass = || {
         let nodes = Mutex::new(vec![0; ROWS]);
         cpu.threads().run_ranges(ROWS, 1, |rows| {

@@ -87,9 +87,9 @@ impl Device {
             values.chunks_exact_mut(cols.max(1)).enumerate().for_each(|(i, row)| fill(first + i, row));
         };
         match self {
-            Device::Reference(_) => fill_all(0, t.f32_mut()),
+            Device::Reference(_) => fill_all(0, t.host_f32_mut()),
             Device::Cpu(cpu) => {
-                let values = SharedMut::new(t.f32_mut());
+                let values = SharedMut::new(t.host_f32_mut());
                 cpu.threads().run_ranges(rows, row_grain(cols), |range| {
                     // SAFETY: ranges of rows are disjoint.
                     fill_all(range.start, unsafe { values.slice(range.start * cols..range.end * cols) });
@@ -101,7 +101,7 @@ impl Device {
     /// An f32 matrix with the given row-major elements; panics if their number is not `rows * cols`.
     pub fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Tensor {
         let mut t = self.empty(rows, cols);
-        t.f32_mut().copy_from_slice(values);
+        t.host_f32_mut().copy_from_slice(values);
         t
     }
 }

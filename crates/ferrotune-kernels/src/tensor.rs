@@ -1,4 +1,8 @@
 //! A matrix on a device: shape, element type, and a buffer that goes back to its pool when dropped.
+//!
+//! Buffers lie in host memory. What reads or writes their elements says so: [`Tensor::host_f32`] and its kin are the only way
+//! to them. A tensor in the memory of an accelerator would be another kind of buffer behind the same shape; these methods
+//! are where it would be copied to the host and back, or refused, and no other place would have to know.
 
 use std::alloc::Layout;
 use std::fs::File;
@@ -260,25 +264,25 @@ impl Tensor {
     }
 
     /// The elements of an f32 matrix in host memory. For ops, tests and files; layers do not index elements.
-    pub fn f32(&self) -> &[f32] {
+    pub fn host_f32(&self) -> &[f32] {
         assert_eq!(self.dtype, DType::F32, "f32 elements of a {} tensor", self.dtype.name());
         &self.buffer.f32()[..self.rows * self.cols]
     }
 
-    /// Like [`Tensor::f32`], to write.
-    pub fn f32_mut(&mut self) -> &mut [f32] {
+    /// Like [`Tensor::host_f32`], to write.
+    pub fn host_f32_mut(&mut self) -> &mut [f32] {
         assert_eq!(self.dtype, DType::F32, "f32 elements of a {} tensor", self.dtype.name());
         &mut self.buffer.f32_mut()[..self.rows * self.cols]
     }
 
     /// The elements of a bf16 matrix.
-    pub fn bf16(&self) -> &[bf16] {
+    pub fn host_bf16(&self) -> &[bf16] {
         assert_eq!(self.dtype, DType::Bf16, "bf16 elements of a {} tensor", self.dtype.name());
         &self.buffer.bf16()[..self.rows * self.cols]
     }
 
-    /// Like [`Tensor::bf16`], to write.
-    pub fn bf16_mut(&mut self) -> &mut [bf16] {
+    /// Like [`Tensor::host_bf16`], to write.
+    pub fn host_bf16_mut(&mut self) -> &mut [bf16] {
         assert_eq!(self.dtype, DType::Bf16, "bf16 elements of a {} tensor", self.dtype.name());
         &mut self.buffer.bf16_mut()[..self.rows * self.cols]
     }
@@ -297,16 +301,16 @@ impl Tensor {
     /// Writes all elements, rounding to nearest even if they are bf16.
     pub(crate) fn set(&mut self, values: &[f32]) {
         match self.dtype {
-            DType::F32 => self.f32_mut().copy_from_slice(values),
-            _ => self.bf16_mut().iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(*v)),
+            DType::F32 => self.host_f32_mut().copy_from_slice(values),
+            _ => self.host_bf16_mut().iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(*v)),
         }
     }
 
     /// A copy of the elements as f32, whatever the type.
     pub fn to_vec(&self) -> Vec<f32> {
         match self.dtype {
-            DType::F32 => self.f32().to_vec(),
-            _ => self.bf16().iter().map(|v| v.to_f32()).collect(),
+            DType::F32 => self.host_f32().to_vec(),
+            _ => self.host_bf16().iter().map(|v| v.to_f32()).collect(),
         }
     }
 }

@@ -39,13 +39,13 @@ pub fn merged_weight(linear: &LinearLayer, adapter: Option<&Adapter>) -> Vec<f32
     let mut out = decoded(adapter.changed_base(linear).unwrap_or(own));
     let Some(branch) = adapter.adapted.branch(linear.id) else { return out };
     let (a, b) = (params.get(branch.a), params.get(branch.b));
-    let magnitudes = branch.magnitude.map(|id| params.get(id).f32());
+    let magnitudes = branch.magnitude.map(|id| params.get(id).host_f32());
     let (r, k) = (a.rows(), linear.cols);
     let mut sum = vec![0.0f64; k];
     for (row, out) in out.chunks_exact_mut(k).enumerate() {
         sum.fill(0.0);
-        for (q, factor) in b.f32()[row * r..][..r].iter().enumerate() {
-            for (s, a) in sum.iter_mut().zip(&a.f32()[q * k..][..k]) {
+        for (q, factor) in b.host_f32()[row * r..][..r].iter().enumerate() {
+            for (s, a) in sum.iter_mut().zip(&a.host_f32()[q * k..][..k]) {
                 *s += *factor as f64 * *a as f64;
             }
         }
@@ -68,7 +68,7 @@ pub fn merged_bias(linear: &LinearLayer, own: &[f32], adapter: Option<&Adapter>)
     if let Some(branch) = adapter.adapted.branch(linear.id)
         && let Some(bias) = branch.bias
     {
-        let bias = adapter.params.get(bias).f32();
+        let bias = adapter.params.get(bias).host_f32();
         out.iter_mut().zip(bias).for_each(|(o, b)| *o = (*o as f64 + branch.scale as f64 * *b as f64) as f32);
     }
     out
@@ -103,8 +103,8 @@ pub fn merged_embedding(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> 
         let (a, b) = (params.get(branch.a), params.get(branch.b));
         let (r, v) = (a.rows(), a.cols());
         for (token, row) in out.chunks_exact_mut(model.arch.hidden).enumerate() {
-            for (o, b) in row.iter_mut().zip(b.f32().chunks_exact(r)) {
-                let sum: f64 = (0..r).map(|q| b[q] as f64 * a.f32()[q * v + token] as f64).sum();
+            for (o, b) in row.iter_mut().zip(b.host_f32().chunks_exact(r)) {
+                let sum: f64 = (0..r).map(|q| b[q] as f64 * a.host_f32()[q * v + token] as f64).sum();
                 *o = (*o as f64 + branch.scale as f64 * sum) as f32;
             }
         }
@@ -154,7 +154,7 @@ pub fn merge_in_place(dev: &Device, model: &mut Decoder, adapter: &Adapter) -> R
     }
     for linear in model.linears_mut() {
         if let Some(Vector::Frozen(own)) = &linear.bias {
-            linear.bias = Some(vector(merged_bias(linear, own.f32(), Some(adapter))));
+            linear.bias = Some(vector(merged_bias(linear, own.host_f32(), Some(adapter))));
         }
         let changed = adapted.branch(linear.id).is_some() || replaced(adapter, &linear.name).weight.is_some();
         if changed {
@@ -180,7 +180,7 @@ fn replaced(adapter: &Adapter, module: &str) -> Replaced {
 
 fn write_token_rows(adapter: &Adapter, table: &mut [f32], d: usize) {
     let Some(tokens) = &adapter.adapted.tokens else { return };
-    for (id, row) in tokens.ids.iter().zip(adapter.params.get(tokens.rows).f32().chunks_exact(d)) {
+    for (id, row) in tokens.ids.iter().zip(adapter.params.get(tokens.rows).host_f32().chunks_exact(d)) {
         table[*id as usize * d..][..d].copy_from_slice(row);
     }
 }

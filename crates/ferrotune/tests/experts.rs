@@ -95,7 +95,7 @@ fn linears_of_experts_take_branches_of_their_own() {
     assert_eq!(adapter.adapted.branches.iter().flatten().count(), 2 * (1 + 3 * 4));
     for value in adapter.params.values_mut() {
         let random = Stream::new(4, "values", value.len() as u64);
-        value.f32_mut().iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * random.normal(i as u64));
+        value.host_f32_mut().iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * random.normal(i as u64));
     }
     let mut grads = Gradients::zeros(&dev, &adapter.params);
     {
@@ -121,10 +121,10 @@ fn linears_of_experts_take_branches_of_their_own() {
         assert!(square > 0.0, "{name} has no gradient");
         let h = (1e-3 / square.sqrt()) as f32;
         let mut shifted = |sign: f32| {
-            let values = adapter.params.get_mut(id).f32_mut();
+            let values = adapter.params.get_mut(id).host_f32_mut();
             values.iter_mut().zip(&g).for_each(|(v, g)| *v += sign * h * g);
             let loss = loss(&dev, &model, &adapter);
-            let values = adapter.params.get_mut(id).f32_mut();
+            let values = adapter.params.get_mut(id).host_f32_mut();
             values.iter_mut().zip(&g).for_each(|(v, g)| *v -= sign * h * g);
             loss
         };

@@ -97,7 +97,7 @@ fn gradients_are_those_of_the_loss() {
         let norm = gradient.iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
         let start = case.adapter.params.get(id).to_vec();
         let mut loss_at = |by: f64| {
-            let values = case.adapter.params.get_mut(id).f32_mut();
+            let values = case.adapter.params.get_mut(id).host_f32_mut();
             for ((v, s), g) in values.iter_mut().zip(&start).zip(&gradient) {
                 *v = s + (by * *g as f64 / norm) as f32;
             }
@@ -366,7 +366,7 @@ fn targets_in_the_upper_layer_get_the_gradients_of_the_whole() {
     for name in whole.adapter.params.names().to_vec() {
         let id = whole.adapter.params.find(&name).unwrap();
         if name.contains(".layers.0.") && name.ends_with("lora_B.weight") {
-            whole.adapter.params.get_mut(id).f32_mut().fill(0.0);
+            whole.adapter.params.get_mut(id).host_f32_mut().fill(0.0);
         }
     }
     for policy in [Activations::Keep, Activations::Lean, Activations::Recompute] {

@@ -52,7 +52,7 @@ fn a_lowered_limit_ends_the_run_with_a_checkpoint_that_is_gone_on_from() {
             .trainable
             .params()
             .iter()
-            .map(|(_, p)| p.f32().iter().map(|v| v.to_bits()).collect())
+            .map(|(_, p)| p.host_f32().iter().map(|v| v.to_bits()).collect())
             .collect();
         (outcome, values)
     };

@@ -43,7 +43,11 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
                     continue;
                 }
                 let want = |part: &str| format!("{name}/{part}_step{step}");
-                report.error("params", max_abs(params.get(id).f32(), &file.f32(&want("param"))?.1), 1e-6);
+                report.error(
+                    "params",
+                    max_abs(params.get(id).host_f32(), &file.f32(&want("param"))?.1),
+                    1e-6,
+                );
                 compare(&optimizer, &params, &file, want, report)?;
                 checked += 1;
             }
@@ -66,7 +70,7 @@ fn compare(
         match saved {
             Saved::Tensor(t) => {
                 let expected = file.f32(&want(&format!("state{number}")))?.1;
-                report.error("small_state", max_abs(t.f32(), &expected), 1e-6);
+                report.error("small_state", max_abs(t.host_f32(), &expected), 1e-6);
             }
             Saved::Scales(scales) => {
                 let expected = file.f32(&want(&format!("absmax{number}")))?.1;

@@ -91,7 +91,7 @@ fn check_layer(file: &SafeFile, report: &mut Report) -> Result<(), Failure> {
             let linear = Linear { weight: Matrix::Frozen(&weight), bias: None, branch: None };
             forward(dev.ctx(F32), &input, &[linear], &mut [&mut out], false)?;
             let want = file.f32(&format!("int8_linear/train_thr{threshold}"))?.1;
-            report.error("int8_linear_train", max_abs(out.f32(), &want), 1e-4);
+            report.error("int8_linear_train", max_abs(out.host_f32(), &want), 1e-4);
         }
     }
     Ok(())

@@ -62,7 +62,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
                     for (name, id, part) in tensors(&model, &params) {
                         left.remove(name.as_str());
                         let want = expected.f32(&name)?.1;
-                        report.error("grads", relative_l2(&grads.get(id).f32()[part], &want), 1e-4);
+                        report.error("grads", relative_l2(&grads.get(id).host_f32()[part], &want), 1e-4);
                     }
                     report.error("names", left.len() as f64, 0.0);
                 }
@@ -72,7 +72,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
                 let key = format!("{group}/{name}");
                 if after.get(&key).is_some() {
                     // Adam's step where a gradient is near zero is decided by rounding: ten steps at most apart.
-                    let (found, want) = (&params.get(id).f32()[part], after.f32(&key)?.1);
+                    let (found, want) = (&params.get(id).host_f32()[part], after.f32(&key)?.1);
                     report.error("params_rel", relative_l2(found, &want), 1e-4);
                     report.error("params_all", max_abs(found, &want), 1e-2);
                 }

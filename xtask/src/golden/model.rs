@@ -42,7 +42,7 @@ pub(super) fn padded_logits(
     let logits = model.logits(pass, &x, &all)?;
     let vocab = model.arch.vocab;
     let mut out = vec![0.0; rows * vocab];
-    for (place, row) in batch.places.iter().zip(logits.f32().chunks_exact(vocab)) {
+    for (place, row) in batch.places.iter().zip(logits.host_f32().chunks_exact(vocab)) {
         out[place * vocab..][..vocab].copy_from_slice(row);
     }
     Ok(out)

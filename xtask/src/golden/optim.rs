@@ -52,7 +52,7 @@ fn check_adamw(case: &Case, report: &mut Report) -> Result<(), Failure> {
                 for (n, value) in params.iter() {
                     let key = format!("{name}/step{}/{n}", step + 1);
                     if file.get(&key).is_some() {
-                        report.error("adamw", max_abs(value.f32(), &file.f32(&key)?.1), 1e-6);
+                        report.error("adamw", max_abs(value.host_f32(), &file.f32(&key)?.1), 1e-6);
                     }
                 }
             }
@@ -61,7 +61,7 @@ fn check_adamw(case: &Case, report: &mut Report) -> Result<(), Failure> {
                 let Saved::Tensor(value) = value else { return Err(Failure(format!("{key} is not f32"))) };
                 report.error(
                     "state",
-                    max_abs(value.f32(), &file.f32(&format!("{name}/{part}/{n}"))?.1),
+                    max_abs(value.host_f32(), &file.f32(&format!("{name}/{part}/{n}"))?.1),
                     1e-6,
                 );
             }

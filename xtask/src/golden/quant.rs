@@ -142,7 +142,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
                 for (name, _) in adapter.params.iter() {
                     let id = adapter.params.find(name).ok_or_else(|| Failure(name.into()))?;
                     let want = expected.f32(&format!("base_model.model.{name}"))?.1;
-                    report.error("grads", relative_l2(grads.get(id).f32(), &want), 1e-4);
+                    report.error("grads", relative_l2(grads.get(id).host_f32(), &want), 1e-4);
                 }
             }
             optimizer.step(&dev, &mut adapter.params, &grads, 1e-3, clip::factor(norm, 1.0))?;

@@ -110,7 +110,7 @@ impl Variant<'_> {
         for name in adapter.params.names().to_vec() {
             let id = adapter.params.find(&name).ok_or_else(|| Failure(name.clone()))?;
             let tensor = file.get(&name).ok_or_else(|| Failure(format!("no {name} in the adapter")))?;
-            adapter.params.get_mut(id).f32_mut().copy_from_slice(&tensor.values);
+            adapter.params.get_mut(id).host_f32_mut().copy_from_slice(&tensor.values);
         }
         for ((name, found), (_, want)) in found.iter().zip(products(&adapter.params)) {
             report.error("start", max_abs(found, &want), 1e-5);
@@ -190,7 +190,7 @@ impl Variant<'_> {
         for (name, _) in params.iter() {
             let id = params.find(name).ok_or_else(|| Failure(name.into()))?;
             let (_, want) = self.grads.f32(&format!("{PREFIX}{name}"))?;
-            report.error("grads", relative_l2(grads.get(id).f32(), &want), 1e-4);
+            report.error("grads", relative_l2(grads.get(id).host_f32(), &want), 1e-4);
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Variant<'_> {
         let (mut outliers, mut total) = (0usize, 0usize);
         for (name, value) in adapter.params.iter() {
             let want = expected.get(name).ok_or_else(|| Failure(format!("no {name} in adapter_step3")))?;
-            for (found, want) in value.f32().iter().zip(&want.values) {
+            for (found, want) in value.host_f32().iter().zip(&want.values) {
                 let d = (*found as f64 - *want as f64).abs();
                 report.error("step3_all", d, 6.0 * lr);
                 outliers += (d > 2e-5) as usize;
@@ -284,8 +284,10 @@ fn products(params: &Params) -> Vec<(String, Vec<f32>)> {
             continue;
         };
         let (r, k) = (a.rows(), a.cols());
-        let product = b.f32().chunks_exact(r).flat_map(|b| {
-            (0..k).map(move |i| (0..r).map(|q| b[q] as f64 * a.f32()[q * k + i] as f64).sum::<f64>() as f32)
+        let product = b.host_f32().chunks_exact(r).flat_map(|b| {
+            (0..k).map(move |i| {
+                (0..r).map(|q| b[q] as f64 * a.host_f32()[q * k + i] as f64).sum::<f64>() as f32
+            })
         });
         all.push((module.to_string(), product.collect()));
     }

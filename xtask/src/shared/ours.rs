@@ -132,7 +132,7 @@ impl Opened<'_> {
             let segments = [Segment::own(0, row.ids.len())];
             let x =
                 self.model.forward(&pass, Tokens { ids: &row.ids, positions: &all, segments: &segments })?;
-            Ok::<_, Failure>(self.model.logits(&pass, &x, &all)?.f32().to_vec())
+            Ok::<_, Failure>(self.model.logits(&pass, &x, &all)?.host_f32().to_vec())
         };
         Ok(rows.iter().map(one).collect::<Result<Vec<_>, _>>()?.concat())
     }

@@ -24,8 +24,8 @@ impl<'a> From<&'a mut [f32]> for Out<'a> {
 impl<'a> From<&'a mut Tensor> for Out<'a> {
     fn from(t: &'a mut Tensor) -> Self {
         match t.dtype() {
-            DType::F32 => Out::from(t.f32_mut()),
-            _ => Out::Bf16(SharedMut::new(t.bf16_mut())),
+            DType::F32 => Out::from(t.host_f32_mut()),
+            _ => Out::Bf16(SharedMut::new(t.host_bf16_mut())),
         }
     }
 }

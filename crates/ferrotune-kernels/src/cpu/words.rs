@@ -23,8 +23,8 @@ pub enum Mat<'a> {
 impl<'a> From<&'a Tensor> for Mat<'a> {
     fn from(t: &'a Tensor) -> Self {
         match t.dtype() {
-            DType::F32 => Mat::F32(t.f32(), t.cols()),
-            _ => Mat::Bf16(t.bf16(), t.cols()),
+            DType::F32 => Mat::F32(t.host_f32(), t.cols()),
+            _ => Mat::Bf16(t.host_bf16(), t.cols()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which experts a token goes to: the `k` largest of `softmax(logits)`, and how much of each.
 //!
 //! A row has as many logits as there are experts, so this costs nothing beside the experts themselves and has one
-//! version for all devices.
+//! version for all devices, in host memory.
 
 use super::expect;
 use crate::device::Device;
@@ -27,7 +27,7 @@ pub fn forward(logits: &Tensor, k: usize, normalise: bool) -> Result<Routes> {
         return Err(Error::Unsupported { what: "experts of a token", found, allowed: "1 to all" });
     }
     let mut routes = Routes { rows: vec![Vec::new(); experts], weights: vec![Vec::new(); experts] };
-    for (t, row) in logits.f32().chunks_exact(experts).enumerate() {
+    for (t, row) in logits.host_f32().chunks_exact(experts).enumerate() {
         let p = softmax(row);
         let mut order: Vec<usize> = (0..experts).collect();
         order.sort_unstable_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
@@ -55,7 +55,7 @@ pub fn backward(
     let mut out = dev.zeros(logits.rows(), experts);
     // How many of each expert's rows are done; dL/dp of a row's chosen probabilities.
     let mut done = vec![0; experts];
-    let rows = logits.f32().chunks_exact(experts).zip(out.f32_mut().chunks_exact_mut(experts));
+    let rows = logits.host_f32().chunks_exact(experts).zip(out.host_f32_mut().chunks_exact_mut(experts));
     for (t, (row, out)) in rows.enumerate() {
         let p = softmax(row);
         let mut chosen = Vec::new();

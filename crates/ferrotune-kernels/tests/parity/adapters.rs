@@ -12,7 +12,7 @@ const TOKENS: [u32; 6] = [3, 0, 7, 3, 2, 7];
 fn dora_scales_the_rows_of_the_sum() {
     let dev = Device::reference();
     let (n, k, r) = (70, 40, 4);
-    let w = Weight::from_f32(n, k, random(&dev, n, k, "w").f32());
+    let w = Weight::from_f32(n, k, random(&dev, n, k, "w").host_f32());
     let (a, b) = (random(&dev, r, k, "a"), random(&dev, n, r, "b"));
     let (z, dy) = (random(&dev, 9, n, "z"), random(&dev, 9, n, "dy"));
     let (m, bias) = (random(&dev, 1, n, "m"), random(&dev, 1, n, "bias"));
@@ -31,20 +31,20 @@ fn dora_scales_the_rows_of_the_sum() {
     let mut sum = random(&dev, n, k, "w").to_vec();
     for (j, row) in sum.chunks_exact_mut(k).enumerate() {
         for (i, v) in row.iter_mut().enumerate() {
-            *v += 0.5 * (0..r).map(|q| b.f32()[j * r + q] * a.f32()[q * k + i]).sum::<f32>();
+            *v += 0.5 * (0..r).map(|q| b.host_f32()[j * r + q] * a.host_f32()[q * k + i]).sum::<f32>();
         }
     }
     let lengths: Vec<f32> =
         sum.chunks_exact(k).map(|row| row.iter().map(|v| v * v).sum::<f32>().sqrt()).collect();
-    assert_close("lengths", expected[0].f32(), &lengths, 1e-6);
+    assert_close("lengths", expected[0].host_f32(), &lengths, 1e-6);
 
     let loss = |z: &Tensor, m: &Tensor| inner(&run(&Device::reference(), z, m, false)[2], &dy);
-    finite_difference("dora dz", &z, expected[3].f32(), |z| loss(z, &m));
-    let dm = added(expected[4].f32(), &random(&dev, 1, n, "dm"));
+    finite_difference("dora dz", &z, expected[3].host_f32(), |z| loss(z, &m));
+    let dm = added(expected[4].host_f32(), &random(&dev, 1, n, "dm"));
     finite_difference("dora dm", &m, &dm, |m| loss(&z, m));
     for dev in cpus() {
         for (i, found) in run(&dev, &z, &m, true).iter().enumerate() {
-            assert_close(&format!("dora {i}"), found.f32(), expected[i].f32(), 2e-6);
+            assert_close(&format!("dora {i}"), found.host_f32(), expected[i].host_f32(), 2e-6);
         }
     }
 }
@@ -65,13 +65,13 @@ fn a_branch_of_an_embedding_agrees() {
     };
     let expected = run(&dev, &a, &b);
     let loss = |a: &Tensor, b: &Tensor| inner(&run(&Device::reference(), a, b)[0], &dy);
-    let da = added(expected[1].f32(), &random(&dev, r, v, "da"));
-    let db = added(expected[2].f32(), &random(&dev, d, r, "db"));
+    let da = added(expected[1].host_f32(), &random(&dev, r, v, "da"));
+    let db = added(expected[2].host_f32(), &random(&dev, d, r, "db"));
     finite_difference("lora_embedding dA", &a, &da, |a| loss(a, &b));
     finite_difference("lora_embedding dB", &b, &db, |b| loss(&a, b));
     for dev in cpus() {
         for (i, found) in run(&dev, &a, &b).iter().enumerate() {
-            assert_close(&format!("lora_embedding {i}"), found.f32(), expected[i].f32(), 2e-6);
+            assert_close(&format!("lora_embedding {i}"), found.host_f32(), expected[i].host_f32(), 2e-6);
         }
     }
     let branch = lora_embedding::Branch { a: &a, b: &b, scale: 0.5 };
@@ -94,34 +94,34 @@ fn trained_rows_stand_for_those_of_the_table() {
         token_rows::backward(dev, &ids, &TOKENS, 2.0, &dy, &mut dr).unwrap();
         let mut logits = random(dev, m, v, "logits");
         token_rows::head_forward(dev, r, x, &mut logits).unwrap();
-        let mut left = dev.tensor(m, v, dlogits.f32());
+        let mut left = dev.tensor(m, v, dlogits.host_f32());
         let (mut dx, mut head) = (random(dev, m, d, "dx"), random(dev, ids.len(), d, "head"));
         token_rows::head_backward(dev, r, x, &mut left, Some(&mut dx), Some(&mut head)).unwrap();
         [y, dr, logits, dx, head, left]
     };
     let expected = run(&dev, &rows, &x);
     for (t, token) in TOKENS.iter().enumerate() {
-        let (found, before) = (&expected[0].f32()[t * d..][..d], random(&dev, TOKENS.len(), d, "y"));
+        let (found, before) = (&expected[0].host_f32()[t * d..][..d], random(&dev, TOKENS.len(), d, "y"));
         match ids.iter().position(|id| id == token) {
-            Some(j) => assert!(found.iter().zip(&rows.f32()[j * d..]).all(|(a, b)| *a == 2.0 * b)),
-            None => assert_eq!(found, &before.f32()[t * d..][..d]),
+            Some(j) => assert!(found.iter().zip(&rows.host_f32()[j * d..]).all(|(a, b)| *a == 2.0 * b)),
+            None => assert_eq!(found, &before.host_f32()[t * d..][..d]),
         }
     }
     let embedded = |rows: &Tensor| inner(&run(&Device::reference(), rows, &x)[0], &dy);
-    let dr = added(expected[1].f32(), &random(&dev, ids.len(), d, "dr"));
+    let dr = added(expected[1].host_f32(), &random(&dev, ids.len(), d, "dr"));
     finite_difference("token_rows dR", &rows, &dr, embedded);
     let head = |rows: &Tensor, x: &Tensor| inner(&run(&Device::reference(), rows, x)[2], &dlogits);
-    let dx = added(expected[3].f32(), &random(&dev, m, d, "dx"));
-    let dr = added(expected[4].f32(), &random(&dev, ids.len(), d, "head"));
+    let dx = added(expected[3].host_f32(), &random(&dev, m, d, "dx"));
+    let dr = added(expected[4].host_f32(), &random(&dev, ids.len(), d, "head"));
     finite_difference("token_rows head dX", &x, &dx, |x| head(&rows, x));
     finite_difference("token_rows head dR", &rows, &dr, |rows| head(rows, &x));
-    for (i, v) in expected[5].f32().iter().enumerate() {
+    for (i, v) in expected[5].host_f32().iter().enumerate() {
         let taken = ids.contains(&((i % 8) as u32));
-        assert_eq!(*v, if taken { 0.0 } else { dlogits.f32()[i] });
+        assert_eq!(*v, if taken { 0.0 } else { dlogits.host_f32()[i] });
     }
     for dev in cpus() {
         for (i, found) in run(&dev, &rows, &x).iter().enumerate() {
-            assert_close(&format!("token_rows {i}"), found.f32(), expected[i].f32(), 2e-6);
+            assert_close(&format!("token_rows {i}"), found.host_f32(), expected[i].host_f32(), 2e-6);
         }
     }
 }
@@ -130,7 +130,7 @@ fn trained_rows_stand_for_those_of_the_table() {
 fn a_bias_of_a_branch_is_scaled_as_the_branch() {
     let dev = Device::reference();
     let (m, n, k, r) = (6, 24, 30, 2);
-    let w = Weight::from_f32(n, k, random(&dev, n, k, "w").f32());
+    let w = Weight::from_f32(n, k, random(&dev, n, k, "w").host_f32());
     let (x, a, b) = (random(&dev, m, k, "x"), random(&dev, r, k, "a"), random(&dev, n, r, "b"));
     let (bias, own, dy) = (random(&dev, 1, n, "bias"), random(&dev, 1, n, "c"), random(&dev, m, n, "dy"));
     let run = |dev: &Device, own: &Tensor, with: bool| {
@@ -152,15 +152,15 @@ fn a_bias_of_a_branch_is_scaled_as_the_branch() {
         [y, dc]
     };
     let (expected, without) = (run(&dev, &own, true), run(&dev, &own, false));
-    for (i, (found, plain)) in expected[0].f32().iter().zip(without[0].f32()).enumerate() {
-        let by = bias.f32()[i % n] + 0.5 * own.f32()[i % n];
+    for (i, (found, plain)) in expected[0].host_f32().iter().zip(without[0].host_f32()).enumerate() {
+        let by = bias.host_f32()[i % n] + 0.5 * own.host_f32()[i % n];
         assert!((found - plain - by).abs() < 1e-5);
     }
-    let dc = added(expected[1].f32(), &random(&dev, 1, n, "dc"));
+    let dc = added(expected[1].host_f32(), &random(&dev, 1, n, "dc"));
     finite_difference("linear dc", &own, &dc, |own| inner(&run(&Device::reference(), own, true)[0], &dy));
     for dev in cpus() {
         for (found, expected) in run(&dev, &own, true).iter().zip(&expected) {
-            assert_close("linear with a branch's bias", found.f32(), expected.f32(), 3e-6);
+            assert_close("linear with a branch's bias", found.host_f32(), expected.host_f32(), 3e-6);
         }
     }
 }

@@ -91,7 +91,7 @@ fn attention_over_a_cache_equals_attention_over_the_whole() {
     .unwrap()
     .0;
     for dev in cpus().into_iter().chain([Device::reference()]) {
-        let last = dev.tensor(3, 32, &q.f32()[77 * 32..]);
+        let last = dev.tensor(3, 32, &q.host_f32()[77 * 32..]);
         let segment = Segment { q_start: 0, q_len: 3, k_start: 0, k_len: 80, parent: None };
         let o = attention::forward(
             dev.ctx(Precision::F32),
@@ -99,7 +99,7 @@ fn attention_over_a_cache_equals_attention_over_the_whole() {
         )
         .unwrap()
         .0;
-        assert_close("cached attention", o.f32(), &whole.f32()[77 * 32..], 3e-6);
+        assert_close("cached attention", o.host_f32(), &whole.host_f32()[77 * 32..], 3e-6);
     }
 }
 

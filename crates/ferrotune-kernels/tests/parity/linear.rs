@@ -27,7 +27,7 @@ impl LinearCase {
             x: random(&dev, m, k, "x"),
             weights: SIZES
                 .iter()
-                .map(|(n, _)| Weight::from_f32(*n, k, random(&dev, *n, k, "w").f32()))
+                .map(|(n, _)| Weight::from_f32(*n, k, random(&dev, *n, k, "w").host_f32()))
                 .collect(),
             bias: random(&dev, 1, SIZES[0].0, "bias"),
             branches: SIZES
@@ -223,7 +223,7 @@ fn a_trained_linear_gets_weight_and_bias_gradients() {
 fn few_rows_agree_in_every_format_on_any_number_of_threads() {
     let dev = Device::reference();
     let (n, k) = (75, 192);
-    let source = Weight::from_f32(n, k, random(&dev, n, k, "w").f32());
+    let source = Weight::from_f32(n, k, random(&dev, n, k, "w").host_f32());
     let four = |kind, block, double| nf4::quantize(&Threads::one(), &source, kind, block, double).unwrap();
     let mut weights = vec![
         four(FourBitKind::Nf4, 64, true),
@@ -234,7 +234,7 @@ fn few_rows_agree_in_every_format_on_any_number_of_threads() {
     ];
     for kind in [GgufType::Q4_0, GgufType::Q4_1, GgufType::Q5_1, GgufType::Q8_0] {
         let mut bytes = Vec::new();
-        gguf::encode(kind, random(&dev, n, k, "w").f32(), &mut bytes).unwrap();
+        gguf::encode(kind, random(&dev, n, k, "w").host_f32(), &mut bytes).unwrap();
         weights.push(Weight::gguf(n, k, kind, Bytes::owned(bytes)).unwrap());
     }
     let (a, b, bias) = (random(&dev, 4, k, "a"), random(&dev, n, 4, "b"), random(&dev, 1, n, "bias"));

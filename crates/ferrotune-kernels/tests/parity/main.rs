@@ -59,7 +59,8 @@ fn finite_difference(what: &str, x: &Tensor, gradient: &[f32], f: impl Fn(&Tenso
         let direction: Vec<f32> = (0..x.len() as u64).map(|i| s.normal(i)).collect();
         let h = 1e-2f32;
         let shifted = |sign: f32| {
-            let values: Vec<f32> = x.f32().iter().zip(&direction).map(|(v, d)| v + sign * h * d).collect();
+            let values: Vec<f32> =
+                x.host_f32().iter().zip(&direction).map(|(v, d)| v + sign * h * d).collect();
             f(&dev.tensor(x.rows(), x.cols(), &values))
         };
         let numeric = (shifted(1.0) - shifted(-1.0)) / (2.0 * h as f64);
@@ -75,12 +76,12 @@ fn finite_difference(what: &str, x: &Tensor, gradient: &[f32], f: impl Fn(&Tenso
 
 /// What an op added to gradients that stood at `start`.
 fn added(sums: &[f32], start: &Tensor) -> Vec<f32> {
-    sums.iter().zip(start.f32()).map(|(s, v)| s - v).collect()
+    sums.iter().zip(start.host_f32()).map(|(s, v)| s - v).collect()
 }
 
 /// `sum(y * weights)`: a scalar whose gradient in y is `weights`.
 fn inner(y: &Tensor, weights: &Tensor) -> f64 {
-    y.f32().iter().zip(weights.f32()).map(|(a, b)| *a as f64 * *b as f64).sum()
+    y.host_f32().iter().zip(weights.host_f32()).map(|(a, b)| *a as f64 * *b as f64).sum()
 }
 
 #[test]
@@ -132,18 +133,18 @@ fn rope_agrees_and_its_backward_is_its_inverse() {
     };
     let dx = elementwise::cast(&dev, &dy, DType::F32);
     let dx = rope::backward(&dev, dx, 8, &positions, (&cos, &sin), DType::F32).unwrap();
-    finite_difference("rope dx", &x, dx.f32(), |x| inner(&forward(&Device::reference(), x), &dy));
+    finite_difference("rope dx", &x, dx.host_f32(), |x| inner(&forward(&Device::reference(), x), &dy));
     let y = forward(&dev, &x);
-    assert!(error(y.f32(), x.f32()) > 0.1, "rope must change x");
+    assert!(error(y.host_f32(), x.host_f32()) > 0.1, "rope must change x");
     for dev in cpus() {
         let found = forward(&dev, &x);
-        assert_close("rope", found.f32(), y.f32(), 1e-6);
+        assert_close("rope", found.host_f32(), y.host_f32(), 1e-6);
         let again = elementwise::cast(&dev, &x, DType::F32);
         let narrow = rope::forward(&dev, again, 8, &positions, (&cos, &sin), DType::Bf16).unwrap();
         let rounded = elementwise::cast(&dev, &found, DType::Bf16);
-        assert_eq!(narrow.bf16(), rounded.bf16(), "the same, rounded");
+        assert_eq!(narrow.host_bf16(), rounded.host_bf16(), "the same, rounded");
         let back = rope::backward(&dev, found, 8, &positions, (&cos, &sin), DType::F32).unwrap();
-        assert_close("rope inverse", back.f32(), x.f32(), 1e-6);
+        assert_close("rope inverse", back.host_f32(), x.host_f32(), 1e-6);
     }
     let x = random(&dev, 1, 16, "x");
     let outside = rope::forward(&dev, x, 8, &[40], (&cos, &sin), DType::F32);
@@ -260,14 +261,18 @@ fn adamw_and_the_norm_agree() {
     };
     let run = |dev: &Device, lr: f64, lr_factor: f64| {
         let mut p: Vec<Tensor> = ["p", "m", "v"].iter().map(|n| random(dev, 100, 300, n)).collect();
-        p[2].f32_mut().iter_mut().for_each(|v| *v = v.abs());
+        p[2].host_f32_mut().iter_mut().for_each(|v| *v = v.abs());
         let grad = random(dev, 100, 300, "g");
         let norm = adamw::norm(dev, [&grad, &p[0]]);
         let [value, m, v] = p.get_disjoint_mut([0, 1, 2]).unwrap();
         let mut copy = elementwise::cast(dev, value, DType::Bf16);
         let param = adamw::Param { value, grad: &grad, m, v, copy: Some(&mut copy), decay: true, lr_factor };
         adamw::update(dev, adamw::AdamW { lr, ..constants }, &mut [param]).unwrap();
-        assert_eq!(copy.bf16(), elementwise::cast(dev, &p[0], DType::Bf16).bf16(), "what products read");
+        assert_eq!(
+            copy.host_bf16(),
+            elementwise::cast(dev, &p[0], DType::Bf16).host_bf16(),
+            "what products read"
+        );
         (p.iter().map(Tensor::to_vec).collect::<Vec<_>>(), norm)
     };
     let (expected, norm) = run(&dev, 1e-2, 1.0);
@@ -372,13 +377,13 @@ fn columns_and_rows_agree() {
     };
     let expected = run(&dev);
     for (row, v) in expected[0].iter().enumerate() {
-        assert_eq!(*v, x.f32()[row * 90 + 40]);
+        assert_eq!(*v, x.host_f32()[row * 90 + 40]);
     }
-    let by_hand: f32 = (0..30).filter(|i| rows[*i] == 3).map(|i| weights[i] * x.f32()[i * 90 + 8]).sum();
-    assert!((expected[2][3 * 90 + 8] - y.f32()[3 * 90 + 8] - by_hand).abs() < 1e-5);
+    let by_hand: f32 = (0..30).filter(|i| rows[*i] == 3).map(|i| weights[i] * x.host_f32()[i * 90 + 8]).sum();
+    assert!((expected[2][3 * 90 + 8] - y.host_f32()[3 * 90 + 8] - by_hand).abs() < 1e-5);
     // <dy, add_rows(w)> has the products as its gradient in w.
     let bump: f32 = expected[3].iter().zip(&weights).map(|(p, w)| p * w).sum();
-    let total: f32 = expected[2].iter().zip(y.f32()).map(|(s, y)| (s - y) * y).sum();
+    let total: f32 = expected[2].iter().zip(y.host_f32()).map(|(s, y)| (s - y) * y).sum();
     assert!((bump - total).abs() < 1e-3 * total.abs().max(1.0), "{bump} {total}");
     for dev in cpus() {
         for (i, found) in run(&dev).iter().enumerate() {
@@ -410,13 +415,13 @@ fn routes_choose_the_largest_and_their_gradient_is_that_of_differences() {
             let terms = r.rows.iter().zip(&r.weights).enumerate();
             terms
                 .flat_map(|(e, (rows, w))| rows.iter().zip(w).map(move |(t, w)| (*t as usize, e, *w)))
-                .map(|(t, e, w)| w as f64 * dw.f32()[t * 5 + e] as f64)
+                .map(|(t, e, w)| w as f64 * dw.host_f32()[t * 5 + e] as f64)
                 .sum()
         };
-        let of = |e: usize| routes.rows[e].iter().map(|t| dw.f32()[*t as usize * 5 + e]).collect();
+        let of = |e: usize| routes.rows[e].iter().map(|t| dw.host_f32()[*t as usize * 5 + e]).collect();
         let d: Vec<Vec<f32>> = (0..5).map(of).collect();
         let gradient = route::backward(&dev, &logits, normalise, &routes, &d).unwrap();
-        finite_difference("route", &logits, gradient.f32(), loss);
+        finite_difference("route", &logits, gradient.host_f32(), loss);
     }
     let ties = route::forward(&dev.tensor(1, 3, &[1.0, 1.0, 1.0]), 1, true).unwrap();
     assert_eq!(ties.rows, [vec![0], vec![], vec![]]);

@@ -48,7 +48,7 @@ fn rms_norm_agrees() {
 fn layer_norm_agrees() {
     let dev = Device::reference();
     let (mut x, dy) = (random(&dev, 7, 50, "x"), random(&dev, 7, 50, "dy"));
-    x.f32_mut().iter_mut().for_each(|v| *v += 3.0);
+    x.host_f32_mut().iter_mut().for_each(|v| *v += 3.0);
     for (width, columns) in SHAPES {
         let (w, b) = (random(&dev, 1, columns, "w"), random(&dev, 1, columns, "b"));
         let norm = LayerNorm { width, eps: 1e-5 };

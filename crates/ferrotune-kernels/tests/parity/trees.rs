@@ -73,10 +73,10 @@ fn unfolded(dev: &Device, inputs: &Inputs, s: &[Segment], heads: Heads) -> [Vec<
         let before = tokens.len() - own.q_len;
         let mut row = Inputs(inputs.0.each_ref().map(|t| {
             let values: Vec<f32> =
-                tokens.iter().flat_map(|r| t.f32()[r * t.cols()..][..t.cols()].to_vec()).collect();
+                tokens.iter().flat_map(|r| t.host_f32()[r * t.cols()..][..t.cols()].to_vec()).collect();
             dev.tensor(tokens.len(), t.cols(), &values)
         }));
-        row.0[3].f32_mut()[..before * widths[0]].fill(0.0);
+        row.0[3].host_f32_mut()[..before * widths[0]].fill(0.0);
         let found = row.run(dev, Precision::F32, &[Segment::own(0, tokens.len())], heads);
         for (j, token) in tokens.iter().enumerate() {
             for part in [0, 2, 3, 4] {
@@ -178,7 +178,8 @@ fn the_last_queries_of_a_cache_that_goes_on_from_another_see_both() {
     .unwrap()
     .0;
     for dev in cpus().into_iter().chain([dev]) {
-        let some: Vec<f32> = [29, 77, 78, 79].iter().flat_map(|r| q.f32()[r * 32..][..32].to_vec()).collect();
+        let some: Vec<f32> =
+            [29, 77, 78, 79].iter().flat_map(|r| q.host_f32()[r * 32..][..32].to_vec()).collect();
         let last = dev.tensor(4, 32, &some);
         let s = [
             Segment { q_start: 0, q_len: 1, k_start: 0, k_len: 30, parent: None },
@@ -190,8 +191,8 @@ fn the_last_queries_of_a_cache_that_goes_on_from_another_see_both() {
         )
         .unwrap()
         .0;
-        assert_close("last of the root", &o.f32()[..32], &whole.f32()[29 * 32..][..32], 3e-6);
-        assert_close("last of the child", &o.f32()[32..], &whole.f32()[77 * 32..], 3e-6);
+        assert_close("last of the root", &o.host_f32()[..32], &whole.host_f32()[29 * 32..][..32], 3e-6);
+        assert_close("last of the child", &o.host_f32()[32..], &whole.host_f32()[77 * 32..], 3e-6);
     }
 }
 

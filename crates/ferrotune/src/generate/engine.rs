@@ -85,7 +85,7 @@ impl<'m> Engine<'m> {
     ) -> Result<Vec<u32>> {
         let mut out = Vec::new();
         while out.len() < stop.max_new {
-            let token = sampling.choose(logits.f32(), 0, self.len(0));
+            let token = sampling.choose(logits.host_f32(), 0, self.len(0));
             if stop.ids.contains(&token) {
                 break;
             }
@@ -122,7 +122,7 @@ pub fn complete(
             let mut next: Vec<(usize, u32)> = Vec::new();
             for (row, &i) in active.iter().enumerate() {
                 let token =
-                    sampling.choose(&logits.f32()[row * vocab..][..vocab], b * batch + i, engine.len(i));
+                    sampling.choose(&logits.host_f32()[row * vocab..][..vocab], b * batch + i, engine.len(i));
                 if !stop.ids.contains(&token) {
                     outs[i].push(token);
                     if outs[i].len() < stop.max_new {

@@ -119,7 +119,7 @@ impl Adapter {
             let id = self.params.find(name).filter(|id| !stacked.contains(id))?;
             let value = of(id);
             let shape = if self.vectors.contains(name) { vec![value.len()] } else { value.shape().to_vec() };
-            Some((name.clone(), shape, value.f32().to_vec()))
+            Some((name.clone(), shape, value.host_f32().to_vec()))
         };
         let plain = self.params.names().iter().filter_map(one);
         plain.chain(self.stacks.iter().flat_map(|s| join(s, of))).collect()
@@ -171,7 +171,7 @@ impl Adapter {
         };
         let mut make = |slot: &Slot<'_>| {
             let own = self.params.find(&slot.name).map(|id| self.params.get(id));
-            let own = own.map_or(&[][..], Tensor::f32);
+            let own = own.map_or(&[][..], Tensor::host_f32);
             let moved = |l: &LinearLayer| self.moved.get(&l.id);
             Ok(match slot.part {
                 Part::A(l) => {
@@ -206,7 +206,7 @@ fn first_value(
     slot: &Slot<'_>,
 ) -> Tensor {
     let mut t = dev.zeros(slot.rows, slot.cols);
-    let out = t.f32_mut();
+    let out = t.host_f32_mut();
     match &slot.part {
         Part::A(l) => match starts.get(&l.id) {
             Some(start) => out.copy_from_slice(&start.a),
@@ -234,7 +234,7 @@ fn first_value(
         Part::Matrix(base) => read_rows(base, 0..slot.rows, out),
         Part::Vector(vector) => {
             if let Vector::Frozen(values) = vector {
-                out.copy_from_slice(values.f32());
+                out.copy_from_slice(values.host_f32());
             }
         }
         Part::Rows(table) => read_rows(table, config.trainable_tokens.iter().map(|id| *id as usize), out),

@@ -120,12 +120,12 @@ pub(super) fn expand(model: &Decoder, config: LoraConfig) -> LoraConfig {
 pub(super) fn split(dev: &Device, stack: &Stack<'_>, a: &Tensor, b: &Tensor) -> Vec<(Tensor, Vec<Tensor>)> {
     let (count, rank) = (stack.experts.len(), stack.branch.0);
     let expert = |(e, linears): (usize, &Vec<&LinearLayer>)| {
-        let own = dev.tensor(rank, a.cols(), &a.f32()[e * rank * a.cols()..][..rank * a.cols()]);
+        let own = dev.tensor(rank, a.cols(), &a.host_f32()[e * rank * a.cols()..][..rank * a.cols()]);
         let mut first = 0;
         let parts = linears.iter().map(|l| {
             let mut part = dev.empty(l.rows, rank);
-            for (row, out) in part.f32_mut().chunks_exact_mut(rank).enumerate() {
-                let from = &b.f32()[(first + row) * b.cols()..][..b.cols()];
+            for (row, out) in part.host_f32_mut().chunks_exact_mut(rank).enumerate() {
+                let from = &b.host_f32()[(first + row) * b.cols()..][..b.cols()];
                 out.iter_mut().enumerate().for_each(|(k, v)| *v = from[k * count + e]);
             }
             first += l.rows;
@@ -144,11 +144,11 @@ pub(super) fn join<'t>(
     let count = stack.experts.len();
     let first = of(stack.experts[0].0);
     let (rank, cols) = (first.rows(), first.cols());
-    let a: Vec<f32> = stack.experts.iter().flat_map(|(a, _)| of(*a).f32()).copied().collect();
+    let a: Vec<f32> = stack.experts.iter().flat_map(|(a, _)| of(*a).host_f32()).copied().collect();
     let rows: usize = stack.experts[0].1.iter().map(|b| of(*b).rows()).sum();
     let mut b = vec![0.0; rows * rank * count];
     for (e, (_, parts)) in stack.experts.iter().enumerate() {
-        let values = parts.iter().flat_map(|part| of(*part).f32());
+        let values = parts.iter().flat_map(|part| of(*part).host_f32());
         for (i, v) in values.enumerate() {
             b[i / rank * rank * count + i % rank * count + e] = *v;
         }

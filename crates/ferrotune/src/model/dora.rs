@@ -241,7 +241,7 @@ mod tests {
         let x = dev.tensor(rows, k, &x);
         let ([y], h) = pass.linears(&x, [&l], DType::F32).unwrap();
         let dy = dev.tensor(rows, n, &random("dy", rows * n));
-        let loss = y.f32().iter().zip(dy.f32()).map(|(a, b)| *a as f64 * *b as f64).sum();
+        let loss = y.host_f32().iter().zip(dy.host_f32()).map(|(a, b)| *a as f64 * *b as f64).sum();
         let mut grads = Gradients::zeros(dev, &params);
         let dx = pass.linears_backward(&x, h.as_ref(), [&l], [&dy], true, &mut grads).unwrap().unwrap();
         let all = std::iter::once(&dx).chain(grads.all()).map(|t| t.to_vec()).collect();

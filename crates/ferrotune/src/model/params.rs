@@ -72,7 +72,7 @@ impl Params {
             return Ok(self.push(name, value));
         };
         let mut placed = pool.zeros_in_file(value.rows(), value.cols())?;
-        placed.f32_mut().copy_from_slice(value.f32());
+        placed.host_f32_mut().copy_from_slice(value.host_f32());
         placed.release();
         let id = self.push(name, placed);
         self.copies[id.0] = Some(elementwise::cast(dev, &value, DType::Bf16));
@@ -82,7 +82,7 @@ impl Params {
     /// Changes a parameter.
     pub fn set(&mut self, dev: &Device, id: ParamId, values: &[f32]) {
         let value = self.get_mut(id);
-        value.f32_mut().copy_from_slice(values);
+        value.host_f32_mut().copy_from_slice(values);
         if let Some(copy) = &mut self.copies[id.0] {
             *copy = elementwise::cast(dev, &self.values[id.0], DType::Bf16);
             self.values[id.0].release();

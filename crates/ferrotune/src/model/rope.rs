@@ -92,8 +92,8 @@ fn table<'f>(
         for (i, f) in frequencies.iter().enumerate() {
             // The reference stack multiplies in f32; the angle's rounding is part of its numbers.
             let angle = (position * f) as f64;
-            cos.f32_mut()[row * half + i] = angle.cos() as f32 * scale;
-            sin.f32_mut()[row * half + i] = angle.sin() as f32 * scale;
+            cos.host_f32_mut()[row * half + i] = angle.cos() as f32 * scale;
+            sin.host_f32_mut()[row * half + i] = angle.sin() as f32 * scale;
         }
     }
     [cos, sin]
@@ -237,7 +237,7 @@ mod tests {
             let ids = vec![0; positions.len()];
             let r = rotary.at(&dev, Tokens { ids: &ids, positions, segments }).unwrap();
             let row = r.rows()[row] as usize;
-            (r.table().0.f32()[row * 4..][..4].to_vec(), r.table().1.f32()[row * 4..][..4].to_vec())
+            (r.table().0.host_f32()[row * 4..][..4].to_vec(), r.table().1.host_f32()[row * 4..][..4].to_vec())
         };
         let short = at(&segments[..1], &positions[..8], 7);
         assert_eq!(at(&segments, &positions, 7), short, "as if it were alone");

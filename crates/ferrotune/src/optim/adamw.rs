@@ -176,7 +176,7 @@ impl Optimizer for AdamW {
         for (part, tensors) in [("exp_avg", &mut self.m), ("exp_avg_sq", &mut self.v)] {
             for (name, t) in params.names().iter().zip(tensors) {
                 let values = read(&format!("{name}.{part}"), t.shape())?;
-                t.f32_mut().copy_from_slice(&values);
+                t.host_f32_mut().copy_from_slice(&values);
                 t.release();
             }
         }
@@ -225,8 +225,9 @@ mod tests {
                 a.step(&dev, &mut plain, &grads, 1e-2, 0.5).unwrap();
                 b.step(&dev, &mut paged, &grads, 1e-2, 0.5).unwrap();
             }
-            let same =
-                |x: &Tensor, y: &Tensor| x.f32().iter().zip(y.f32()).all(|(x, y)| x.to_bits() == y.to_bits());
+            let same = |x: &Tensor, y: &Tensor| {
+                x.host_f32().iter().zip(y.host_f32()).all(|(x, y)| x.to_bits() == y.to_bits())
+            };
             assert!(plain.iter().zip(paged.iter()).all(|((_, x), (_, y))| same(x, y)));
             assert!(
                 a.m.iter().chain(&a.v).zip(b.m.iter().chain(&b.v)).all(|(x, y)| same(x, y) && y.in_file())

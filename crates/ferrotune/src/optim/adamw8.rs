@@ -116,7 +116,7 @@ impl Optimizer for AdamW8 {
                 match moments {
                     Moments::Whole(mv) => {
                         let values = read(&format!("{name}.{part}"), p.shape())?;
-                        mv[i].f32_mut().copy_from_slice(&values);
+                        mv[i].host_f32_mut().copy_from_slice(&values);
                     }
                     Moments::Blocks(mv) => {
                         let codes = read(&format!("{name}.{part}.codes"), p.shape())?;

@@ -62,7 +62,7 @@ pub fn write(
         tensors.push(("lm_head.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], values)));
     }
     for (name, vector, part) in model.vectors() {
-        let value = vector_value(vector, params).f32();
+        let value = vector_value(vector, params).host_f32();
         let value = merged_vector(model, &name, &value[part.start..part.end.min(value.len())], adapter);
         let shape = [value.len()];
         tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
@@ -113,14 +113,14 @@ fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool, lea
 
 fn embedding<'a>(model: &Decoder, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {
     match &model.embed {
-        Base::Trained(id) => params.get(*id).f32().into(),
+        Base::Trained(id) => params.get(*id).host_f32().into(),
         Base::Frozen(_) => merged_embedding(model, adapter).into(),
     }
 }
 
 fn linear_values<'a>(linear: &LinearLayer, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {
     match &linear.base {
-        Base::Trained(id) => params.get(*id).f32().into(),
+        Base::Trained(id) => params.get(*id).host_f32().into(),
         Base::Frozen(_) => merged_weight(linear, adapter).into(),
     }
 }

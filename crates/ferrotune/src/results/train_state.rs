@@ -79,9 +79,9 @@ pub fn save(
 
 fn out<'a>(saved: Saved<'a>, last: &'a Cell<Option<&'a Tensor>>) -> OutTensor<'a> {
     match saved {
-        Saved::Tensor(t) if t.in_file() => OutTensor::f32(&t.shape(), t.f32())
+        Saved::Tensor(t) if t.in_file() => OutTensor::f32(&t.shape(), t.host_f32())
             .when_written(move || last.replace(Some(t)).into_iter().for_each(Tensor::release)),
-        Saved::Tensor(t) => OutTensor::f32(&t.shape(), t.f32()),
+        Saved::Tensor(t) => OutTensor::f32(&t.shape(), t.host_f32()),
         Saved::Codes(shape, codes) => OutTensor::bytes(Dtype::U8, &shape, codes),
         Saved::Scales(scales) => OutTensor::f32(&[1, scales.len()], scales),
     }

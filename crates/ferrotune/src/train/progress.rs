@@ -25,5 +25,5 @@ impl Progress {
 }
 
 fn sample(params: &Params) -> impl Iterator<Item = f32> + '_ {
-    params.iter().flat_map(|(_, tensor)| tensor.f32().iter().take(SAMPLE).copied())
+    params.iter().flat_map(|(_, tensor)| tensor.host_f32().iter().take(SAMPLE).copied())
 }

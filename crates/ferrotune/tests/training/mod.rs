@@ -27,7 +27,7 @@ pub(crate) fn checkpoint(name: &str) -> Checkpoint {
 pub(crate) fn fill_zeros(adapter: &mut Adapter) {
     for name in adapter.params.names().to_vec() {
         let id = adapter.params.find(&name).unwrap();
-        let values = adapter.params.get_mut(id).f32_mut();
+        let values = adapter.params.get_mut(id).host_f32_mut();
         if values.iter().all(|v| *v == 0.0) {
             let random = Stream::new(2, &name, 0);
             values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * random.normal(i as u64));

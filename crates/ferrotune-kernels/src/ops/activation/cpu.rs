@@ -137,8 +137,8 @@ pub(super) fn forward(cpu: &Cpu, act: Activation, x: &Tensor, y: &mut Tensor) {
     let (n, y) = (y.len(), Out::from(y));
     each_block(cpu, n, |isa, at, len, [spare, _]| {
         let fill = |y: &mut [f32]| match x.dtype() {
-            DType::F32 => wide::value(isa, act, &x.f32()[at..], y),
-            _ => narrow::value(isa, act, &x.bf16()[at..], y),
+            DType::F32 => wide::value(isa, act, &x.host_f32()[at..], y),
+            _ => narrow::value(isa, act, &x.host_bf16()[at..], y),
         };
         // SAFETY: blocks are disjoint.
         unsafe { y.write(isa, at, len, spare, fill) };
@@ -150,8 +150,8 @@ pub(super) fn backward(cpu: &Cpu, act: Activation, x: &Tensor, dy: &[f32], dx: &
     each_block(cpu, n, |isa, at, len, [spare, _]| {
         let fill = |dx: &mut [f32]| {
             match x.dtype() {
-                DType::F32 => wide::slope(isa, act, &x.f32()[at..], dx),
-                _ => narrow::slope(isa, act, &x.bf16()[at..], dx),
+                DType::F32 => wide::slope(isa, act, &x.host_f32()[at..], dx),
+                _ => narrow::slope(isa, act, &x.host_bf16()[at..], dx),
             }
             multiply(isa, dx, &dy[at..]);
         };
@@ -164,8 +164,8 @@ pub(super) fn gated(cpu: &Cpu, act: Activation, gate: &Tensor, up: &Tensor, y: &
     let (n, y) = (y.len(), Out::from(y));
     each_block(cpu, n, |isa, at, len, [spare, _]| {
         let fill = |y: &mut [f32]| match gate.dtype() {
-            DType::F32 => wide::gated(isa, act, &gate.f32()[at..], &up.f32()[at..], y),
-            _ => narrow::gated(isa, act, &gate.bf16()[at..], &up.bf16()[at..], y),
+            DType::F32 => wide::gated(isa, act, &gate.host_f32()[at..], &up.host_f32()[at..], y),
+            _ => narrow::gated(isa, act, &gate.host_bf16()[at..], &up.host_bf16()[at..], y),
         };
         // SAFETY: blocks are disjoint.
         unsafe { y.write(isa, at, len, spare, fill) };
@@ -185,8 +185,10 @@ pub(super) fn gated_backward(
     each_block(cpu, n, |isa, at, len, [spare_g, spare_u]| {
         let dy = &dy[at..at + len];
         let slopes = |dg: &mut [f32], du: &mut [f32]| match gate.dtype() {
-            DType::F32 => wide::gated_slopes(isa, act, &gate.f32()[at..], &up.f32()[at..], dy, dg, du),
-            _ => narrow::gated_slopes(isa, act, &gate.bf16()[at..], &up.bf16()[at..], dy, dg, du),
+            DType::F32 => {
+                wide::gated_slopes(isa, act, &gate.host_f32()[at..], &up.host_f32()[at..], dy, dg, du)
+            }
+            _ => narrow::gated_slopes(isa, act, &gate.host_bf16()[at..], &up.host_bf16()[at..], dy, dg, du),
         };
         // SAFETY: blocks are disjoint.
         unsafe {

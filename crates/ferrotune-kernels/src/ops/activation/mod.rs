@@ -33,8 +33,8 @@ pub fn backward(dev: &Device, act: Activation, x: &Tensor, dy: &Tensor, dtype: D
     expect("activation", "dy", dy, x.shape())?;
     let mut dx = dev.uninit(x.rows(), x.cols(), dtype);
     match dev {
-        Device::Reference(_) => reference::backward(act, x, dy.f32(), &mut dx),
-        Device::Cpu(c) => cpu::backward(c, act, x, dy.f32(), &mut dx),
+        Device::Reference(_) => reference::backward(act, x, dy.host_f32(), &mut dx),
+        Device::Cpu(c) => cpu::backward(c, act, x, dy.host_f32(), &mut dx),
     }
     Ok(dx)
 }
@@ -64,8 +64,8 @@ pub fn gated_backward(
     let mut dgate = dev.uninit(gate.rows(), gate.cols(), dtype);
     let mut dup = dev.uninit(gate.rows(), gate.cols(), dtype);
     match dev {
-        Device::Reference(_) => reference::gated_backward(act, gate, up, dy.f32(), &mut dgate, &mut dup),
-        Device::Cpu(c) => cpu::gated_backward(c, act, gate, up, dy.f32(), &mut dgate, &mut dup),
+        Device::Reference(_) => reference::gated_backward(act, gate, up, dy.host_f32(), &mut dgate, &mut dup),
+        Device::Cpu(c) => cpu::gated_backward(c, act, gate, up, dy.host_f32(), &mut dgate, &mut dup),
     }
     Ok((dgate, dup))
 }

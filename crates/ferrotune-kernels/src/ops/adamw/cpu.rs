@@ -70,11 +70,11 @@ pub(super) fn update(cpu: &Cpu, constants: AdamW, params: &mut [Param<'_>]) {
         .iter_mut()
         .map(|p| Shared {
             pages: [p.value.pages(), p.m.pages(), p.v.pages()],
-            copy: p.copy.as_mut().map(|copy| SharedMut::new(copy.bf16_mut())),
-            value: SharedMut::new(p.value.f32_mut()),
-            grad: p.grad.f32(),
-            m: SharedMut::new(p.m.f32_mut()),
-            v: SharedMut::new(p.v.f32_mut()),
+            copy: p.copy.as_mut().map(|copy| SharedMut::new(copy.host_bf16_mut())),
+            value: SharedMut::new(p.value.host_f32_mut()),
+            grad: p.grad.host_f32(),
+            m: SharedMut::new(p.m.host_f32_mut()),
+            v: SharedMut::new(p.v.host_f32_mut()),
             factors: Factors::new(constants, p.decay, p.lr_factor),
         })
         .collect();
@@ -115,7 +115,7 @@ pub(super) fn sum_of_squares(cpu: &Cpu, tensors: &[&Tensor]) -> f64 {
     let out = SharedMut::new(&mut sums);
     cpu.threads().run(list.len(), |i| {
         let (t, at) = list[i];
-        let x = tensors[t].f32();
+        let x = tensors[t].host_f32();
         // SAFETY: every piece has its own sum.
         unsafe { out.slice(i..i + 1)[0] = squares(cpu.isa(), &x[at..(at + PIECE).min(x.len())]) };
     });

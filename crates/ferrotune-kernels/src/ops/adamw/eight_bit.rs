@@ -77,8 +77,8 @@ fn on_one(constants: AdamW, params: &mut [Param8<'_>]) {
     for p in params {
         let f = Factors::new(constants, p.decay, p.lr_factor);
         let piece = Piece {
-            value: p.value.f32_mut(),
-            grad: p.grad.f32(),
+            value: p.value.host_f32_mut(),
+            grad: p.grad.host_f32(),
             maps: [p.m.map, p.v.map],
             codes: [&mut p.m.codes, &mut p.v.codes],
             scales: [&mut p.m.scales, &mut p.v.scales],
@@ -101,8 +101,8 @@ fn on_cpu(cpu: &Cpu, constants: AdamW, params: &mut [Param8<'_>]) {
     let shared: Vec<_> = params
         .iter_mut()
         .map(|p| Shared {
-            value: SharedMut::new(p.value.f32_mut()),
-            grad: p.grad.f32(),
+            value: SharedMut::new(p.value.host_f32_mut()),
+            grad: p.grad.host_f32(),
             maps: [p.m.map, p.v.map],
             codes: [SharedMut::new(&mut p.m.codes), SharedMut::new(&mut p.v.codes)],
             scales: [SharedMut::new(&mut p.m.scales), SharedMut::new(&mut p.v.scales)],

@@ -6,9 +6,9 @@ use crate::tensor::Tensor;
 pub(super) fn update(constants: AdamW, params: &mut [Param<'_>]) {
     for p in params {
         let f = Factors::new(constants, p.decay, p.lr_factor);
-        piece(p.value.f32_mut(), p.grad.f32(), p.m.f32_mut(), p.v.f32_mut(), &f);
+        piece(p.value.host_f32_mut(), p.grad.host_f32(), p.m.host_f32_mut(), p.v.host_f32_mut(), &f);
         if let Some(copy) = &mut p.copy {
-            copy.set(p.value.f32());
+            copy.set(p.value.host_f32());
         }
     }
 }
@@ -24,5 +24,5 @@ pub(super) fn piece(value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32
 }
 
 pub(super) fn sum_of_squares(tensors: &[&Tensor]) -> f64 {
-    tensors.iter().flat_map(|t| t.f32()).map(|v| (*v as f64).powi(2)).sum()
+    tensors.iter().flat_map(|t| t.host_f32()).map(|v| (*v as f64).powi(2)).sum()
 }

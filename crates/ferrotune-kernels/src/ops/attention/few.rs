@@ -21,7 +21,7 @@ pub(super) fn forward(cpu: &Cpu, x: Attention<'_>, o: &mut Tensor, lse: &mut Ten
     let Attention { q, k, v, segments, heads } = x;
     let (d, rows, width, stride) = (heads.dim, q.rows(), q.cols(), k.cols());
     let longest = segments.iter().map(|s| s.k_len).max().unwrap_or(0);
-    let (out, lse, isa) = (SharedMut::new(o.f32_mut()), SharedMut::new(lse.f32_mut()), cpu.isa());
+    let (out, lse, isa) = (SharedMut::new(o.host_f32_mut()), SharedMut::new(lse.host_f32_mut()), cpu.isa());
     let state = || cpu.pool().take(longest + d);
     cpu.threads().run_with(segments.len() * heads.q, state, |buffer, task| {
         let (s, h) = (&segments[task / heads.q], task % heads.q);
@@ -34,8 +34,8 @@ pub(super) fn forward(cpu: &Cpu, x: Attention<'_>, o: &mut Tensor, lse: &mut Ten
             Mat::from(q).read(isa, row, h * d, query);
             scale_row(isa, query, heads.scale);
             match k.dtype() {
-                DType::F32 => dots_rows(isa, query, &k.f32()[first..], stride, scores),
-                _ => dots_rows(isa, query, &k.bf16()[first..], stride, scores),
+                DType::F32 => dots_rows(isa, query, &k.host_f32()[first..], stride, scores),
+                _ => dots_rows(isa, query, &k.host_bf16()[first..], stride, scores),
             }
             if let Some(cap) = heads.cap {
                 cap_row(isa, scores, cap);
@@ -49,8 +49,8 @@ pub(super) fn forward(cpu: &Cpu, x: Attention<'_>, o: &mut Tensor, lse: &mut Ten
                 (out.slice(start..start + d), lse.slice(h * rows + row..h * rows + row + 1))
             };
             match v.dtype() {
-                DType::F32 => sum_rows(isa, scores, &v.f32()[first..], stride, acc),
-                _ => sum_rows(isa, scores, &v.bf16()[first..], stride, acc),
+                DType::F32 => sum_rows(isa, scores, &v.host_f32()[first..], stride, acc),
+                _ => sum_rows(isa, scores, &v.host_bf16()[first..], stride, acc),
             }
             scale_row(isa, acc, 1.0 / total);
             lse[0] = top + total.ln();

@@ -51,8 +51,8 @@ pub(super) fn forward(x: Attention<'_>, o: &mut Tensor, lse: &mut Tensor) {
                 let row = s.q_start + i;
                 let keys = visible(segments, index, i, heads);
                 let (p, _, l) = probabilities(&q[row * qw + h * d..][..d], &k[at..], kw, heads, &keys);
-                lse.f32_mut()[h * rows + row] = l as f32;
-                let out = &mut o.f32_mut()[row * qw + h * d..][..d];
+                lse.host_f32_mut()[h * rows + row] = l as f32;
+                let out = &mut o.host_f32_mut()[row * qw + h * d..][..d];
                 for (c, out) in out.iter_mut().enumerate() {
                     let sum: f64 = keys.iter().zip(&p).map(|(j, p)| p * v[j * kw + at + c] as f64).sum();
                     *out = sum as f32;
@@ -67,7 +67,7 @@ pub(super) fn backward(x: Attention<'_>, d_o: &Tensor, sinks: Sinks<'_>) {
     let (Attention { q, k, v, segments, heads }, Sinks { dq, dk, dv }) = (x, sinks);
     let (d, group) = (heads.dim, heads.q / heads.kv);
     let (qw, kw) = (q.cols(), k.cols());
-    let (q, k, v, d_o) = (q.to_vec(), k.to_vec(), v.to_vec(), d_o.f32());
+    let (q, k, v, d_o) = (q.to_vec(), k.to_vec(), v.to_vec(), d_o.host_f32());
     for (index, s) in segments.iter().enumerate() {
         for h in 0..heads.q {
             let at = h / group * d;
@@ -86,9 +86,9 @@ pub(super) fn backward(x: Attention<'_>, d_o: &Tensor, sinks: Sinks<'_>) {
                     let key = j * kw + at;
                     for c in 0..d {
                         let query = row * qw + h * d + c;
-                        dv.f32_mut()[key + c] += (p * g[c] as f64) as f32;
-                        dq.f32_mut()[query] += (ds * k[key + c] as f64) as f32;
-                        dk.f32_mut()[key + c] += (ds * q[query] as f64) as f32;
+                        dv.host_f32_mut()[key + c] += (p * g[c] as f64) as f32;
+                        dq.host_f32_mut()[query] += (ds * k[key + c] as f64) as f32;
+                        dk.host_f32_mut()[key + c] += (ds * q[query] as f64) as f32;
                     }
                 }
             }

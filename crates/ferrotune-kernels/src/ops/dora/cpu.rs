@@ -54,7 +54,7 @@ pub(super) fn row_norms(
             *out = match branch {
                 Some((a, b, scale)) => {
                     let r = a.rows();
-                    length(isa, row, &b.f32()[j * r..][..r], scale, a.f32())
+                    length(isa, row, &b.host_f32()[j * r..][..r], scale, a.host_f32())
                 }
                 None => length(isa, row, &[], 0.0, &[]),
             };
@@ -71,14 +71,21 @@ pub(super) fn forward(
     accumulate: bool,
 ) {
     let (n, isa) = (z.cols(), cpu.isa());
-    let out = SharedMut::new(y.f32_mut());
+    let out = SharedMut::new(y.host_f32_mut());
     cpu.threads().run_ranges(z.rows(), 4, |range| {
         for m in range {
             // SAFETY: every row belongs to one task.
             let y = unsafe { out.slice(m * n..(m + 1) * n) };
-            scale_row(isa, &z.f32()[m * n..][..n], l.magnitude.f32(), l.norm.f32(), accumulate, y);
+            scale_row(
+                isa,
+                &z.host_f32()[m * n..][..n],
+                l.magnitude.host_f32(),
+                l.norm.host_f32(),
+                accumulate,
+                y,
+            );
             if let Some(bias) = bias {
-                y.iter_mut().zip(bias.f32()).for_each(|(y, b)| *y += b);
+                y.iter_mut().zip(bias.host_f32()).for_each(|(y, b)| *y += b);
             }
         }
     });
@@ -95,17 +102,17 @@ pub(super) fn backward(
     forward(cpu, dy, l, None, dz, false);
     let Some(dm) = dm else { return };
     let n = z.cols();
-    let out = SharedMut::new(dm.f32_mut());
+    let out = SharedMut::new(dm.host_f32_mut());
     cpu.threads().run_ranges(n, 64, |range| {
         let mut sums = vec![0.0f32; range.len()];
-        for (dy, z) in dy.f32().chunks_exact(n).zip(z.f32().chunks_exact(n)) {
+        for (dy, z) in dy.host_f32().chunks_exact(n).zip(z.host_f32().chunks_exact(n)) {
             for ((sum, dy), z) in sums.iter_mut().zip(&dy[range.clone()]).zip(&z[range.clone()]) {
                 *sum += dy * z;
             }
         }
         // SAFETY: a column belongs to one task.
         let out = unsafe { out.slice(range.clone()) };
-        for ((out, sum), norm) in out.iter_mut().zip(sums).zip(&l.norm.f32()[range]) {
+        for ((out, sum), norm) in out.iter_mut().zip(sums).zip(&l.norm.host_f32()[range]) {
             *out += sum / norm;
         }
     });

@@ -37,8 +37,8 @@ pub fn row_norms(
     }
     let mut norm = dev.empty(1, n);
     match dev {
-        Device::Reference(_) => reference::row_norms(weight, branch, norm.f32_mut()),
-        Device::Cpu(c) => cpu::row_norms(c, weight, branch, norm.f32_mut()),
+        Device::Reference(_) => reference::row_norms(weight, branch, norm.host_f32_mut()),
+        Device::Cpu(c) => cpu::row_norms(c, weight, branch, norm.host_f32_mut()),
     }
     Ok(norm)
 }

@@ -86,8 +86,8 @@ pub(super) fn pack(cpu: &Cpu, x: &Tensor, codes: &mut [i8], scales: &mut [bf16])
         // SAFETY: every block belongs to one task.
         let (codes, scales) = unsafe { (codes.slice(values.clone()), scales.slice(r)) };
         match x.dtype() {
-            DType::F32 => pack_wide(isa, &x.f32()[values], codes, scales),
-            _ => pack_narrow(isa, &x.bf16()[values], codes, scales),
+            DType::F32 => pack_wide(isa, &x.host_f32()[values], codes, scales),
+            _ => pack_narrow(isa, &x.host_bf16()[values], codes, scales),
         }
     });
 }
@@ -95,8 +95,8 @@ pub(super) fn pack(cpu: &Cpu, x: &Tensor, codes: &mut [i8], scales: &mut [bf16])
 pub(super) fn unpack(cpu: &Cpu, codes: &[i8], scales: &[bf16], x: &mut Tensor) {
     let isa = cpu.isa();
     match x.dtype() {
-        DType::F32 => split(cpu, codes, scales, x.f32_mut(), isa, unpack_wide),
-        _ => split(cpu, codes, scales, x.bf16_mut(), isa, unpack_narrow),
+        DType::F32 => split(cpu, codes, scales, x.host_f32_mut(), isa, unpack_wide),
+        _ => split(cpu, codes, scales, x.host_bf16_mut(), isa, unpack_narrow),
     }
 }
 

@@ -60,15 +60,15 @@ pub(super) fn copy_columns(cpu: &Cpu, x: &Tensor, from: usize, y: &mut Tensor, t
     }
     let (xc, yc) = (x.cols(), y.cols());
     match x.dtype() {
-        DType::F32 => copy(cpu, &x.f32()[from..], xc, &mut y.f32_mut()[to..], yc, n),
-        _ => copy(cpu, &x.bf16()[from..], xc, &mut y.bf16_mut()[to..], yc, n),
+        DType::F32 => copy(cpu, &x.host_f32()[from..], xc, &mut y.host_f32_mut()[to..], yc, n),
+        _ => copy(cpu, &x.host_bf16()[from..], xc, &mut y.host_bf16_mut()[to..], yc, n),
     }
 }
 
 /// Splits columns, so that rows named twice are summed in their order on any number of threads.
 pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: &mut Tensor) {
-    let (cols, x) = (y.cols(), x.f32());
-    let y = SharedMut::new(y.f32_mut());
+    let (cols, x) = (y.cols(), x.host_f32());
+    let y = SharedMut::new(y.host_f32_mut());
     cpu.threads().run_ranges(cols, (GRAIN / rows.len().max(1)).max(64), |range| {
         for (i, (row, weight)) in rows.iter().zip(weights).enumerate() {
             let at = *row as usize * cols;
@@ -82,7 +82,7 @@ pub(super) fn add_rows(cpu: &Cpu, x: &Tensor, rows: &[u32], weights: &[f32], y: 
 /// Splits columns, whose sums are then in the order of the rows on any number of threads.
 pub(super) fn add_columns(cpu: &Cpu, sums: &mut Tensor, x: &Tensor) {
     let (rows, mat) = (x.rows(), Mat::from(x));
-    let out = SharedMut::new(sums.f32_mut());
+    let out = SharedMut::new(sums.host_f32_mut());
     cpu.threads().run_ranges(x.cols(), (GRAIN / rows.max(1)).max(64), |range| {
         let mut row = vec![0.0; range.len()];
         // SAFETY: ranges are disjoint.
@@ -95,7 +95,7 @@ pub(super) fn add_columns(cpu: &Cpu, sums: &mut Tensor, x: &Tensor) {
 }
 
 pub(super) fn row_products(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &Tensor) -> Vec<f32> {
-    let (cols, x, y) = (y.cols(), x.f32(), y.f32());
+    let (cols, x, y) = (y.cols(), x.host_f32(), y.host_f32());
     let mut out = vec![0.0; rows.len()];
     let shared = SharedMut::new(&mut out);
     cpu.threads().run_ranges(rows.len(), row_grain(cols), |range| {
@@ -112,27 +112,27 @@ pub(super) fn cast(cpu: &Cpu, x: &Tensor, y: &mut Tensor) {
     let (n, isa) = (x.len(), cpu.isa());
     match (x.dtype(), y.dtype()) {
         (DType::F32, DType::F32) => {
-            let (x, y) = (x.f32(), SharedMut::new(y.f32_mut()));
+            let (x, y) = (x.host_f32(), SharedMut::new(y.host_f32_mut()));
             cpu.threads().run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
                 unsafe { y.slice(r.clone()) }.copy_from_slice(&x[r]);
             });
         }
         (DType::F32, _) => {
-            let (x, y) = (x.f32(), SharedMut::new(y.bf16_mut()));
+            let (x, y) = (x.host_f32(), SharedMut::new(y.host_bf16_mut()));
             cpu.threads().run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
                 narrow(isa, &x[r.clone()], unsafe { y.slice(r) });
             });
         }
         (_, DType::F32) => {
-            let (x, y) = (x.bf16(), SharedMut::new(y.f32_mut()));
+            let (x, y) = (x.host_bf16(), SharedMut::new(y.host_f32_mut()));
             cpu.threads().run_ranges(n, GRAIN, |r| {
                 // SAFETY: ranges are disjoint.
                 widen_row(isa, &x[r.clone()], unsafe { y.slice(r) });
             });
         }
-        _ => y.bf16_mut().copy_from_slice(x.bf16()),
+        _ => y.host_bf16_mut().copy_from_slice(x.host_bf16()),
     }
 }
 
@@ -149,7 +149,7 @@ pub(super) fn dropout(cpu: &Cpu, y: &mut [f32], drop: Dropout) {
 
 pub(super) fn gather(cpu: &Cpu, x: &Tensor, rows: &[u32], y: &mut Tensor) {
     let (cols, mat) = (x.cols(), Mat::from(x));
-    let y = SharedMut::new(y.f32_mut());
+    let y = SharedMut::new(y.host_f32_mut());
     cpu.threads().run_ranges(rows.len(), row_grain(cols), |range| {
         for i in range {
             // SAFETY: every row belongs to one task.

@@ -33,8 +33,8 @@ impl Dropout {
 pub fn add(dev: &Device, y: &mut Tensor, x: &Tensor, scale: f32) -> Result<()> {
     expect("add", "x", x, y.shape())?;
     match dev {
-        Device::Reference(_) => reference::add(y.f32_mut(), x.f32(), scale),
-        Device::Cpu(c) => cpu::add(c, y.f32_mut(), x.f32(), scale),
+        Device::Reference(_) => reference::add(y.host_f32_mut(), x.host_f32(), scale),
+        Device::Cpu(c) => cpu::add(c, y.host_f32_mut(), x.host_f32(), scale),
     }
     Ok(())
 }
@@ -42,8 +42,8 @@ pub fn add(dev: &Device, y: &mut Tensor, x: &Tensor, scale: f32) -> Result<()> {
 /// `y *= scale` for an f32 `y`.
 pub fn scale(dev: &Device, y: &mut Tensor, scale: f32) {
     match dev {
-        Device::Reference(_) => reference::scale(y.f32_mut(), scale),
-        Device::Cpu(c) => cpu::scale(c, y.f32_mut(), scale),
+        Device::Reference(_) => reference::scale(y.host_f32_mut(), scale),
+        Device::Cpu(c) => cpu::scale(c, y.host_f32_mut(), scale),
     }
 }
 
@@ -146,16 +146,9 @@ pub fn gather(dev: &Device, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
 pub fn scatter(dev: &Device, x: &Tensor, rows: &[u32], y: &mut Tensor) -> Result<()> {
     expect("scatter", "x", x, [rows.len(), y.cols()])?;
     check_rows("row to scatter to", y, rows)?;
-    let _ = dev; // a row may be named twice, and a cache gets few rows: one thread on every device
-    let cols = y.cols();
-    for (row, x) in rows.iter().zip(x.f32().chunks_exact(cols.max(1))) {
-        let at = *row as usize * cols;
-        match y.dtype() {
-            DType::F32 => y.f32_mut()[at..at + cols].copy_from_slice(x),
-            _ => {
-                y.bf16_mut()[at..at + cols].iter_mut().zip(x).for_each(|(y, x)| *y = half::bf16::from_f32(*x))
-            }
-        }
+    match dev {
+        // A row may be named twice, and a cache gets few rows: one thread is enough.
+        Device::Reference(_) | Device::Cpu(_) => reference::scatter(x, rows, y),
     }
     Ok(())
 }
@@ -181,7 +174,7 @@ pub fn dropout(dev: &Device, x: &Tensor, drop: Dropout) -> Tensor {
 /// Multiplies the gradient of dropout's output by the same factors, giving that of its input.
 pub fn dropout_backward(dev: &Device, dy: &mut Tensor, drop: Dropout) {
     match dev {
-        Device::Reference(_) => reference::dropout(dy.f32_mut(), drop),
-        Device::Cpu(c) => cpu::dropout(c, dy.f32_mut(), drop),
+        Device::Reference(_) => reference::dropout(dy.host_f32_mut(), drop),
+        Device::Cpu(c) => cpu::dropout(c, dy.host_f32_mut(), drop),
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn forward(cpu: &Cpu, table: Matrix<'_>, tokens: &[u32], scale: f32, 
 
 pub(super) fn backward(cpu: &Cpu, dy: &[f32], tokens: &[u32], scale: f32, dtable: &mut Tensor) {
     let d = dtable.cols();
-    let table = SharedMut::new(dtable.f32_mut());
+    let table = SharedMut::new(dtable.host_f32_mut());
     cpu.threads().run_ranges(d, 64, |cols| {
         for (t, token) in tokens.iter().enumerate() {
             let start = *token as usize * d;

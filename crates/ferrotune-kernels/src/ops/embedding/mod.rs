@@ -13,8 +13,8 @@ pub fn forward(dev: &Device, table: Matrix<'_>, tokens: &[u32], scale: f32) -> R
     check(table.rows(), tokens)?;
     let mut y = dev.empty(tokens.len(), table.cols());
     match dev {
-        Device::Reference(_) => reference::forward(table, tokens, scale, y.f32_mut()),
-        Device::Cpu(c) => cpu::forward(c, table, tokens, scale, y.f32_mut()),
+        Device::Reference(_) => reference::forward(table, tokens, scale, y.host_f32_mut()),
+        Device::Cpu(c) => cpu::forward(c, table, tokens, scale, y.host_f32_mut()),
     }
     Ok(y)
 }
@@ -24,8 +24,8 @@ pub fn backward(dev: &Device, dy: &Tensor, tokens: &[u32], scale: f32, dtable: &
     super::expect("embedding", "dy", dy, [tokens.len(), dtable.cols()])?;
     check(dtable.rows(), tokens)?;
     match dev {
-        Device::Reference(_) => reference::backward(dy.f32(), tokens, scale, dtable),
-        Device::Cpu(c) => cpu::backward(c, dy.f32(), tokens, scale, dtable),
+        Device::Reference(_) => reference::backward(dy.host_f32(), tokens, scale, dtable),
+        Device::Cpu(c) => cpu::backward(c, dy.host_f32(), tokens, scale, dtable),
     }
     Ok(())
 }

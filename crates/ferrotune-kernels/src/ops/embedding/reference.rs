@@ -14,7 +14,7 @@ pub(super) fn forward(table: Matrix<'_>, tokens: &[u32], scale: f32, y: &mut [f3
 pub(super) fn backward(dy: &[f32], tokens: &[u32], scale: f32, dtable: &mut Tensor) {
     let d = dtable.cols();
     for (dy, t) in dy.chunks_exact(d).zip(tokens) {
-        let row = &mut dtable.f32_mut()[*t as usize * d..][..d];
+        let row = &mut dtable.host_f32_mut()[*t as usize * d..][..d];
         row.iter_mut().zip(dy).for_each(|(o, v)| *o += v * scale);
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn backward(
     let chunks = d.div_ceil(COLUMNS);
     for (sums, of_n) in [(grads.weight.take(), true), (grads.bias.take(), false)] {
         let Some(sums) = sums else { continue };
-        let sums = SharedMut::new(sums.f32_mut());
+        let sums = SharedMut::new(sums.host_f32_mut());
         cpu.threads().run(groups.weights * chunks, |task| {
             let (own, start) = (task / chunks, task % chunks * COLUMNS);
             let len = (d - start).min(COLUMNS);

@@ -51,10 +51,14 @@ pub fn forward(
         expect("layer_norm", "b", b, w.shape())?;
     }
     let mut y = dev.uninit(x.rows(), x.cols(), dtype);
-    let b = b.map(Tensor::f32);
     match dev {
-        Device::Reference(_) => reference::forward(x, w.f32(), b, groups, norm.eps, &mut y),
-        Device::Cpu(c) => cpu::forward(c, x, Applied { w: w.f32(), groups, eps: norm.eps }, b, &mut y),
+        Device::Reference(_) => {
+            reference::forward(x, w.host_f32(), b.map(Tensor::host_f32), groups, norm.eps, &mut y);
+        }
+        Device::Cpu(c) => {
+            let of = Applied { w: w.host_f32(), groups, eps: norm.eps };
+            cpu::forward(c, x, of, b.map(Tensor::host_f32), &mut y);
+        }
     }
     Ok(y)
 }
@@ -79,11 +83,11 @@ pub fn backward(
     }
     match dev {
         Device::Reference(_) => {
-            reference::backward(x, w.f32(), groups, norm.eps, dy.f32(), dx.f32_mut(), grads)
+            reference::backward(x, w.host_f32(), groups, norm.eps, dy.host_f32(), dx.host_f32_mut(), grads)
         }
         Device::Cpu(c) => {
-            let of = Applied { w: w.f32(), groups, eps: norm.eps };
-            cpu::backward(c, x, of, dy.f32(), dx.f32_mut(), grads);
+            let of = Applied { w: w.host_f32(), groups, eps: norm.eps };
+            cpu::backward(c, x, of, dy.host_f32(), dx.host_f32_mut(), grads);
         }
     }
     Ok(())

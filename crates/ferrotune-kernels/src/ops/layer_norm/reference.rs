@@ -51,7 +51,7 @@ pub(super) fn backward(
         }
         for (sums, of_n) in [(grads.weight.as_deref_mut(), true), (grads.bias.as_deref_mut(), false)] {
             let Some(sums) = sums else { continue };
-            for (i, sum) in sums.f32_mut()[at..][..d].iter_mut().enumerate() {
+            for (i, sum) in sums.host_f32_mut()[at..][..d].iter_mut().enumerate() {
                 *sum += (dy[i] as f64 * if of_n { n[i] } else { 1.0 }) as f32;
             }
         }

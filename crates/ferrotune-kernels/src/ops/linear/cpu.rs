@@ -13,8 +13,8 @@ use crate::tensor::Tensor;
 /// Columns of a tensor from `start` on, as a matrix whose rows are as far apart as the tensor's.
 fn columns(t: &Tensor, start: usize) -> Mat<'_> {
     match t.dtype() {
-        DType::F32 => Mat::F32(&t.f32()[start..], t.cols()),
-        _ => Mat::Bf16(&t.bf16()[start..], t.cols()),
+        DType::F32 => Mat::F32(&t.host_f32()[start..], t.cols()),
+        _ => Mat::Bf16(&t.host_bf16()[start..], t.cols()),
     }
 }
 
@@ -22,10 +22,10 @@ fn columns(t: &Tensor, start: usize) -> Mat<'_> {
 /// the gradient of X without a pass of its own.
 fn stacked_a(dev: &Device, linears: &[Linear<'_>], total: usize, k: usize) -> Tensor {
     let mut all = dev.empty(total, k);
-    let mut rest = all.f32_mut();
+    let mut rest = all.host_f32_mut();
     for b in linears.iter().filter_map(|l| l.branch) {
         let (own, after) = rest.split_at_mut(b.a.len());
-        own.iter_mut().zip(b.a.f32()).for_each(|(o, a)| *o = b.scale * a);
+        own.iter_mut().zip(b.a.host_f32()).for_each(|(o, a)| *o = b.scale * a);
         rest = after;
     }
     all
@@ -33,7 +33,7 @@ fn stacked_a(dev: &Device, linears: &[Linear<'_>], total: usize, k: usize) -> Te
 
 /// Rows of [`stacked_a`] from `start` on.
 fn rows_of_a(all: &Tensor, start: usize) -> Mat<'_> {
-    Mat::F32(&all.f32()[start * all.cols()..], all.cols())
+    Mat::F32(&all.host_f32()[start * all.cols()..], all.cols())
 }
 
 impl On<'_> {
@@ -118,7 +118,7 @@ pub(super) fn forward(
         .zip(&terms)
         .map(|((l, out), terms)| Job {
             accumulate,
-            bias: l.bias.map(Tensor::f32),
+            bias: l.bias.map(Tensor::host_f32),
             ..Job::new(out, l.weight.rows(), terms)
         })
         .collect();
@@ -225,14 +225,14 @@ fn gradients_of_a(on: On<'_>, x: &Tensor, linears: &[Linear<'_>], g: &Tensor, gr
         let (Some(b), Some(da)) = (l.branch, grads.a.as_deref_mut()) else { continue };
         let own;
         let sum = match &together {
-            Some(all) => &all.f32()[start * k..][..da.len()],
+            Some(all) => &all.host_f32()[start * k..][..da.len()],
             None => {
                 let dropped = b.dropout.map(|drop| elementwise::dropout(on.dev, x, drop));
                 own = product(dropped.as_ref().unwrap_or(x), start, b.a.rows());
-                own.f32()
+                own.host_f32()
             }
         };
-        da.f32_mut().iter_mut().zip(sum).for_each(|(o, v)| *o += b.scale * v);
+        da.host_f32_mut().iter_mut().zip(sum).for_each(|(o, v)| *o += b.scale * v);
     }
 }
 
@@ -260,10 +260,17 @@ fn gradients_of_b(on: On<'_>, h: &Tensor, linears: &[Linear<'_>], dys: &[Left<'_
             let Some(db) = grads[*i].b.as_deref_mut() else { continue };
             let n = turned.cols();
             let mut sums = on.dev.empty(n, r);
-            let rows = bytemuck::cast_slice::<f32, u8>(turned.f32());
+            let rows = bytemuck::cast_slice::<f32, u8>(turned.host_f32());
             for q in (0..r).step_by(ROWS) {
                 let live = (r - q).min(ROWS);
-                transpose(on.cpu.isa(), &rows[4 * q * n..], 4 * n, (live, n), &mut sums.f32_mut()[q..], r);
+                transpose(
+                    on.cpu.isa(),
+                    &rows[4 * q * n..],
+                    4 * n,
+                    (live, n),
+                    &mut sums.host_f32_mut()[q..],
+                    r,
+                );
             }
             elementwise::add(on.dev, db, &sums, 1.0).expect("both are [N, R]");
         }

@@ -49,7 +49,7 @@ pub(super) fn forward(
     let mut own = dev.empty(x.rows(), total.max(1));
     hidden(cpu, x, linears, &mut own, total);
     if let Some(h) = h {
-        h.set(own.f32());
+        h.set(own.host_f32());
     }
 
     let parts: Vec<_> = linears
@@ -59,13 +59,13 @@ pub(super) fn forward(
         .map(|((linear, out), first_rank)| {
             assert!(!accumulate || out.dtype() == DType::F32, "sums are not kept in bf16");
             let products = match linear.weight.mat() {
-                Mat::Weight(w) => Products::new(cpu, precision, w, x.f32()),
+                Mat::Weight(w) => Products::new(cpu, precision, w, x.host_f32()),
                 _ => None,
             };
             Part { linear, out: Out::from(&mut **out), products, first_rank }
         })
         .collect();
-    let (m, h) = (x.rows(), own.f32());
+    let (m, h) = (x.rows(), own.host_f32());
     let mut tasks: Vec<_> =
         parts.iter().enumerate().flat_map(|(p, part)| (0..part.runs()).map(move |run| (p, run))).collect();
     cpu.threads().sort(&mut tasks, |(part, run)| (run, parts[part].runs()));
@@ -88,14 +88,15 @@ pub(super) fn forward(
                     let r = b.a.rows();
                     for (i, ys) in ys.iter_mut().enumerate().take(m) {
                         let h = &h[i * total + part.first_rank..][..r];
-                        for (y, b_row) in ys.iter_mut().zip(b.b.f32()[first * r..].chunks_exact(r)).take(run)
+                        for (y, b_row) in
+                            ys.iter_mut().zip(b.b.host_f32()[first * r..].chunks_exact(r)).take(run)
                         {
                             *y += dot(h, b_row);
                         }
                     }
                 }
                 if let Some(bias) = part.linear.bias {
-                    let bias = &bias.f32()[first..first + run];
+                    let bias = &bias.host_f32()[first..first + run];
                     ys.iter_mut().for_each(|ys| ys.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
                 }
                 let mut spare = [0.0; RUN];
@@ -117,17 +118,17 @@ fn hidden(cpu: &Cpu, x: &Tensor, linears: &[Linear<'_>], h: &mut Tensor, total: 
         return;
     }
     assert_eq!(h.shape(), [x.rows(), total]);
-    let h = SharedMut::new(h.f32_mut());
+    let h = SharedMut::new(h.host_f32_mut());
     cpu.threads().run_ranges(total, RANKS, |range| {
         for (l, start) in linears.iter().zip(starts(linears)) {
             let Some(b) = l.branch else { continue };
-            for (q, a) in b.a.f32().chunks_exact(x.cols()).enumerate() {
+            for (q, a) in b.a.host_f32().chunks_exact(x.cols()).enumerate() {
                 let at = start + q;
                 if !range.contains(&at) {
                     continue;
                 }
                 let mut sums = [0.0; FEW];
-                dots(cpu.isa(), x.f32(), a, &mut sums);
+                dots(cpu.isa(), x.host_f32(), a, &mut sums);
                 for (row, sum) in sums.into_iter().enumerate().take(x.rows()) {
                     // SAFETY: a column of H belongs to one task.
                     unsafe { h.slice(row * total + at..row * total + at + 1)[0] = b.scale * sum };
@@ -158,12 +159,12 @@ fn decoded(
     for j in 0..run {
         let mut sums = [0.0; FEW];
         match (mat, narrow) {
-            (_, Some(w)) => streamed(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
-            (Mat::F32(w, _), _) => streamed(isa, x.f32(), &w[(first + j) * k..][..k], &mut sums),
+            (_, Some(w)) => streamed(isa, x.host_f32(), &w[(first + j) * k..][..k], &mut sums),
+            (Mat::F32(w, _), _) => streamed(isa, x.host_f32(), &w[(first + j) * k..][..k], &mut sums),
             (mat, _) => {
                 let row = &mut row.get_or_insert_with(|| cpu.pool().take(k)).f32_mut()[..k];
                 mat.read(isa, first + j, 0, row);
-                dots(isa, x.f32(), row, &mut sums);
+                dots(isa, x.host_f32(), row, &mut sums);
             }
         }
         for (ys, sum) in ys.iter_mut().zip(sums) {

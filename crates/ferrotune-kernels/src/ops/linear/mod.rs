@@ -16,7 +16,7 @@ use super::expect;
 use crate::cpu::Cpu;
 use crate::cpu::words::Mat;
 use crate::device::{Ctx, Device};
-use crate::dtype::Precision;
+use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
 use crate::quant::Weight;
 use crate::tensor::Tensor;
@@ -162,7 +162,7 @@ pub fn forward(
         expect("linear", "y", y, [x.rows(), l.weight.rows()])?;
     }
     // A branch's bias is a part of the linear's.
-    let sums: Vec<_> = linears.iter().map(|l| whole_bias(dev, l)).collect();
+    let sums = linears.iter().map(|l| whole_bias(dev, l)).collect::<Result<Vec<_>>>()?;
     let linears: Vec<_> =
         linears.iter().zip(&sums).map(|(l, sum)| Linear { bias: sum.as_ref().or(l.bias), ..*l }).collect();
     let linears = linears.as_slice();
@@ -178,12 +178,11 @@ pub fn forward(
 }
 
 /// `b + s c` of a linear whose branch has a bias.
-fn whole_bias(dev: &Device, l: &Linear<'_>) -> Option<Tensor> {
-    let branch = l.branch?;
-    let own = branch.bias?;
-    let mut sum = l.bias.map_or_else(|| dev.zeros(1, own.cols()), |b| dev.tensor(1, b.cols(), b.f32()));
-    sum.f32_mut().iter_mut().zip(own.f32()).for_each(|(o, c)| *o += branch.scale * c);
-    Some(sum)
+fn whole_bias(dev: &Device, l: &Linear<'_>) -> Result<Option<Tensor>> {
+    let Some((own, scale)) = l.branch.and_then(|b| Some((b.bias?, b.scale))) else { return Ok(None) };
+    let mut sum = l.bias.map_or_else(|| dev.zeros(1, own.cols()), |b| elementwise::cast(dev, b, DType::F32));
+    elementwise::add(dev, &mut sum, own, scale)?;
+    Ok(Some(sum))
 }
 
 /// What a [`backward`] goes back over; `x`, `h` and `dys` may be bf16.

@@ -29,7 +29,7 @@ fn branch_input(x: &[f32], branch: &Branch<'_>) -> Vec<f32> {
 fn hidden(x: &[f32], branch: &Branch<'_>) -> Vec<f32> {
     let k = branch.a.cols();
     let x = branch_input(x, branch);
-    x.chunks_exact(k).flat_map(|x| branch.a.f32().chunks_exact(k).map(|a| dot(x, a) as f32)).collect()
+    x.chunks_exact(k).flat_map(|x| branch.a.host_f32().chunks_exact(k).map(|a| dot(x, a) as f32)).collect()
 }
 
 pub(super) fn forward(
@@ -51,9 +51,9 @@ pub(super) fn forward(
                 let mut sum = dot(&xs[m * k..][..k], &w[j * k..][..k]);
                 if let (Some(b), Some(h)) = (&l.branch, &h) {
                     let r = b.a.rows();
-                    sum += b.scale as f64 * dot(&h[m * r..][..r], &b.b.f32()[j * r..][..r]);
+                    sum += b.scale as f64 * dot(&h[m * r..][..r], &b.b.host_f32()[j * r..][..r]);
                 }
-                sum += l.bias.map_or(0.0, |b| b.f32()[j] as f64);
+                sum += l.bias.map_or(0.0, |b| b.host_f32()[j] as f64);
                 let old = if accumulate { values[m * n + j] as f64 } else { 0.0 };
                 values[m * n + j] = (old + sum) as f32;
             }
@@ -91,11 +91,11 @@ pub(super) fn backward(
                 }
                 if let Some(dw) = grads.weight.as_deref_mut() {
                     for i in 0..k {
-                        dw.f32_mut()[j * k + i] += (g * xs[m * k + i] as f64) as f32;
+                        dw.host_f32_mut()[j * k + i] += (g * xs[m * k + i] as f64) as f32;
                     }
                 }
                 if let Some(db) = grads.bias.as_deref_mut() {
-                    db.f32_mut()[j] += g as f32;
+                    db.host_f32_mut()[j] += g as f32;
                 }
             }
         }
@@ -104,24 +104,26 @@ pub(super) fn backward(
         let (input, h) = (branch_input(&xs, b), hidden(&xs, b));
         for m in 0..x.rows() {
             for q in 0..r {
-                let g = s * (0..n).map(|j| dy[m * n + j] as f64 * b.b.f32()[j * r + q] as f64).sum::<f64>();
+                let g =
+                    s * (0..n).map(|j| dy[m * n + j] as f64 * b.b.host_f32()[j * r + q] as f64).sum::<f64>();
                 for i in 0..k {
                     let factor = b.dropout.map_or(1.0, |d| d.factor(m * k + i)) as f64;
-                    dx_sum[m * k + i] += factor * g * b.a.f32()[q * k + i] as f64;
+                    dx_sum[m * k + i] += factor * g * b.a.host_f32()[q * k + i] as f64;
                     if let Some(da) = grads.a.as_deref_mut() {
-                        da.f32_mut()[q * k + i] += (g * input[m * k + i] as f64) as f32;
+                        da.host_f32_mut()[q * k + i] += (g * input[m * k + i] as f64) as f32;
                     }
                 }
                 if let Some(db) = grads.b.as_deref_mut() {
                     for j in 0..n {
-                        db.f32_mut()[j * r + q] += (s * dy[m * n + j] as f64 * h[m * r + q] as f64) as f32;
+                        db.host_f32_mut()[j * r + q] +=
+                            (s * dy[m * n + j] as f64 * h[m * r + q] as f64) as f32;
                     }
                 }
             }
         }
     }
     if let Some(dx) = dx {
-        for (o, v) in dx.f32_mut().iter_mut().zip(dx_sum) {
+        for (o, v) in dx.host_f32_mut().iter_mut().zip(dx_sum) {
             *o = ((if accumulate { *o as f64 } else { 0.0 }) + v) as f32;
         }
     }

@@ -17,19 +17,19 @@ per_isa! {
 /// The columns of A that belong to the tokens, as rows `[T, R]` times `s`.
 fn columns(branch: Branch<'_>, tokens: &[u32]) -> Vec<f32> {
     let (r, v) = (branch.a.rows(), branch.a.cols());
-    let a = branch.a.f32();
+    let a = branch.a.host_f32();
     tokens.iter().flat_map(|id| (0..r).map(move |q| branch.scale * a[q * v + *id as usize])).collect()
 }
 
 pub(super) fn forward(cpu: &Cpu, branch: Branch<'_>, tokens: &[u32], y: &mut Tensor) {
     let (r, d, isa) = (branch.a.rows(), branch.b.rows(), cpu.isa());
     let h = columns(branch, tokens);
-    let y = SharedMut::new(y.f32_mut());
+    let y = SharedMut::new(y.host_f32_mut());
     cpu.threads().run_ranges(tokens.len(), 8, |range| {
         for t in range {
             // SAFETY: every token has its own row.
             let row = unsafe { y.slice(t * d..(t + 1) * d) };
-            add_products(isa, branch.b.f32(), &h[t * r..][..r], row);
+            add_products(isa, branch.b.host_f32(), &h[t * r..][..r], row);
         }
     });
 }
@@ -43,8 +43,8 @@ pub(super) fn backward(
     db: &mut Tensor,
 ) {
     let (r, v, d) = (branch.a.rows(), branch.a.cols(), branch.b.rows());
-    let (h, dy, b) = (columns(branch, tokens), dy.f32(), branch.b.f32());
-    let db = SharedMut::new(db.f32_mut());
+    let (h, dy, b) = (columns(branch, tokens), dy.host_f32(), branch.b.host_f32());
+    let db = SharedMut::new(db.host_f32_mut());
     cpu.threads().run_ranges(d, 16, |range| {
         // SAFETY: a row of dB belongs to one task.
         let rows = unsafe { db.slice(range.start * r..range.end * r) };
@@ -54,7 +54,7 @@ pub(super) fn backward(
             }
         }
     });
-    let da = SharedMut::new(da.f32_mut());
+    let da = SharedMut::new(da.host_f32_mut());
     cpu.threads().run_ranges(r, 1, |range| {
         for q in range {
             // SAFETY: a row of dA belongs to one task.

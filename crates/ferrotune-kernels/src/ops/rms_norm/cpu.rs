@@ -63,7 +63,7 @@ pub(super) fn backward(
     });
     let Some(dw) = dw else { return };
     let inverse = inverse.f32();
-    let dw = SharedMut::new(dw.f32_mut());
+    let dw = SharedMut::new(dw.host_f32_mut());
     let chunks = d.div_ceil(COLUMNS);
     cpu.threads().run(groups.weights * chunks, |task| {
         let (own, start) = (task / chunks, task % chunks * COLUMNS);

@@ -35,8 +35,8 @@ pub fn forward(dev: &Device, x: &Tensor, w: &Tensor, norm: RmsNorm, dtype: DType
     let groups = Groups::new("rms_norm", x, w, norm.width)?;
     let mut y = dev.uninit(x.rows(), x.cols(), dtype);
     match dev {
-        Device::Reference(_) => reference::forward(x, w.f32(), groups, norm, &mut y),
-        Device::Cpu(c) => cpu::forward(c, x, Applied { w: w.f32(), groups, norm }, &mut y),
+        Device::Reference(_) => reference::forward(x, w.host_f32(), groups, norm, &mut y),
+        Device::Cpu(c) => cpu::forward(c, x, Applied { w: w.host_f32(), groups, norm }, &mut y),
     }
     Ok(y)
 }
@@ -58,10 +58,12 @@ pub fn backward(
         expect("rms_norm", "dw", dw, w.shape())?;
     }
     match dev {
-        Device::Reference(_) => reference::backward(x, w.f32(), groups, norm, dy.f32(), dx.f32_mut(), dw),
+        Device::Reference(_) => {
+            reference::backward(x, w.host_f32(), groups, norm, dy.host_f32(), dx.host_f32_mut(), dw)
+        }
         Device::Cpu(c) => {
-            let of = Applied { w: w.f32(), groups, norm };
-            cpu::backward(c, x, of, dy.f32(), dx.f32_mut(), dw);
+            let of = Applied { w: w.host_f32(), groups, norm };
+            cpu::backward(c, x, of, dy.host_f32(), dx.host_f32_mut(), dw);
         }
     }
     Ok(())

@@ -44,7 +44,7 @@ pub(super) fn backward(
             dx[i] += (r * (dn[i] - x[i] as f64 * r * mean)) as f32;
         }
         if let Some(dw) = dw.as_deref_mut() {
-            for (i, dw) in dw.f32_mut()[at..][..d].iter_mut().enumerate() {
+            for (i, dw) in dw.host_f32_mut()[at..][..d].iter_mut().enumerate() {
                 *dw += (dy[i] as f64 * x[i] as f64 * r) as f32;
             }
         }

@@ -32,8 +32,8 @@ pub(super) fn rotate(
 ) {
     let (half, isa) = (cos.cols(), cpu.isa());
     let width = x.len() / positions.len().max(1);
-    let (cos, sin) = (cos.f32(), sin.f32());
-    let (x, out) = (SharedMut::new(x), out.map(|t| SharedMut::new(t.bf16_mut())));
+    let (cos, sin) = (cos.host_f32(), sin.host_f32());
+    let (x, out) = (SharedMut::new(x), out.map(|t| SharedMut::new(t.host_bf16_mut())));
     cpu.threads().run_ranges(positions.len(), 32, |range| {
         for t in range {
             let at = positions[t] as usize * half;

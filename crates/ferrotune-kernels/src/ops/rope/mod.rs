@@ -58,13 +58,13 @@ fn rotate(
     let mut narrow = (dtype != DType::F32).then(|| dev.uninit(x.rows(), x.cols(), dtype));
     match dev {
         Device::Reference(_) => {
-            reference::rotate(x.f32_mut(), head_dim, positions, cos, sin, sign);
+            reference::rotate(x.host_f32_mut(), head_dim, positions, cos, sin, sign);
             if let Some(narrow) = &mut narrow {
-                narrow.set(x.f32());
+                narrow.set(x.host_f32());
             }
         }
         Device::Cpu(c) => {
-            cpu::rotate(c, x.f32_mut(), head_dim, positions, (cos, sin), sign, narrow.as_mut());
+            cpu::rotate(c, x.host_f32_mut(), head_dim, positions, (cos, sin), sign, narrow.as_mut());
         }
     }
     Ok(narrow.unwrap_or(x))

@@ -16,7 +16,7 @@ pub(super) fn rotate(
         let at = *p as usize * half;
         for head in row.chunks_exact_mut(head_dim) {
             for i in 0..half {
-                let (c, s) = (cos.f32()[at + i], sin.f32()[at + i] * sign);
+                let (c, s) = (cos.host_f32()[at + i], sin.host_f32()[at + i] * sign);
                 let (a, b) = (head[i], head[i + half]);
                 head[i] = a * c - b * s;
                 head[i + half] = b * c + a * s;

@@ -100,7 +100,7 @@ fn exponentials(isa: Isa, row: &mut [f32], target: usize, how: Logits, slopes: b
 pub(super) fn forward(cpu: &Cpu, outputs: &mut Tensor, targets: &[u32], how: Logits) -> Vec<f32> {
     let (v, isa) = (outputs.cols(), cpu.isa());
     let mut losses = vec![0.0; targets.len()];
-    let (rows, out) = (SharedMut::new(outputs.f32_mut()), SharedMut::new(&mut losses));
+    let (rows, out) = (SharedMut::new(outputs.host_f32_mut()), SharedMut::new(&mut losses));
     cpu.threads().run(targets.len(), |t| {
         // SAFETY: every row belongs to one task.
         let (row, loss) = unsafe { (rows.slice(t * v..(t + 1) * v), &mut out.slice(t..t + 1)[0]) };

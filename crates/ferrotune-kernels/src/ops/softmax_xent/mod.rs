@@ -38,8 +38,8 @@ pub fn logits(dev: &Device, x: &mut Tensor, how: Logits) {
         return;
     }
     match dev {
-        Device::Reference(_) => reference::logits(x.f32_mut(), how),
-        Device::Cpu(c) => cpu::logits(c, x.f32_mut(), how),
+        Device::Reference(_) => reference::logits(x.host_f32_mut(), how),
+        Device::Cpu(c) => cpu::logits(c, x.host_f32_mut(), how),
     }
 }
 

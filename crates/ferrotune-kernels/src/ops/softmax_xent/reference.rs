@@ -12,11 +12,11 @@ pub(super) fn logits(x: &mut [f32], how: Logits) {
 
 /// With `scales` the outputs become the gradient.
 pub(super) fn run(outputs: &mut Tensor, targets: &[u32], how: Logits, scales: Option<&[f32]>) -> Vec<f32> {
-    logits(outputs.f32_mut(), how);
+    logits(outputs.host_f32_mut(), how);
     let logits = outputs;
     let v = logits.cols();
     logits
-        .f32_mut()
+        .host_f32_mut()
         .chunks_exact_mut(v)
         .zip(targets)
         .enumerate()

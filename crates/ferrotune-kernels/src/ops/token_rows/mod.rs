@@ -85,11 +85,11 @@ pub fn head_backward(
     if let Some(dr) = &dr {
         expect("token_rows", "dR", dr, r.rows.shape())?;
     }
-    let columns = take_columns(r.ids, dy);
-    let xs = x.to_vec();
     match dev {
-        Device::Reference(_) => reference::head_backward(r.rows, &xs, &columns, dx, dr),
-        Device::Cpu(c) => cpu::head_backward(c, r.rows, &xs, &columns, dx, dr),
+        Device::Reference(_) => {
+            reference::head_backward(r.rows, &x.to_vec(), &take_columns(r.ids, dy), dx, dr);
+        }
+        Device::Cpu(c) => cpu::head_backward(c, r.rows, &x.to_vec(), &take_columns(r.ids, dy), dx, dr),
     }
     Ok(())
 }
@@ -98,7 +98,7 @@ pub fn head_backward(
 fn take_columns(ids: &[u32], dy: &mut Tensor) -> Vec<f32> {
     let cols = dy.cols();
     let mut out = Vec::with_capacity(dy.rows() * ids.len());
-    for row in dy.f32_mut().chunks_exact_mut(cols) {
+    for row in dy.host_f32_mut().chunks_exact_mut(cols) {
         out.extend(ids.iter().map(|id| std::mem::take(&mut row[*id as usize])));
     }
     out

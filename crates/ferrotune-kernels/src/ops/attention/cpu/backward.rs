@@ -38,7 +38,7 @@ pub(in super::super) fn backward(
     let parts = if trees.len() < segments.len() { heads.q } else { heads.kv };
     let inputs = Inputs { plan, attention, tile_of: &tile_of, outputs };
     let scratch = || Scratch::new(&plan, cpu, longest);
-    let dq = SharedMut::new(dq.f32_mut());
+    let dq = SharedMut::new(dq.host_f32_mut());
     let run = |dk: &mut [f32], dv: &mut [f32]| {
         let (dk, dv) = (SharedMut::new(dk), SharedMut::new(dv));
         cpu.threads().run_with(trees.len() * parts, scratch, |x, task| {
@@ -50,7 +50,7 @@ pub(in super::super) fn backward(
         });
     };
     if parts == heads.kv {
-        return run(dk.f32_mut(), dv.f32_mut());
+        return run(dk.host_f32_mut(), dv.host_f32_mut());
     }
     let mut wide = [k, v].map(|t| cpu.pool().take(t.rows() * parts * heads.dim));
     let [wide_k, wide_v] = &mut wide;
@@ -64,7 +64,7 @@ pub(in super::super) fn backward(
 fn add_heads(cpu: &Cpu, wide: &[f32], heads: Heads, sum: &mut Tensor) {
     let (rows, d, group) = (sum.rows(), heads.dim, heads.q / heads.kv);
     let width = heads.kv * d;
-    let sum = SharedMut::new(sum.f32_mut());
+    let sum = SharedMut::new(sum.host_f32_mut());
     cpu.threads().run_ranges(rows, 16, |range| {
         for row in range {
             // SAFETY: ranges are disjoint, so a row belongs to one task.
@@ -204,7 +204,7 @@ impl Scratch {
     fn pair(&mut self, x: &Inputs<'_>, h: usize, q: Queries, k: Keys) {
         let (plan, d, m, n) = (x.plan, x.plan.heads.dim, q.m, k.n);
         let (isa, kind, heads) = (plan.isa, plan.kind, plan.heads);
-        let lse = x.outputs.lse.f32();
+        let lse = x.outputs.lse.host_f32();
         let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
         let t = x.tile_of[k.place.0] + k.place.1;
         let (s, ds) = (self.scores.f32_mut(), self.dscores.f32_mut());

@@ -31,7 +31,7 @@ pub(in super::super) fn forward(
     let tasks: Vec<_> = (0..segments.len())
         .flat_map(|s| (0..heads.q).flat_map(move |h| tiles(s).map(move |queries| (s, h, queries))))
         .collect();
-    let (out, lse) = (SharedMut::new(o.f32_mut()), SharedMut::new(lse.f32_mut()));
+    let (out, lse) = (SharedMut::new(o.host_f32_mut()), SharedMut::new(lse.host_f32_mut()));
     let words = [TILE * d, plan.tile_words(TILE, d), TILE * TILE, plan.tile_words(TILE, TILE), TILE * d];
     let state = || words.map(|w| cpu.pool().take(w));
     cpu.threads().run_with(tasks.len(), state, |[rows_q, q_tile, scores, p_tile, acc], task| {

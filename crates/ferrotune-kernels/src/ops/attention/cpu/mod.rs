@@ -95,8 +95,8 @@ impl Plan {
 /// Columns of head `h` as a matrix.
 fn head(t: &Tensor, h: usize, dim: usize) -> Mat<'_> {
     match t.dtype() {
-        DType::F32 => Mat::F32(&t.f32()[h * dim..], t.cols()),
-        _ => Mat::Bf16(&t.bf16()[h * dim..], t.cols()),
+        DType::F32 => Mat::F32(&t.host_f32()[h * dim..], t.cols()),
+        _ => Mat::Bf16(&t.host_bf16()[h * dim..], t.cols()),
     }
 }
 
