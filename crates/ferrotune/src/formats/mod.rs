@@ -1,6 +1,7 @@
 //! Files: model folders, GGUF files and adapters are opened and written here.
 
 pub mod adapter;
+pub mod adapter_folder;
 pub mod atomic;
 pub mod bnb4;
 pub(crate) mod bnb8;

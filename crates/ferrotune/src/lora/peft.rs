@@ -10,9 +10,8 @@ use ferrotune_kernels::quant::Storage;
 use super::layout::{Slot, whole};
 use super::targets::matches;
 use super::{Adapter, LoraConfig, Targets};
-use crate::formats::adapter::{
-    AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, named_in_file, weights_path,
-};
+use crate::formats::adapter::{AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, named_in_file};
+use crate::formats::adapter_folder::weights_path;
 use crate::model::Decoder;
 use crate::model::embedding::EMBEDDING;
 use crate::model::linear::Base;

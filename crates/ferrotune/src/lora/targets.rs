@@ -2,7 +2,7 @@
 
 use fancy_regex::Regex;
 
-use super::config::LoraConfig;
+use crate::formats::adapter::LoraConfig;
 pub use crate::formats::adapter::Targets;
 use crate::model::embedding::EMBEDDING;
 use crate::{Error, Result};

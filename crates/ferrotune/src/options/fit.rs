@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::schema::{aliases, is_section, join, properties, words_in};
+use super::schema::{aliases, expected, is_section, join, kinds, properties, range, words_in};
 use crate::{Error, Result};
 
 /// The value of a key (`path`) in the names and types that the schema declares. Null stays: it means "as if absent".
@@ -174,66 +174,6 @@ fn in_range(schema: &Value, value: Value, path: &str) -> Result<Value> {
 /// A refusal of a value.
 fn refuse(path: &str, found: &Value, expected: &str) -> Error {
     Error::config(path, format!("found {}, expected {expected}", described(found)))
-}
-
-/// What a key takes, in words.
-pub(super) fn expected(schema: &Value) -> String {
-    if let Some(words) = schema.get("x-expected").and_then(Value::as_str) {
-        return words.to_string();
-    }
-    if let Some(inner) = schema.pointer("/anyOf/0") {
-        return expected(inner);
-    }
-    let words: Vec<String> = words_in(schema).into_iter().map(|w| w.word).collect();
-    if !words.is_empty() {
-        return format!("one of {}", words.join(", "));
-    }
-    if let Some(among) = schema.get("enum").and_then(Value::as_array) {
-        return format!("one of {}", among.iter().map(Value::to_string).collect::<Vec<_>>().join(", "));
-    }
-    let kind = match kinds(schema)[..] {
-        ["integer"] => "a whole number",
-        ["number"] => "a number",
-        ["boolean"] => "true or false",
-        ["string"] => "text",
-        ["array"] => return format!("{}, or a list of such", expected(&schema["items"])),
-        ["object"] => {
-            return format!("a mapping from patterns to {}", expected(&schema["additionalProperties"]));
-        }
-        _ => "something else",
-    };
-    match range(schema) {
-        Some(range) if range.starts_with("at least") => format!("{kind} of {range}"),
-        Some(range) => format!("{kind} {range}"),
-        None => kind.to_string(),
-    }
-}
-
-/// The range of a number, in words.
-fn range(schema: &Value) -> Option<String> {
-    let limit = |key: &str| schema.get(key).and_then(Value::as_f64);
-    let (least, above) = (limit("minimum"), limit("exclusiveMinimum"));
-    let (most, below) = (limit("maximum"), limit("exclusiveMaximum"));
-    let end = most.map(|n| format!("to {n}")).or(below.map(|n| format!("up to, but not, {n}")));
-    match (least, above, end) {
-        (Some(least), _, Some(end)) => Some(format!("from {least} {end}")),
-        // Every whole number here is at least 0.
-        (Some(0.0), _, None) if kinds(schema) == ["integer"] => None,
-        (Some(least), _, None) => Some(format!("at least {least}")),
-        (None, Some(above), None) => Some(format!("above {above}")),
-        (None, Some(above), Some(end)) => Some(format!("above {above} {end}")),
-        (None, None, end) => end,
-    }
-}
-
-/// The JSON types of a schema but null.
-fn kinds(schema: &Value) -> Vec<&str> {
-    let all = match schema.get("type") {
-        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
-        Some(Value::String(one)) => vec![one.as_str()],
-        _ => Vec::new(),
-    };
-    all.into_iter().filter(|kind| *kind != "null").collect()
 }
 
 /// The JSON type of a value.

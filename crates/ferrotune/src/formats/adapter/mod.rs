@@ -3,14 +3,13 @@
 mod config;
 mod lora;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use config::AdapterConfig;
 pub(crate) use config::named_in_file;
 pub use lora::{Init, LoraConfig, Targets, TrainedBiases};
 
 use super::atomic::write_atomic;
-use super::mlx;
 use super::safetensors::{OutTensor, SafeFile, write};
 use crate::{Error, Result};
 
@@ -20,11 +19,6 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What stands before every key of the weights file.
 pub const PREFIX: &str = "base_model.model.";
-
-/// The weights of the adapter folder, PEFT's or MLX-LM's.
-pub fn weights_path(folder: &Path) -> PathBuf {
-    folder.join(if mlx::is_adapter(folder) { mlx::WEIGHTS_FILE } else { WEIGHTS_FILE })
-}
 
 /// Parts of a module after which PEFT's own names in memory have the adapter's name.
 const NAMED: [&str; 7] = [
@@ -75,11 +69,8 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// Reads the adapter in `folder`, PEFT's or MLX-LM's; its tensors may be F32, F16 or BF16.
-    pub fn read(folder: &Path) -> Result<Self> {
-        if mlx::is_adapter(folder) {
-            return mlx::read(folder);
-        }
+    /// Reads the adapter in `folder` that is in PEFT's form; its tensors may be F32, F16 or BF16.
+    pub(super) fn read_peft(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG_FILE);
         let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let value = crate::json::in_file(&path, &text)?;
