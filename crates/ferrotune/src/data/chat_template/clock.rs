@@ -1,7 +1,6 @@
 //! The clock of `strftime_now`: some templates write today's date into the system message.
 
 use jiff::Timestamp;
-use jiff::fmt::strtime::{BrokenDownTime, Config};
 use jiff::tz::TimeZone;
 
 /// A point in time, in UTC. A run takes one when it starts, so that its rows do not change at midnight.
@@ -21,27 +20,28 @@ impl Clock {
     pub fn format(&self, pattern: &str) -> String {
         let time =
             Timestamp::from_second(self.unix_seconds).unwrap_or_default().to_zoned_datetime(TimeZone::UTC);
-        let config = Config::new().lenient(true);
         let mut out = String::new();
-        // A directive at a time, so that one that cannot be written leaves the others alone.
         let mut rest = pattern;
         while let Some(at) = rest.find('%') {
             out.push_str(&rest[..at]);
             let directive = &rest[at..];
-            let letter = directive[1..].trim_start_matches('-').chars().next();
-            let length = letter.map_or(directive.len(), |c| directive.find(c).unwrap_or(0) + c.len_utf8());
-            let directive = &directive[..length];
-            rest = &rest[at + length..];
+            // `%-d` drops the padding.
+            let flag = if directive[1..].starts_with('-') { 2 } else { 1 };
+            let letter = directive[flag..].chars().next();
+            let (directive, after) = directive.split_at(flag + letter.map_or(0, char::len_utf8));
+            rest = after;
             match letter {
+                Some('%') => out.push('%'),
                 // Those of Python's C locale; a naive time has no zone there.
                 Some('x') => out.push_str(&time.strftime("%m/%d/%y").to_string()),
                 Some('X') => out.push_str(&time.strftime("%H:%M:%S").to_string()),
                 Some('f') => out.push_str("000000"),
                 Some('Z' | 'z') => {}
-                _ => match BrokenDownTime::from(&time).to_string_with_config(&config, directive) {
-                    Ok(text) => out.push_str(&text),
-                    Err(_) => out.push_str(directive),
-                },
+                // jiff has more directives than Python.
+                Some(letter) if "aAbBdDeFhHIjmMnpRsStTuwyY".contains(letter) => {
+                    out.push_str(&time.strftime(directive).to_string());
+                }
+                _ => out.push_str(directive),
             }
         }
         out.push_str(rest);
