@@ -11,7 +11,7 @@ use crate::golden::Failure;
 use crate::shared::ours::Ours;
 
 /// Below this many MiB the system may have no room for the program and its libraries: it ends before `main`.
-const START: usize = 32;
+const START: usize = 40;
 
 const WHOLE: &str = "whole";
 const OUT: &str = "out";
@@ -45,7 +45,7 @@ pub(super) struct Part {
 /// system's own allocator reserves more for each thread.
 fn limits(quick: bool) -> Vec<usize> {
     if quick {
-        return vec![24, 36, 16384];
+        return vec![24, 36, 40, 16384];
     }
     let ranges = [(24, 48, 2), (48, 128, 8), (128, 512, 16), (512, 1025, 64)];
     // Many cores are many threads, and each has a stack.
