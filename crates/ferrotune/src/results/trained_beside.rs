@@ -22,7 +22,7 @@ pub const FILE: &str = "ferrotune_base.json";
 pub struct TrainedBeside {
     /// What the user called the base.
     pub base: String,
-    /// [`Checkpoint::fingerprint`] of it.
+    /// Its [`fingerprint`](crate::formats::Checkpoint::fingerprint).
     pub fingerprint: String,
     /// Form of the linears of the layers.
     linears: Form,

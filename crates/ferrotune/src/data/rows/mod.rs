@@ -1,7 +1,7 @@
 //! Containers of rows: a trait, and a file for each kind.
 //!
 //! A container gives its rows one after the other. It holds no more of them than it must, so a file may be larger than
-//! memory. Another kind of file is a module here with a [`Format`], and its row in [`FORMATS`].
+//! memory. Another kind of file is a module here with a `Format`, and its row in `FORMATS`.
 
 mod json_array;
 mod json_lines;
