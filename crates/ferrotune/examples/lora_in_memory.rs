@@ -5,6 +5,7 @@
 
 use ferrotune::data::rows::InMemory;
 use ferrotune::generate::{Sampling, reply};
+use ferrotune::run_config::MethodKind;
 use ferrotune::{BaseModel, Device, Event, Result, RunConfig, Trainer};
 use serde_json::json;
 
@@ -15,9 +16,9 @@ fn main() -> Result<()> {
     let row = |(q, a): (&str, &str)| json!({"messages": [user(q), {"role": "assistant", "content": a}]});
 
     let base = BaseModel::open(model.as_ref(), &model)?;
-    let options =
-        ["method.kind=lora", "method.rank=8", "train.epochs=20", "train.lr=1e-3", "train.batch_rows=2"];
-    let config = RunConfig::from_overrides(&options.map(String::from))?;
+    let mut config = RunConfig::default();
+    (config.method.kind, config.method.lora.rank) = (MethodKind::Lora, 8);
+    (config.train.epochs, config.train.lr, config.train.batch_rows) = (20, Some(1e-3), Some(2));
     let dev = Device::cpu(None, None)?;
     let rows = base.prepare_rows(&dev.threads(), &config, "facts", &mut InMemory::new(facts.map(row)))?;
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Lines};
 
 use ferrotune::data::rows::{RawRow, RowSource};
+use ferrotune::run_config::MethodKind;
 use ferrotune::{BaseModel, Device, Error, Result, RunConfig, Trainer};
 use serde_json::{Map, Value};
 
@@ -38,8 +39,8 @@ fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let (model, table) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
     let base = BaseModel::open(model.as_ref(), &model)?;
-    let options = ["method.kind=qlora", "train.epochs=2"];
-    let config = RunConfig::from_overrides(&options.map(String::from))?;
+    let mut config = RunConfig::default();
+    (config.method.kind, config.train.epochs) = (MethodKind::Qlora, 2);
     let dev = Device::cpu(None, None)?;
 
     let file = File::open(&table).map_err(|e| Error::io(&table, e))?;

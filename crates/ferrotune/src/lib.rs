@@ -5,12 +5,14 @@
 //!
 //! ```no_run
 //! use ferrotune::data::rows::InMemory;
+//! use ferrotune::run_config::MethodKind;
 //! use ferrotune::{BaseModel, Device, Event, RunConfig, Trainer};
 //! use serde_json::json;
 //!
 //! # fn main() -> ferrotune::Result<()> {
 //! let base = BaseModel::open("SmolLM2-135M-Instruct".as_ref(), "SmolLM2")?;
-//! let config = RunConfig::from_overrides(&["method.kind=lora".into(), "train.epochs=3".into()])?;
+//! let mut config = RunConfig::default();
+//! (config.method.kind, config.train.epochs) = (MethodKind::Lora, 3);
 //! let dev = Device::cpu(None, None)?;
 //! let row = json!({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]});
 //! let rows = base.prepare_rows(&dev.threads(), &config, "mine", &mut InMemory::new([row]))?;
