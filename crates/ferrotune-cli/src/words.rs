@@ -62,11 +62,11 @@ impl Held {
     }
 
     /// The storage; none for `auto`.
-    pub fn storage(self) -> Option<BaseStorage> {
+    pub fn storage(self) -> ferrotune::Result<Option<BaseStorage>> {
         match self {
-            Held::Quant(QuantKind::Auto) => None,
-            Held::Quant(kind) => Some(BaseStorage::of(&QuantOptions { kind, ..QuantOptions::default() })),
-            Held::Dense(dtype) => Some(BaseStorage::Dense(dtype)),
+            Held::Quant(QuantKind::Auto) => Ok(None),
+            Held::Quant(kind) => BaseStorage::of(&QuantOptions { kind, ..QuantOptions::default() }).map(Some),
+            Held::Dense(dtype) => Ok(Some(BaseStorage::Dense(dtype))),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why ferrotune refused. Every variant names the thing: the file, key, tensor, row or option.
 #[derive(Debug, thiserror::Error)]

@@ -5,21 +5,21 @@ use ferrotune_kernels::quant::Weight;
 
 use crate::lora::Adapter;
 use crate::model::Decoder;
-use crate::model::adapted::Replaced;
 use crate::model::embedding::EMBEDDING;
-use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::parts::{Base, LinearLayer, Vector};
+use crate::model::pass::Replaced;
 use crate::{Error, Result};
 
 /// Refuses an adapter that no network of the base's form can hold.
 pub fn check(model: &Decoder, adapter: &Adapter) -> Result<()> {
-    let homeless = model.targets().into_iter().find(|l| {
-        l.bias.is_none() && adapter.adapted.branch(l.id).is_some_and(|branch| branch.bias.is_some())
-    });
-    match homeless {
+    let homeless = |l: &&LinearLayer| {
+        let tensor = adapter.adapted.at(l.id)?.needs_bias()?;
+        l.bias.is_none().then(|| (l.name.clone(), tensor))
+    };
+    match model.targets().iter().find_map(homeless) {
         None => Ok(()),
-        Some(l) => {
-            let problem =
-                format!("`{}` has no bias that the adapter's `lora_B.bias` could be added to", l.name);
+        Some((linear, tensor)) => {
+            let problem = format!("`{linear}` has no bias that the adapter's `{tensor}` could be added to");
             Err(Error::config("merge", problem).with_hint("use the adapter beside its base, without merging"))
         }
     }
@@ -37,23 +37,8 @@ pub fn merged_weight(linear: &LinearLayer, adapter: Option<&Adapter>) -> Vec<f32
         return params.get(id).to_vec();
     }
     let mut out = decoded(adapter.changed_base(linear).unwrap_or(own));
-    let Some(branch) = adapter.adapted.branch(linear.id) else { return out };
-    let (a, b) = (params.get(branch.a), params.get(branch.b));
-    let magnitudes = branch.magnitude.map(|id| params.get(id).host_f32());
-    let (r, k) = (a.rows(), linear.cols);
-    let mut sum = vec![0.0f64; k];
-    for (row, out) in out.chunks_exact_mut(k).enumerate() {
-        sum.fill(0.0);
-        for (q, factor) in b.host_f32()[row * r..][..r].iter().enumerate() {
-            for (s, a) in sum.iter_mut().zip(&a.host_f32()[q * k..][..k]) {
-                *s += *factor as f64 * *a as f64;
-            }
-        }
-        for (s, w) in sum.iter_mut().zip(out.iter()) {
-            *s = *w as f64 + branch.scale as f64 * *s;
-        }
-        let gain = magnitudes.map_or(1.0, |m| m[row] as f64 / sum.iter().map(|v| v * v).sum::<f64>().sqrt());
-        out.iter_mut().zip(&sum).for_each(|(o, s)| *o = (gain * s) as f32);
+    if let Some(adapted) = adapter.adapted.at(linear.id) {
+        adapted.fold(params, linear.cols, &mut out);
     }
     out
 }
@@ -65,11 +50,8 @@ pub fn merged_bias(linear: &LinearLayer, own: &[f32], adapter: Option<&Adapter>)
         Some(id) => adapter.params.get(id).to_vec(),
         None => own.to_vec(),
     };
-    if let Some(branch) = adapter.adapted.branch(linear.id)
-        && let Some(bias) = branch.bias
-    {
-        let bias = adapter.params.get(bias).host_f32();
-        out.iter_mut().zip(bias).for_each(|(o, b)| *o = (*o as f64 + branch.scale as f64 * *b as f64) as f32);
+    if let Some(adapted) = adapter.adapted.at(linear.id) {
+        adapted.fold_bias(&adapter.params, &mut out);
     }
     out
 }
@@ -116,7 +98,7 @@ pub fn merged_embedding(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> 
 pub fn unties(model: &Decoder, adapter: Option<&Adapter>) -> bool {
     let changes = |a: &Adapter| {
         let head = replaced(a, &model.head().name).weight;
-        let branch = a.adapted.branch(model.head().id);
+        let branch = a.adapted.at(model.head().id);
         head.is_some()
             || branch.is_some()
             || replaced(a, EMBEDDING).weight.is_some()
@@ -143,7 +125,7 @@ pub fn merge_in_place(dev: &Device, model: &mut Decoder, adapter: &Adapter) -> R
     let adapted = &adapter.adapted;
     let embedding = adapted.embedding.is_some() || replaced(adapter, EMBEDDING).weight.is_some();
     let tokens = adapted.tokens.is_some();
-    let branch = adapted.branch(model.head().id).is_some();
+    let branch = adapted.at(model.head().id).is_some();
     let head = tokens || branch || replaced(adapter, &model.head().name).weight.is_some();
     let head = (model.lm_head.is_none() && head).then(|| table(&merged_tied_head(model, Some(adapter))));
     if embedding || tokens {
@@ -156,7 +138,7 @@ pub fn merge_in_place(dev: &Device, model: &mut Decoder, adapter: &Adapter) -> R
         if let Some(Vector::Frozen(own)) = &linear.bias {
             linear.bias = Some(vector(merged_bias(linear, own.host_f32(), Some(adapter))));
         }
-        let changed = adapted.branch(linear.id).is_some() || replaced(adapter, &linear.name).weight.is_some();
+        let changed = adapted.at(linear.id).is_some() || replaced(adapter, &linear.name).weight.is_some();
         if changed {
             let merged = merged_weight(linear, Some(adapter));
             linear.base = Base::Frozen(Weight::from_f32(linear.rows, linear.cols, &merged));

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ferrotune::formats::Checkpoint;
+use ferrotune::formats::quantized::bnb4;
 use ferrotune::formats::safetensors::{SafeFile, write};
-use ferrotune::formats::{Checkpoint, bnb4};
 use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
-use ferrotune_kernels::quant::{Storage, Weight, int8};
+use ferrotune_kernels::quant::{FourBit, Int8Rows, Weight, int8};
+use serde_json::{Value, json};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(path)
@@ -31,13 +33,13 @@ fn quantized_folders_decode_exactly() {
         for (name, _) in expected.iter() {
             let (shape, values) = expected.f32(name).unwrap();
             let weight = c.weight(name, shape[0], shape[1]).unwrap();
-            assert!(matches!(weight.storage(), Storage::FourBit(_)), "{model}: {name}");
+            assert!(weight.format::<FourBit>().is_some(), "{model}: {name}");
             assert_eq!(decode_all(&weight), values, "{model}: {name}");
             seen += 1;
         }
         assert_eq!(seen, 7);
         let head = c.weight("lm_head.weight", 320, 64).unwrap();
-        assert!(matches!(head.storage(), Storage::Dense(..)));
+        assert!(head.dtype().is_some());
     }
 }
 
@@ -51,7 +53,7 @@ fn written_parts_are_the_same_bytes() {
         let file = SafeFile::open(&folder.join("model.safetensors")).unwrap();
         let name = "model.layers.1.mlp.down_proj.weight";
         let weight = c.weight(name, 64, 160).unwrap();
-        let Storage::FourBit(bits) = weight.storage() else { panic!("not 4-bit") };
+        let bits = weight.format::<FourBit>().expect("4-bit");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("one.safetensors");
         write(&path, &bnb4::tensors(name, 64, 160, bits, dtype)).unwrap();
@@ -137,12 +139,34 @@ fn eight_bit_folders_are_read() {
     for (name, tensor) in file.iter().filter(|(name, _)| name.contains(".layers.")) {
         let [rows, cols] = tensor.shape[..] else { continue };
         let weight = c.weight(name, rows, cols).unwrap();
-        let Storage::Int8(codes) = weight.storage() else { panic!("not 8-bit") };
+        let codes = weight.format::<Int8Rows>().expect("8-bit");
         let ours = int8::quantize(&Threads::one(), &base.weight(name, rows, cols).unwrap(), true).unwrap();
-        let Storage::Int8(expected) = ours.storage() else { panic!("not 8-bit") };
+        let expected = ours.format::<Int8Rows>().expect("8-bit");
         assert_eq!((codes.codes(), codes.absmax()), (expected.codes(), expected.absmax()), "{name}");
         assert!(c.weight(name, rows + 1, cols).unwrap_err().to_string().contains("shape is"));
         seen += 1;
     }
     assert_eq!(seen, 14);
+}
+
+#[test]
+fn other_quantized_folders_are_refused_by_name() {
+    let source = golden("quant/llama_nf4_dq/model");
+    let config = fs::read(source.join("config.json")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(source.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    for (about, word) in [
+        (json!({"quant_method": "gptq", "bits": 4}), "`gptq`"),
+        (json!({"quant_method": "bitsandbytes"}), "`bitsandbytes`"),
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_storage": "bfloat16"}),
+            "`bfloat16`",
+        ),
+    ] {
+        let mut changed: Value = serde_json::from_slice(&config).unwrap();
+        changed["quantization_config"] = about;
+        fs::write(dir.path().join("config.json"), changed.to_string()).unwrap();
+        let error = Checkpoint::open(dir.path()).err().expect("a refusal").to_string();
+        assert!(error.contains(word) && error.contains("quantization_config"), "{error}");
+    }
 }

@@ -7,7 +7,7 @@ use ferrotune::arch::families::{architecture, config_from_json, read_config};
 use ferrotune::formats::Checkpoint;
 use ferrotune::formats::safetensors::SafeFile;
 use ferrotune_kernels::Threads;
-use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::quant::GgufBlocks;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -47,7 +47,7 @@ fn weights_are_exact() {
                 [len] => c.vector(tensor, len).unwrap(),
                 _ => {
                     let weight = c.weight(tensor, shape[0], shape[1]).unwrap();
-                    quantized += matches!(weight.storage(), Storage::Gguf(..)) as usize;
+                    quantized += weight.format::<GgufBlocks>().is_some() as usize;
                     let mut found = vec![0.0; values.len()];
                     weight.decode_flat(0, &mut found);
                     found

@@ -12,7 +12,7 @@ use ferrotune::formats::Checkpoint;
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::loss::{NextToken, evaluate};
-use ferrotune::model::linear::DropoutKey;
+use ferrotune::model::pass::DropoutKey;
 use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Policies};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
@@ -344,7 +344,7 @@ fn training_an_adapter_leaves_the_base_as_it_is() {
         let mut all = Vec::new();
         for l in case.model.linears() {
             let mut values = vec![0.0; l.rows * l.cols];
-            let ferrotune::model::linear::Base::Frozen(w) = &l.base else { panic!("{} is trained", l.name) };
+            let ferrotune::model::parts::Base::Frozen(w) = &l.base else { panic!("{} is trained", l.name) };
             values.chunks_exact_mut(l.cols).enumerate().for_each(|(r, out)| w.decode(r, 0, out));
             all.push(values);
         }

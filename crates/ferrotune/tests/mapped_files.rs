@@ -5,8 +5,8 @@ use std::path::Path;
 
 use ferrotune::Device;
 use ferrotune::formats::Checkpoint;
-use ferrotune::load::{BaseStorage, FourBitOptions, load};
-use ferrotune_kernels::quant::nf4::FourBitKind;
+use ferrotune::formats::quantized::{Blocks, QuantKind, Quantized};
+use ferrotune::load::{BaseStorage, load};
 
 /// KiB of a mapped file that are in this process's memory.
 fn resident(path: &Path) -> usize {
@@ -20,7 +20,7 @@ fn resident(path: &Path) -> usize {
 /// A file of a network is looked at all over; what is used where it lies comes back when it is used.
 #[test]
 fn nothing_of_a_file_stays_when_a_network_was_made() {
-    let options = FourBitOptions { kind: FourBitKind::Nf4, block: 64, double: true };
+    let options = Quantized::new(QuantKind::Nf4, Blocks { block: 64, double: true }).unwrap().unwrap();
     let dev = Device::reference();
     for model in ["llama3_rope", "mixtral"] {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
@@ -33,7 +33,7 @@ fn nothing_of_a_file_stays_when_a_network_was_made() {
         }
         let weights = folder.path().join("model.safetensors");
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        for form in [BaseStorage::AsStored, BaseStorage::FourBit(options), BaseStorage::Trained] {
+        for form in [BaseStorage::AsStored, BaseStorage::Quantized(options), BaseStorage::Trained] {
             let network = load(&dev, &checkpoint, form, 8).unwrap();
             assert_eq!(resident(&weights), 0, "{model} {form:?}");
             drop(network);

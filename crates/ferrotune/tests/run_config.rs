@@ -175,7 +175,7 @@ fn refusals_name_the_key_and_what_was_expected() {
         (
             yaml("model: {base: m}\nmethod: {zzzzzzzz: 1}"),
             "method.zzzzzzzz: unknown key",
-            "known here: kind, rank, alpha,",
+            "known here: kind, adapter, rank, alpha,",
         ),
         (yaml("model: {base: m}\ntrain: {lr: fast}"), "train.lr: found \"fast\", expected a number", ""),
         (

@@ -11,17 +11,17 @@ use ferrotune::data::pack::{Packing, micro_batches};
 use ferrotune::data::packed_batch::PackedBatch;
 use ferrotune::data::train_row::TrainRow;
 use ferrotune::formats::Checkpoint;
-use ferrotune::load::{BaseStorage, FourBitOptions, load};
+use ferrotune::formats::quantized::{Blocks, QuantKind, Quantized};
+use ferrotune::load::{BaseStorage, load};
 use ferrotune::lora::{Adapter, LoraConfig, Targets};
 use ferrotune::loss::NextToken;
-use ferrotune::model::linear::DropoutKey;
+use ferrotune::model::pass::DropoutKey;
 use ferrotune::model::{Activations, Adapted, Decoder, Gradients, Params, Pass};
 use ferrotune::optim::Optimizer;
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::adamw8::AdamW8;
 use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
-use ferrotune_kernels::quant::nf4::FourBitKind;
 use ferrotune_kernels::{Device, Precision};
 
 /// The bytes from which on an allocation is large: that of the pool's large buffers. The longest list of the steps below
@@ -114,13 +114,13 @@ fn a_steady_step_allocates_nothing_large() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
     let open = |name: &str| Checkpoint::open(&models.join(name).join("model")).unwrap();
     let (dense, experts) = (open("llama3_rope"), open("qwen3_moe"));
-    let nf4 = FourBitOptions { kind: FourBitKind::Nf4, block: 64, double: true };
+    let nf4 = Quantized::new(QuantKind::Nf4, Blocks { block: 64, double: true }).unwrap().unwrap();
     for threads in [1, 2] {
         let cpu = Cpu::new(threads, Isa::detect()).unwrap();
         let dev = Device::Cpu(cpu.clone());
         for (method, checkpoint, storage) in [
             ("lora", &dense, BaseStorage::AsStored),
-            ("qlora", &dense, BaseStorage::FourBit(nf4)),
+            ("qlora", &dense, BaseStorage::Quantized(nf4)),
             ("full", &dense, BaseStorage::Trained),
             ("lora of experts", &experts, BaseStorage::AsStored),
         ] {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferrotune::formats::bnb4;
+use ferrotune::formats::quantized::bnb4;
 use ferrotune::formats::safetensors::{Dtype, OutTensor, write};
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::quant::dynamic8::DynamicMap;

@@ -2,9 +2,9 @@
 
 use ferrotune::formats::safetensors::SafeFile;
 use ferrotune_kernels::ops::linear::{Linear, Matrix, forward};
+use ferrotune_kernels::quant::Int8Rows;
 use ferrotune_kernels::quant::dynamic8::DynamicMap;
 use ferrotune_kernels::quant::int8::{llm_int8, quantize};
-use ferrotune_kernels::quant::{Int8Rows, Storage};
 use ferrotune_kernels::{Tensor, Threads, Weight};
 
 use super::Report;
@@ -16,10 +16,7 @@ fn bytes(file: &SafeFile, name: &str) -> Result<Vec<u8>, Failure> {
 }
 
 fn rows(weight: &Weight) -> Result<&Int8Rows, Failure> {
-    match weight.storage() {
-        Storage::Int8(rows) => Ok(rows),
-        other => Err(Failure(format!("not 8-bit: {other:?}"))),
-    }
+    weight.format().ok_or_else(|| Failure(format!("not 8-bit: {weight:?}")))
 }
 
 fn differing(found: &[u8], expected: &[u8]) -> f64 {

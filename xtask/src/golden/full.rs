@@ -7,7 +7,7 @@ use ferrotune::formats::Checkpoint;
 use ferrotune::formats::safetensors::SafeFile;
 use ferrotune::load::{BaseStorage, load};
 use ferrotune::loss::cross_entropy;
-use ferrotune::model::linear::Vector;
+use ferrotune::model::parts::Vector;
 use ferrotune::model::{Activations, Decoder, Gradients, ParamId, Params};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};

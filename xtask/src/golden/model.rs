@@ -147,7 +147,7 @@ fn check_adapter(
             // Experts are one tensor there; where its layout is not kept, the logits must do.
             Err(missing) => match stacked(&merged, &linear.name)? {
                 Some(expected) => expected,
-                None if adapter.adapted.branch(linear.id).is_none() || linear.name.contains(".experts.") => {
+                None if adapter.adapted.at(linear.id).is_none() || linear.name.contains(".experts.") => {
                     continue;
                 }
                 None => return Err(missing.into()),

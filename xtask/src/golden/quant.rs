@@ -6,7 +6,7 @@ use ferrotune::load::{BaseStorage, load};
 use ferrotune::model::{Activations, Decoder, Gradients, Pass};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
-use ferrotune_kernels::quant::Storage;
+use ferrotune_kernels::quant::FourBit;
 use ferrotune_kernels::quant::nf4::{FourBitKind, Scales, quantize};
 use ferrotune_kernels::{DType, Threads, Weight};
 
@@ -41,7 +41,7 @@ pub(super) fn check_four_bit(case: &Case, report: &mut Report) -> Result<(), Fai
         let weight = Weight::dense(rows, cols, dtype, source.bytes.clone())?;
         for double in [false, true] {
             let quantized = quantize(&Threads::one(), &weight, kind, size("blocksize")?, double)?;
-            let Storage::FourBit(bits) = quantized.storage() else { return Err(Failure("not 4-bit".into())) };
+            let bits = quantized.format::<FourBit>().ok_or_else(|| Failure("not 4-bit".into()))?;
             let packed = file.get("packed").ok_or_else(|| Failure(format!("{name}: no packed")))?;
             report.error("packed", bytes_differ(bits.packed(), packed.bytes.as_slice()), 0.0);
             let mut values = vec![0.0; rows * cols];

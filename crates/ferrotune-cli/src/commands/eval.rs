@@ -29,7 +29,7 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
         report.event(&Event::Warning { text });
     }
     let packing = Packing::Shared(loaded.model.arch.fixed_rotation());
-    let batches = evaluation_batches(&rows, MICRO_BATCH, packing);
+    let batches = evaluation_batches(&rows, 1, MICRO_BATCH, packing);
     let pass = loaded.own_pass();
     let loss = evaluate(&NextToken, &loaded.model, &pass, &batches)?;
     let (mean, perplexity) = (loss.mean(), loss.mean().exp());

@@ -113,7 +113,7 @@ impl Resolved {
         precision: Precision,
         report: &Report,
     ) -> Result<(BaseForm, Origin)> {
-        if let Some(storage) = held.storage() {
+        if let Some(storage) = held.storage()? {
             return Ok((storage.into(), Origin::Asked));
         }
         match (&self.adapter, &self.beside, &self.run) {

@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use ferrotune::formats::atomic::write_folder;
-use ferrotune::load::FourBitOptions;
-use ferrotune::results::quantized_folder;
+use ferrotune::results::quantized_folder::{self, FourBitOptions};
 use ferrotune::units::human;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};

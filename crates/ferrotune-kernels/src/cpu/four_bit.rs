@@ -8,14 +8,11 @@
 use super::Isa;
 use super::microkernel::PANEL;
 use super::words::Places;
-use crate::quant::{FourBit, Storage, Weight};
+use crate::quant::{FourBit, Weight};
 
 /// A 4-bit weight, where the instruction set multiplies bf16.
 fn four_bit(isa: Isa, weight: &Weight) -> Option<&FourBit> {
-    match weight.storage() {
-        Storage::FourBit(bits) if cfg!(target_arch = "x86_64") && isa.has_bf16() => Some(bits),
-        _ => None,
-    }
+    weight.format().filter(|_| cfg!(target_arch = "x86_64") && isa.has_bf16())
 }
 
 /// Neighbouring values of a row, from the even position `col` on, as pairs; whether there is a fast way.
@@ -74,7 +71,7 @@ pub(super) fn value_rows(
     to: Places,
     out: &mut [f32],
 ) -> bool {
-    let Storage::FourBit(bits) = weight.storage() else { return false };
+    let Some(bits) = weight.format::<FourBit>() else { return false };
     let cols = weight.cols();
     let fast = cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) && isa != Isa::Portable;
     if !fast || !col.is_multiple_of(PANEL) || !cols.is_multiple_of(PANEL) || rows == 0 {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Bytes, Weight, all_finite};
+use super::{Bytes, Format, Weight, all_finite};
 use crate::cpu::{Isa, per_isa};
 use crate::error::{Error, Result};
 use crate::threads::{SharedMut, Threads};
@@ -13,6 +13,13 @@ use crate::threads::{SharedMut, Threads};
 mod inference;
 
 pub use inference::llm_int8;
+
+impl Weight {
+    /// A weight of 8-bit rows.
+    pub fn int8(rows: Int8Rows) -> Self {
+        Weight::new(rows.rows(), rows.cols(), rows)
+    }
+}
 
 /// 8-bit codes and the largest magnitude of each row.
 #[derive(Debug, Clone)]
@@ -42,11 +49,6 @@ impl Int8Rows {
         self.cols
     }
 
-    /// The values, which may lie in a file.
-    pub(super) fn bytes(&self) -> &Bytes {
-        &self.codes
-    }
-
     /// The signed bytes, row-major.
     pub fn codes(&self) -> &[u8] {
         self.codes.as_slice()
@@ -56,14 +58,22 @@ impl Int8Rows {
     pub fn absmax(&self) -> &[f32] {
         &self.absmax
     }
+}
 
-    /// Bytes of codes and scales.
-    pub fn nbytes(&self) -> usize {
+impl Format for Int8Rows {
+    fn name(&self) -> &'static str {
+        "int8"
+    }
+
+    fn nbytes(&self) -> usize {
         self.codes().len() + self.absmax.len() * 4
     }
 
-    /// Decodes values from the flat position `start` on.
-    pub fn decode(&self, start: usize, out: &mut [f32]) {
+    fn parts(&self) -> [Option<&Bytes>; 2] {
+        [Some(&self.codes), None]
+    }
+
+    fn decode(&self, start: usize, out: &mut [f32]) {
         let (mut at, mut out) = (start, out);
         let isa = Isa::detect();
         while !out.is_empty() {
@@ -133,7 +143,6 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
-    use crate::quant::Storage;
 
     fn f32s(bytes: &[u8]) -> Vec<f32> {
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
@@ -150,7 +159,7 @@ mod tests {
         let part = |name: &str| file.tensor(name).unwrap().data().to_vec();
         let source = Weight::from_f32(48, 64, &f32s(&part("int8/source")));
         let weight = quantize(&Threads::one(), &source, false).unwrap();
-        let Storage::Int8(rows) = weight.storage() else { panic!("not int8") };
+        let rows = weight.format::<Int8Rows>().expect("int8");
         assert_eq!(rows.codes(), part("int8/codes"));
         assert_eq!(rows.absmax(), f32s(&part("int8/row_stats")));
         let mut found = vec![0.0; 48 * 64];

@@ -1,9 +1,10 @@
 //! Frozen weights in block formats: how they are stored, and how a run of a row is decoded.
 //!
 //! A [`Weight`] is an `N x K` matrix that never changes. The matmul kernels decode it panel by panel into their
-//! packed layout with [`Weight::decode`]; it is never expanded as a whole. Adding a format is one file and one
-//! variant of [`Storage`].
+//! packed layout with [`Weight::decode`]; it is never expanded as a whole. A format is a type that implements [`Format`].
 
+use std::any::Any;
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ pub mod int8;
 mod isa;
 pub mod nf4;
 
-pub use gguf::GgufType;
+pub use gguf::{GgufBlocks, GgufType};
 pub use int8::Int8Rows;
 pub use nf4::{FourBit, FourBitKind};
 
@@ -84,69 +85,80 @@ impl std::fmt::Debug for Bytes {
     }
 }
 
-/// How the values of a [`Weight`] are stored.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Storage {
-    /// Little-endian floats, row-major.
-    Dense(DType, Bytes),
-    /// NF4 or FP4 with a scale per block of the flat tensor.
-    FourBit(Arc<FourBit>),
-    /// 8-bit integers with a scale per row.
-    Int8(Arc<Int8Rows>),
-    /// Blocks of a GGUF file, whole blocks to a row.
-    Gguf(GgufType, Bytes),
+/// A format of frozen weights: the values of a matrix in their stored form.
+///
+/// This is all that products need. A format that is multiplied without going through f32 is known to those kernels by its
+/// type ([`Weight::format`]).
+pub trait Format: Any + Debug + Send + Sync {
+    /// Its name, for people.
+    fn name(&self) -> &'static str;
+
+    /// Bytes that it occupies, scales included.
+    fn nbytes(&self) -> usize;
+
+    /// What of it may lie in a file: its values, and the codes of its scales.
+    fn parts(&self) -> [Option<&Bytes>; 2];
+
+    /// Decodes values from the position `start` of the row-major matrix on, across the ends of rows.
+    fn decode(&self, start: usize, out: &mut [f32]);
 }
 
-/// A frozen `rows x cols` (`N x K`, out x in) matrix in some storage format.
+/// Little-endian floats, row-major.
+#[derive(Debug)]
+pub struct Dense {
+    dtype: DType,
+    bytes: Bytes,
+}
+
+impl Format for Dense {
+    fn name(&self) -> &'static str {
+        match self.dtype {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+        }
+    }
+
+    fn nbytes(&self) -> usize {
+        self.bytes.as_slice().len()
+    }
+
+    fn parts(&self) -> [Option<&Bytes>; 2] {
+        [Some(&self.bytes), None]
+    }
+
+    fn decode(&self, start: usize, out: &mut [f32]) {
+        decode_dense(self.dtype, &self.bytes.as_slice()[start * self.dtype.size()..], out);
+    }
+}
+
+/// A frozen `rows x cols` (`N x K`, out x in) matrix in some format.
 #[derive(Debug, Clone)]
 pub struct Weight {
     rows: usize,
     cols: usize,
-    storage: Storage,
+    format: Arc<dyn Format>,
 }
 
 impl Weight {
+    /// A weight whose `rows * cols` values are in a format.
+    pub fn new(rows: usize, cols: usize, format: impl Format) -> Self {
+        Weight { rows, cols, format: Arc::new(format) }
+    }
+
     /// A dense weight over the given little-endian bytes.
     pub fn dense(rows: usize, cols: usize, dtype: DType, bytes: Bytes) -> Result<Self> {
         let (found, expected) = (bytes.as_slice().len(), rows * cols * dtype.size());
         if found != expected {
             return Err(Error::Bytes { format: dtype.name(), rows, cols, found, expected });
         }
-        Ok(Weight { rows, cols, storage: Storage::Dense(dtype, bytes) })
+        Ok(Weight::new(rows, cols, Dense { dtype, bytes }))
     }
 
     /// A dense f32 weight that copies `values`.
     pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Weight { rows, cols, storage: Storage::Dense(DType::F32, Bytes::owned(bytes)) }
-    }
-
-    /// A 4-bit weight; refused if the number of values is another.
-    pub fn four_bit(rows: usize, cols: usize, bits: FourBit) -> Result<Self> {
-        if bits.len() != rows * cols {
-            let (found, expected) = (vec![bits.len()], vec![rows, cols]);
-            return Err(Error::Shape { op: "four_bit", what: "weight", found, expected });
-        }
-        Ok(Weight { rows, cols, storage: Storage::FourBit(Arc::new(bits)) })
-    }
-
-    /// A weight of 8-bit rows.
-    pub fn int8(rows: Int8Rows) -> Self {
-        Weight { rows: rows.rows(), cols: rows.cols(), storage: Storage::Int8(Arc::new(rows)) }
-    }
-
-    /// A weight in the blocks of a GGUF file; rows must be whole blocks.
-    pub fn gguf(rows: usize, cols: usize, kind: GgufType, bytes: Bytes) -> Result<Self> {
-        let (values, size) = (kind.block_len(), kind.block_bytes());
-        if !cols.is_multiple_of(values) {
-            return Err(Error::Block { format: kind.name(), cols, block: values });
-        }
-        let (found, expected) = (bytes.as_slice().len(), rows * (cols / values) * size);
-        if found != expected {
-            return Err(Error::Bytes { format: kind.name(), rows, cols, found, expected });
-        }
-        Ok(Weight { rows, cols, storage: Storage::Gguf(kind, bytes) })
+        Weight::new(rows, cols, Dense { dtype: DType::F32, bytes: Bytes::owned(bytes) })
     }
 
     /// Output features `N`.
@@ -159,29 +171,30 @@ impl Weight {
         self.cols
     }
 
-    /// The storage.
-    pub fn storage(&self) -> &Storage {
-        &self.storage
+    /// The weight as one of this format.
+    pub fn format<F: Format>(&self) -> Option<&F> {
+        let format: &dyn Any = &*self.format;
+        format.downcast_ref()
+    }
+
+    /// The name of its format.
+    pub fn format_name(&self) -> &'static str {
+        self.format.name()
+    }
+
+    /// The type of its values if they are floats.
+    pub fn dtype(&self) -> Option<DType> {
+        self.format::<Dense>().map(|dense| dense.dtype)
     }
 
     /// Bytes that the weight occupies, scales included.
     pub fn nbytes(&self) -> usize {
-        match &self.storage {
-            Storage::Dense(_, bytes) => bytes.as_slice().len(),
-            Storage::FourBit(bits) => bits.nbytes(),
-            Storage::Int8(rows) => rows.nbytes(),
-            Storage::Gguf(_, bytes) => bytes.as_slice().len(),
-        }
+        self.format.nbytes()
     }
 
-    /// What of the weight lies in a file: its values, and the codes of its scales.
+    /// What of the weight lies in a file.
     fn in_file(&self) -> impl Iterator<Item = &Bytes> {
-        let parts = match &self.storage {
-            Storage::Dense(_, bytes) | Storage::Gguf(_, bytes) => [Some(bytes), None],
-            Storage::FourBit(bits) => bits.parts(),
-            Storage::Int8(rows) => [Some(rows.bytes()), None],
-        };
-        parts.into_iter().flatten().filter(|bytes| bytes.owner.in_file())
+        self.format.parts().into_iter().flatten().filter(|bytes| bytes.owner.in_file())
     }
 
     /// Bytes of the weight that lie in a file and need not stay in memory.
@@ -201,12 +214,9 @@ impl Weight {
 
     /// The bytes of a weight that is stored in this type.
     pub(crate) fn dense_bytes(&self, dtype: DType) -> Option<&[u8]> {
-        match &self.storage {
-            Storage::Dense(own, bytes) if *own == dtype && cfg!(target_endian = "little") => {
-                Some(bytes.as_slice())
-            }
-            _ => None,
-        }
+        let dense = self.format::<Dense>()?;
+        let same = dense.dtype == dtype && cfg!(target_endian = "little");
+        same.then(|| dense.bytes.as_slice())
     }
 
     /// Decodes the values of `row` from column `col` on into `out` as f32.
@@ -218,18 +228,10 @@ impl Weight {
     /// Decodes values from the position `start` of the row-major matrix on, across the ends of rows.
     pub fn decode_flat(&self, start: usize, out: &mut [f32]) {
         assert!(start + out.len() <= self.rows * self.cols, "decode outside the weight");
-        match &self.storage {
-            Storage::Dense(dtype, bytes) => {
-                decode_dense(*dtype, &bytes.as_slice()[start * dtype.size()..], out)
-            }
-            Storage::FourBit(bits) => bits.decode(start, out),
-            Storage::Int8(rows) => rows.decode(start, out),
-            Storage::Gguf(kind, bytes) => gguf::decode(*kind, bytes.as_slice(), start, out),
-        }
+        self.format.decode(start, out);
     }
 }
 
-/// Little-endian floats to f32.
 /// Refuses scales that are not finite: a value was not.
 fn all_finite(scales: &[f32]) -> Result<()> {
     match scales.iter().find(|scale| !scale.is_finite()) {
@@ -242,6 +244,7 @@ fn all_finite(scales: &[f32]) -> Result<()> {
     }
 }
 
+/// Little-endian floats to f32.
 fn decode_dense(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F32 => {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::{Bytes, Weight, all_finite};
+use super::{Bytes, Format, Weight, all_finite};
 use crate::ahead::ask;
 use crate::error::{Error, Result};
 use crate::threads::{SharedMut, Threads};
@@ -167,6 +167,43 @@ impl ScalesOf<'_> {
     }
 }
 
+impl Weight {
+    /// A 4-bit weight; refused if the number of values is another.
+    pub fn four_bit(rows: usize, cols: usize, bits: FourBit) -> Result<Self> {
+        if bits.len() != rows * cols {
+            let (found, expected) = (vec![bits.len()], vec![rows, cols]);
+            return Err(Error::Shape { op: "four_bit", what: "weight", found, expected });
+        }
+        Ok(Weight::new(rows, cols, bits))
+    }
+}
+
+impl Format for FourBit {
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn nbytes(&self) -> usize {
+        let scales = match &self.scales {
+            Scales::Plain(scales) => scales.len() * 4,
+            Scales::Nested { codes, absmax, .. } => codes.as_slice().len() + absmax.len() * 4 + 4,
+        };
+        self.packed().len() + scales
+    }
+
+    fn parts(&self) -> [Option<&Bytes>; 2] {
+        let codes = match &self.scales {
+            Scales::Plain(_) => None,
+            Scales::Nested { codes, .. } => Some(codes),
+        };
+        [Some(&self.packed), codes]
+    }
+
+    fn decode(&self, start: usize, out: &mut [f32]) {
+        self.decode_on(Isa::best(), start, out);
+    }
+}
+
 /// A 4-bit tensor.
 #[derive(Debug, Clone)]
 pub struct FourBit {
@@ -235,15 +272,6 @@ impl FourBit {
         self.len == 0
     }
 
-    /// The two parts that are as long as the tensor, which may lie in a file: values and codes of scales.
-    pub(super) fn parts(&self) -> [Option<&Bytes>; 2] {
-        let codes = match &self.scales {
-            Scales::Plain(_) => None,
-            Scales::Nested { codes, .. } => Some(codes),
-        };
-        [Some(&self.packed), codes]
-    }
-
     /// Two values a byte, the first in the high nibble.
     pub fn packed(&self) -> &[u8] {
         self.packed.as_slice()
@@ -274,20 +302,6 @@ impl FourBit {
                 ScalesOf::Nested { codes: codes.as_slice(), absmax, map, offset: *offset, block: *block }
             }
         }
-    }
-
-    /// Bytes of the stored form, without the constant tables.
-    pub fn nbytes(&self) -> usize {
-        let scales = match &self.scales {
-            Scales::Plain(scales) => scales.len() * 4,
-            Scales::Nested { codes, absmax, .. } => codes.as_slice().len() + absmax.len() * 4 + 4,
-        };
-        self.packed().len() + scales
-    }
-
-    /// Decodes values from the flat position `start` on.
-    pub fn decode(&self, start: usize, out: &mut [f32]) {
-        self.decode_on(Isa::best(), start, out);
     }
 
     fn decode_on(&self, isa: Isa, start: usize, out: &mut [f32]) {

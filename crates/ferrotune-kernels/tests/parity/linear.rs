@@ -239,7 +239,7 @@ fn few_rows_agree_in_every_format_on_any_number_of_threads() {
     }
     let (a, b, bias) = (random(&dev, 4, k, "a"), random(&dev, n, 4, "b"), random(&dev, 1, n, "bias"));
     for w in &weights {
-        let name = format!("{:?}", w.storage()).chars().take(20).collect::<String>();
+        let name = format!("{:?}", w).chars().take(60).collect::<String>();
         let branch = Branch { a: &a, b: &b, bias: None, scale: 0.5, dropout: None };
         let linears = [
             Linear { weight: Matrix::Frozen(w), bias: Some(&bias), branch: Some(branch) },

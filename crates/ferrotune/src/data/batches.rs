@@ -6,9 +6,11 @@ use super::train_row::TrainRow;
 use crate::Result;
 use crate::run_config::RunConfig;
 
-/// Whose rows may share what they begin with.
+/// Which rows belong together, and which may share what they begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sharing {
+pub struct Grouping {
+    /// Consecutive rows that make one example.
+    pub rows_per_example: usize,
     /// Rows of more tokens share nothing: their rotary frequencies depend on their length.
     pub longest: usize,
     /// Whether rows are trained with masks of their own (dropout), so that no two compute the same.
@@ -48,15 +50,21 @@ impl Batches {
     /// There are no rows to train on.
     pub fn new(
         config: &RunConfig,
-        sharing: Sharing,
+        grouping: Grouping,
         train: Vec<TrainRow>,
         held_out: &[TrainRow],
     ) -> Result<Self> {
         let bytes = train.iter().chain(held_out).map(|r| 8 * r.len() + 48).sum();
         let mut options = LoaderOptions::from(config);
-        options.packing = options.packing.shared_up_to(sharing.longest);
-        let held_out = evaluation_batches(held_out, options.micro_batch_tokens, options.packing);
-        if sharing.own_masks {
+        options.packing = options.packing.shared_up_to(grouping.longest);
+        options.rows_per_example = grouping.rows_per_example;
+        let held_out = evaluation_batches(
+            held_out,
+            grouping.rows_per_example,
+            options.micro_batch_tokens,
+            options.packing,
+        );
+        if grouping.own_masks {
             options.packing = options.packing.shared_up_to(0);
         }
         let mut loader = Loader::new(train, options)?;

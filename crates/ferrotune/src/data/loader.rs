@@ -3,7 +3,7 @@
 //! The order of an epoch is a function of the seed and the epoch; a step is a function of that order and a place in it.
 //! So two numbers say where a run stands, and a restored run goes on exactly where the other stopped.
 
-use crate::data::pack::{Packing, micro_batches};
+use crate::data::pack::{Packing, example_batches};
 use crate::data::packed_batch::PackedBatch;
 use crate::data::random::permutation;
 use crate::data::train_row::TrainRow;
@@ -14,20 +14,22 @@ use serde::{Deserialize, Serialize};
 /// Keeps the numbers of the order apart from those of the held-out split.
 const ORDER: u64 = 0x006f_7264_6572;
 
-/// How many rows an optimizer step takes.
+/// How many examples an optimizer step takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
-    /// So many rows.
+    /// So many.
     Rows(usize),
-    /// Whole rows as long as they fit so many tokens; one at least.
+    /// Whole examples as long as they fit so many tokens; one at least.
     Tokens(usize),
 }
 
 /// How rows become steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoaderOptions {
-    /// Rows of an optimizer step.
+    /// Examples of an optimizer step.
     pub batch: BatchSize,
+    /// Consecutive rows that make one example: its rows stay together in the order and in a micro-batch.
+    pub rows_per_example: usize,
     /// Tokens of a micro-batch at most, unless a single row has more.
     pub micro_batch_tokens: usize,
     /// Which rows come together in a micro-batch.
@@ -48,6 +50,7 @@ impl From<&RunConfig> for LoaderOptions {
         let batch = train.batch_rows.map_or(BatchSize::Tokens(train.batch_tokens), BatchSize::Rows);
         LoaderOptions {
             batch,
+            rows_per_example: 1,
             // A micro-batch larger than a row and a step has no use; the memory plan may ask for less.
             micro_batch_tokens: train
                 .micro_batch_tokens
@@ -115,6 +118,11 @@ impl Loader {
         if rows.len() > u32::MAX as usize {
             return Err(Error::config("data.train", format!("{} rows are more than 2^32", rows.len())));
         }
+        let each = options.rows_per_example;
+        if each == 0 || !rows.len().is_multiple_of(each) {
+            let problem = format!("{} rows are no whole number of examples of {each} rows", rows.len());
+            return Err(Error::config("data.train", problem));
+        }
         let mut loader =
             Loader { rows, options, state: LoaderState::default(), steps_total: 0, order: Vec::new() };
         loader.order = loader.order_of(0);
@@ -175,7 +183,8 @@ impl Loader {
         self.state.position = end;
         self.state.step += 1;
         let taken: Vec<&TrainRow> = rows.iter().map(|&row| &self.rows[row]).collect();
-        let micro_batches = micro_batches(&taken, self.options.micro_batch_tokens, self.options.packing);
+        let LoaderOptions { rows_per_example, micro_batch_tokens, packing, .. } = self.options;
+        let micro_batches = example_batches(&taken, rows_per_example, micro_batch_tokens, packing);
         Some(Step {
             tokens: micro_batches.iter().map(|b| b.row_tokens).sum(),
             stored: micro_batches.iter().map(PackedBatch::len).sum(),
@@ -192,8 +201,9 @@ impl Loader {
             return (0..self.rows.len() as u32).collect();
         }
         // Rows of one chat stay together: what they begin with in common is then computed once.
+        let starts = |row: &u32| *row == 0 || !self.rows[*row as usize].goes_on;
         let starts: Vec<u32> =
-            (0..self.rows.len() as u32).filter(|&row| row == 0 || !self.rows[row as usize].goes_on).collect();
+            (0..self.rows.len() as u32).step_by(self.options.rows_per_example).filter(starts).collect();
         let rows_of = |chat: u32| {
             let next = starts.get(chat as usize + 1).copied().unwrap_or(self.rows.len() as u32);
             starts[chat as usize]..next
@@ -204,15 +214,16 @@ impl Loader {
 
     /// Where the step that starts at a place of an order ends. Steps do not reach over the end of an epoch.
     fn end_of_step(&self, order: &[u32], start: usize) -> usize {
+        let each = self.options.rows_per_example;
         match self.options.batch {
-            BatchSize::Rows(count) => (start + count.max(1)).min(order.len()),
+            BatchSize::Rows(count) => (start + count.max(1) * each).min(order.len()),
             BatchSize::Tokens(budget) => {
                 let mut tokens = 0;
-                let fits = |&&row: &&u32| {
-                    tokens += self.rows[row as usize].len();
+                let fits = |example: &&[u32]| {
+                    tokens += example.iter().map(|&row| self.rows[row as usize].len()).sum::<usize>();
                     tokens <= budget
                 };
-                start + order[start..].iter().take_while(fits).count().max(1)
+                start + each * order[start..].chunks(each).take_while(fits).count().max(1)
             }
         }
     }
@@ -238,10 +249,11 @@ impl Iterator for Loader {
 /// All rows once, in order, in micro-batches: for evaluation.
 pub fn evaluation_batches(
     rows: &[TrainRow],
+    rows_per_example: usize,
     micro_batch_tokens: usize,
     packing: Packing,
 ) -> Vec<PackedBatch> {
-    micro_batches(&rows.iter().collect::<Vec<_>>(), micro_batch_tokens, packing)
+    example_batches(&rows.iter().collect::<Vec<_>>(), rows_per_example, micro_batch_tokens, packing)
 }
 
 #[cfg(test)]
@@ -260,6 +272,7 @@ mod tests {
     fn options(batch: BatchSize) -> LoaderOptions {
         LoaderOptions {
             batch,
+            rows_per_example: 1,
             micro_batch_tokens: 16,
             packing: Packing::Together,
             shuffle: true,
@@ -408,6 +421,32 @@ mod tests {
         };
         assert_eq!(count(2), (2, 2));
         assert_eq!(count(20), (20, 20));
+    }
+
+    #[test]
+    fn the_rows_of_an_example_stay_together() {
+        for packing in [Packing::Alone, Packing::Together, Packing::Shared(usize::MAX)] {
+            for batch in [BatchSize::Rows(2), BatchSize::Tokens(20)] {
+                let options = LoaderOptions { rows_per_example: 2, packing, ..options(batch) };
+                let loader = Loader::new(rows(&LENGTHS), options).unwrap();
+                assert_eq!(loader.steps_total(), loader.clone().count());
+                let mut seen = BTreeSet::new();
+                for step in loader {
+                    assert!(step.rows.chunks(2).all(|pair| pair[0] % 2 == 0 && pair[1] == pair[0] + 1));
+                    assert!(batch != BatchSize::Rows(2) || step.rows.len() <= 4);
+                    for micro in &step.micro_batches {
+                        // The ids say which row a token is of.
+                        let rows: BTreeSet<u32> = micro.tokens.iter().map(|id| id / 100).collect();
+                        assert!(rows.iter().all(|row| rows.contains(&(row ^ 1))), "{rows:?}");
+                        assert!(micro.len() <= 16 || rows.len() == 2, "{} tokens", micro.len());
+                        seen.extend(rows);
+                    }
+                }
+                assert_eq!(seen.len(), LENGTHS.len());
+            }
+        }
+        let odd = LoaderOptions { rows_per_example: 3, ..options(BatchSize::Rows(1)) };
+        assert!(Loader::new(rows(&LENGTHS), odd).unwrap_err().to_string().contains("examples of 3 rows"));
     }
 
     #[test]

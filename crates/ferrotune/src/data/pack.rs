@@ -127,6 +127,42 @@ impl Packing {
     }
 }
 
+/// The micro-batches of an optimizer step whose rows are examples of `rows_per_example` rows each: whole examples, at most
+/// `bound` tokens each where no single example is longer.
+pub fn example_batches(
+    rows: &[&TrainRow],
+    rows_per_example: usize,
+    bound: usize,
+    packing: Packing,
+) -> Vec<PackedBatch> {
+    if rows_per_example <= 1 {
+        return micro_batches(rows, bound, packing);
+    }
+    let longest = if let Packing::Shared(longest) = packing { longest } else { 0 };
+    let numbers: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].is_empty()).collect();
+    let examples = numbers.chunk_by(|a, b| a / rows_per_example == b / rows_per_example);
+    let examples: Vec<_> = examples
+        .map(|own| {
+            let forest = Forest::new(own, rows, longest);
+            let trees = forest.trees(usize::MAX);
+            (trees.iter().map(|tree| tree.size).sum::<usize>(), forest, trees)
+        })
+        .collect();
+    let alone = |example: &usize| packing == Packing::Alone || examples[*example].0 > bound;
+    let (alone, together): (Vec<usize>, Vec<usize>) = (0..examples.len()).partition(alone);
+    let sizes: Vec<usize> = together.iter().map(|&example| examples[example].0).collect();
+    let packed = best_fit(&sizes, bound).into_iter();
+    let packed = packed.map(|pack| pack.into_iter().map(|i| together[i]).collect::<Vec<usize>>());
+    let batch = |pack: Vec<usize>| {
+        let mut batch = PackedBatch::default();
+        for (_, forest, trees) in pack.iter().map(|&example| &examples[example]) {
+            trees.iter().for_each(|tree| forest.add(tree, &mut batch));
+        }
+        batch
+    };
+    alone.into_iter().map(|example| vec![example]).chain(packed).map(batch).collect()
+}
+
 /// The micro-batches of an optimizer step: whole rows, at most `bound` tokens each where no single row is longer, as few
 /// as best fit gives.
 pub fn micro_batches(rows: &[&TrainRow], bound: usize, packing: Packing) -> Vec<PackedBatch> {

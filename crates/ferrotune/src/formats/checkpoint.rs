@@ -18,6 +18,7 @@ use super::folder::Folder;
 use super::generation_config::GenerationConfig;
 use super::gguf::GgufModel;
 use super::hash::hex;
+use super::quantized;
 use super::shapes::Shapes;
 use super::source::Source;
 use crate::arch::config::ModelConfig;
@@ -48,6 +49,7 @@ impl Checkpoint {
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
         let mut config = families::read_config(&path.join("config.json"))?;
+        quantized::stated(&config)?;
         let folder = Folder::open(path)?;
         if architecture(&config)?.tied && folder.has_another_head() {
             config.untie();

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::safetensors::{Dtype, SafeFile, Shards, TensorRef};
 use super::source::{Source, missing_tensor};
-use super::{GENERATION_CONFIG, GenerationConfig, bnb4, bnb8};
+use super::{GENERATION_CONFIG, GenerationConfig, quantized};
 use crate::arch::config::ModelConfig;
 use crate::{Error, Result};
 
@@ -116,16 +116,17 @@ impl Source for Folder {
     }
 
     fn names(&self) -> Vec<String> {
-        let part = |name: &str| bnb4::is_part(&self.shards, name) || bnb8::is_part(&self.shards, name);
-        self.shards.names().filter(|name| !part(name)).map(str::to_string).collect()
+        self.shards
+            .names()
+            .filter(|name| !quantized::is_part(&self.shards, name))
+            .map(str::to_string)
+            .collect()
     }
 
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (file, tensor) = self.find(name)?;
-        for read in [bnb4::read, bnb8::read] {
-            if let Some(quantized) = read(&self.shards, name, rows, cols)? {
-                return Ok(quantized);
-            }
+        if let Some(quantized) = quantized::read(&self.shards, name, rows, cols)? {
+            return Ok(quantized);
         }
         check_shape(file, name, tensor, &[rows, cols])?;
         let dtype = float(file, name, tensor.dtype)?;

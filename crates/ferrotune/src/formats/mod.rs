@@ -3,8 +3,6 @@
 pub mod adapter;
 pub mod adapter_folder;
 pub mod atomic;
-pub mod bnb4;
-pub(crate) mod bnb8;
 mod checkpoint;
 mod fingerprint;
 pub(crate) mod folder;
@@ -13,6 +11,7 @@ mod gguf;
 pub mod hash;
 pub mod mlx;
 pub mod mmap;
+pub mod quantized;
 pub mod safetensors;
 mod shapes;
 mod source;

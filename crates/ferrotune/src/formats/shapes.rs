@@ -6,69 +6,40 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferrotune_kernels::DType;
-use ferrotune_kernels::quant::int8::Int8Rows;
-use ferrotune_kernels::quant::nf4::{FourBit, FourBitKind, Scales};
 use ferrotune_kernels::quant::{Bytes, Owner, Weight};
 use serde_json::Value;
 
 use super::generation_config::GenerationConfig;
+use super::quantized::{Blank, Quantized, stated};
 use super::source::Source;
-use crate::arch::config::{ModelConfig, Quantization};
+use crate::arch::config::ModelConfig;
 use crate::arch::families::architecture;
 use crate::{Error, Result};
 
 /// Memory that is never touched, so that none is taken; all matrices lie in it.
-struct Blank(memmap2::MmapMut);
+struct Untouched(memmap2::MmapMut);
 
-impl AsRef<[u8]> for Blank {
+impl AsRef<[u8]> for Untouched {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Owner for Blank {}
+impl Owner for Untouched {}
 
 /// Matrices without content.
 pub(crate) struct Shapes {
     /// Where the configuration was read, for messages.
     path: PathBuf,
     dtype: DType,
-    blank: Arc<Blank>,
-    linears: Form,
+    blank: Arc<Untouched>,
+    /// How the configuration says that linears of the layers are quantized.
+    linears: Option<Quantized>,
     /// Modules that are not quantized.
     skipped: Vec<String>,
     /// Scales of as many blocks, shared by all matrices of a size.
     scales: Mutex<HashMap<usize, Arc<[f32]>>>,
 }
-
-/// How the configuration says that linears of the layers are stored.
-enum Form {
-    Dense,
-    /// With scales that are quantized too, or not.
-    FourBit(FourBitKind, bool),
-    Int8,
-}
-
-impl Form {
-    fn of(config: &ModelConfig) -> Self {
-        let about = &config.raw["quantization_config"];
-        match config.quantization {
-            None => Form::Dense,
-            Some(Quantization::Bitsandbytes8) => Form::Int8,
-            Some(Quantization::Bitsandbytes4) => {
-                // bitsandbytes' own defaults.
-                let kind = match about["bnb_4bit_quant_type"].as_str() {
-                    Some("nf4") => FourBitKind::Nf4,
-                    _ => FourBitKind::Fp4,
-                };
-                Form::FourBit(kind, about["bnb_4bit_use_double_quant"].as_bool().unwrap_or(false))
-            }
-        }
-    }
-}
-
-/// Values of a block, unless a file says otherwise; scales of a second-level scale.
-const BLOCKS: (usize, usize) = (64, 256);
 
 impl Shapes {
     /// Room for the largest matrix of the model, in the type that its configuration names.
@@ -81,32 +52,34 @@ impl Shapes {
         };
         let bytes = architecture(config)?.largest_matrix() * dtype.size();
         let map = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon();
-        let blank = Arc::new(Blank(map.map_err(|e| Error::io(path, e))?));
+        let blank = Arc::new(Untouched(map.map_err(|e| Error::io(path, e))?));
         let skipped = config.raw["quantization_config"]["llm_int8_skip_modules"].as_array();
         let skipped = skipped.into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
         Ok(Shapes {
             path: path.to_path_buf(),
             dtype,
             blank,
-            linears: Form::of(config),
+            linears: stated(config)?,
             skipped,
             scales: Mutex::default(),
         })
-    }
-
-    fn blank(&self, bytes: usize) -> Bytes {
-        Bytes::shared(self.blank.clone(), 0..bytes)
-    }
-
-    fn scales(&self, count: usize) -> Arc<[f32]> {
-        let mut all = self.scales.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(count).or_insert_with(|| vec![0.0; count].into()))
     }
 
     fn quantizes(&self, name: &str) -> bool {
         let router = name.ends_with(".gate.weight") || name.ends_with(".router.weight");
         let linear = name.starts_with("model.layers.") && name.ends_with(".weight") && !router;
         linear && !self.skipped.iter().any(|module| name.contains(module.as_str()))
+    }
+}
+
+impl Blank for Shapes {
+    fn bytes(&self, len: usize) -> Bytes {
+        Bytes::shared(self.blank.clone(), 0..len)
+    }
+
+    fn scales(&self, count: usize) -> Arc<[f32]> {
+        let mut all = self.scales.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(count).or_insert_with(|| vec![0.0; count].into()))
     }
 }
 
@@ -129,30 +102,8 @@ impl Source for Shapes {
             let problem = format!("[{rows}, {cols}] is larger than the largest matrix of this architecture");
             return Err(Error::tensor(&self.path, name, problem));
         }
-        let values = rows * cols;
-        match self.linears {
-            Form::FourBit(kind, double) if self.quantizes(name) => {
-                let (block, second) = BLOCKS;
-                let count = values.div_ceil(block);
-                let scales = match double {
-                    false => Scales::Plain(self.scales(count)),
-                    true => Scales::Nested {
-                        codes: self.blank(count),
-                        absmax: self.scales(count.div_ceil(second)),
-                        map: Arc::new([0.0; 256]),
-                        offset: 0.0,
-                        block: second,
-                    },
-                };
-                let packed = self.blank(values.div_ceil(2));
-                let bits = FourBit::new(kind, block, values, packed, scales, [0.0; 16])?;
-                return Ok(Weight::four_bit(rows, cols, bits)?);
-            }
-            Form::Int8 if self.quantizes(name) => {
-                let rows = Int8Rows::new(cols, self.blank(values), self.scales(rows))?;
-                return Ok(Weight::int8(rows));
-            }
-            _ => {}
+        if let Some(format) = self.linears.filter(|_| self.quantizes(name)) {
+            return format.blank(rows, cols, self);
         }
         Ok(Weight::dense(rows, cols, self.dtype, Bytes::shared(self.blank.clone(), range))?)
     }

@@ -9,15 +9,15 @@ use ferrotune_kernels::{DType, Device, Weight};
 use super::{BaseForm, BaseStorage, Linears};
 use crate::arch::architecture::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
 use crate::formats::Checkpoint;
-use crate::model::adapted::TIED_HEAD;
 use crate::model::attention::{Attention, Qkv};
 use crate::model::decoder::Decoder;
 use crate::model::layer::{Ffn, Layer};
-use crate::model::linear::{Base, LinearLayer, Vector};
 use crate::model::mlp::{Mlp, Up};
 use crate::model::moe::{Expert, Moe};
 use crate::model::norm::Norm;
 use crate::model::params::{Group, ParamId, Params};
+use crate::model::parts::TIED_HEAD;
+use crate::model::parts::{Base, LinearLayer, Vector};
 use crate::model::residual::Residual;
 use crate::model::rope::Rotary;
 use crate::units::human;
@@ -268,7 +268,7 @@ impl Loader<'_> {
             self.checkpoint.release(&file);
             return Ok(base);
         }
-        let form = |w: &Weight| (std::mem::discriminant(w.storage()), w.nbytes());
+        let form = |w: &Weight| (w.format_name(), w.nbytes());
         let stored = form(&weight);
         let empty = || Weight::dense(0, 0, DType::F32, Bytes::owned(Vec::new()));
         let quantized = storage.quantized_name().is_some();

@@ -8,7 +8,7 @@ use crate::arch::families::architecture;
 use crate::formats::Checkpoint;
 use crate::load::base_cache::{BaseCache, BaseWriter, CachedBase, Entry};
 pub(crate) use crate::load::storage::dense;
-pub use crate::load::storage::{BaseForm, BaseStorage, FourBitOptions};
+pub use crate::load::storage::{BaseForm, BaseStorage};
 use crate::model::decoder::Decoder;
 use crate::model::params::Params;
 use crate::{Error, Result};

@@ -1,11 +1,11 @@
 //! The forms in which the linears of a base can be held in memory.
 
-use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
-use ferrotune_kernels::quant::{Bytes, Storage, int8};
+use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Threads, Weight};
 
-use crate::Result;
-use crate::run_config::{QuantKind, QuantOptions};
+use crate::formats::quantized::{Blocks, QuantKind, Quantized};
+use crate::run_config::QuantOptions;
+use crate::{Error, Result};
 
 /// How a matrix of the base is held in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,23 +14,10 @@ pub enum BaseStorage {
     AsStored,
     /// Dense floats; a dense checkpoint that is no wider stays as it is.
     Dense(DType),
-    /// NF4 or FP4 in blocks.
-    FourBit(FourBitOptions),
-    /// 8-bit rows, as bitsandbytes rounds a linear.
-    Int8,
+    /// Quantized.
+    Quantized(Quantized),
     /// f32 parameters (full fine-tuning).
     Trained,
-}
-
-/// The 4-bit format asked for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FourBitOptions {
-    /// Code book.
-    pub kind: FourBitKind,
-    /// Values of a block.
-    pub block: usize,
-    /// Whether the block scales are quantized to 8 bits.
-    pub double: bool,
 }
 
 /// How a base is held: the linears of the layers, and its tables.
@@ -47,7 +34,7 @@ impl From<BaseStorage> for BaseForm {
     fn from(linears: BaseStorage) -> Self {
         let tables = match linears {
             BaseStorage::Trained | BaseStorage::Dense(_) => linears,
-            BaseStorage::AsStored | BaseStorage::FourBit(_) | BaseStorage::Int8 => BaseStorage::AsStored,
+            BaseStorage::AsStored | BaseStorage::Quantized(_) => BaseStorage::AsStored,
         };
         BaseForm { linears, tables }
     }
@@ -67,27 +54,21 @@ impl BaseForm {
 
 impl BaseStorage {
     /// The storage that options ask for; `auto` is NF4, as of a base that is not quantized yet.
-    pub fn of(options: &QuantOptions) -> Self {
-        let four_bit = |kind| {
-            BaseStorage::FourBit(FourBitOptions { kind, block: options.block, double: options.double })
-        };
-        match options.kind {
-            QuantKind::Keep => BaseStorage::AsStored,
-            QuantKind::Auto | QuantKind::Nf4 => four_bit(FourBitKind::Nf4),
-            QuantKind::Fp4 => four_bit(FourBitKind::Fp4),
-            QuantKind::Int8 => BaseStorage::Int8,
-        }
+    pub fn of(options: &QuantOptions) -> Result<Self> {
+        let kind = if options.kind == QuantKind::Auto { QuantKind::Nf4 } else { options.kind };
+        let found = Quantized::new(kind, Blocks { block: options.block, double: options.double });
+        let found = found.map_err(|problem| Error::config("method.quant", problem))?;
+        Ok(found.map_or(BaseStorage::AsStored, BaseStorage::Quantized))
     }
 
     /// Bytes that a value of such a matrix takes in this storage.
     pub(crate) fn bytes_per_value(self, stored: &Weight) -> f64 {
         let own = stored.nbytes() as f64 / (stored.rows() * stored.cols()).max(1) as f64;
-        match (self, stored.storage()) {
+        match (self, stored.dtype()) {
             (BaseStorage::AsStored, _) => own,
-            (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype.size().min(own.size()) as f64,
-            (BaseStorage::Dense(dtype), _) => dtype.size() as f64,
-            (BaseStorage::FourBit(o), _) => 0.5 + if o.double { 1.02 } else { 4.0 } / o.block as f64,
-            (BaseStorage::Int8, _) => 1.0 + 4.0 / stored.cols() as f64,
+            (BaseStorage::Dense(dtype), Some(own)) => dtype.size().min(own.size()) as f64,
+            (BaseStorage::Dense(dtype), None) => dtype.size() as f64,
+            (BaseStorage::Quantized(format), _) => format.bytes_per_value(stored.cols()),
             (BaseStorage::Trained, _) => 0.0,
         }
     }
@@ -95,31 +76,24 @@ impl BaseStorage {
     /// What the storage is called where it takes work to make from floats.
     pub(crate) fn quantized_name(self) -> Option<String> {
         match self {
-            BaseStorage::FourBit(o) => {
-                let double = if o.double { ", double" } else { "" };
-                Some(format!("{}, blocks of {}{double}", o.kind.name(), o.block))
-            }
-            BaseStorage::Int8 => Some("int8".into()),
+            BaseStorage::Quantized(format) => Some(format.describe()),
             BaseStorage::AsStored | BaseStorage::Dense(_) | BaseStorage::Trained => None,
         }
     }
 
     /// A frozen weight in this storage, made on these threads.
     pub(crate) fn hold(self, threads: &Threads, weight: Weight) -> Result<Weight> {
-        Ok(match self {
-            BaseStorage::AsStored | BaseStorage::Trained => weight,
-            BaseStorage::Dense(dtype) => dense(weight, dtype)?,
-            BaseStorage::FourBit(o) => quantize(threads, &weight, o.kind, o.block, o.double)?,
-            BaseStorage::Int8 => int8::quantize(threads, &weight, true)?,
-        })
+        match self {
+            BaseStorage::AsStored | BaseStorage::Trained => Ok(weight),
+            BaseStorage::Dense(dtype) => dense(weight, dtype),
+            BaseStorage::Quantized(format) => format.quantize(threads, &weight),
+        }
     }
 }
 
 /// The weight as dense floats of at most `dtype`'s width; dense weights are never widened.
 pub(crate) fn dense(weight: Weight, dtype: DType) -> Result<Weight> {
-    if let Storage::Dense(stored, _) = weight.storage()
-        && stored.size() <= dtype.size()
-    {
+    if weight.dtype().is_some_and(|stored| stored.size() <= dtype.size()) {
         return Ok(weight);
     }
     let (rows, cols) = (weight.rows(), weight.cols());

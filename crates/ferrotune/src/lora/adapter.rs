@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrotune_kernels::ops::dora;
 use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{Device, Tensor, Weight};
 
 use super::config::{Init, LoraConfig};
 use super::experts::{StackIds, expand, join};
-use super::layout::{Chosen, Layout, Part, Slot, choose, lay_out};
+use super::kinds::{Fresh, kind, random_a};
+use super::layout::{Layout, Part, Slot, choose, lay_out};
 use super::start::{Start, starts};
 use super::targets::Targets;
 use crate::Result;
-use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::parts::{Base, LinearLayer, Vector};
 use crate::model::{Adapted, Decoder, ParamId, Params};
 
 /// The trained part of a model. Many can stand beside one base; a [`Pass`](crate::model::Pass) takes one of them.
@@ -28,7 +28,7 @@ pub struct Adapter {
     /// Names of the parameters that are vectors in files.
     vectors: BTreeSet<String>,
     /// A and B that were moved out of the frozen weights, by the linear's number.
-    moved: BTreeMap<usize, (Vec<f32>, Vec<f32>)>,
+    pub(super) moved: BTreeMap<usize, (Vec<f32>, Vec<f32>)>,
     /// Parameters that are parts of stacked tensors in files.
     stacks: Vec<StackIds>,
 }
@@ -41,13 +41,20 @@ impl Adapter {
         chosen.check_used(model, &config)?;
         let starts = starts(&dev.threads(), &config, &chosen.linears)?;
         let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &starts, seed, slot));
-        let layout = lay_out(dev, model, &config, &chosen, &mut make)?;
-        let mut adapter = Self::assemble(config, layout, starts);
-        adapter.set_magnitudes(dev, &chosen)?;
-        Ok(adapter)
+        let mut layout = lay_out(dev, model, &config, &chosen, &mut make)?;
+        for (at, (id, ids)) in chosen.linears.iter().zip(&layout.linears) {
+            let weight = match (&at.linear.base, starts.get(id)) {
+                (_, Some(start)) => Matrix::Frozen(&start.base),
+                (Base::Frozen(own), None) => Matrix::Frozen(own),
+                (Base::Trained(_), None) => continue,
+            };
+            kind(&config).settle(dev, weight, *at, ids, &mut layout.params)?;
+        }
+        Ok(Self::assemble(config, layout, starts))
     }
 
-    /// Lengths of the tensors that a fresh adapter would have, and the sum of its ranks; no tensor is made.
+    /// Lengths of the tensors that a fresh adapter would have, and the values that a token keeps for it from the forward to
+    /// the backward; no tensor is made.
     pub fn foresee(dev: &Device, model: &Decoder, config: LoraConfig) -> Result<(Vec<usize>, usize)> {
         let config = expand(model, config);
         let chosen = choose(model, &config)?;
@@ -62,7 +69,8 @@ impl Adapter {
             })
         };
         lay_out(dev, model, &config, &chosen, &mut make)?;
-        Ok((lengths, chosen.linears.iter().map(|(_, rank, _)| rank).sum()))
+        let kind = kind(&config);
+        Ok((lengths, chosen.linears.iter().map(|at| kind.kept_per_token(*at)).sum()))
     }
 
     /// An adapter whose tensors `make` gives; the frozen weights that its initialisation changed are made again.
@@ -79,7 +87,7 @@ impl Adapter {
     }
 
     fn assemble(config: LoraConfig, layout: Layout, starts: BTreeMap<usize, Start>) -> Self {
-        let Layout { params, mut adapted, vectors, stacks } = layout;
+        let Layout { params, mut adapted, vectors, stacks, .. } = layout;
         let mut moved = BTreeMap::new();
         for (id, start) in starts {
             adapted.bases.insert(id, start.base);
@@ -88,21 +96,6 @@ impl Adapter {
             }
         }
         Adapter { config, params, adapted, vectors, moved, stacks }
-    }
-
-    /// DoRA begins with the lengths that the rows have.
-    fn set_magnitudes(&mut self, dev: &Device, chosen: &Chosen<'_>) -> Result<()> {
-        for (l, _, scale) in &chosen.linears {
-            let Some(ids) = self.adapted.branch(l.id) else { continue };
-            let Some(magnitude) = ids.magnitude else { continue };
-            let weight = match (&l.base, self.adapted.bases.get(&l.id)) {
-                (_, Some(changed)) | (Base::Frozen(changed), None) => Matrix::Frozen(changed),
-                (Base::Trained(id), None) => Matrix::Trained(self.params.get(*id)),
-            };
-            let branch = (self.params.get(ids.a), self.params.get(ids.b), *scale);
-            *self.params.get_mut(magnitude) = dora::row_norms(dev, weight, Some(branch))?;
-        }
-        Ok(())
     }
 
     /// The frozen weight that a linear's branch stands beside, if it is not the model's own.
@@ -125,11 +118,6 @@ impl Adapter {
         plain.chain(self.stacks.iter().flat_map(|s| join(s, of))).collect()
     }
 
-    /// Sum of the ranks of all branches.
-    pub fn ranks(&self) -> usize {
-        self.adapted.all_branches().map(|b| self.params.get(b.a).rows()).sum()
-    }
-
     /// Bytes of the frozen weights that are not the model's own.
     pub fn changed_bytes(&self) -> usize {
         self.adapted.bases.values().map(Weight::nbytes).sum()
@@ -143,58 +131,10 @@ impl Adapter {
         let names: BTreeSet<String> = model
             .linears()
             .iter()
-            .filter(|l| self.adapted.branch(l.id).is_some())
+            .filter(|l| self.adapted.at(l.id).is_some())
             .map(|l| l.name.rsplit('.').next().unwrap_or(&l.name).to_string())
             .collect();
         Targets::Names(names.into_iter().collect())
-    }
-
-    /// The same adapter for the original weights, where PiSSA or OLoRA changed them: a plain LoRA of twice the rank,
-    /// `B A - B0 A0 = [B, -B0] [A; A0]`. `None` for adapters that fit the original weights already, and for LoftQ, whose
-    /// quantized weights no branch makes up for.
-    pub fn converted(&self, dev: &Device, model: &Decoder) -> Result<Option<Adapter>> {
-        if self.moved.is_empty() {
-            return Ok(None);
-        }
-        let old = &self.config;
-        let config = LoraConfig {
-            rank: 2 * old.rank,
-            alpha: old.alpha * if old.rslora { std::f64::consts::SQRT_2 } else { 2.0 },
-            rank_pattern: old.rank_pattern.iter().map(|(k, r)| (k.clone(), 2 * r)).collect(),
-            alpha_pattern: old
-                .alpha_pattern
-                .iter()
-                .map(|(k, a)| (k.clone(), a * if old.rslora { std::f64::consts::SQRT_2 } else { 2.0 }))
-                .collect(),
-            init: Init::Kaiming,
-            ..old.clone()
-        };
-        let mut make = |slot: &Slot<'_>| {
-            let own = self.params.find(&slot.name).map(|id| self.params.get(id));
-            let own = own.map_or(&[][..], Tensor::host_f32);
-            let moved = |l: &LinearLayer| self.moved.get(&l.id);
-            Ok(match slot.part {
-                Part::A(l) => {
-                    let first = moved(l).map_or(&[][..], |m| &m.0);
-                    dev.tensor(slot.rows, slot.cols, &[own, first].concat())
-                }
-                Part::B(l) => {
-                    let (r, first) = (slot.cols / 2, moved(l).map_or(&[][..], |m| &m.1));
-                    let rows = own.chunks_exact(r).zip(first.chunks_exact(r));
-                    let rows = rows.flat_map(|(b, b0)| b.iter().copied().chain(b0.iter().map(|v| -v)));
-                    dev.tensor(slot.rows, slot.cols, &rows.collect::<Vec<f32>>())
-                }
-                // The embedding's branch has its rank doubled with the others: the second half adds nothing.
-                Part::EmbeddingA => dev.tensor(slot.rows, slot.cols, &[own, &vec![0.0; own.len()]].concat()),
-                Part::EmbeddingB => {
-                    let r = slot.cols / 2;
-                    let rows = own.chunks_exact(r).flat_map(|b| [b, &vec![0.0; r]].concat());
-                    dev.tensor(slot.rows, slot.cols, &rows.collect::<Vec<f32>>())
-                }
-                _ => dev.tensor(slot.rows, slot.cols, own),
-            })
-        };
-        Ok(Some(Adapter::build(dev, model, config, &mut make)?))
     }
 }
 
@@ -208,23 +148,9 @@ fn first_value(
     let mut t = dev.zeros(slot.rows, slot.cols);
     let out = t.host_f32_mut();
     match &slot.part {
-        Part::A(l) => match starts.get(&l.id) {
-            Some(start) => out.copy_from_slice(&start.a),
-            None => {
-                let stream = Stream::new(seed, &format!("{}.lora_A", l.name), 0);
-                let bound = 1.0 / (slot.cols as f32).sqrt();
-                for (i, v) in out.iter_mut().enumerate() {
-                    *v = match config.init {
-                        Init::Gaussian => stream.normal(i as u64) / slot.rows as f32,
-                        _ => (2.0 * stream.uniform(i as u64) - 1.0) * bound,
-                    };
-                }
-            }
-        },
-        Part::B(l) => {
-            if let Some(start) = starts.get(&l.id) {
-                out.copy_from_slice(&start.b);
-            }
+        Part::Linear(at, spec) => {
+            let fresh = Fresh { config, at: *at, seed, start: starts.get(&at.linear.id) };
+            kind(config).init(&fresh, spec, out);
         }
         // The other way round than in a linear: A is zero, B normal.
         Part::EmbeddingB => {
@@ -240,15 +166,10 @@ fn first_value(
         Part::Rows(table) => read_rows(table, config.trainable_tokens.iter().map(|id| *id as usize), out),
         Part::StackA => {
             let stream = Stream::new(seed, &slot.name, 0);
-            let (bound, rank) = (1.0 / (slot.cols as f32).sqrt(), config.rank as f32);
-            for (i, v) in out.iter_mut().enumerate() {
-                *v = match config.init {
-                    Init::Gaussian => stream.normal(i as u64) / rank,
-                    _ => (2.0 * stream.uniform(i as u64) - 1.0) * bound,
-                };
-            }
+            let (rank, cols) = (config.rank, slot.cols);
+            random_a(config.init, &stream, rank, cols, out);
         }
-        Part::StackB | Part::BranchBias | Part::Magnitude | Part::EmbeddingA => {}
+        Part::StackB | Part::EmbeddingA => {}
     }
     t
 }

@@ -7,9 +7,10 @@
 use ferrotune_kernels::{Device, Tensor};
 
 use super::config::LoraConfig;
+use super::kinds::kind;
 use super::targets::{Targets, matches, unmatched};
 use crate::model::layer::Ffn;
-use crate::model::linear::LinearLayer;
+use crate::model::parts::LinearLayer;
 use crate::model::{Decoder, ParamId};
 use crate::{Error, Result};
 
@@ -69,7 +70,7 @@ pub(super) fn chosen<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Vec<
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    if config.dropout > 0.0 || config.dora || config.lora_bias || config.init.changes_base() {
+    if config.dropout > 0.0 || kind(config).beyond_low_rank(config).is_some() || config.init.changes_base() {
         let problem = "cannot stand beside dropout, dora, lora_bias or an init that changes the base";
         return Err(Error::config(KEY, problem)
             .with_hint("PEFT refuses it too: the branch of an expert is a plain one; set dropout to 0"));

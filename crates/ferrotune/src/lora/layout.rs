@@ -6,11 +6,12 @@ use ferrotune_kernels::{Device, Tensor};
 
 use super::config::{Init, LoraConfig, TrainedBiases};
 use super::experts::{Stack, StackIds, chosen as chosen_stacks, split};
+use super::kinds::{Place, TensorSpec, kind};
 use super::targets::{check_used, select, unmatched};
-use crate::model::adapted::{Adapted, BranchIds, EmbeddingIds, TokenIds};
 use crate::model::embedding::EMBEDDING;
-use crate::model::linear::{Base, LinearLayer, Vector};
 use crate::model::norm::Norm;
+use crate::model::parts::{Base, LinearLayer, Vector};
+use crate::model::pass::{Adapted, EmbeddingIds, LowRank, TokenIds};
 use crate::model::{Decoder, Group, ParamId, Params};
 use crate::{Error, Result};
 
@@ -37,10 +38,9 @@ impl Slot<'_> {
     /// The key of `adapter_config.json` that asks for it.
     pub(super) fn asked_by(&self) -> &'static str {
         match self.part {
-            Part::A(_) | Part::B(_) | Part::EmbeddingA | Part::EmbeddingB => "target_modules",
+            Part::Linear(_, spec) => spec.asked_by,
+            Part::EmbeddingA | Part::EmbeddingB => "target_modules",
             Part::StackA | Part::StackB => "target_parameters",
-            Part::BranchBias => "lora_bias",
-            Part::Magnitude => "use_dora",
             Part::Vector(_) if self.name.ends_with(".bias") => "bias (or modules_to_save)",
             Part::Matrix(_) | Part::Vector(_) => "modules_to_save",
             Part::Rows(_) => "trainable_token_indices",
@@ -50,18 +50,12 @@ impl Slot<'_> {
 
 /// What a tensor of an adapter is.
 pub(super) enum Part<'m> {
-    /// A of a linear.
-    A(&'m LinearLayer),
-    /// B of a linear.
-    B(&'m LinearLayer),
+    /// What a kind has at a linear.
+    Linear(Place<'m>, TensorSpec),
     /// A of all experts.
     StackA,
     /// B of all experts.
     StackB,
-    /// The bias of a B.
-    BranchBias,
-    /// DoRA's magnitudes; set from the weight after A and B are there.
-    Magnitude,
     /// A of the embedding.
     EmbeddingA,
     /// B of the embedding.
@@ -78,10 +72,11 @@ impl Part<'_> {
     /// Its group, as PEFT's LoRA+ and transformers' weight decay have it.
     fn group(&self) -> Group {
         match self {
-            Part::A(_) | Part::StackA | Part::Matrix(_) | Part::Rows(_) => Group::Matrix,
-            Part::B(_) | Part::StackB | Part::Magnitude => Group::BranchOutput,
+            Part::Linear(_, spec) => spec.group,
+            Part::StackA | Part::Matrix(_) | Part::Rows(_) => Group::Matrix,
+            Part::StackB => Group::BranchOutput,
             Part::EmbeddingA | Part::EmbeddingB => Group::EmbeddingBranch,
-            Part::BranchBias | Part::Vector(_) => Group::BiasOrNorm,
+            Part::Vector(_) => Group::BiasOrNorm,
         }
     }
 }
@@ -90,15 +85,17 @@ impl Part<'_> {
 pub(super) struct Layout {
     pub(super) params: Params,
     pub(super) adapted: Adapted,
+    /// The parameters of each targeted linear, by its number.
+    pub(super) linears: Vec<(usize, Vec<ParamId>)>,
     /// Names of the parameters that are vectors in files.
     pub(super) vectors: BTreeSet<String>,
     /// What stacked tensors were split into.
     pub(super) stacks: Vec<StackIds>,
 }
 
-/// The targeted linears with rank and scale, and those of the embedding if it is targeted.
+/// The targeted linears, and rank and scale of the embedding if it is targeted.
 pub(super) struct Chosen<'m> {
-    pub(super) linears: Vec<(&'m LinearLayer, usize, f32)>,
+    pub(super) linears: Vec<Place<'m>>,
     embedding: Option<(usize, f32)>,
     stacks: Vec<Stack<'m>>,
 }
@@ -116,7 +113,9 @@ pub(super) fn choose<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Chos
         && chosen[..last].iter().zip(&linears).any(|(c, l)| *c && l.id == model.head().id);
     check(model, config, embedding.is_some(), tied)?;
     let linears = linears.into_iter().zip(&chosen).zip(&constants);
-    let linears = linears.filter(|((_, c), _)| **c).map(|((l, _), (r, s))| (l, *r, *s)).collect();
+    let linears = linears.filter(|((_, c), _)| **c);
+    let linears =
+        linears.map(|((linear, _), (rank, scale))| Place { linear, rank: *rank, scale: *scale }).collect();
     Ok(Chosen { linears, embedding, stacks: chosen_stacks(model, config)? })
 }
 
@@ -125,7 +124,7 @@ impl Chosen<'_> {
     pub(super) fn check_used(&self, model: &Decoder, config: &LoraConfig) -> Result<()> {
         let mut modules: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
         modules.push(EMBEDDING);
-        let mut targeted: Vec<&str> = self.linears.iter().map(|(l, ..)| l.name.as_str()).collect();
+        let mut targeted: Vec<&str> = self.linears.iter().map(|at| at.linear.name.as_str()).collect();
         targeted.extend(self.embedding.map(|_| EMBEDDING));
         let stacked: Vec<String> =
             self.stacks.iter().map(|s| format!("{}.{}", s.module, s.parameter)).collect();
@@ -136,14 +135,10 @@ impl Chosen<'_> {
 
 fn check(model: &Decoder, config: &LoraConfig, embedding: bool, tied_head: bool) -> Result<()> {
     let refuse = |key: &str, problem: &str, hint: &str| Err(Error::config(key, problem).with_hint(hint));
-    if config.lora_bias && config.dora {
-        return refuse("lora_bias", "cannot stand beside dora", "PEFT refuses it too; leave one out");
-    }
-    if config.lora_bias && config.init != Init::Kaiming {
-        return refuse("lora_bias", "needs the default init", "PEFT refuses others too");
-    }
-    let special = config.dora || config.lora_bias || config.init == Init::Loftq;
-    if embedding && special {
+    let kind = kind(config);
+    kind.check(config)?;
+    let plain = kind.beyond_low_rank(config).is_none() && config.init != Init::Loftq;
+    if embedding && !plain {
         let problem = "`embed_tokens` takes a plain branch only";
         return refuse("targets", problem, "leave out dora, lora_bias and init loftq, or this target");
     }
@@ -184,14 +179,13 @@ pub(super) fn lay_out<'m>(
     let layout = Layout {
         params: Params::default(),
         adapted: Adapted::default(),
+        linears: Vec::new(),
         vectors: BTreeSet::new(),
         stacks: Vec::new(),
     };
     let mut b = Builder { layout, make };
-    b.layout.adapted.branches = vec![None; model.linears().len()];
-    for (l, rank, scale) in &chosen.linears {
-        let ids = b.branch(l, *rank, *scale, config)?;
-        b.layout.adapted.set_branch(l.id, ids);
+    for at in &chosen.linears {
+        b.linear(*at, config)?;
     }
     for stack in &chosen.stacks {
         b.stack(dev, stack)?;
@@ -235,26 +229,25 @@ impl<'m> Builder<'_, 'm> {
         self.push(Slot { name, rows: 1, cols, vector: true, part })
     }
 
-    fn branch(
-        &mut self,
-        l: &'m LinearLayer,
-        rank: usize,
-        scale: f32,
-        config: &LoraConfig,
-    ) -> Result<BranchIds> {
-        let at = |part: &str| format!("{}.{part}", l.name);
-        let a = self.matrix(at("lora_A.weight"), rank, l.cols, Part::A(l))?;
-        let b = self.matrix(at("lora_B.weight"), l.rows, rank, Part::B(l))?;
-        let mut optional =
-            |on: bool, part: &str, what| on.then(|| self.vector(at(part), l.rows, what)).transpose();
-        let bias = optional(config.lora_bias, "lora_B.bias", Part::BranchBias)?;
-        let magnitude = optional(config.dora, "lora_magnitude_vector", Part::Magnitude)?;
-        Ok(BranchIds { a, b, bias, magnitude, scale, dropout: config.dropout as f32 })
+    fn linear(&mut self, at: Place<'m>, config: &LoraConfig) -> Result<()> {
+        let kind = kind(config);
+        let slot = |spec: &TensorSpec| Slot {
+            name: format!("{}.{}", at.linear.name, spec.name),
+            rows: spec.rows,
+            cols: spec.cols,
+            vector: spec.vector,
+            part: Part::Linear(at, *spec),
+        };
+        let tensors = kind.tensors(config, at);
+        let ids = tensors.iter().map(|spec| self.push(slot(spec))).collect::<Result<Vec<ParamId>>>()?;
+        self.layout.adapted.put(at.linear.id, kind.linear(config, at, &ids));
+        self.layout.linears.push((at.linear.id, ids));
+        Ok(())
     }
 
     /// A stacked A and B, split into those of every expert.
     fn stack(&mut self, dev: &Device, stack: &Stack<'m>) -> Result<()> {
-        let taken = |l: &&&LinearLayer| self.layout.adapted.branch(l.id).is_some();
+        let taken = |l: &&&LinearLayer| self.layout.adapted.at(l.id).is_some();
         if let Some(l) = stack.experts.iter().flatten().find(taken) {
             let problem = format!("`{}` is targeted as a linear too", l.name);
             return Err(Error::config("target_parameters", problem));
@@ -273,9 +266,8 @@ impl<'m> Builder<'_, 'm> {
             for (l, b) in linears.iter().zip(bs) {
                 let b =
                     self.layout.params.push_in(Group::BranchOutput, format!("{}.lora_B.weight", l.name), b);
-                let branch =
-                    BranchIds { a, b, bias: None, magnitude: None, scale: stack.branch.1, dropout: 0.0 };
-                self.layout.adapted.set_branch(l.id, branch);
+                let branch = LowRank { a, b, bias: None, scale: stack.branch.1, dropout: 0.0 };
+                self.layout.adapted.put(l.id, Box::new(branch));
                 ids.push(b);
             }
             experts.push((a, ids));
@@ -341,7 +333,7 @@ impl<'m> Builder<'_, 'm> {
             return Ok(());
         }
         for l in model.linears() {
-            let targeted = self.layout.adapted.branch(l.id).is_some();
+            let targeted = self.layout.adapted.at(l.id).is_some();
             let wanted = targeted || config.bias == TrainedBiases::All;
             let replaced = self.layout.adapted.replaced.contains_key(&l.name);
             let Some(bias) = l.bias.as_ref().filter(|_| wanted && !replaced) else { continue };

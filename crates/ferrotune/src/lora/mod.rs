@@ -3,8 +3,10 @@
 pub mod adapter;
 pub mod algebra;
 pub mod config;
+mod convert;
 mod decompose;
 mod experts;
+pub mod kinds;
 mod layout;
 pub mod peft;
 mod start;

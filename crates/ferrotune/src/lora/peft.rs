@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ferrotune_kernels::Device;
-use ferrotune_kernels::quant::Storage;
 
 use super::layout::{Slot, whole};
 use super::targets::matches;
@@ -14,7 +13,7 @@ use crate::formats::adapter::{AdapterConfig, AdapterFile, AdapterTensor, CONFIG_
 use crate::formats::adapter_folder::weights_path;
 use crate::model::Decoder;
 use crate::model::embedding::EMBEDDING;
-use crate::model::linear::Base;
+use crate::model::parts::Base;
 use crate::{Error, Result};
 
 const OTHER_BASE: &str =
@@ -154,7 +153,7 @@ fn frozen_copy(model: &Decoder, tensor: &AdapterTensor) -> Option<bool> {
     let mut own = vec![0.0; tensor.values.len()];
     weight.decode_flat(0, &mut own);
     // A table that is held in 4 or 8 bits is off by up to a step between two of its values.
-    let exact = matches!(weight.storage(), Storage::Dense(..));
+    let exact = weight.dtype().is_some();
     let rows = own.chunks_exact(weight.cols()).zip(tensor.values.chunks_exact(weight.cols()));
     let same = |(own, theirs): (&[f32], &[f32])| {
         let step = if exact { 0.0 } else { 0.15 * own.iter().fold(0.0f32, |m, v| m.max(v.abs())) };

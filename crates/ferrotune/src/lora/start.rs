@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 
 use ferrotune_kernels::Threads;
+use ferrotune_kernels::quant::Weight;
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
-use ferrotune_kernels::quant::{Storage, Weight};
 
 use super::config::{Init, LoraConfig};
 use super::decompose::{first_of_qr, largest};
+use super::kinds::Place;
 use crate::load::dense;
-use crate::model::linear::{Base, LinearLayer};
+use crate::model::parts::{Base, LinearLayer};
 use crate::{Error, Result};
 
 /// Where a branch starts, and what is left of the weight.
@@ -31,20 +32,20 @@ const BLOCK: usize = 64;
 pub(super) fn starts(
     threads: &Threads,
     config: &LoraConfig,
-    branches: &[(&LinearLayer, usize, f32)],
+    branches: &[Place<'_>],
 ) -> Result<BTreeMap<usize, Start>> {
     if !config.init.changes_base() {
         return Ok(BTreeMap::new());
     }
     let made =
-        threads.map(branches, |(l, rank, scale)| Ok((l.id, start(threads, config, l, *rank, *scale)?)));
+        threads.map(branches, |at| Ok((at.linear.id, start(threads, config, at.linear, at.rank, at.scale)?)));
     made.into_iter().collect()
 }
 
 fn start(threads: &Threads, config: &LoraConfig, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> {
     let (n, k) = (l.rows, l.cols);
-    let weight = match &l.base {
-        Base::Frozen(w) if matches!(w.storage(), Storage::Dense(..)) => w,
+    let (weight, dtype) = match &l.base {
+        Base::Frozen(w) if let Some(dtype) = w.dtype() => (w, dtype),
         other => {
             let problem =
                 format!("the weight of `{}` is stored as {}, expected floats", l.name, other.storage_name());
@@ -60,11 +61,10 @@ fn start(threads: &Threads, config: &LoraConfig, l: &LinearLayer, rank: usize, s
     }
     let mut w = vec![0.0f32; n * k];
     weight.decode_flat(0, &mut w);
-    let Storage::Dense(dtype, _) = weight.storage() else { unreachable!("checked above") };
     let wide = |w: &[f32]| w.iter().map(|v| *v as f64).collect::<Vec<_>>();
     let left = |a: &[f32], b: &[f32]| {
         let rest = minus_product(&w, a, b, rank, scale as f64);
-        dense(Weight::from_f32(n, k, &rest), *dtype)
+        dense(Weight::from_f32(n, k, &rest), dtype)
     };
     match config.init {
         Init::Pissa => {

@@ -2,7 +2,8 @@
 //!
 //! An [`Objective`] turns the residual stream after the last layer into a loss and the gradient of it. The model's backward
 //! goes on from there, whatever the objective was. Another one is a file here that implements the trait, on top of
-//! [`cross_entropy`], whose token weights are any signed numbers.
+//! [`cross_entropy`], whose token weights are any signed numbers; an entry of [`OBJECTIVES`] and a word of
+//! [`ObjectiveKind`] let run files name it.
 
 pub mod cross_entropy;
 mod next_token;
@@ -14,6 +15,25 @@ pub use next_token::NextToken;
 use crate::Result;
 use crate::data::packed_batch::PackedBatch;
 use crate::model::{Decoder, Gradients, Pass};
+use crate::run_config::{ObjectiveKind, RunConfig};
+
+/// An objective that a run file can name.
+pub(crate) struct Entry {
+    /// Its word.
+    kind: ObjectiveKind,
+    /// Makes it as the run file has it.
+    init: fn(&RunConfig) -> Box<dyn Objective>,
+}
+
+/// All objectives.
+const OBJECTIVES: &[Entry] = &[next_token::NEXT_TOKEN];
+
+/// The objective that a run file names.
+pub fn init(config: &RunConfig) -> Box<dyn Objective> {
+    let found = OBJECTIVES.iter().find(|entry| entry.kind == config.train.objective);
+    let entry = found.unwrap_or_else(|| unreachable!("a test holds that every kind has an entry"));
+    (entry.init)(config)
+}
 
 /// The loss of some micro-batches.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -82,4 +102,16 @@ pub fn evaluate(
         total.add(objective.loss(model, pass, batch, &x)?);
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_an_entry() {
+        for &kind in ObjectiveKind::ALL {
+            assert_eq!(OBJECTIVES.iter().filter(|entry| entry.kind == kind).count(), 1, "{kind}");
+        }
+    }
 }

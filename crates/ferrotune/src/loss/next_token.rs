@@ -2,11 +2,15 @@
 
 use ferrotune_kernels::Tensor;
 
-use super::{Loss, Objective, cross_entropy};
+use super::{Entry, Loss, Objective, cross_entropy};
 use crate::Result;
 use crate::data::packed_batch::PackedBatch;
 use crate::loss::cross_entropy::TokenTargets;
 use crate::model::{Decoder, Gradients, Pass};
+use crate::run_config::ObjectiveKind;
+
+/// The entry of run files.
+pub(super) const NEXT_TOKEN: Entry = Entry { kind: ObjectiveKind::NextToken, init: |_| Box::new(NextToken) };
 
 /// `-log p(next token)`, each as often as rows go through its position.
 #[derive(Debug, Clone, Copy, Default)]

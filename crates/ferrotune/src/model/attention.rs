@@ -6,9 +6,10 @@ use ferrotune_kernels::ops::{elementwise, rope};
 use ferrotune_kernels::{DType, Precision, Tensor};
 
 use super::kv_cache::LayerCache;
-use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::parts::LinearLayer;
+use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
 use super::rope::Rotation;
 use super::tokens::Tokens;

@@ -7,9 +7,10 @@ use ferrotune_kernels::{DType, Device, Tensor};
 
 use super::kv_cache::{KvCache, Slots};
 use super::layer::{Layer, LayerSaved};
-use super::linear::{Base, LinearLayer, Pass, Vector};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::parts::{Base, LinearLayer, Vector};
+use super::pass::Pass;
 use super::policy::Policies;
 use super::rope::{Rotary, Rotation};
 use super::streaming::Reader;

@@ -3,8 +3,9 @@
 use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::{embedding, lora_embedding, token_rows};
 
-use super::linear::{Base, Pass};
 use super::params::{Gradients, ParamId};
+use super::parts::Base;
+use super::pass::Pass;
 use crate::Result;
 
 /// Module path of the embedding.

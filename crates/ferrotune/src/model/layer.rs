@@ -5,11 +5,12 @@ use ferrotune_kernels::{DType, Precision, Tensor};
 
 use super::attention::{Attention, AttentionSaved};
 use super::kv_cache::LayerCache;
-use super::linear::{LinearLayer, Pass};
 use super::mlp::{Mlp, MlpSaved};
 use super::moe::{Moe, MoeSaved};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::parts::LinearLayer;
+use super::pass::Pass;
 use super::residual::ResidualSaved;
 use super::rope::Rotation;
 use super::tokens::Tokens;

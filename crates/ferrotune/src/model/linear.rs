@@ -1,152 +1,19 @@
-//! `h = Wx + s BAx + b`: one linear, frozen or trained, with room for a LoRA branch.
-//!
-//! A [`LinearLayer`] holds the base only. What an adapter adds or puts in its place is looked up in the [`Pass`], so that
-//! adapters can be switched without touching the model.
+//! `h = Wx + s BAx + b`: linears with what an adapter has beside them, forward and backward.
 
 use ferrotune_kernels::ops::elementwise::{self, Dropout};
 use ferrotune_kernels::ops::linear::{self, Branch, Grads, Linear, Matrix, Passed};
 use ferrotune_kernels::ops::token_rows;
-use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::rng::Stream;
-use ferrotune_kernels::{Ctx, DType, Device, Precision, Tensor, Weight};
+use ferrotune_kernels::{DType, Device, Tensor};
 
-use super::adapted::{Adapted, Replaced};
-use super::params::{Gradients, ParamId, Params};
+use super::params::{Gradients, ParamId};
+use super::parts::{LinearLayer, TIED_HEAD};
+use super::pass::{Dx, LinearAdapter, LowRank, OwnProduct, Pass, Product, Site};
 use crate::Result;
 
-pub use super::adapted::BranchIds;
-
-pub(super) use super::adapted::TIED_HEAD;
-
-/// A weight matrix of the model.
-#[derive(Debug)]
-pub enum Base {
-    /// Frozen, in any storage format.
-    Frozen(Weight),
-    /// A parameter (full fine-tuning).
-    Trained(ParamId),
-}
-
-impl Base {
-    /// How the values are stored, for people.
-    pub fn storage_name(&self) -> &'static str {
-        match self {
-            Base::Frozen(w) => match w.storage() {
-                Storage::Dense(DType::F32, _) => "f32",
-                Storage::Dense(DType::F16, _) => "f16",
-                Storage::Dense(DType::Bf16, _) => "bf16",
-                Storage::FourBit(bits) => bits.kind().name(),
-                Storage::Int8(_) => "int8",
-                _ => "gguf blocks",
-            },
-            Base::Trained(_) => "f32",
-        }
-    }
-}
-
-/// A vector of the model: a norm's weight or a bias, `[1, N]`.
-#[derive(Debug)]
-pub enum Vector {
-    /// Frozen.
-    Frozen(Tensor),
-    /// A parameter.
-    Trained(ParamId),
-}
-
-/// One linear of the model under its checkpoint name.
-#[derive(Debug)]
-pub struct LinearLayer {
-    /// Number among the model's linears, in the order of [`Decoder::linears`](super::decoder::Decoder::linears).
-    pub id: usize,
-    /// Module path, `model.layers.0.self_attn.q_proj`.
-    pub name: String,
-    /// Output features `N`.
-    pub rows: usize,
-    /// Input features `K`.
-    pub cols: usize,
-    /// `W [N, K]`.
-    pub base: Base,
-    /// `b [1, N]`.
-    pub bias: Option<Vector>,
-}
-
-/// Makes dropout differ between steps and micro-batches.
-#[derive(Debug, Clone, Copy)]
-pub struct DropoutKey {
-    /// The run's seed.
-    pub seed: u64,
-    /// A number that no other micro-batch of the run has.
-    pub step: u64,
-}
-
-/// What a pass through the model needs besides the model: where to compute, how precisely, and the trainable part.
-#[derive(Clone, Copy)]
-pub struct Pass<'a> {
-    /// Where to compute.
-    pub dev: &'a Device,
-    /// Column of the precision table.
-    pub precision: Precision,
-    /// Parameters of the adapter, or of the model itself.
-    pub params: &'a Params,
-    /// What an adapter adds to the model, if there is one.
-    pub adapted: Option<&'a Adapted>,
-    /// Set in training passes.
-    pub dropout: Option<DropoutKey>,
-}
-
 impl<'a> Pass<'a> {
-    /// Where and how precisely its ops compute.
-    pub fn ctx(&self) -> Ctx<'a> {
-        self.dev.ctx(self.precision)
-    }
-
-    /// The matrix of a base.
-    pub fn matrix(&self, base: &'a Base) -> Matrix<'a> {
-        match base {
-            Base::Frozen(w) => Matrix::Frozen(w),
-            Base::Trained(id) => Matrix::Trained(self.params.factor(*id)),
-        }
-    }
-
-    /// The values of a vector.
-    pub fn vector(&self, v: &'a Vector) -> &'a Tensor {
-        match v {
-            Vector::Frozen(t) => t,
-            Vector::Trained(id) => self.params.get(*id),
-        }
-    }
-
-    /// The branch of a linear.
-    pub(super) fn branch(&self, id: usize) -> Option<BranchIds> {
-        self.adapted?.branch(id)
-    }
-
-    /// Trained copies of the tensors of the module with this path.
-    pub fn replaced(&self, module: &str) -> Replaced {
-        self.adapted.and_then(|a| a.replaced.get(module).copied()).unwrap_or_default()
-    }
-
-    /// Whether anything of the linear is trained.
-    pub fn trains(&self, l: &LinearLayer) -> bool {
-        self.branch(l.id).is_some() || self.weight_id(l).is_some() || self.bias_id(l).is_some()
-    }
-
-    fn weight_id(&self, l: &LinearLayer) -> Option<ParamId> {
-        match l.base {
-            Base::Trained(id) => Some(id),
-            Base::Frozen(_) => self.replaced(&l.name).weight,
-        }
-    }
-
-    fn bias_id(&self, l: &LinearLayer) -> Option<ParamId> {
-        match l.bias {
-            Some(Vector::Trained(id)) => Some(id),
-            _ => self.replaced(&l.name).bias,
-        }
-    }
-
     /// The weight that the linear multiplies by, without its branch.
-    pub(super) fn weight(&self, l: &'a LinearLayer) -> Matrix<'a> {
+    pub(crate) fn weight(&self, l: &'a LinearLayer) -> Matrix<'a> {
         if let Some(id) = self.replaced(&l.name).weight {
             return Matrix::Trained(self.params.factor(id));
         }
@@ -156,9 +23,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// A linear as the op takes it.
-    pub(super) fn view(&self, l: &'a LinearLayer) -> Linear<'a> {
-        let branch = self.branch(l.id).map(|ids| Branch {
+    /// A linear as the op takes it, with a branch.
+    pub(crate) fn view(&self, l: &'a LinearLayer, branch: Option<LowRank>) -> Linear<'a> {
+        let branch = branch.map(|ids| Branch {
             a: self.params.get(ids.a),
             b: self.params.get(ids.b),
             bias: ids.bias.map(|id| self.params.get(id)),
@@ -173,6 +40,15 @@ impl<'a> Pass<'a> {
             None => l.bias.as_ref().map(|b| self.vector(b)),
         };
         Linear { weight: self.weight(l), bias, branch }
+    }
+
+    /// The branch that is summed in the linear's own product, or what computes the linear by itself.
+    fn product(&self, l: &LinearLayer) -> (Option<LowRank>, Option<&'a dyn OwnProduct>) {
+        match self.adapter(l).map(LinearAdapter::product) {
+            None => (None, None),
+            Some(Product::WithBranch(branch)) => (Some(branch), None),
+            Some(Product::Own(own)) => (None, Some(own)),
+        }
     }
 
     /// Outputs in `dtype` of linears that read the same `x`, and `H` of their branches for the backward.
@@ -192,8 +68,7 @@ impl<'a> Pass<'a> {
         layers: [&'a LinearLayer; N],
         dtypes: [DType; N],
     ) -> Result<([Tensor; N], Option<Tensor>)> {
-        // Magnitudes scale a sum in f32.
-        let own = |i: usize| if self.magnitude(layers[i]).is_some() { DType::F32 } else { dtypes[i] };
+        let own = |i: usize| if self.product(layers[i]).1.is_some() { DType::F32 } else { dtypes[i] };
         let mut outs: [Tensor; N] =
             std::array::from_fn(|i| self.dev.uninit(x.rows(), layers[i].rows, own(i)));
         let h = self.forward_into(x, &layers, outs.each_mut(), false)?;
@@ -222,13 +97,12 @@ impl<'a> Pass<'a> {
         outs: [&mut Tensor; N],
         accumulate: bool,
     ) -> Result<Option<Tensor>> {
-        // Linears with magnitudes are scaled after their sum, and make their H again in the backward.
         let (mut views, mut plain) = (Vec::new(), Vec::new());
         for (l, y) in layers.iter().copied().zip(outs) {
-            match self.magnitude(l) {
-                Some(ids) => self.dora_forward(x, l, ids, y, accumulate)?,
-                None => {
-                    views.push(self.view(l));
+            match self.product(l) {
+                (_, Some(own)) => own.forward(Site { pass: self, linear: l }, x, y, accumulate)?,
+                (branch, None) => {
+                    views.push(self.view(l, branch));
                     plain.push(y);
                 }
             }
@@ -269,14 +143,15 @@ impl<'a> Pass<'a> {
             return Ok(dx);
         }
         let plain: Vec<_> =
-            layers.into_iter().zip(dys).filter(|(l, _)| self.magnitude(l).is_none()).collect();
+            layers.into_iter().zip(dys).filter(|(l, _)| self.product(l).1.is_none()).collect();
         if !plain.is_empty() {
             self.plain_backward(x, h, &plain, dx.as_mut(), grads)?;
         }
         let mut accumulate = !plain.is_empty();
         for (l, dy) in layers.into_iter().zip(dys) {
-            if let Some(ids) = self.magnitude(l) {
-                self.dora_backward(x, l, ids, dy, dx.as_mut(), accumulate, grads)?;
+            if let (_, Some(own)) = self.product(l) {
+                let dx = Dx { out: dx.as_mut(), accumulate };
+                own.backward(Site { pass: self, linear: l }, x, dy, dx, grads)?;
                 accumulate = true;
             }
         }
@@ -291,8 +166,10 @@ impl<'a> Pass<'a> {
         dx: Option<&mut Tensor>,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let mut taken: Vec<_> = layers.iter().map(|(l, _)| Sinks::take(self, l, grads)).collect();
-        let views: Vec<_> = layers.iter().map(|(l, _)| self.view(l)).collect();
+        let branches: Vec<_> = layers.iter().map(|(l, _)| self.product(l).0).collect();
+        let linears = || layers.iter().map(|(l, _)| *l).zip(branches.iter().copied());
+        let mut taken: Vec<_> = linears().map(|(l, branch)| Sinks::take(self, l, branch, grads)).collect();
+        let views: Vec<_> = linears().map(|(l, branch)| self.view(l, branch)).collect();
         let dys: Vec<_> = layers.iter().map(|(_, dy)| *dy).collect();
         let mut sinks: Vec<_> = taken.iter_mut().map(Sinks::grads).collect();
         let result =
@@ -330,16 +207,20 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// The gradients of a linear: they leave the store while an op adds to them.
-pub(super) struct Sinks {
+/// The gradients of a linear and of a branch: they leave the store while an op adds to them.
+pub(crate) struct Sinks {
     ids: [Option<ParamId>; 5],
     tensors: [Option<Tensor>; 5],
 }
 
 impl Sinks {
     /// Weight, bias, A, B and B's bias, those that are trained.
-    pub(super) fn take(pass: &Pass<'_>, l: &LinearLayer, grads: &mut Gradients) -> Self {
-        let branch = pass.branch(l.id);
+    pub(crate) fn take(
+        pass: &Pass<'_>,
+        l: &LinearLayer,
+        branch: Option<LowRank>,
+        grads: &mut Gradients,
+    ) -> Self {
         let ids = [
             pass.weight_id(l),
             pass.bias_id(l),
@@ -356,7 +237,7 @@ impl Sinks {
     }
 
     /// As the op takes them.
-    pub(super) fn grads(&mut self) -> Grads<'_> {
+    pub(crate) fn grads(&mut self) -> Grads<'_> {
         let [weight, bias, a, b, branch_bias] = &mut self.tensors;
         Grads {
             weight: weight.as_mut(),
@@ -368,7 +249,7 @@ impl Sinks {
     }
 
     /// Adds the column sums of `dy` to the gradient of the bias.
-    pub(super) fn add_bias(&mut self, dev: &Device, dy: &Tensor) -> ferrotune_kernels::Result<()> {
+    pub(crate) fn add_bias(&mut self, dev: &Device, dy: &Tensor) -> ferrotune_kernels::Result<()> {
         match &mut self.tensors[1] {
             Some(db) => elementwise::add_columns(dev, db, dy),
             None => Ok(()),
@@ -376,7 +257,7 @@ impl Sinks {
     }
 
     /// Puts them back; what was shared is added.
-    pub(super) fn put(self, dev: &Device, grads: &mut Gradients) -> ferrotune_kernels::Result<()> {
+    pub(crate) fn put(self, dev: &Device, grads: &mut Gradients) -> ferrotune_kernels::Result<()> {
         for (id, tensor) in self.ids.into_iter().zip(self.tensors) {
             if let (Some(id), Some(tensor)) = (id, tensor) {
                 grads.give(dev, id, tensor)?;

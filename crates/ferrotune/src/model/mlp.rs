@@ -4,9 +4,10 @@ use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise;
 
-use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::parts::LinearLayer;
+use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
 use super::waiting::{Keep, Waiting};
 use crate::Result;

@@ -5,9 +5,10 @@ use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::route::{self, Routes};
 use ferrotune_kernels::{DType, Tensor};
 
-use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::parts::LinearLayer;
+use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
 use super::waiting::{Keep, Waiting};
 use crate::Result;

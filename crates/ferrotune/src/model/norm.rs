@@ -6,8 +6,9 @@ use ferrotune_kernels::ops::layer_norm::{self, LayerNorm};
 use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
 use ferrotune_kernels::{DType, Tensor};
 
-use super::linear::{Pass, Vector};
 use super::params::{Gradients, ParamId};
+use super::parts::Vector;
+use super::pass::Pass;
 use crate::Result;
 use crate::arch::architecture::NormKind;
 

@@ -5,9 +5,10 @@ use std::ops::Deref;
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{DType, Precision, Tensor};
 
-use super::linear::{LinearLayer, Pass};
 use super::norm::Norm;
 use super::params::Gradients;
+use super::parts::LinearLayer;
+use super::pass::Pass;
 use crate::Result;
 use crate::arch::architecture::{Architecture, NormPlaces};
 

@@ -4,7 +4,7 @@ use ferrotune_kernels::ops::eight_bit::{self, Packed};
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{Precision, Tensor};
 
-use super::linear::Pass;
+use super::pass::Pass;
 
 /// What of a layer is kept for its backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

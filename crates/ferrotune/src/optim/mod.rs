@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_an_entry() {
-        for kind in [OptimizerKind::Adamw, OptimizerKind::PagedAdamw, OptimizerKind::Adamw8bit] {
+        for &kind in OptimizerKind::ALL {
             assert!(state_bytes(kind, &[1 << 20]) > 0, "{kind:?}");
         }
     }

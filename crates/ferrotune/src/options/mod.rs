@@ -66,6 +66,10 @@ macro_rules! choice {
         }
 
         impl $name {
+            /// All of them.
+            #[allow(dead_code, reason = "not every choice is gone through")]
+            pub const ALL: &'static [Self] = &[$($name::$variant),+];
+
             /// Its word.
             pub fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word),+ }

@@ -6,7 +6,7 @@ use ferrotune_kernels::{Device, Precision};
 
 use super::memory::MemoryPlan;
 use super::trained::Trained;
-use super::{form, init_adapter, shapes, sharing, ways};
+use super::{form, grouping, init_adapter, shapes, ways};
 use crate::Result;
 use crate::arch::architecture::Architecture;
 use crate::arch::families::architecture;
@@ -74,8 +74,8 @@ impl Load {
         let length = tokens / prepared.train.len().max(1) as f64;
         let supervised = prepared.train_report.label_tokens as f64 / tokens;
         let lora = init_adapter::lora(config, checkpoint)?;
-        let sharing = sharing(checkpoint, lora.as_ref())?;
-        let batches = Batches::new(config, sharing, prepared.train, &prepared.eval)?;
+        let grouping = grouping(config, checkpoint, lora.as_ref())?;
+        let batches = Batches::new(config, grouping, prepared.train, &prepared.eval)?;
         Ok(Load { batches: batches.size, length, supervised })
     }
 

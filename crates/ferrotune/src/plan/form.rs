@@ -1,6 +1,5 @@
 //! How the base is held, and in which precision it is computed.
 
-use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Device, Precision};
 
 use crate::Result;
@@ -24,7 +23,7 @@ pub fn precision(kind: FloatKind, dev: &Device) -> Precision {
 fn is_quantized(base: &Checkpoint) -> Result<bool> {
     let a = architecture(base.config())?;
     let (probe, rows, cols) = a.probe();
-    Ok(!matches!(base.weight(probe, rows, cols)?.storage(), Storage::Dense(..)))
+    Ok(base.weight(probe, rows, cols)?.dtype().is_none())
 }
 
 /// How the base is held for a method.
@@ -42,14 +41,14 @@ pub fn form(config: &RunConfig, base: &Checkpoint, precision: Precision) -> Resu
             FloatKind::Auto => BaseStorage::AsStored,
         },
         MethodKind::Qlora if quant.kind == QuantKind::Auto && is_quantized(base)? => BaseStorage::AsStored,
-        MethodKind::Qlora => BaseStorage::of(quant),
+        MethodKind::Qlora => BaseStorage::of(quant)?,
     };
     let tables = match config.model.embeddings {
         TableKind::Auto => BaseForm::from(linears).tables,
         TableKind::Keep => BaseStorage::AsStored,
         TableKind::Bf16 => BaseStorage::Dense(DType::Bf16),
-        TableKind::Nf4 => BaseStorage::of(&QuantOptions { kind: QuantKind::Nf4, ..quant.clone() }),
-        TableKind::Int8 => BaseStorage::Int8,
+        TableKind::Nf4 => BaseStorage::of(&QuantOptions { kind: QuantKind::Nf4, ..quant.clone() })?,
+        TableKind::Int8 => BaseStorage::of(&QuantOptions { kind: QuantKind::Int8, ..quant.clone() })?,
     };
     Ok(BaseForm { linears, tables })
 }

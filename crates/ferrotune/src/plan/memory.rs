@@ -1,7 +1,6 @@
 //! The memory of a run: what each part of the program says that it takes, summed.
 
 use ferrotune_kernels::Precision;
-use ferrotune_kernels::quant::Storage;
 
 use crate::Result;
 use crate::arch::architecture::Architecture;
@@ -9,7 +8,7 @@ use crate::formats::Checkpoint;
 use crate::load::{BaseForm, BaseStorage};
 use crate::loss::cross_entropy;
 use crate::model::streaming::Streaming;
-use crate::model::{Activations, Policies, dora, layer};
+use crate::model::{Activations, Policies, layer};
 use crate::units::human;
 
 /// Predicted bytes of a run, by part.
@@ -93,10 +92,10 @@ pub(super) struct Demand {
     pub(super) gradients: usize,
     /// Bytes of the optimizer's state.
     pub(super) optimizer: usize,
-    /// Values that a token keeps for the branches of a layer.
+    /// Values that a token keeps for the adapter in a layer.
     pub(super) branches: usize,
-    /// Whether outputs are scaled after their sum (DoRA).
-    pub(super) scaled: bool,
+    /// Bytes that a token takes for the adapter while a layer is at work.
+    pub(super) adapter: usize,
     /// Bytes that the initialization of the adapter takes for a while.
     pub(super) init: usize,
     /// Bytes of the tokenized rows, and of frozen weights that an adapter brings.
@@ -133,13 +132,10 @@ pub(super) fn plan(
     };
     let per_token = of_token(below) * (a.layers - kept) + of_token(Activations::Keep) * kept;
 
-    let mut busy = layer::workspace_per_token(a, d.precision);
+    let mut busy = layer::workspace_per_token(a, d.precision) + d.adapter;
     if below == Activations::Recompute {
         // A layer that is computed again is used at once, as it is.
         busy += Activations::Keep.bytes_per_token(a, d.precision, false) + branches;
-    }
-    if d.scaled {
-        busy += dora::workspace_per_token(a);
     }
     if d.eight_bit && (below != Activations::Recompute || kept > 0) {
         busy += layer::unpacked_per_token(a, d.precision);
@@ -166,8 +162,8 @@ pub(super) fn plan(
 fn tables(checkpoint: &Checkpoint, a: &Architecture, storage: BaseStorage) -> Result<usize> {
     let table = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
     // An embedding that is not the head and lies in a file leaves memory when its rows were taken.
-    let in_file = match (storage, table.storage()) {
-        (BaseStorage::Dense(dtype), Storage::Dense(own, _)) => dtype == *own,
+    let in_file = match (storage, table.dtype()) {
+        (BaseStorage::Dense(dtype), Some(own)) => dtype == own,
         (storage, _) => storage == BaseStorage::AsStored,
     };
     // What is trained is counted as such, and its file is read once; it is converted once more when it is written.

@@ -16,15 +16,15 @@ use ferrotune_kernels::{Device, Precision};
 pub use memory::MemoryPlan;
 pub use ways::{Way, lowered};
 
-use crate::Result;
 use crate::arch::families::architecture;
-use crate::data::batches::{BatchSizes, Sharing};
+use crate::data::batches::{BatchSizes, Grouping};
 use crate::formats::Checkpoint;
 use crate::load::{BaseForm, BaseStorage, load};
 use crate::lora::LoraConfig;
 use crate::memory::available;
 use crate::model::Decoder;
 use crate::run_config::RunConfig;
+use crate::{Result, loss};
 use trained::Trained;
 
 /// What a run will do, and what that takes.
@@ -74,10 +74,13 @@ impl RunPlan {
     }
 }
 
-/// Whose rows may share what they begin with, in a run with this adapter (or none).
-pub fn sharing(checkpoint: &Checkpoint, lora: Option<&LoraConfig>) -> Result<Sharing> {
-    let longest = architecture(checkpoint.config())?.fixed_rotation();
-    Ok(Sharing { longest, own_masks: lora.is_some_and(|lora| lora.dropout > 0.0) })
+/// Which rows belong together in a run with this adapter (or none).
+pub fn grouping(config: &RunConfig, checkpoint: &Checkpoint, lora: Option<&LoraConfig>) -> Result<Grouping> {
+    Ok(Grouping {
+        rows_per_example: loss::init(config).rows_per_example(),
+        longest: architecture(checkpoint.config())?.fixed_rotation(),
+        own_masks: lora.is_some_and(|lora| lora.dropout > 0.0),
+    })
 }
 
 /// The network without its values.

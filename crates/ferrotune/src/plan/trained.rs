@@ -10,6 +10,7 @@ use crate::Result;
 use crate::arch::architecture::Architecture;
 use crate::data::batches::BatchSizes;
 use crate::load::BaseForm;
+use crate::lora::kinds::kind;
 use crate::lora::{Adapter, LoraConfig, peft};
 use crate::model::Decoder;
 use crate::optim;
@@ -20,10 +21,10 @@ use crate::run_config::{ActivationStorage, MethodKind, RunConfig, WeightKind};
 pub(super) struct Trained {
     /// Lengths of the tensors.
     lengths: Vec<usize>,
-    /// Sum of the ranks of all branches.
-    ranks: usize,
-    /// Whether outputs are scaled after their sum (DoRA).
-    scaled: bool,
+    /// Values that a token keeps for the adapter in all layers.
+    kept: usize,
+    /// Bytes that a token takes for the adapter while a layer is at work.
+    workspace: usize,
     /// Whether the initialization of the adapter decomposes the frozen weights.
     decomposes: bool,
     /// Bytes of frozen weights that are not the model's own.
@@ -45,15 +46,16 @@ impl Trained {
         model: &Decoder,
     ) -> Result<Self> {
         let Some(lora) = lora else { return Ok(Trained::full(model)) };
-        let (scaled, decomposes) = (lora.dora, lora.init.changes_base());
+        let workspace = kind(&lora).workspace_per_token(&model.arch);
+        let decomposes = lora.init.changes_base();
         let foreseen = Adapter::foresee(dev, model, lora);
-        let (lengths, ranks) = foreseen.map_err(|e| match &config.train.init_adapter {
+        let (lengths, kept) = foreseen.map_err(|e| match &config.train.init_adapter {
             Some(folder) => peft::of_folder(e, Path::new(folder)),
             None => e.under("method"),
         })?;
         // Weights that an initialization changes are kept beside the model's, in f32 at most.
         let changed = if decomposes { 4 * model.arch.linear_elements() } else { 0 };
-        Ok(Trained { lengths, ranks, scaled, decomposes, changed })
+        Ok(Trained { lengths, kept, workspace, decomposes, changed })
     }
 
     /// All of the model.
@@ -68,7 +70,7 @@ impl Trained {
             lengths.push(len);
             lengths.extend(n.bias.as_ref().map(|_| len));
         }
-        Trained { lengths, ranks: 0, scaled: false, decomposes: false, changed: 0 }
+        Trained { lengths, kept: 0, workspace: 0, decomposes: false, changed: 0 }
     }
 
     /// Values that are trained.
@@ -121,8 +123,8 @@ impl Trained {
             trainable: self.parameter_bytes(config.train.weights),
             gradients: self.gradients(config, a, batches.single),
             optimizer: optim::state_bytes(config.train.optimizer, &self.lengths),
-            branches: self.ranks.div_ceil(a.layers.max(1)),
-            scaled: self.scaled,
+            branches: self.kept.div_ceil(a.layers.max(1)),
+            adapter: self.workspace,
             init: if self.decomposes { threads * one } else { 0 },
             data: batches.bytes + self.changed,
             threads,

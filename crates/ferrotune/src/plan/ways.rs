@@ -110,7 +110,7 @@ fn streaming(
 ) -> Result<Option<Streaming>> {
     let in_file = match storage {
         BaseStorage::AsStored => true,
-        BaseStorage::FourBit(_) | BaseStorage::Int8 => config.model.cache,
+        BaseStorage::Quantized(_) => config.model.cache,
         BaseStorage::Dense(_) | BaseStorage::Trained => false,
     };
     if !in_file {

@@ -13,7 +13,7 @@ use crate::formats::atomic::write_atomic;
 use crate::formats::safetensors::{OutTensor, write_model};
 use crate::lora::Adapter;
 use crate::merge::{check, merged_embedding, merged_tied_head, merged_vector, merged_weight, unties};
-use crate::model::linear::{Base, LinearLayer, Vector};
+use crate::model::parts::{Base, LinearLayer, Vector};
 use crate::model::{Decoder, Params};
 use crate::{Error, Result};
 

@@ -8,17 +8,28 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
-use ferrotune_kernels::quant::nf4::quantize;
-use ferrotune_kernels::quant::{Bytes, Storage, Weight};
+use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
+use ferrotune_kernels::quant::{Bytes, Weight};
 use ferrotune_kernels::{DType, Threads};
 use serde_json::{Value, json};
 
 use super::model_folder::{SHARD, encode, safetensors_dtype, write_sidecar};
+use crate::formats::Checkpoint;
 use crate::formats::atomic::write_atomic;
+use crate::formats::quantized::{self, bnb4};
 use crate::formats::safetensors::{OutTensor, SafeFile, Shards, TensorRef, write_model};
-use crate::formats::{Checkpoint, bnb4};
-use crate::load::FourBitOptions;
 use crate::{Error, Result};
+
+/// How linears are quantized.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FourBitOptions {
+    /// Code book.
+    pub kind: FourBitKind,
+    /// Values of a block.
+    pub block: usize,
+    /// Whether the block scales are quantized to 8 bits.
+    pub double: bool,
+}
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +59,7 @@ pub fn write(
         return Err(Error::file(path, "a GGUF file is rounded already, 4 bits would round it again")
             .with_hint("give the folder of the model that it was made from"));
     }
-    if checkpoint.config().quantization.is_some() {
+    if !checkpoint.config().raw["quantization_config"].is_null() {
         return Err(Error::file(
             path.join("config.json"),
             "`quantization_config`: the model is quantized already",
@@ -146,10 +157,7 @@ impl Source<'_> {
 
 /// The tensors that stand for a quantized linear.
 fn parts<'w>(name: &str, weight: &'w Weight, dtype: DType) -> Vec<(String, OutTensor<'w>)> {
-    match weight.storage() {
-        Storage::FourBit(bits) => bnb4::tensors(name, weight.rows(), weight.cols(), bits, float_name(dtype)),
-        _ => Vec::new(),
-    }
+    quantized::tensors(name, weight, float_name(dtype)).unwrap_or_default()
 }
 
 /// Bytes of a part that is kept from the first time on.
@@ -184,7 +192,7 @@ fn float_name(dtype: DType) -> &'static str {
 }
 
 fn cast(weight: Weight, dtype: DType) -> Result<Weight> {
-    if matches!(weight.storage(), Storage::Dense(stored, _) if *stored == dtype) {
+    if weight.dtype() == Some(dtype) {
         return Ok(weight);
     }
     let mut values = vec![0.0; weight.rows() * weight.cols()];

@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use ferrotune_kernels::DType;
-use ferrotune_kernels::quant::nf4::{BLOCKS, FourBitKind};
 use serde::{Deserialize, Serialize};
 
 use crate::formats::atomic::write_atomic;
-use crate::load::{BaseForm, BaseStorage, FourBitOptions};
+use crate::formats::quantized::{Blocks, Quantized};
+use crate::load::{BaseForm, BaseStorage};
 use crate::{Error, Result};
 
 /// Name of the file.
@@ -25,61 +25,65 @@ pub struct TrainedBeside {
     /// Its [`fingerprint`](crate::formats::Checkpoint::fingerprint).
     pub fingerprint: String,
     /// Form of the linears of the layers.
-    linears: Form,
+    linears: Held,
     /// Form of embedding and head.
-    embeddings: Form,
+    embeddings: Held,
 }
+
+/// A storage that files have as a [`Form`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Form", into = "Form")]
+struct Held(BaseStorage);
 
 /// A storage as the file has it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Form {
-    /// As the base's files have it.
-    Stored,
-    F32,
-    Bf16,
-    F16,
-    Nf4 {
-        block: usize,
-        double: bool,
-    },
-    Fp4 {
-        block: usize,
-        double: bool,
-    },
-    Int8,
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Form {
+    /// `stored`, a type of floats, or a word of `method.quant.type`.
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    double: Option<bool>,
 }
 
-impl From<BaseStorage> for Form {
-    fn from(storage: BaseStorage) -> Self {
+/// Types of floats by their words.
+const FLOATS: [(&str, DType); 3] = [("f32", DType::F32), ("bf16", DType::Bf16), ("f16", DType::F16)];
+
+impl From<Held> for Form {
+    fn from(Held(storage): Held) -> Self {
+        let word = |word: &str| Form { kind: word.to_string(), block: None, double: None };
         match storage {
             // Nothing that is trained itself has an adapter beside it.
-            BaseStorage::AsStored | BaseStorage::Trained => Form::Stored,
-            BaseStorage::Dense(DType::F32) => Form::F32,
-            BaseStorage::Dense(DType::Bf16) => Form::Bf16,
-            BaseStorage::Dense(DType::F16) => Form::F16,
-            BaseStorage::FourBit(FourBitOptions { kind: FourBitKind::Nf4, block, double }) => {
-                Form::Nf4 { block, double }
+            BaseStorage::AsStored | BaseStorage::Trained => word("stored"),
+            BaseStorage::Dense(dtype) => {
+                let found = FLOATS.iter().find(|(_, own)| *own == dtype);
+                word(found.map_or("stored", |(word, _)| word))
             }
-            BaseStorage::FourBit(FourBitOptions { kind: FourBitKind::Fp4, block, double }) => {
-                Form::Fp4 { block, double }
-            }
-            BaseStorage::Int8 => Form::Int8,
+            BaseStorage::Quantized(format) => match format.options() {
+                none if none == Blocks::default() => word(format.kind().as_str()),
+                Blocks { block, double } => {
+                    Form { block: Some(block), double: Some(double), ..word(format.kind().as_str()) }
+                }
+            },
         }
     }
 }
 
-impl From<Form> for BaseStorage {
-    fn from(form: Form) -> Self {
-        let four_bit = |kind, block, double| BaseStorage::FourBit(FourBitOptions { kind, block, double });
-        match form {
-            Form::Stored => BaseStorage::AsStored,
-            Form::F32 => BaseStorage::Dense(DType::F32),
-            Form::Bf16 => BaseStorage::Dense(DType::Bf16),
-            Form::F16 => BaseStorage::Dense(DType::F16),
-            Form::Nf4 { block, double } => four_bit(FourBitKind::Nf4, block, double),
-            Form::Fp4 { block, double } => four_bit(FourBitKind::Fp4, block, double),
-            Form::Int8 => BaseStorage::Int8,
+impl TryFrom<Form> for Held {
+    type Error = String;
+
+    fn try_from(form: Form) -> Result<Self, String> {
+        if form.kind == "stored" {
+            return Ok(Held(BaseStorage::AsStored));
+        }
+        if let Some((_, dtype)) = FLOATS.iter().find(|(word, _)| *word == form.kind) {
+            return Ok(Held(BaseStorage::Dense(*dtype)));
+        }
+        let given = Blocks { block: form.block.unwrap_or(0), double: form.double.unwrap_or(false) };
+        match Quantized::new(form.kind.parse()?, given)? {
+            Some(format) => Ok(Held(BaseStorage::Quantized(format))),
+            None => Err(format!("`type`: `{}` is no form of weights", form.kind)),
         }
     }
 }
@@ -90,14 +94,14 @@ impl TrainedBeside {
         TrainedBeside {
             base: base.to_string(),
             fingerprint,
-            linears: form.linears.into(),
-            embeddings: form.tables.into(),
+            linears: Held(form.linears),
+            embeddings: Held(form.tables),
         }
     }
 
     /// The form.
     pub fn form(&self) -> BaseForm {
-        BaseForm { linears: self.linears.into(), tables: self.embeddings.into() }
+        BaseForm { linears: self.linears.0, tables: self.embeddings.0 }
     }
 
     /// Writes the file into the adapter's folder.
@@ -122,13 +126,6 @@ impl TrainedBeside {
         };
         let found: TrainedBeside = serde_json::from_slice(crate::json::without_mark(&text))
             .map_err(|e| refuse(format!("not the description of a base: {e}")))?;
-        for form in [found.linears, found.embeddings] {
-            if let Form::Nf4 { block, .. } | Form::Fp4 { block, .. } = form
-                && !BLOCKS.contains(&block)
-            {
-                return Err(refuse(format!("`block`: {block}, expected a power of two from 64 to 4096")));
-            }
-        }
         Ok(Some(found))
     }
 }
@@ -136,26 +133,30 @@ impl TrainedBeside {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::quantized::QuantKind;
 
     #[test]
     fn every_form_comes_back_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        let four = |kind, block, double| BaseStorage::FourBit(FourBitOptions { kind, block, double });
+        let quantized = |kind, block, double| {
+            let format = Quantized::new(kind, Blocks { block, double }).unwrap().unwrap();
+            BaseStorage::Quantized(format)
+        };
         for storage in [
             BaseStorage::AsStored,
             BaseStorage::Dense(DType::F32),
             BaseStorage::Dense(DType::Bf16),
             BaseStorage::Dense(DType::F16),
-            four(FourBitKind::Nf4, 64, true),
-            four(FourBitKind::Fp4, 256, false),
-            BaseStorage::Int8,
+            quantized(QuantKind::Nf4, 64, true),
+            quantized(QuantKind::Fp4, 256, false),
+            quantized(QuantKind::Int8, 0, false),
         ] {
-            let form = BaseForm { linears: storage, tables: BaseStorage::Int8 };
+            let form = BaseForm { linears: storage, tables: quantized(QuantKind::Int8, 64, true) };
             let written = TrainedBeside {
                 base: "b".into(),
                 fingerprint: "f".into(),
-                linears: form.linears.into(),
-                embeddings: form.tables.into(),
+                linears: Held(form.linears),
+                embeddings: Held(form.tables),
             };
             written.write(dir.path()).unwrap();
             let read = TrainedBeside::read(dir.path()).unwrap().unwrap();

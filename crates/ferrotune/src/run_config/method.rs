@@ -3,6 +3,7 @@
 use ferrotune_kernels::quant::nf4::BLOCKS;
 
 use crate::formats::adapter::LoraConfig;
+use crate::formats::quantized::QuantKind;
 use crate::options::{choice, section};
 
 choice! {
@@ -25,23 +26,6 @@ impl MethodKind {
             MethodKind::Full => 1e-5,
             MethodKind::Lora | MethodKind::Qlora => 2e-4,
         }
-    }
-}
-
-choice! {
-    /// The form of a quantized frozen weight.
-    pub enum QuantKind {
-        /// `keep` for a base that is quantized already, else `nf4`.
-        #[default]
-        Auto = "auto",
-        /// As the base file has it.
-        Keep = "keep",
-        /// 4-bit normal float.
-        Nf4 = "nf4",
-        /// 4-bit float.
-        Fp4 = "fp4",
-        /// 8-bit integers with a scale per row.
-        Int8 = "int8",
     }
 }
 

@@ -23,14 +23,15 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 pub use crate::formats::adapter::{Init, LoraConfig, Targets, TrainedBiases};
+pub use crate::formats::quantized::QuantKind;
 use crate::options::schema_of;
 use layers::Layers;
 pub use layers::Notation;
-pub use method::{MethodKind, MethodOptions, QuantKind, QuantOptions};
+pub use method::{MethodKind, MethodOptions, QuantOptions};
 pub use sections::{
     ActivationPolicy, ActivationStorage, BadRowPolicy, DEFAULT_CACHE_LIMIT, DataFormat, DataOptions,
-    FloatKind, LossNormalization, ModelOptions, OptimizerKind, OutputOptions, Overlong, Shape, StreamPolicy,
-    Supervise, TableKind, TrainOptions, Truncation, WeightKind,
+    FloatKind, LossNormalization, ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Shape,
+    StreamPolicy, Supervise, TableKind, TrainOptions, Truncation, WeightKind,
 };
 pub use settings::{Difference, Settings, differences};
 pub use values::EvalSource;

@@ -126,6 +126,15 @@ choice! {
 }
 
 choice! {
+    /// What is trained towards.
+    pub enum ObjectiveKind {
+        /// The next token of the supervised text: supervised fine-tuning.
+        #[default]
+        NextToken = "next_token" | "sft",
+    }
+}
+
+choice! {
     /// In which type the matrices of full fine-tuning are in memory.
     pub enum WeightKind {
         /// 32 bits.
@@ -294,6 +303,9 @@ section! {
         /// Where the schedule ends, as a share of the peak.
         #[schemars(range(min = 0, max = 1))]
         pub min_lr_ratio: f64 = 0.0,
+        /// What is trained towards.
+        #[schemars(extend("x-rare" = true))]
+        pub objective: ObjectiveKind = ObjectiveKind::NextToken,
         /// The optimizer.
         #[schemars(extend("x-aliases" = ["optim"]))]
         pub optimizer: OptimizerKind = OptimizerKind::Adamw,

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use ferrotune_kernels::quant::Storage;
 use ferrotune_kernels::{DType, Device};
 use serde_json::json;
 
@@ -101,7 +100,7 @@ pub fn write_adapter(
 pub fn output_dtype(base: &BaseModel, model: &Decoder) -> Result<DType> {
     let a = &model.arch;
     let embedding = base.checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
-    Ok(if matches!(embedding.storage(), Storage::Dense(DType::F32, _)) { DType::F32 } else { DType::Bf16 })
+    Ok(if embedding.dtype() == Some(DType::F32) { DType::F32 } else { DType::Bf16 })
 }
 
 /// What a reader of the adapter must know of its base.

@@ -10,7 +10,7 @@ use crate::data::packed_batch::PackedBatch;
 use crate::formats::atomic;
 use crate::load::load_into;
 use crate::lora::{Adapter, LoraConfig, peft};
-use crate::loss::{Loss, NextToken, Objective};
+use crate::loss::{Loss, Objective};
 use crate::model::{Adapted, Decoder, DropoutKey, Gradients, Params, Pass};
 use crate::optim::{Optimizer, clip};
 use crate::plan::{RunPlan, Way};
@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
             dev,
             precision: plan.precision,
             optimizer: optim::init(config, dev, params)?,
-            objective: Box::new(NextToken),
+            objective: loss::init(config),
             model,
             trainable,
             grads,

@@ -9,7 +9,7 @@ use ferrotune_kernels::{Device, Precision, Tensor};
 use crate::data::packed_batch::PackedBatch;
 use crate::loss::{Loss, Objective};
 use crate::model::decoder::Saved;
-use crate::model::linear::Base;
+use crate::model::parts::Base;
 use crate::model::{Decoder, Gradients, ParamId, Params, Pass, Policies};
 use crate::optim::Optimizer;
 use crate::{Error, Result};

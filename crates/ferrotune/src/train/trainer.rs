@@ -89,8 +89,8 @@ impl<'a> Trainer<'a> {
         let data_hash = hash_rows(&prepared.train);
         let ends = notices::taught_ends(&prepared);
         let lora = init_adapter::lora(config, &base.checkpoint)?;
-        let sharing = plan::sharing(&base.checkpoint, lora.as_ref())?;
-        let batches = Batches::new(config, sharing, prepared.train, &prepared.eval)?;
+        let grouping = plan::grouping(config, &base.checkpoint, lora.as_ref())?;
+        let batches = Batches::new(config, grouping, prepared.train, &prepared.eval)?;
         let plan = RunPlan::new(config, &base.checkpoint, dev, lora, batches.size)?;
         notices::of_base(config, &base.checkpoint, plan.form, &dev.threads())?
             .iter()

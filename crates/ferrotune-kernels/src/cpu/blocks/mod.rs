@@ -20,8 +20,8 @@ use super::{Cpu, Isa};
 use crate::dtype::Precision;
 use crate::quant::gguf::k_quants::{Q4K, Q6K};
 use crate::quant::gguf::legacy::{Q4_0, Q4_1, Q8_0};
-use crate::quant::gguf::{GgufType, blocks_of};
-use crate::quant::{FourBit, Int8Rows, Storage, Weight};
+use crate::quant::gguf::{GgufBlocks, GgufType, blocks_of};
+use crate::quant::{FourBit, Int8Rows, Weight};
 use crate::tensor::Buffer;
 
 #[cfg(target_arch = "aarch64")]
@@ -59,6 +59,28 @@ enum Rows<'a> {
     Q6K(Blocks<'a, Q6K>),
 }
 
+/// The rows of a weight whose format is multiplied as it is.
+fn rows(weight: &Weight) -> Option<Rows<'_>> {
+    let k = weight.cols();
+    if let Some(bits) = weight.format::<FourBit>() {
+        // Groups of 16 bytes must not cross the ends of rows, or of blocks, which are longer.
+        return k.is_multiple_of(32).then_some(Rows::FourBit(bits));
+    }
+    if let Some(rows) = weight.format::<Int8Rows>() {
+        return Some(Rows::Int8(rows));
+    }
+    let blocks = weight.format::<GgufBlocks>()?;
+    let (bytes, per_row) = (blocks.bytes(), k / blocks.kind().block_len());
+    match blocks.kind() {
+        GgufType::Q4_0 => Some(Rows::Q4_0(Blocks::new(blocks_of(bytes), per_row))),
+        GgufType::Q4_1 => Some(Rows::Q4_1(Blocks::new(blocks_of(bytes), per_row))),
+        GgufType::Q8_0 => Some(Rows::Q8_0(Blocks::new(blocks_of(bytes), per_row))),
+        GgufType::Q4K => Some(Rows::Q4K(Blocks::new(blocks_of(bytes), per_row))),
+        GgufType::Q6K => Some(Rows::Q6K(Blocks::new(blocks_of(bytes), per_row))),
+        _ => None,
+    }
+}
+
 /// A weight with the vectors that its rows will be multiplied with.
 pub(crate) struct Products<'a> {
     isa: Isa,
@@ -85,23 +107,7 @@ impl<'a> Products<'a> {
     /// Prepares the vectors in `x`, one after the other; none if the weight's format is not multiplied as it is.
     pub(crate) fn new(cpu: &Cpu, precision: Precision, weight: &'a Weight, x: &'a [f32]) -> Option<Self> {
         let (n, k) = (weight.rows(), weight.cols());
-        let rows = match weight.storage() {
-            // Groups of 16 bytes must not cross the ends of rows, or of blocks, which are longer.
-            Storage::FourBit(bits) if k.is_multiple_of(32) => Rows::FourBit(bits),
-            Storage::Int8(rows) => Rows::Int8(rows),
-            Storage::Gguf(kind, bytes) => {
-                let (bytes, per_row) = (bytes.as_slice(), k / kind.block_len());
-                match kind {
-                    GgufType::Q4_0 => Rows::Q4_0(Blocks::new(blocks_of(bytes), per_row)),
-                    GgufType::Q4_1 => Rows::Q4_1(Blocks::new(blocks_of(bytes), per_row)),
-                    GgufType::Q8_0 => Rows::Q8_0(Blocks::new(blocks_of(bytes), per_row)),
-                    GgufType::Q4K => Rows::Q4K(Blocks::new(blocks_of(bytes), per_row)),
-                    GgufType::Q6K => Rows::Q6K(Blocks::new(blocks_of(bytes), per_row)),
-                    _ => return None,
-                }
-            }
-            _ => return None,
-        };
+        let rows = rows(weight)?;
         let m = x.len().checked_div(k)?;
         assert!((1..=FEW).contains(&m) && x.len() == m * k, "one to four vectors of the weight's width");
         #[cfg(target_arch = "x86_64")]

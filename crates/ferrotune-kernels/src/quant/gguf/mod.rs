@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 
 use super::isa::Isa;
+use super::{Bytes, Format, Weight};
 
 mod encode;
 pub(crate) mod k_quants;
@@ -101,6 +102,58 @@ formats! {
     Tq1_0 "TQ1_0" 34 ternary::Tq1_0, 256 values in 54 bytes;
     Tq2_0 "TQ2_0" 35 ternary::Tq2_0, 256 values in 66 bytes;
     Mxfp4 "MXFP4" 39 tables::Mxfp4, 32 values in 17 bytes;
+}
+
+/// A matrix in the blocks of a GGUF file, whole blocks to a row.
+#[derive(Debug)]
+pub struct GgufBlocks {
+    kind: GgufType,
+    bytes: Bytes,
+}
+
+impl GgufBlocks {
+    /// The format of its blocks.
+    pub fn kind(&self) -> GgufType {
+        self.kind
+    }
+
+    /// Its blocks.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+}
+
+impl Format for GgufBlocks {
+    fn name(&self) -> &'static str {
+        "gguf blocks"
+    }
+
+    fn nbytes(&self) -> usize {
+        self.bytes.as_slice().len()
+    }
+
+    fn parts(&self) -> [Option<&Bytes>; 2] {
+        [Some(&self.bytes), None]
+    }
+
+    fn decode(&self, start: usize, out: &mut [f32]) {
+        decode(self.kind, self.bytes.as_slice(), start, out);
+    }
+}
+
+impl Weight {
+    /// A weight in the blocks of a GGUF file; rows must be whole blocks.
+    pub fn gguf(rows: usize, cols: usize, kind: GgufType, bytes: Bytes) -> Result<Self> {
+        let (values, size) = (kind.block_len(), kind.block_bytes());
+        if !cols.is_multiple_of(values) {
+            return Err(Error::Block { format: kind.name(), cols, block: values });
+        }
+        let (found, expected) = (bytes.as_slice().len(), rows * (cols / values) * size);
+        if found != expected {
+            return Err(Error::Bytes { format: kind.name(), rows, cols, found, expected });
+        }
+        Ok(Weight::new(rows, cols, GgufBlocks { kind, bytes }))
+    }
 }
 
 /// Decodes values of the blocks in `bytes` from the flat position `start` on.

@@ -44,7 +44,7 @@ mod tests {
     use super::super::quantize;
     use super::*;
     use crate::Threads;
-    use crate::quant::{Storage, Weight};
+    use crate::quant::{Int8Rows, Weight};
 
     #[test]
     fn golden_layer_with_and_without_outliers() {
@@ -60,7 +60,7 @@ mod tests {
         };
         let weight =
             quantize(&Threads::one(), &Weight::from_f32(48, 64, &floats("int8/source")), true).unwrap();
-        let Storage::Int8(rows) = weight.storage() else { panic!("not int8") };
+        let rows = weight.format::<Int8Rows>().expect("int8");
         let x = floats("int8_linear/input");
         let near = |found: &[f32], name: &str| {
             let expected = floats(name);

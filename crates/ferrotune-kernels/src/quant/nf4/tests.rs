@@ -3,7 +3,6 @@ use safetensors::SafeTensors;
 
 use super::*;
 use crate::dtype::DType;
-use crate::quant::Storage;
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
@@ -18,10 +17,7 @@ fn decode_all(weight: &Weight) -> Vec<f32> {
 }
 
 fn four_bit(weight: &Weight) -> &FourBit {
-    match weight.storage() {
-        Storage::FourBit(bits) => bits,
-        other => panic!("not 4-bit: {other:?}"),
-    }
+    weight.format().expect("4-bit")
 }
 
 /// Bytes with FP4's negative zero written as the positive one: the sign of a zero is free.
@@ -186,10 +182,7 @@ fn the_number_of_threads_changes_no_byte_and_no_refusal() {
     let all = [Threads::one(), Threads::new(3).unwrap()];
     let four = all.each_ref().map(|threads| quantize(threads, &source, FourBitKind::Nf4, 64, true).unwrap());
     let eight = all.each_ref().map(|threads| super::super::int8::quantize(threads, &source, true));
-    let bytes = |weight: &Weight| match weight.storage() {
-        Storage::FourBit(bits) => bits.packed().to_vec(),
-        _ => unreachable!("asked for in 4 bits"),
-    };
+    let bytes = |weight: &Weight| four_bit(weight).packed().to_vec();
     assert_eq!(bytes(&four[0]), bytes(&four[1]));
     let decoded = four.each_ref().map(|weight| {
         let mut out = vec![0.0; 70_000];

@@ -69,8 +69,6 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Padding token.
     pub pad_token_id: Option<u32>,
-    /// How the weights in the folder are quantized, if they are.
-    pub quantization: Option<Quantization>,
     /// The file as it was, for writing merged models and for what only one family has.
     pub raw: Value,
     /// Where it was read, for messages.
@@ -88,15 +86,6 @@ pub enum LayerType {
     Sliding,
 }
 
-/// Quantized weights that a folder may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantization {
-    /// bitsandbytes 4-bit (NF4 or FP4); each tensor says which.
-    Bitsandbytes4,
-    /// bitsandbytes 8-bit (LLM.int8): a scale per row.
-    Bitsandbytes8,
-}
-
 impl ModelConfig {
     /// Interprets the content of a `config.json` as a family's code does; `path` is for messages.
     pub(crate) fn from_json(path: &Path, raw: Value, defaults: &Defaults) -> Result<Self> {
@@ -105,7 +94,6 @@ impl ModelConfig {
         };
         let keys = Keys { path, object };
         let model_type = keys.text("model_type")?.ok_or_else(|| keys.missing("model_type"))?;
-        let quantization = quantization(&keys)?;
         let hidden_size = keys.size("hidden_size")?;
         let num_attention_heads = keys.size("num_attention_heads")?;
         let num_key_value_heads = keys.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
@@ -154,7 +142,6 @@ impl ModelConfig {
             bos_token_id: keys.tokens("bos_token_id")?.first().copied(),
             eos_token_ids: keys.tokens("eos_token_id")?,
             pad_token_id: keys.tokens("pad_token_id")?.first().copied(),
-            quantization,
             model_type: model_type.to_string(),
             path: path.to_path_buf(),
             notes,
@@ -237,32 +224,6 @@ fn activation(keys: &Keys<'_>, defaults: &Defaults) -> Result<Activation> {
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(Activation::GeluTanh),
         Some(other) => {
             Err(keys.bad(key, format!("activation `{other}` is not supported (silu, gelu_pytorch_tanh)")))
-        }
-    }
-}
-
-fn quantization(keys: &Keys<'_>) -> Result<Option<Quantization>> {
-    let Some(given) = keys.object.get("quantization_config").filter(|v| !v.is_null()) else {
-        return Ok(None);
-    };
-    let method = given.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-    let on = |key: &str| given.get(key).and_then(Value::as_bool).unwrap_or(false);
-    match method {
-        "bitsandbytes" if on("load_in_4bit") => {
-            let stored = given.get("bnb_4bit_quant_storage").and_then(Value::as_str).unwrap_or("uint8");
-            if stored != "uint8" {
-                let problem = format!("bnb_4bit_quant_storage `{stored}` is not supported (uint8)");
-                return Err(keys.bad("quantization_config", problem));
-            }
-            Ok(Some(Quantization::Bitsandbytes4))
-        }
-        "bitsandbytes" if on("load_in_8bit") => Ok(Some(Quantization::Bitsandbytes8)),
-        other => {
-            let problem =
-                format!("weights quantized by `{other}` are not read (bitsandbytes 4-bit and 8-bit are)");
-            Err(keys.bad("quantization_config", problem).with_hint(
-                "use the original unquantized model as the base; it is quantized while loading if the run asks for it",
-            ))
         }
     }
 }

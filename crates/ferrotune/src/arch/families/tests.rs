@@ -67,8 +67,6 @@ fn refusals_name_what_was_found() {
         (json!({"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}}), "short_factor"),
         (json!({"layer_types": ["full_attention"]}), "`layer_types`"),
         (json!({"layer_types": ["full_attention", "chunked_attention"]}), "chunked_attention"),
-        (json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), "`gptq`"),
-        (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "`bitsandbytes`"),
         (json!({"hidden_size": 0}), "`hidden_size`"),
         (json!({"hidden_size": -3}), "`hidden_size`"),
         (json!({"hidden_size": 66}), "`head_dim`"),

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::lora::{Init, LoraConfig, Targets};
+use super::lora::{AdapterKind, Init, LoraConfig, Targets};
 use crate::options::{Key, fit, keys, read, schema_of};
 use crate::{Error, Result};
 
@@ -45,7 +45,6 @@ const CAUSAL_LM: &str = "CAUSAL_LM";
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Rest {
-    peft_type: String,
     base_model_name_or_path: Option<String>,
     revision: Option<String>,
     task_type: Option<String>,
@@ -93,9 +92,12 @@ impl AdapterConfig {
     /// Interprets the content of an `adapter_config.json`; `path` is for messages.
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
         let object = value.as_object().ok_or_else(|| Error::file(path, "not a JSON object"))?;
-        if object.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-            let found = object.get("peft_type").unwrap_or(&Value::Null);
-            return Err(Error::file(path, format!("`peft_type`: {found} is not supported (\"LORA\")")));
+        let found = object.get("peft_type").unwrap_or(&Value::Null);
+        let known: Vec<Value> = AdapterKind::ALL.iter().map(|kind| peft_type(kind.as_str())).collect();
+        if !known.contains(found) {
+            let known: Vec<String> = known.iter().map(Value::to_string).collect();
+            let problem = format!("`peft_type`: {found} is not supported ({})", known.join(", "));
+            return Err(Error::file(path, problem));
         }
         let keys = keys::<LoraConfig>();
         let defaults = AdapterConfig::default().lora;
@@ -137,7 +139,6 @@ impl AdapterConfig {
     /// Patterns keep their order, since the first one that matches counts.
     pub fn to_json(&self) -> Value {
         let rest = Rest {
-            peft_type: "LORA".into(),
             base_model_name_or_path: self.base_model_name_or_path.clone(),
             revision: self.revision.clone(),
             task_type: self.task_type.clone(),
@@ -164,6 +165,7 @@ impl AdapterConfig {
 fn own_form(name: &str, value: Value, path: &Path) -> Result<Value> {
     match (name, value) {
         ("init_lora_weights", value) => init(value, path),
+        ("peft_type", Value::String(kind)) => Ok(kind.to_ascii_lowercase().into()),
         ("target_modules" | "exclude_modules", Value::Array(mut names)) => {
             // A set, which PEFT writes in any order.
             names.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
@@ -182,6 +184,11 @@ fn own_form(name: &str, value: Value, path: &Path) -> Result<Value> {
     }
 }
 
+/// The word of a kind as PEFT has it.
+fn peft_type(word: &str) -> Value {
+    word.to_ascii_uppercase().into()
+}
+
 /// The value of an option as PEFT has it.
 fn peft_form(name: &str, value: Value) -> Value {
     let number = |value: &Value| match value.as_f64() {
@@ -190,6 +197,7 @@ fn peft_form(name: &str, value: Value) -> Value {
     };
     match (name, value) {
         ("init_lora_weights", word) if word == Init::Kaiming.as_str() => true.into(),
+        ("peft_type", Value::String(kind)) => peft_type(&kind),
         ("lora_alpha", alpha) => number(&alpha),
         ("alpha_pattern", Value::Object(alphas)) => {
             alphas.into_iter().map(|(key, alpha)| (key, number(&alpha))).collect::<Map<_, _>>().into()

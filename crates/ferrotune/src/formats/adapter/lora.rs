@@ -76,6 +76,15 @@ impl std::fmt::Display for Targets {
 }
 
 choice! {
+    /// The kind of an adapter; PEFT's `peft_type` in lower case.
+    pub enum AdapterKind {
+        /// Low-rank branches `s B A` (Hu et al. 2021).
+        #[default]
+        Lora = "lora" | "LORA",
+    }
+}
+
+choice! {
     /// How the matrices of a branch start.
     pub enum Init {
         /// A is uniform in `±1/sqrt(inputs)`, as a linear layer starts (Kaiming uniform with `a = sqrt(5)`); B is zero.
@@ -115,6 +124,9 @@ choice! {
 section! {
     /// All that decides which tensors a LoRA adapter has and what they compute.
     pub struct LoraConfig {
+        /// Kind of the adapter.
+        #[schemars(extend("x-rare" = true, "x-peft" = "peft_type"))]
+        pub adapter: AdapterKind = AdapterKind::Lora,
         /// Rank of the branches: the rows of A and the columns of B.
         #[schemars(range(min = 1), extend("x-peft" = "r"))]
         pub rank: usize = 16,

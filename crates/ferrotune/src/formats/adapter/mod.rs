@@ -7,7 +7,7 @@ use std::path::Path;
 
 pub use config::AdapterConfig;
 pub(crate) use config::named_in_file;
-pub use lora::{Init, LoraConfig, Targets, TrainedBiases};
+pub use lora::{AdapterKind, Init, LoraConfig, Targets, TrainedBiases};
 
 use super::atomic::write_atomic;
 use super::safetensors::{OutTensor, SafeFile, write};

@@ -1,7 +1,6 @@
 //! Quantized bases kept on disk: a base is quantized once and only mapped at every later start.
 //!
-//! A file of the cache is a safetensors file with the tensors of [`crate::formats::bnb4`] and `bnb8`, the
-//! linears in the order of the layers, so that one after the other can be read ahead and dropped. Each linear starts on
+//! A file of the cache is a safetensors file with the tensors of [`crate::formats::quantized`], the linears in the order of the layers, so that one after the other can be read ahead and dropped. Each linear starts on
 //! a page of 4 KiB, each of its tensors at a multiple of 64 bytes; tensors named `pad.N` fill the gaps, which
 //! safetensors does not allow. The last tensor, `digest`, is SHA-256 over the header and 64 blocks of 4 KiB at even
 //! distances: a file that was cut off, written over or is another's is recognised without reading all of it, single
@@ -23,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::formats::hash::hex;
 use crate::formats::safetensors::{SafeFile, Shards};
-use crate::formats::{Checkpoint, bnb4, bnb8};
+use crate::formats::{Checkpoint, quantized};
 use crate::load::BaseForm;
 use crate::{Error, Result};
 
@@ -151,11 +150,7 @@ pub(crate) struct CachedBase {
 impl CachedBase {
     /// The weight of a linear; none if it is not there in this shape.
     pub(crate) fn weight(&self, linear: &str, rows: usize, cols: usize) -> Option<Weight> {
-        let name = format!("{linear}.weight");
-        let read = |read: fn(&Shards, &str, usize, usize) -> Result<Option<Weight>>| {
-            read(&self.shards, &name, rows, cols).ok().flatten()
-        };
-        read(bnb4::read).or_else(|| read(bnb8::read))
+        quantized::read(&self.shards, &format!("{linear}.weight"), rows, cols).ok().flatten()
     }
 }
 

@@ -1,19 +1,26 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use ferrotune_kernels::quant::Storage;
-use ferrotune_kernels::quant::nf4::{FourBitKind, Scales};
+use ferrotune_kernels::quant::nf4::Scales;
+use ferrotune_kernels::quant::{FourBit, Int8Rows};
 use ferrotune_kernels::{Device, Threads, Weight};
 
 use super::*;
-use crate::load::{BaseStorage, FourBitOptions, load, load_cached};
-use crate::model::linear::Base;
+use crate::formats::quantized::{Blocks, QuantKind, Quantized};
+use crate::load::{BaseStorage, load, load_cached};
+use crate::model::parts::Base;
 use crate::run_config::DEFAULT_CACHE_LIMIT as DEFAULT_LIMIT;
 
-const NF4: BaseStorage = four_bit(FourBitKind::Nf4, 64, true);
+fn nf4() -> BaseStorage {
+    quantized(QuantKind::Nf4, 64, true)
+}
 
-const fn four_bit(kind: FourBitKind, block: usize, double: bool) -> BaseStorage {
-    BaseStorage::FourBit(FourBitOptions { kind, block, double })
+fn int8() -> BaseStorage {
+    quantized(QuantKind::Int8, 64, true)
+}
+
+fn quantized(kind: QuantKind, block: usize, double: bool) -> BaseStorage {
+    BaseStorage::Quantized(Quantized::new(kind, Blocks { block, double }).unwrap().unwrap())
 }
 
 fn golden(name: &str) -> Checkpoint {
@@ -24,8 +31,8 @@ fn golden(name: &str) -> Checkpoint {
 /// Everything that a weight is stored as.
 fn bytes(weight: &Weight) -> Vec<Vec<u8>> {
     let floats = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    match weight.storage() {
-        Storage::FourBit(bits) => {
+    match (weight.format::<FourBit>(), weight.format::<Int8Rows>()) {
+        (Some(bits), _) => {
             let mut all = vec![bits.packed().to_vec(), floats(bits.code()), vec![bits.block().ilog2() as u8]];
             match bits.scales() {
                 Scales::Plain(scales) => all.push(floats(scales)),
@@ -36,8 +43,8 @@ fn bytes(weight: &Weight) -> Vec<Vec<u8>> {
             }
             all
         }
-        Storage::Int8(rows) => vec![rows.codes().to_vec(), floats(rows.absmax())],
-        other => panic!("{other:?} is not quantized"),
+        (None, Some(rows)) => vec![rows.codes().to_vec(), floats(rows.absmax())],
+        (None, None) => panic!("{weight:?} is not quantized"),
     }
 }
 
@@ -84,13 +91,13 @@ fn file_of(folder: &Path) -> PathBuf {
 #[test]
 fn every_linear_is_the_same_made_kept_and_read() {
     let storages: [BaseForm; 7] = [
-        NF4.into(),
-        four_bit(FourBitKind::Nf4, 256, false).into(),
-        four_bit(FourBitKind::Fp4, 64, true).into(),
-        BaseStorage::Int8.into(),
-        BaseForm { linears: NF4, tables: NF4 },
-        BaseForm { linears: NF4, tables: BaseStorage::Int8 },
-        BaseForm { linears: BaseStorage::AsStored, tables: NF4 },
+        nf4().into(),
+        quantized(QuantKind::Nf4, 256, false).into(),
+        quantized(QuantKind::Fp4, 64, true).into(),
+        int8().into(),
+        BaseForm { linears: nf4(), tables: nf4() },
+        BaseForm { linears: nf4(), tables: int8() },
+        BaseForm { linears: BaseStorage::AsStored, tables: nf4() },
     ];
     for name in [
         "models/llama3_rope/model",
@@ -123,20 +130,21 @@ fn a_killed_program_is_gone_on_with() {
     let checkpoint = golden("models/llama3_rope/model");
     let whole = tempfile::tempdir().unwrap();
     let cache = BaseCache::new(whole.path(), DEFAULT_LIMIT);
-    linears(&checkpoint, NF4, Some(&cache));
+    linears(&checkpoint, nf4(), Some(&cache));
     cache.flush();
     let file = file_of(whole.path());
     let expected = std::fs::read(&file).unwrap();
 
     let dir = tempfile::tempdir().unwrap();
     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
-    let quantized = linears(&checkpoint, NF4, None).0;
+    let quantized = linears(&checkpoint, nf4(), None).0;
     let count = quantized.len();
     let weight = |i: usize| {
         let (name, rows, cols, _) = &quantized[i];
         (
             name.clone(),
-            NF4.hold(&Threads::one(), checkpoint.weight(&format!("{name}.weight"), *rows, *cols).unwrap())
+            nf4()
+                .hold(&Threads::one(), checkpoint.weight(&format!("{name}.weight"), *rows, *cols).unwrap())
                 .unwrap(),
         )
     };
@@ -147,7 +155,7 @@ fn a_killed_program_is_gone_on_with() {
     // A program that is killed does not clean up.
     let killed = |linears: usize| {
         let mut writer =
-            cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+            cache.entry(&Threads::one(), &checkpoint, nf4()).unwrap().unwrap().create(count).unwrap();
         for i in 0..linears {
             let (name, weight) = weight(i);
             if !writer.has(&name) {
@@ -165,7 +173,8 @@ fn a_killed_program_is_gone_on_with() {
         std::fs::write(hidden(".log.tmp"), log).unwrap();
     };
     let there = || {
-        let writer = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+        let writer =
+            cache.entry(&Threads::one(), &checkpoint, nf4()).unwrap().unwrap().create(count).unwrap();
         (0..count).filter(|i| writer.has(&quantized[*i].0)).count()
     };
     put_back(&data, &log);
@@ -185,15 +194,16 @@ fn a_killed_program_is_gone_on_with() {
 
     put_back(&data, &log);
     let other = {
-        let first = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+        let first = cache.entry(&Threads::one(), &checkpoint, nf4()).unwrap().unwrap().create(count).unwrap();
         assert!(first.has(&quantized[0].0));
-        let second = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap().create(count).unwrap();
+        let second =
+            cache.entry(&Threads::one(), &checkpoint, nf4()).unwrap().unwrap().create(count).unwrap();
         second.has(&quantized[0].0)
     };
     assert!(!other, "two programs do not write one file");
     for (data, log) in [(&data, &log), (&wrong, &log)] {
         put_back(data, log);
-        linears(&checkpoint, NF4, Some(&cache));
+        linears(&checkpoint, nf4(), Some(&cache));
         cache.flush();
         assert!(
             std::fs::read(file_of(dir.path())).unwrap() == expected,
@@ -208,16 +218,16 @@ fn a_killed_program_is_gone_on_with() {
 fn a_kept_base_is_read_and_not_made_again() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
-    let entry = cache.entry(&Threads::one(), &checkpoint, NF4).unwrap().unwrap();
+    let entry = cache.entry(&Threads::one(), &checkpoint, nf4()).unwrap().unwrap();
     let mut writer = entry.create(1).unwrap();
     let name = "model.layers.1.mlp.up_proj";
-    let (expected, _) = linears(&checkpoint, NF4, None);
+    let (expected, _) = linears(&checkpoint, nf4(), None);
     let (_, rows, cols, right) = expected.iter().find(|l| l.0 == name).unwrap();
-    let zeros = NF4.hold(&Threads::one(), Weight::from_f32(*rows, *cols, &vec![0.0; rows * cols])).unwrap();
+    let zeros = nf4().hold(&Threads::one(), Weight::from_f32(*rows, *cols, &vec![0.0; rows * cols])).unwrap();
     writer.add(name, &zeros);
     entry.finish(writer).unwrap();
     cache.flush();
-    let (found, notes) = linears(&checkpoint, NF4, Some(&cache));
+    let (found, notes) = linears(&checkpoint, nf4(), Some(&cache));
     assert_eq!(notes, [""; 0]);
     for (found, expected) in found.iter().zip(&expected) {
         // What the file lacks comes from the model.
@@ -229,7 +239,7 @@ fn a_kept_base_is_read_and_not_made_again() {
 #[test]
 fn tensors_stand_in_the_order_of_layers_and_on_their_places() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
-    drop(linears(&checkpoint, NF4, Some(&BaseCache::new(dir.path(), DEFAULT_LIMIT))));
+    drop(linears(&checkpoint, nf4(), Some(&BaseCache::new(dir.path(), DEFAULT_LIMIT))));
     let file = std::fs::read(file_of(dir.path())).unwrap();
     let room = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let header: serde_json::Map<String, Value> = serde_json::from_slice(&file[8..8 + room]).unwrap();
@@ -243,7 +253,7 @@ fn tensors_stand_in_the_order_of_layers_and_on_their_places() {
         }
     }
     let order: Vec<&str> = starts.iter().map(|(_, n)| n.trim_end_matches(".weight")).collect();
-    let expected = linears(&checkpoint, NF4, None).0;
+    let expected = linears(&checkpoint, nf4(), None).0;
     assert_eq!(order, expected.iter().map(|l| l.0.as_str()).collect::<Vec<_>>());
     assert!(starts.is_sorted());
 }
@@ -252,13 +262,13 @@ fn tensors_stand_in_the_order_of_layers_and_on_their_places() {
 fn a_damaged_or_foreign_file_is_told_and_made_again() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
-    let (expected, _) = linears(&checkpoint, NF4, Some(&cache));
+    let (expected, _) = linears(&checkpoint, nf4(), Some(&cache));
     cache.flush();
     let path = file_of(dir.path());
     let whole = std::fs::read(&path).unwrap();
     let room = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let other = tempfile::tempdir().unwrap();
-    drop(linears(&checkpoint, BaseStorage::Int8, Some(&BaseCache::new(other.path(), DEFAULT_LIMIT))));
+    drop(linears(&checkpoint, int8(), Some(&BaseCache::new(other.path(), DEFAULT_LIMIT))));
     let foreign = std::fs::read(file_of(other.path())).unwrap();
     let flipped = |at: usize| {
         let mut bytes = whole.clone();
@@ -276,7 +286,7 @@ fn a_damaged_or_foreign_file_is_told_and_made_again() {
     ];
     for (i, bytes) in damaged.iter().enumerate() {
         std::fs::write(&path, bytes).unwrap();
-        let (found, notes) = linears(&checkpoint, NF4, Some(&cache));
+        let (found, notes) = linears(&checkpoint, nf4(), Some(&cache));
         assert!(found == expected, "{i}");
         assert!(notes.len() == 1 && notes[0].contains("made again"), "{i}: {notes:?}");
         cache.flush();
@@ -289,21 +299,22 @@ fn a_folder_that_cannot_be_written_is_told_and_the_model_loads() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    let (found, notes) = linears(&checkpoint, NF4, Some(&BaseCache::new(&file.join("bases"), DEFAULT_LIMIT)));
-    assert!(found == linears(&checkpoint, NF4, None).0);
+    let (found, notes) =
+        linears(&checkpoint, nf4(), Some(&BaseCache::new(&file.join("bases"), DEFAULT_LIMIT)));
+    assert!(found == linears(&checkpoint, nf4(), None).0);
     assert!(notes.len() == 1 && notes[0].contains("not kept"), "{notes:?}");
 }
 
 #[test]
 fn runs_that_start_together_all_have_the_base() {
     let (checkpoint, dir) = (golden("models/llama3_rope/model"), tempfile::tempdir().unwrap());
-    let expected = linears(&checkpoint, NF4, None).0;
+    let expected = linears(&checkpoint, nf4(), None).0;
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..5 {
                     let cache = BaseCache::new(dir.path(), DEFAULT_LIMIT);
-                    let (found, notes) = linears(&checkpoint, NF4, Some(&cache));
+                    let (found, notes) = linears(&checkpoint, nf4(), Some(&cache));
                     assert!(found == expected);
                     assert_eq!(notes, [""; 0]);
                 }
@@ -325,20 +336,20 @@ fn another_base_or_storage_is_another_entry() {
         cache.entry(&Threads::one(), checkpoint, form).unwrap().map(|e| e.path)
     };
     let path = |storage: BaseStorage| of(&Checkpoint::open(source.path()).unwrap(), storage.into());
-    let mut seen = vec![path(NF4)];
+    let mut seen = vec![path(nf4())];
     let mut differs = |found: Option<PathBuf>| {
         assert!(found.is_some() && !seen.contains(&found), "{found:?}");
         seen.push(found);
     };
-    differs(path(four_bit(FourBitKind::Nf4, 128, true)));
-    differs(path(four_bit(FourBitKind::Nf4, 64, false)));
-    differs(path(four_bit(FourBitKind::Fp4, 64, true)));
-    differs(path(BaseStorage::Int8));
+    differs(path(quantized(QuantKind::Nf4, 128, true)));
+    differs(path(quantized(QuantKind::Nf4, 64, false)));
+    differs(path(quantized(QuantKind::Fp4, 64, true)));
+    differs(path(int8()));
     let checkpoint = Checkpoint::open(source.path()).unwrap();
-    let tables = |tables| of(&checkpoint, BaseForm { linears: NF4, tables });
-    differs(tables(NF4));
-    differs(tables(BaseStorage::Int8));
-    differs(of(&golden("models/mistral/model"), NF4.into()));
+    let tables = |tables| of(&checkpoint, BaseForm { linears: nf4(), tables });
+    differs(tables(nf4()));
+    differs(tables(int8()));
+    differs(of(&golden("models/mistral/model"), nf4().into()));
     // One byte in the middle, under the same size and time of change.
     let weights = source.path().join("model.safetensors");
     let modified = std::fs::metadata(&weights).unwrap().modified().unwrap();
@@ -347,7 +358,7 @@ fn another_base_or_storage_is_another_entry() {
     bytes[middle] ^= 1;
     std::fs::write(&weights, bytes).unwrap();
     File::options().write(true).open(&weights).unwrap().set_modified(modified).unwrap();
-    differs(path(NF4));
+    differs(path(nf4()));
     assert_eq!(path(BaseStorage::AsStored), None, "nothing to keep");
 }
 
@@ -362,21 +373,21 @@ fn what_was_not_used_for_longest_goes_first() {
         file.set_modified(SystemTime::now() - Duration::from_secs(3600 * hours)).unwrap();
     };
     let storages = || list(dir.path()).unwrap().into_iter().map(|k| k.storage).collect::<Vec<_>>();
-    keep(NF4, DEFAULT_LIMIT);
+    keep(nf4(), DEFAULT_LIMIT);
     age(&list(dir.path()).unwrap()[0].path, 3);
-    keep(four_bit(FourBitKind::Fp4, 64, true), DEFAULT_LIMIT);
+    keep(quantized(QuantKind::Fp4, 64, true), DEFAULT_LIMIT);
     age(&list(dir.path()).unwrap()[0].path, 2);
-    // Used again, NF4 is the newer of the two.
-    keep(NF4, DEFAULT_LIMIT);
+    // Used again, nf4() is the newer of the two.
+    keep(nf4(), DEFAULT_LIMIT);
     assert_eq!(storages(), ["nf4, blocks of 64, double", "fp4, blocks of 64, double"]);
     let left = dir.path().join(".x.safetensors.1-0.tmp");
     std::fs::write(&left, "x").unwrap();
     let two = list(dir.path()).unwrap().iter().map(|k| k.bytes).sum::<u64>() * 3 / 2;
-    keep(BaseStorage::Int8, two);
+    keep(int8(), two);
     assert_eq!(storages(), ["int8", "nf4, blocks of 64, double"]);
     assert!(left.exists(), "another run may be writing it");
     age(&left, 25);
-    keep(four_bit(FourBitKind::Fp4, 64, true), 1);
+    keep(quantized(QuantKind::Fp4, 64, true), 1);
     assert_eq!(storages(), ["fp4, blocks of 64, double"], "the newest stays whatever its size");
     assert!(!left.exists());
     std::fs::write(dir.path().join("odd.safetensors"), "x").unwrap();

@@ -8,15 +8,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use ferrotune_kernels::quant::{Storage, Weight};
+use ferrotune_kernels::quant::Weight;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::formats::atomic::{hidden, sync_folder, temporary_name};
 use crate::formats::hash::hex;
+use crate::formats::quantized;
 use crate::formats::safetensors::{Dtype, OutTensor, SafeFile};
-use crate::formats::{bnb4, bnb8};
 use crate::{Error, Result};
 
 /// Name of the last tensor.
@@ -191,13 +191,8 @@ impl BaseWriter {
     }
 
     fn try_add(&mut self, linear: &str, weight: &Weight) -> Result<()> {
-        let tensors = match weight.storage() {
-            Storage::FourBit(bits) => {
-                let name = format!("{linear}.weight");
-                bnb4::tensors(&name, weight.rows(), weight.cols(), bits, "float32")
-            }
-            Storage::Int8(rows) => bnb8::tensors(linear, rows),
-            _ => return Err(Error::tensor(&self.file.hidden, linear, "not quantized")),
+        let Some(tensors) = quantized::tensors(&format!("{linear}.weight"), weight, "float32") else {
+            return Err(Error::tensor(&self.file.hidden, linear, "not quantized"));
         };
         let mut names = vec![self.align(PAGE)?];
         for (name, tensor) in tensors {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::targets::Matcher;
 use super::Input;
 use crate::formats::adapter::{AdapterFile, AdapterTensor, LoraConfig, TrainedBiases};
+use crate::lora::kinds::kind;
 use crate::{Error, Result};
 
 /// A factor of a branch.
@@ -78,9 +79,9 @@ pub(super) fn rank(file: &AdapterFile) -> usize {
 /// Refuses what is more, or something else, than a product added to the base's weights.
 pub(super) fn supported(input: &Input) -> Result<()> {
     let c = &input.file.config.lora;
+    let more = kind(c).beyond_low_rank(c);
     let features = [
-        ("use_dora", c.dora),
-        ("lora_bias", c.lora_bias),
+        (more.unwrap_or_default(), more.is_some()),
         ("target_parameters", !c.target_parameters.is_empty()),
         ("bias", c.bias != TrainedBiases::None),
         ("modules_to_save", !c.modules_to_save.is_empty()),

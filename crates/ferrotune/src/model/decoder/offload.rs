@@ -6,7 +6,8 @@ use ferrotune_kernels::{Tensor, Weight};
 use super::Decoder;
 use crate::Result;
 use crate::model::layer::Layer;
-use crate::model::linear::{Base, Pass};
+use crate::model::parts::Base;
+use crate::model::pass::Pass;
 use crate::model::streaming::{Reader, Streaming};
 
 /// Bytes of an embedding that rows are taken from before it leaves memory.

@@ -6,12 +6,106 @@
 
 use std::sync::Arc;
 
-use ferrotune_kernels::quant::nf4::{FourBit, FourBitKind, Scales};
+use ferrotune_kernels::Threads;
+use ferrotune_kernels::quant::nf4::{BLOCKS, FourBit, FourBitKind, NESTED_BLOCK, Scales, quantize};
 use ferrotune_kernels::quant::{Bytes, Weight};
 use serde_json::{Value, json};
 
-use super::safetensors::{Dtype, OutTensor, SafeFile, Shards, TensorRef};
+use super::super::safetensors::{Dtype, OutTensor, SafeFile, Shards, TensorRef};
+use super::{Blank, Blocks, QuantFormat, QuantKind};
 use crate::{Error, Result};
+
+/// NF4 or FP4.
+pub(super) struct FourBitFormat(FourBitKind, QuantKind);
+
+/// NF4.
+pub(super) const NF4: FourBitFormat = FourBitFormat(FourBitKind::Nf4, QuantKind::Nf4);
+
+/// FP4.
+pub(super) const FP4: FourBitFormat = FourBitFormat(FourBitKind::Fp4, QuantKind::Fp4);
+
+impl QuantFormat for FourBitFormat {
+    fn kind(&self) -> QuantKind {
+        self.1
+    }
+
+    fn options(&self, given: Blocks) -> Result<Blocks, String> {
+        match BLOCKS.contains(&given.block) {
+            true => Ok(given),
+            false => Err(format!("`block`: {}, expected a power of two from 64 to 4096", given.block)),
+        }
+    }
+
+    fn describe(&self, options: Blocks) -> String {
+        let double = if options.double { ", double" } else { "" };
+        format!("{}, blocks of {}{double}", self.0.name(), options.block)
+    }
+
+    fn bytes_per_value(&self, options: Blocks, _: usize) -> f64 {
+        0.5 + if options.double { 1.02 } else { 4.0 } / options.block as f64
+    }
+
+    fn quantize(&self, threads: &Threads, weight: &Weight, options: Blocks) -> Result<Weight> {
+        Ok(quantize(threads, weight, self.0, options.block, options.double)?)
+    }
+
+    fn tensors<'w>(
+        &self,
+        name: &str,
+        weight: &'w Weight,
+        dtype: &str,
+    ) -> Option<Vec<(String, OutTensor<'w>)>> {
+        let bits = weight.format::<FourBit>().filter(|bits| bits.kind() == self.0)?;
+        Some(tensors(name, weight.rows(), weight.cols(), bits, dtype))
+    }
+
+    fn is_part(&self, shards: &Shards, name: &str) -> bool {
+        let weights = PARTS.iter().filter_map(|part| name.strip_suffix(part));
+        weights.into_iter().any(|weight| shards.get(&state_key(weight, self.0)).is_some())
+    }
+
+    fn read(&self, shards: &Shards, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
+        match shards.get(&state_key(name, self.0)) {
+            Some((file, state)) => read(shards, (file, state), self.0, name, rows, cols).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn stated(&self, config: &Value) -> Option<Result<Blocks, String>> {
+        if config["quant_method"] != "bitsandbytes" || config["load_in_4bit"] != true {
+            return None;
+        }
+        // FP4 is bitsandbytes' own default.
+        let kind = if config["bnb_4bit_quant_type"] == "nf4" { FourBitKind::Nf4 } else { FourBitKind::Fp4 };
+        if kind != self.0 {
+            return None;
+        }
+        let stored = config["bnb_4bit_quant_storage"].as_str().unwrap_or("uint8");
+        if stored != "uint8" {
+            return Some(Err(format!("bnb_4bit_quant_storage `{stored}` is not supported (uint8)")));
+        }
+        let double = config["bnb_4bit_use_double_quant"].as_bool().unwrap_or(false);
+        // The block size stands beside each weight only; this is bitsandbytes' own.
+        Some(Ok(Blocks { block: 64, double }))
+    }
+
+    fn blank(&self, rows: usize, cols: usize, options: Blocks, blank: &dyn Blank) -> Result<Weight> {
+        let (values, block) = (rows * cols, options.block);
+        let count = values.div_ceil(block);
+        let scales = match options.double {
+            false => Scales::Plain(blank.scales(count)),
+            true => Scales::Nested {
+                codes: blank.bytes(count),
+                absmax: blank.scales(count.div_ceil(NESTED_BLOCK)),
+                map: Arc::new([0.0; 256]),
+                offset: 0.0,
+                block: NESTED_BLOCK,
+            },
+        };
+        let bits = FourBit::new(self.0, block, values, blank.bytes(values.div_ceil(2)), scales, [0.0; 16])?;
+        Ok(Weight::four_bit(rows, cols, bits)?)
+    }
+}
 
 const PARTS: [&str; 6] = [
     ".absmax",
@@ -26,22 +120,14 @@ fn state_key(name: &str, kind: FourBitKind) -> String {
     format!("{name}.quant_state.bitsandbytes__{}", kind.name())
 }
 
-/// Whether `name` is a part of a quantized weight and not a tensor of the model.
-pub(crate) fn is_part(shards: &Shards, name: &str) -> bool {
-    let weights = PARTS.iter().filter_map(|part| name.strip_suffix(part));
-    weights.into_iter().any(|weight| find_state(shards, weight).is_some())
-}
-
-fn find_state<'a>(shards: &'a Shards, name: &str) -> Option<(FourBitKind, &'a SafeFile, &'a TensorRef)> {
-    [FourBitKind::Nf4, FourBitKind::Fp4].into_iter().find_map(|kind| {
-        let (file, tensor) = shards.get(&state_key(name, kind))?;
-        Some((kind, file, tensor))
-    })
-}
-
-/// Reads the weight `name` if it is quantized; the packed bytes stay in the mapped file.
-pub(crate) fn read(shards: &Shards, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
-    let Some((kind, file, state)) = find_state(shards, name) else { return Ok(None) };
+fn read(
+    shards: &Shards,
+    (file, state): (&SafeFile, &TensorRef),
+    kind: FourBitKind,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<Weight> {
     let refuse = |what: &str, problem: String| Error::tensor(file.path(), format!("{name}{what}"), problem);
     let part = |suffix: &str| {
         let found = shards.get(&format!("{name}{suffix}")).map(|(_, tensor)| tensor);
@@ -101,7 +187,7 @@ pub(crate) fn read(shards: &Shards, name: &str, rows: usize, cols: usize) -> Res
     };
     let bits = FourBit::new(kind, number("blocksize")?, rows * cols, bytes("")?, scales, code)
         .map_err(|e| refuse("", e.to_string()))?;
-    Ok(Some(Weight::four_bit(rows, cols, bits)?))
+    Ok(Weight::four_bit(rows, cols, bits)?)
 }
 
 /// The tensors that stand for a quantized weight; `dtype` (`float32`, `bfloat16`, ...) is what readers decode to.

@@ -1,26 +1,118 @@
-//! A linear with DoRA: `y = (m / n) (W + s B A) x + b`, with `n` the row lengths of `W + s B A`.
+//! DoRA (Liu et al. 2024): `y = (m / n) (W + s B A) x + b`, with `n` the row lengths of `W + s B A`.
 //!
 //! With dropout PEFT drops inputs of the base's share of the change too, `x' = drop(x)`:
 //! `y = W x + (m / n - 1) W x' + (m / n) s B A x' + b`, which is `W (x - x') + (m / n) (W + s B A) x' + b` here.
 //! The backward computes `Z = (W + s B A) x'` again: it is as wide as the output, and is needed for `dm` alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ferrotune_kernels::ops::dora::{self, Lengths};
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::ops::linear::{self, Grads, Linear, Passed};
-use ferrotune_kernels::{DType, Tensor};
+use ferrotune_kernels::ops::linear::{self, Grads, Linear, Matrix, Passed};
+use ferrotune_kernels::{DType, Device, Tensor};
 
-use super::adapted::BranchIds;
-use super::linear::{LinearLayer, Pass, Sinks};
-use super::params::{Gradients, ParamId};
-use crate::Result;
+use super::lora::{factors, init_factor, low_rank, merged_row};
+use super::{Fresh, Kind, Place, TensorSpec};
 use crate::arch::architecture::Architecture;
+use crate::formats::adapter::{AdapterKind, LoraConfig};
+use crate::model::linear::Sinks;
+use crate::model::pass::{Dx, LinearAdapter, LowRank, OwnProduct, Product, Site};
+use crate::model::{Gradients, Group, ParamId, Params};
+use crate::{Error, Result};
 
-/// Bytes that a token takes while a layer with DoRA is at work: the sum before scaling, its gradient, and with dropout both
-/// parts of the input.
-pub(crate) fn workspace_per_token(a: &Architecture) -> usize {
-    4 * a.ffn * 4
+/// The kind.
+pub(super) struct Dora;
+
+impl Kind for Dora {
+    fn is_asked_for(&self, config: &LoraConfig) -> bool {
+        config.adapter == AdapterKind::Lora && config.dora
+    }
+
+    fn check(&self, config: &LoraConfig) -> Result<()> {
+        if config.lora_bias {
+            return Err(Error::config("lora_bias", "cannot stand beside dora")
+                .with_hint("PEFT refuses it too; leave one out"));
+        }
+        Ok(())
+    }
+
+    fn beyond_low_rank(&self, _: &LoraConfig) -> Option<&'static str> {
+        Some("use_dora")
+    }
+
+    fn tensors(&self, _: &LoraConfig, at: Place<'_>) -> Vec<TensorSpec> {
+        let [a, b] = factors(at);
+        let magnitude = TensorSpec {
+            name: "lora_magnitude_vector",
+            rows: 1,
+            cols: at.linear.rows,
+            vector: true,
+            group: Group::BranchOutput,
+            asked_by: "use_dora",
+        };
+        vec![a, b, magnitude]
+    }
+
+    fn init(&self, fresh: &Fresh<'_>, tensor: &TensorSpec, out: &mut [f32]) {
+        init_factor(fresh, tensor, out);
+    }
+
+    /// The magnitudes begin as the lengths that the rows have.
+    fn settle(
+        &self,
+        dev: &Device,
+        weight: Matrix<'_>,
+        at: Place<'_>,
+        ids: &[ParamId],
+        params: &mut Params,
+    ) -> Result<()> {
+        let branch = (params.get(ids[0]), params.get(ids[1]), at.scale);
+        *params.get_mut(ids[2]) = dora::row_norms(dev, weight, Some(branch))?;
+        Ok(())
+    }
+
+    fn linear(&self, config: &LoraConfig, at: Place<'_>, ids: &[ParamId]) -> Box<dyn LinearAdapter> {
+        Box::new(DoraLinear {
+            branch: low_rank(config, at, ids),
+            magnitude: ids[2],
+            norms: NormCache::default(),
+        })
+    }
+
+    fn kept_per_token(&self, at: Place<'_>) -> usize {
+        at.rank
+    }
+
+    /// The sum before scaling, its gradient, and with dropout both parts of the input.
+    fn workspace_per_token(&self, a: &Architecture) -> usize {
+        4 * a.ffn * 4
+    }
+}
+
+/// A linear with DoRA.
+#[derive(Debug)]
+struct DoraLinear {
+    branch: LowRank,
+    /// The trained lengths of the rows of `W + s B A`, `[1, N]`.
+    magnitude: ParamId,
+    norms: NormCache,
+}
+
+impl LinearAdapter for DoraLinear {
+    fn product(&self) -> Product<'_> {
+        Product::Own(self)
+    }
+
+    fn fold(&self, params: &Params, cols: usize, weight: &mut [f32]) {
+        let factors = (params.get(self.branch.a), params.get(self.branch.b));
+        let magnitudes = params.get(self.magnitude).host_f32();
+        let mut sum = vec![0.0; cols];
+        for ((row, weight), magnitude) in weight.chunks_exact_mut(cols).enumerate().zip(magnitudes) {
+            merged_row(factors, self.branch.scale, row, weight, &mut sum);
+            let gain = *magnitude as f64 / sum.iter().map(|v| v * v).sum::<f64>().sqrt();
+            weight.iter_mut().zip(&sum).for_each(|(w, s)| *w = (gain * s) as f32);
+        }
+    }
 }
 
 /// The inputs of the two products: of the branch's side, and (with dropout) what of x it does not see.
@@ -29,70 +121,54 @@ struct Inputs {
     rest: Tensor,
 }
 
-impl<'a> Pass<'a> {
-    /// The parameter of the magnitudes, if the linear has them.
-    pub(super) fn magnitude(&self, l: &LinearLayer) -> Option<(BranchIds, ParamId)> {
-        let ids = self.branch(l.id)?;
-        Some((ids, ids.magnitude?))
-    }
-
-    /// Writes (or with `accumulate` adds) the output of a linear with magnitudes.
-    pub(super) fn dora_forward(
-        &self,
-        x: &Tensor,
-        l: &'a LinearLayer,
-        (ids, magnitude): (BranchIds, ParamId),
-        y: &mut Tensor,
-        accumulate: bool,
-    ) -> Result<()> {
-        let view = self.view(l);
-        let norm = self.row_norms(l, ids)?;
-        let lengths = Lengths { magnitude: self.params.get(magnitude), norm: &norm };
-        let inputs = self.inputs(x, &view)?;
+impl OwnProduct for DoraLinear {
+    fn forward(&self, at: Site<'_>, x: &Tensor, y: &mut Tensor, accumulate: bool) -> Result<()> {
+        let pass = at.pass;
+        let view = pass.view(at.linear, Some(self.branch));
+        let norm = self.row_norms(at)?;
+        let lengths = Lengths { magnitude: pass.params.get(self.magnitude), norm: &norm };
+        let inputs = inputs(pass.dev, x, &view)?;
         if let Some(inputs) = &inputs {
             let base = Linear { bias: None, branch: None, ..view };
-            linear::forward(self.ctx(), &inputs.rest, &[base], &mut [&mut *y], accumulate)?;
+            linear::forward(pass.ctx(), &inputs.rest, &[base], &mut [&mut *y], accumulate)?;
         }
-        let (z, _) = self.sum(inputs.as_ref().map_or(x, |i| &i.dropped), &view)?;
-        Ok(dora::forward(self.dev, &z, lengths, view.bias, y, accumulate || inputs.is_some())?)
+        let (z, _) = sum(at, inputs.as_ref().map_or(x, |i| &i.dropped), &view)?;
+        Ok(dora::forward(pass.dev, &z, lengths, view.bias, y, accumulate || inputs.is_some())?)
     }
 
-    /// Adds the gradients of what is trained and writes (or with `accumulate` adds) `dx`.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn dora_backward(
+    fn backward(
         &self,
+        at: Site<'_>,
         x: &Tensor,
-        l: &'a LinearLayer,
-        (ids, magnitude): (BranchIds, ParamId),
         dy: &Tensor,
-        dx: Option<&mut Tensor>,
-        accumulate: bool,
+        dx: Dx<'_>,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let dev = self.dev;
+        let Site { pass, linear: l } = at;
+        let (Dx { out: dx, accumulate }, dev) = (dx, pass.dev);
         let wide = (dy.dtype() != DType::F32).then(|| elementwise::cast(dev, dy, DType::F32));
         let dy = wide.as_ref().unwrap_or(dy);
-        let view = self.view(l);
-        let norm = self.row_norms(l, ids)?;
-        let lengths = Lengths { magnitude: self.params.get(magnitude), norm: &norm };
-        let inputs = self.inputs(x, &view)?;
+        let view = pass.view(l, Some(self.branch));
+        let norm = self.row_norms(at)?;
+        let lengths = Lengths { magnitude: pass.params.get(self.magnitude), norm: &norm };
+        let inputs = inputs(dev, x, &view)?;
         let input = inputs.as_ref().map_or(x, |i| &i.dropped);
-        let (z, h) = self.sum(input, &view)?;
-        let mut dm = grads.take(magnitude);
+        let (z, h) = sum(at, input, &view)?;
+        let mut dm = grads.take(self.magnitude);
         let dz = dora::backward(dev, dy, &z, lengths, dm.as_mut());
         if let Some(dm) = dm {
-            grads.put(magnitude, dm);
+            grads.put(self.magnitude, dm);
         }
         let dz = dz?;
         drop(z);
 
-        let mut sinks = Sinks::take(self, l, grads);
+        let mut sinks = Sinks::take(pass, l, Some(self.branch), grads);
         let branch = view.branch.map(|b| linear::Branch { dropout: None, ..b });
         let sum = [Linear { bias: None, branch, ..view }];
         let mut own = [Grads { bias: None, ..sinks.grads() }];
         let mut put = |dx: Option<&mut Tensor>, accumulate| {
             linear::backward(
-                self.ctx(),
+                pass.ctx(),
                 Passed { x: input, h: h.as_ref(), linears: &sum, dys: &[&dz] },
                 dx,
                 accumulate,
@@ -108,7 +184,7 @@ impl<'a> Pass<'a> {
                 let mut dropped = dev.empty(x.rows(), x.cols());
                 let nothing = &mut [Grads::default()];
                 let past = Passed { x: &inputs.rest, h: None, linears: &base, dys: &[dy] };
-                linear::backward(self.ctx(), past, Some(&mut rest), false, nothing)
+                linear::backward(pass.ctx(), past, Some(&mut rest), false, nothing)
                     .and_then(|()| put(Some(&mut dropped), false))
                     .and_then(|()| {
                         // x takes part in x - x' and in x'.
@@ -127,43 +203,67 @@ impl<'a> Pass<'a> {
         };
         // The bias stands outside the scaling.
         let bias = result.and_then(|()| sinks.add_bias(dev, dy));
-        sinks.put(self.dev, grads)?;
+        sinks.put(dev, grads)?;
         Ok(bias?)
     }
+}
 
-    /// `Z = X (W + s B A)t` and `H`.
-    fn sum(&self, x: &Tensor, view: &Linear<'a>) -> Result<(Tensor, Option<Tensor>)> {
-        let branch = view.branch.map(|b| linear::Branch { dropout: None, ..b });
-        let sum = Linear { bias: None, branch, ..*view };
-        let mut z = self.dev.empty(x.rows(), view.weight.rows());
-        let h = linear::forward(self.ctx(), x, &[sum], &mut [&mut z], false)?;
-        Ok((z, h))
+/// `Z = X (W + s B A)t` and `H`.
+fn sum(at: Site<'_>, x: &Tensor, view: &Linear<'_>) -> Result<(Tensor, Option<Tensor>)> {
+    let branch = view.branch.map(|b| linear::Branch { dropout: None, ..b });
+    let sum = Linear { bias: None, branch, ..*view };
+    let mut z = at.pass.dev.empty(x.rows(), view.weight.rows());
+    let h = linear::forward(at.pass.ctx(), x, &[sum], &mut [&mut z], false)?;
+    Ok((z, h))
+}
+
+fn inputs(dev: &Device, x: &Tensor, view: &Linear<'_>) -> Result<Option<Inputs>> {
+    let Some(drop) = view.branch.and_then(|b| b.dropout) else { return Ok(None) };
+    let dropped = elementwise::dropout(dev, x, drop);
+    let mut rest = elementwise::cast(dev, x, DType::F32);
+    elementwise::add(dev, &mut rest, &dropped, -1.0)?;
+    Ok(Some(Inputs { dropped, rest }))
+}
+
+impl DoraLinear {
+    fn row_norms(&self, at: Site<'_>) -> Result<Arc<Tensor>> {
+        let params = at.pass.params;
+        self.norms.get(params.version(), || {
+            let branch = (params.get(self.branch.a), params.get(self.branch.b), self.branch.scale);
+            Ok(dora::row_norms(at.pass.dev, at.pass.weight(at.linear), Some(branch))?)
+        })
     }
+}
 
-    fn inputs(&self, x: &Tensor, view: &Linear<'a>) -> Result<Option<Inputs>> {
-        let Some(drop) = view.branch.and_then(|b| b.dropout) else { return Ok(None) };
-        let dropped = elementwise::dropout(self.dev, x, drop);
-        let mut rest = elementwise::cast(self.dev, x, DType::F32);
-        elementwise::add(self.dev, &mut rest, &dropped, -1.0)?;
-        Ok(Some(Inputs { dropped, rest }))
-    }
+/// Row lengths of `W + s B A` with the version of the parameters that they were computed from.
+///
+/// They change only when the parameters do, and cost as much as the products of `R + 1` tokens: worth keeping for the
+/// tokens of a generation and the micro-batches of a step.
+#[derive(Debug, Default)]
+struct NormCache {
+    kept: Mutex<Option<(u64, Arc<Tensor>)>>,
+}
 
-    fn row_norms(&self, l: &'a LinearLayer, ids: BranchIds) -> Result<Arc<Tensor>> {
-        let compute = || {
-            let branch = (self.params.get(ids.a), self.params.get(ids.b), ids.scale);
-            dora::row_norms(self.dev, self.weight(l), Some(branch))
-        };
-        match self.adapted {
-            Some(adapted) => Ok(adapted.norms.get(l.id, self.params.version(), compute)?),
-            None => Ok(Arc::new(compute()?)),
+impl NormCache {
+    /// The lengths at a version of the parameters, computed if they are not there.
+    fn get(&self, version: u64, compute: impl FnOnce() -> Result<Tensor>) -> Result<Arc<Tensor>> {
+        let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((of, norm)) = kept.as_ref()
+            && *of == version
+        {
+            return Ok(Arc::clone(norm));
         }
+        let norm = Arc::new(compute()?);
+        *kept = Some((version, Arc::clone(&norm)));
+        Ok(norm)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::linear::{Base, DropoutKey, Vector};
+    use crate::model::parts::{Base, LinearLayer, Vector};
+    use crate::model::pass::{DropoutKey, Pass};
     use crate::model::{Adapted, Params};
     use ferrotune_kernels::cpu::{Cpu, Isa};
     use ferrotune_kernels::ops::elementwise::Dropout;
@@ -224,18 +324,19 @@ mod tests {
         let (rows, n, k, r) = SHAPE;
         let [x, a, b, m] = inputs();
         let mut params = Params::default();
-        let ids = BranchIds {
+        let branch = LowRank {
             a: params.push("a", dev.tensor(r, k, &a)),
             b: params.push("b", dev.tensor(n, r, &b)),
             bias: None,
-            magnitude: Some(params.push("m", dev.tensor(1, n, &m))),
             scale: SCALE,
             dropout: p,
         };
+        let magnitude = params.push("m", dev.tensor(1, n, &m));
         let bias = Vector::Trained(params.push("bias", dev.tensor(1, n, &random("bias", n))));
         let base = Base::Frozen(Weight::from_f32(n, k, &random("w", n * k)));
         let l = LinearLayer { id: 0, name: "l".into(), rows: n, cols: k, base, bias: Some(bias) };
-        let adapted = Adapted { branches: vec![Some(ids)], ..Adapted::default() };
+        let mut adapted = Adapted::default();
+        adapted.put(0, Box::new(DoraLinear { branch, magnitude, norms: NormCache::default() }));
         let dropout = Some(DropoutKey { seed: 1, step: 2 });
         let pass = Pass { dev, precision: Precision::F32, params: &params, adapted: Some(&adapted), dropout };
         let x = dev.tensor(rows, k, &x);
