@@ -32,6 +32,7 @@ mod groups;
 pub mod layer_norm;
 pub mod linear;
 pub mod lora_embedding;
+pub mod norm;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;

@@ -1,6 +1,8 @@
 //! What a decoder-only network computes, in flat parameters: the same description for every family.
 
 use ferrotune_kernels::ops::activation::Activation;
+use ferrotune_kernels::ops::norm::NormOp;
+use ferrotune_kernels::ops::rms_norm;
 use ferrotune_kernels::ops::softmax_xent::Logits;
 
 use super::config::{ModelConfig, RopeScaling};
@@ -24,7 +26,7 @@ pub struct Architecture {
     /// MLP width `F`.
     pub ffn: usize,
     /// What the norms compute.
-    pub norm: NormKind,
+    pub norm: &'static dyn NormOp,
     /// Epsilon of the norms.
     pub norm_eps: f32,
     /// Where a layer has norms.
@@ -63,17 +65,6 @@ pub struct Architecture {
     pub logits: Logits,
     /// Whether the head is the embedding.
     pub tied: bool,
-}
-
-/// What a norm computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormKind {
-    /// `x / rms(x) * w`.
-    Rms,
-    /// `x / rms(x) * (1 + w)`.
-    RmsOnePlus,
-    /// `(x - mean) / deviation * w + b`.
-    Layer,
 }
 
 /// Where a layer has norms, by the checkpoints' names.
@@ -232,7 +223,7 @@ impl Architecture {
             kv_heads: c.num_key_value_heads,
             head_dim: c.head_dim,
             ffn: c.intermediate_size,
-            norm: NormKind::Rms,
+            norm: rms_norm::RMS,
             norm_eps: c.norm_eps as f32,
             norms: NormPlaces::Before,
             qk_norm: QkNorm::None,

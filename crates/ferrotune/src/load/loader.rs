@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use ferrotune_kernels::ops::attention::Heads;
+use ferrotune_kernels::ops::layer_norm;
+use ferrotune_kernels::ops::norm::NormOp;
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
 use super::{BaseForm, BaseStorage, Linears};
-use crate::arch::architecture::{Architecture, Experts, MlpKind, NormKind, NormPlaces, QkNorm};
+use crate::arch::architecture::{Architecture, Experts, MlpKind, NormPlaces, QkNorm};
 use crate::formats::Checkpoint;
 use crate::model::attention::{Attention, Qkv};
 use crate::model::decoder::Decoder;
@@ -338,13 +340,10 @@ impl Loader<'_> {
         self.norm_of(a.norm, name, a.hidden, a.norm_eps)
     }
 
-    fn norm_of(&mut self, kind: NormKind, name: String, width: usize, eps: f32) -> Result<Norm> {
+    fn norm_of(&mut self, op: &'static dyn NormOp, name: String, width: usize, eps: f32) -> Result<Norm> {
         let weight = self.vector(&format!("{name}.weight"), width)?;
-        let bias = match kind {
-            NormKind::Layer => Some(self.vector(&format!("{name}.bias"), width)?),
-            NormKind::Rms | NormKind::RmsOnePlus => None,
-        };
-        Ok(Norm { name, kind, weight, bias, width, eps, heads: None })
+        let bias = if op.has_bias() { Some(self.vector(&format!("{name}.bias"), width)?) } else { None };
+        Ok(Norm { name, op, weight, bias, width, eps, heads: None })
     }
 
     /// Layer norms of heads that have a module each.
@@ -356,6 +355,6 @@ impl Loader<'_> {
             self.consumed.insert(tensor);
         }
         let weight = self.keep_vector(&format!("{name}.weight"), &values);
-        Ok(Norm { name, kind: NormKind::Layer, weight, bias: None, width, eps, heads: Some(heads) })
+        Ok(Norm { name, op: layer_norm::LAYER, weight, bias: None, width, eps, heads: Some(heads) })
     }
 }

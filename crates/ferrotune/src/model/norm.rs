@@ -2,15 +2,13 @@
 
 use std::ops::Range;
 
-use ferrotune_kernels::ops::layer_norm::{self, LayerNorm};
-use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
+use ferrotune_kernels::ops::norm::{Grads, NormOp, Normed};
 use ferrotune_kernels::{DType, Tensor};
 
 use super::params::{Gradients, ParamId};
 use super::parts::Vector;
 use super::pass::Pass;
 use crate::Result;
-use crate::arch::architecture::NormKind;
 
 /// A norm under its checkpoint name.
 #[derive(Debug)]
@@ -18,7 +16,7 @@ pub struct Norm {
     /// Module path, `model.layers.0.input_layernorm`.
     pub name: String,
     /// What is computed.
-    pub kind: NormKind,
+    pub op: &'static dyn NormOp,
     /// `w [1, D]`, or `[1, width]` for all heads.
     pub weight: Vector,
     /// `b`, shaped like `w`.
@@ -68,28 +66,19 @@ impl Norm {
         }
     }
 
-    fn rms(&self) -> RmsNorm {
-        let offset = if self.kind == NormKind::RmsOnePlus { 1.0 } else { 0.0 };
-        RmsNorm { width: self.width, eps: self.eps, offset }
-    }
-
-    fn layer(&self) -> LayerNorm {
-        LayerNorm { width: self.width, eps: self.eps }
+    fn of<'t>(&'t self, pass: &Pass<'t>, x: &'t Tensor, ids: [Option<ParamId>; 2]) -> Normed<'t> {
+        Normed {
+            x,
+            weight: Self::values(pass, &self.weight, ids[0]),
+            bias: self.bias.as_ref().map(|b| Self::values(pass, b, ids[1])),
+            width: self.width,
+            eps: self.eps,
+        }
     }
 
     /// The normalised rows in `dtype`.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        let [weight, bias] = self.ids(pass);
-        let weight = Self::values(pass, &self.weight, weight);
-        Ok(match self.kind {
-            NormKind::Rms | NormKind::RmsOnePlus => {
-                rms_norm::forward(pass.dev, x, weight, self.rms(), dtype)?
-            }
-            NormKind::Layer => {
-                let bias = self.bias.as_ref().map(|b| Self::values(pass, b, bias));
-                layer_norm::forward(pass.dev, x, weight, bias, self.layer(), dtype)?
-            }
-        })
+        Ok(self.op.forward(pass.dev, self.of(pass, x, self.ids(pass)), dtype)?)
     }
 
     /// Adds the gradient of `x` to `dx`, and those of a trained weight and bias to `grads`.
@@ -103,16 +92,8 @@ impl Norm {
     ) -> Result<()> {
         let ids = self.ids(pass);
         let [mut dw, mut db] = ids.map(|id| id.and_then(|id| grads.take(id)));
-        let weight = Self::values(pass, &self.weight, ids[0]);
-        let result = match self.kind {
-            NormKind::Rms | NormKind::RmsOnePlus => {
-                rms_norm::backward(pass.dev, x, weight, self.rms(), dy, dx, dw.as_mut())
-            }
-            NormKind::Layer => {
-                let sinks = layer_norm::Grads { weight: dw.as_mut(), bias: db.as_mut() };
-                layer_norm::backward(pass.dev, x, weight, self.layer(), dy, dx, sinks)
-            }
-        };
+        let sinks = Grads { weight: dw.as_mut(), bias: db.as_mut() };
+        let result = self.op.backward(pass.dev, self.of(pass, x, ids), dy, dx, sinks);
         for (id, gradient) in ids.into_iter().zip([dw, db]) {
             if let (Some(id), Some(gradient)) = (id, gradient) {
                 grads.put(id, gradient);

@@ -5,6 +5,8 @@ mod reference;
 
 use super::expect;
 use super::groups::Groups;
+pub use super::norm::Grads;
+use super::norm::{NormOp, Normed};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -19,13 +21,35 @@ pub struct LayerNorm {
     pub eps: f32,
 }
 
-/// Where the gradients of weight and bias are added; what is `None` is not computed.
-#[derive(Default)]
-pub struct Grads<'a> {
-    /// `dw`, shaped like `w`.
-    pub weight: Option<&'a mut Tensor>,
-    /// `db`, shaped like `b`.
-    pub bias: Option<&'a mut Tensor>,
+/// The norm of StarCoder 2 and StableLM.
+pub const LAYER: &dyn NormOp = &Layer;
+
+#[derive(Debug)]
+struct Layer;
+
+impl NormOp for Layer {
+    fn name(&self) -> &'static str {
+        "layer"
+    }
+
+    fn has_bias(&self) -> bool {
+        true
+    }
+
+    fn forward(&self, dev: &Device, of: Normed<'_>, dtype: DType) -> Result<Tensor> {
+        forward(dev, of.x, of.weight, of.bias, LayerNorm { width: of.width, eps: of.eps }, dtype)
+    }
+
+    fn backward(
+        &self,
+        dev: &Device,
+        of: Normed<'_>,
+        dy: &Tensor,
+        dx: &mut Tensor,
+        grads: Grads<'_>,
+    ) -> Result<()> {
+        backward(dev, of.x, of.weight, LayerNorm { width: of.width, eps: of.eps }, dy, dx, grads)
+    }
 }
 
 /// A norm with its weight and the groups that it divides rows into.

@@ -5,6 +5,7 @@ mod reference;
 
 use super::expect;
 use super::groups::Groups;
+use super::norm::{Grads, NormOp, Normed};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -19,6 +20,45 @@ pub struct RmsNorm {
     pub eps: f32,
     /// Added to the weight: 1 in the Gemma families, else 0.
     pub offset: f32,
+}
+
+/// The norm of Llama and most others.
+pub const RMS: &dyn NormOp = &Rms { name: "rms", offset: 0.0 };
+
+/// Gemma's: the weight is stored as its distance from one.
+pub const RMS_ONE_PLUS: &dyn NormOp = &Rms { name: "rms, 1 + w", offset: 1.0 };
+
+#[derive(Debug)]
+struct Rms {
+    name: &'static str,
+    offset: f32,
+}
+
+impl NormOp for Rms {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn forward(&self, dev: &Device, of: Normed<'_>, dtype: DType) -> Result<Tensor> {
+        forward(dev, of.x, of.weight, self.constants(of), dtype)
+    }
+
+    fn backward(
+        &self,
+        dev: &Device,
+        of: Normed<'_>,
+        dy: &Tensor,
+        dx: &mut Tensor,
+        grads: Grads<'_>,
+    ) -> Result<()> {
+        backward(dev, of.x, of.weight, self.constants(of), dy, dx, grads.weight)
+    }
+}
+
+impl Rms {
+    fn constants(&self, of: Normed<'_>) -> RmsNorm {
+        RmsNorm { width: of.width, eps: of.eps, offset: self.offset }
+    }
 }
 
 /// A norm with its weight and the groups that it divides rows into.

@@ -2,12 +2,13 @@
 //! GEGLU, embeddings times the root of the hidden size.
 
 use ferrotune_kernels::ops::activation::Activation;
+use ferrotune_kernels::ops::rms_norm;
 use ferrotune_kernels::ops::softmax_xent::Logits;
 use serde_json::json;
 
 use super::{Family, only, only_activation, windows};
 use crate::Result;
-use crate::arch::architecture::{Architecture, NormKind, NormPlaces};
+use crate::arch::architecture::{Architecture, NormPlaces};
 use crate::arch::config::{Defaults, ModelConfig, Window};
 
 /// What Gemma 2 and 3 share.
@@ -36,7 +37,7 @@ pub(super) fn shared(c: &ModelConfig, caps: [Option<f32>; 2]) -> Result<Architec
         Ok((scalar, cap(scores, caps[0])?, cap(logits, caps[1])?))
     })?;
     Ok(Architecture {
-        norm: NormKind::RmsOnePlus,
+        norm: rms_norm::RMS_ONE_PLUS,
         norms: NormPlaces::Around,
         mlp_bias: false,
         score_scale: scalar.powf(-0.5) as f32,

@@ -1,8 +1,10 @@
 //! StableLM: layer norms, a quarter of each head rotated, optionally norms of each head and attention beside the MLP.
 
+use ferrotune_kernels::ops::layer_norm;
+
 use super::Family;
 use crate::Result;
-use crate::arch::architecture::{Architecture, NormKind, NormPlaces, QkNorm, rope};
+use crate::arch::architecture::{Architecture, NormPlaces, QkNorm, rope};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family = Family {
@@ -20,7 +22,7 @@ pub(super) const FAMILY: Family = Family {
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let flag = |key: &str| c.with_keys(|keys| Ok(keys.flag(key)?.unwrap_or(false)));
     Ok(Architecture {
-        norm: NormKind::Layer,
+        norm: layer_norm::LAYER,
         norms: if flag("use_parallel_residual")? { NormPlaces::Parallel } else { NormPlaces::Before },
         qk_norm: if flag("qk_layernorm")? { QkNorm::OwnLayer } else { QkNorm::None },
         qkv_bias: flag("use_qkv_bias")?,

@@ -1,10 +1,11 @@
 //! StarCoder 2: layer norms, biases everywhere, an MLP of two matrices with GELU, a window in every layer.
 
 use ferrotune_kernels::ops::activation::Activation;
+use ferrotune_kernels::ops::layer_norm;
 
 use super::{Family, window_everywhere};
 use crate::Result;
-use crate::arch::architecture::{Architecture, MlpKind, NormKind};
+use crate::arch::architecture::{Architecture, MlpKind};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family = Family {
@@ -22,7 +23,7 @@ pub(super) const FAMILY: Family = Family {
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let bias = c.with_keys(|keys| Ok(keys.flag("use_bias")?.unwrap_or(true)))?;
     Ok(Architecture {
-        norm: NormKind::Layer,
+        norm: layer_norm::LAYER,
         mlp: MlpKind::Plain,
         qkv_bias: bias,
         o_bias: bias,
