@@ -1,17 +1,15 @@
-//! Every command's options. What they mean is decided in `commands/`, one file each.
+//! The commands' options. What they mean is decided in `commands/`, one file each.
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
 use ferrotune::lora::algebra::{MajoritySign, Method};
 use ferrotune::run_config::{FloatKind, MethodKind, QuantKind};
 use ferrotune_kernels::cpu::Isa;
 
 use crate::words::{self, Color, FloatType, FourBit, Held, Onto, word};
 
-/// Fine-tune language models with full fine-tuning, LoRA and QLoRA on the machine you have.
-#[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true, arg_required_else_help = true)]
+/// What every command takes.
+#[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print one JSON object on stdout when the command ends, and events as JSON lines on stderr.
     #[arg(long, global = true)]
@@ -25,38 +23,6 @@ pub struct Args {
     /// Use no network: models come from this machine.
     #[arg(long, global = true)]
     pub offline: bool,
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The verbs.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Learn a finance task with a small model, measured from before to after: the tour of ferrotune.
-    Quickstart(QuickstartArgs),
-    /// Train as a run file says.
-    Train(TrainArgs),
-    /// Memory and speed of every way to train a model on this machine, before anything is loaded.
-    Plan(PlanArgs),
-    /// Loss, perplexity and exact match on rows.
-    Eval(EvalArgs),
-    /// Continue a prompt.
-    Generate(GenerateArgs),
-    /// Talk with a model; switch adapters without reloading the base.
-    Chat(ChatArgs),
-    /// Fold an adapter into its base and write a Hugging Face folder.
-    Merge(MergeArgs),
-    /// Write a model folder in 4 bits, which transformers loads as it is.
-    Quantize(QuantizeArgs),
-    /// Make one adapter of several, or the PEFT form of an MLX-LM adapter.
-    Combine(CombineArgs),
-    /// Show rows as the model will see them, with the supervised tokens coloured.
-    Preview(PreviewArgs),
-    /// Print every key of the run file, explain one, or show the settings of a run file in full.
-    Config(ConfigArgs),
-    /// List the quantized bases that are kept for the next start, or remove them.
-    Cache(CacheArgs),
 }
 
 /// A base model and, perhaps, an adapter.

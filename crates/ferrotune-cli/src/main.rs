@@ -31,12 +31,22 @@ fn no_memory() {
     std::process::exit(1);
 }
 
+/// Fine-tune language models with full fine-tuning, LoRA and QLoRA on the machine you have.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    args: args::Args,
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
 fn main() -> ExitCode {
     #[cfg(unix)]
     ferrotune::formats::mmap::explain_bus_errors();
-    let args = args::Args::parse();
+    let Cli { args, command } = Cli::parse();
     let report = report::Report::new(args.json);
-    match commands::run(&args, &report).and_then(|code| report.check_output().map(|()| code)) {
+    match commands::run(&command, &args, &report).and_then(|code| report.check_output().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
             report.error(&error);

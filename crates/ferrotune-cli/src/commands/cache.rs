@@ -8,7 +8,7 @@ use ferrotune::load::base_cache::{clear, list};
 use ferrotune::units::human;
 use serde_json::json;
 
-use crate::args::CacheArgs;
+use crate::args::{Args, CacheArgs};
 use crate::environment::Environment;
 use crate::report::Report;
 
@@ -17,7 +17,7 @@ pub fn folder() -> PathBuf {
     Environment::cache_folder().join("bases")
 }
 
-pub fn run(a: &CacheArgs, report: &Report) -> Result<ExitCode> {
+pub fn run(_: &Args, a: &CacheArgs, report: &Report) -> Result<ExitCode> {
     let folder = folder();
     let kept = list(&folder)?;
     let total: u64 = kept.iter().map(|k| k.bytes).sum();

@@ -8,10 +8,10 @@ use ferrotune::run_config::reference;
 use serde_json::json;
 
 use super::run_file;
-use crate::args::ConfigArgs;
+use crate::args::{Args, ConfigArgs};
 use crate::report::Report;
 
-pub fn run(a: &ConfigArgs, report: &Report) -> Result<ExitCode> {
+pub fn run(_: &Args, a: &ConfigArgs, report: &Report) -> Result<ExitCode> {
     let text = match &a.what {
         _ if a.schema => reference::schema(),
         _ if a.reference => reference::page(),

@@ -28,26 +28,56 @@ use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 
-use crate::args::{Args, Command};
+use crate::args::{
+    Args, CacheArgs, ChatArgs, CombineArgs, ConfigArgs, EvalArgs, GenerateArgs, MergeArgs, PlanArgs,
+    PreviewArgs, QuantizeArgs, QuickstartArgs, TrainArgs,
+};
 use crate::environment::Environment;
 use crate::report::Report;
 
-/// Runs the command that was asked for.
-pub fn run(args: &Args, report: &Report) -> Result<ExitCode> {
-    match &args.command {
-        Command::Quickstart(a) => quickstart::run(args, a, report),
-        Command::Train(a) => train::run(args, a, report),
-        Command::Plan(a) => plan::run(args, a, report),
-        Command::Eval(a) => eval::run(args, a, report),
-        Command::Generate(a) => generate::run(args, a, report),
-        Command::Chat(a) => chat::run(args, a, report),
-        Command::Merge(a) => merge::run(args, a, report),
-        Command::Quantize(a) => quantize::run(args, a, report),
-        Command::Combine(a) => combine::run(args, a, report),
-        Command::Preview(a) => preview::run(args, a, report),
-        Command::Config(a) => config::run(a, report),
-        Command::Cache(a) => cache::run(a, report),
-    }
+/// Declares the commands: what the help says, arguments, and the module whose `run` they are.
+macro_rules! commands {
+    ($($(#[$about:meta])* $name:ident($args:ty) = $module:ident),+ $(,)?) => {
+        /// What to do.
+        #[derive(Debug, clap::Subcommand)]
+        pub enum Command {
+            $($(#[$about])* $name($args)),+
+        }
+
+        /// Runs a command.
+        pub fn run(command: &Command, args: &Args, report: &Report) -> Result<ExitCode> {
+            match command {
+                $(Command::$name(a) => $module::run(args, a, report)),+
+            }
+        }
+    };
+}
+
+commands! {
+    /// Learn a finance task with a small model, measured from before to after: the tour of ferrotune.
+    Quickstart(QuickstartArgs) = quickstart,
+    /// Train as a run file says.
+    Train(TrainArgs) = train,
+    /// Memory and speed of every way to train a model on this machine, before anything is loaded.
+    Plan(PlanArgs) = plan,
+    /// Loss, perplexity and exact match on rows.
+    Eval(EvalArgs) = eval,
+    /// Continue a prompt.
+    Generate(GenerateArgs) = generate,
+    /// Talk with a model; switch adapters without reloading the base.
+    Chat(ChatArgs) = chat,
+    /// Fold an adapter into its base and write a Hugging Face folder.
+    Merge(MergeArgs) = merge,
+    /// Write a model folder in 4 bits, which transformers loads as it is.
+    Quantize(QuantizeArgs) = quantize,
+    /// Make one adapter of several, or the PEFT form of an MLX-LM adapter.
+    Combine(CombineArgs) = combine,
+    /// Show rows as the model will see them, with the supervised tokens coloured.
+    Preview(PreviewArgs) = preview,
+    /// Print every key of the run file, explain one, or show the settings of a run file in full.
+    Config(ConfigArgs) = config,
+    /// List the quantized bases that are kept for the next start, or remove them.
+    Cache(CacheArgs) = cache,
 }
 
 /// The device of the global options; a run file's number of threads comes second.
