@@ -6,7 +6,7 @@ use ferrotune::lora::algebra::{MajoritySign, Method};
 use ferrotune::run_config::{FloatKind, MethodKind, QuantKind};
 use ferrotune_kernels::cpu::Isa;
 
-use crate::words::{self, Color, FloatType, FourBit, Held, Onto, word};
+use crate::words::{self, Color, FloatType, FourBit, Onto, QuantChoice, word};
 
 /// What every command takes.
 #[derive(Debug, clap::Args)]
@@ -37,8 +37,8 @@ pub struct ModelArgs {
     #[arg(long)]
     pub base: Option<String>,
     /// Form in which the base's linears are held.
-    #[arg(long, default_value = "auto", value_parser = Held::parser())]
-    pub quant: Held,
+    #[arg(long, default_value = "auto", value_parser = QuantChoice::parser())]
+    pub quant: QuantChoice,
     /// Type of the inputs of matrix products; auto is bf16 for answers, otherwise where the CPU multiplies it.
     #[arg(long, default_value = "auto", value_parser = word::<FloatKind>())]
     pub precision: FloatKind,
@@ -168,8 +168,8 @@ pub struct MergeArgs {
     #[arg(long)]
     pub base: Option<String>,
     /// Form of the base's linears that the adapter is merged onto.
-    #[arg(long, default_value = "auto", value_parser = Held::parser())]
-    pub quant: Held,
+    #[arg(long, default_value = "auto", value_parser = QuantChoice::parser())]
+    pub quant: QuantChoice,
     /// The same in other words.
     #[arg(long)]
     pub onto: Option<Onto>,

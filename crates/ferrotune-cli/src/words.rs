@@ -38,16 +38,16 @@ pub fn method() -> impl TypedValueParser<Value = Method> {
 
 /// How a base's linears are asked to be held: in one of the forms of `method.quant`, or dense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub enum QuantChoice {
     /// As `method.quant.type` says it.
     Quant(QuantKind),
     /// In floats.
     Dense(DType),
 }
 
-impl Held {
+impl QuantChoice {
     /// Takes one of them.
-    pub fn parser() -> impl TypedValueParser<Value = Held> {
+    pub fn parser() -> impl TypedValueParser<Value = QuantChoice> {
         let dense =
             [PossibleValue::new("bf16").help("bfloat16"), PossibleValue::new("f32").help("32-bit floats")];
         let mut all = possible::<QuantKind>();
@@ -55,27 +55,29 @@ impl Held {
             .help("The form that the adapter was trained beside, as far as its folder says; else as stored");
         all.extend(dense);
         PossibleValuesParser::new(all).try_map(|word| match word.as_str() {
-            "bf16" => Ok(Held::Dense(DType::Bf16)),
-            "f32" => Ok(Held::Dense(DType::F32)),
-            word => word.parse().map(Held::Quant),
+            "bf16" => Ok(QuantChoice::Dense(DType::Bf16)),
+            "f32" => Ok(QuantChoice::Dense(DType::F32)),
+            word => word.parse().map(QuantChoice::Quant),
         })
     }
 
     /// The storage; none for `auto`.
     pub fn storage(self) -> ferrotune::Result<Option<BaseStorage>> {
         match self {
-            Held::Quant(QuantKind::Auto) => Ok(None),
-            Held::Quant(kind) => BaseStorage::of(&QuantOptions { kind, ..QuantOptions::default() }).map(Some),
-            Held::Dense(dtype) => Ok(Some(BaseStorage::Dense(dtype))),
+            QuantChoice::Quant(QuantKind::Auto) => Ok(None),
+            QuantChoice::Quant(kind) => {
+                BaseStorage::from_options(&QuantOptions { kind, ..QuantOptions::default() }).map(Some)
+            }
+            QuantChoice::Dense(dtype) => Ok(Some(BaseStorage::Dense(dtype))),
         }
     }
 }
 
-impl Display for Held {
+impl Display for QuantChoice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Held::Quant(kind) => kind.fmt(f),
-            Held::Dense(dtype) => f.write_str(dtype.name()),
+            QuantChoice::Quant(kind) => kind.fmt(f),
+            QuantChoice::Dense(dtype) => f.write_str(dtype.name()),
         }
     }
 }
@@ -91,8 +93,8 @@ pub enum Onto {
 
 impl Onto {
     /// The same as a value of `--quant`.
-    pub fn held(self) -> Held {
-        Held::Quant(match self {
+    pub fn quant(self) -> QuantChoice {
+        QuantChoice::Quant(match self {
             Onto::Trained => QuantKind::Auto,
             Onto::Stored => QuantKind::Keep,
         })

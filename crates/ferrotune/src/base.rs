@@ -108,7 +108,7 @@ impl BaseModel {
                 .with_hint("use generate --raw for plain text")
         })?;
         let mut messages = messages.to_vec();
-        ContentForms::of(template).fit(&mut messages);
+        ContentForms::probe(template).fit(&mut messages);
         let rendered = template.render(&messages, None, &RenderOptions::prompt(true))?;
         Ok(self.tokenizer.encode(&rendered.text)?.ids)
     }

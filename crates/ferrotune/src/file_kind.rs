@@ -1,7 +1,7 @@
 //! What a file is whose bytes are not the text that was expected.
 
 /// The kind of a file by its first bytes, with an article; `None` if they say nothing.
-pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn detect(bytes: &[u8]) -> Option<&'static str> {
     const KNOWN: &[(&[u8], &str)] = &[
         (b"PAR1", "a Parquet file (magic PAR1)"),
         (b"PARE", "an encrypted Parquet file (magic PARE)"),
@@ -49,16 +49,16 @@ pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::of;
+    use super::detect;
 
     #[test]
     fn kinds_are_told_by_their_first_bytes() {
-        assert_eq!(of(b"PAR1\x15\x04"), Some("a Parquet file (magic PAR1)"));
-        assert_eq!(of(b"\xff\xfe{\0"), Some("UTF-16 text"));
-        assert_eq!(of(b"{\0\"\0a\0"), Some("UTF-16 text"));
-        assert_eq!(of(b"\0{\0\"\0a"), Some("UTF-16 text"));
+        assert_eq!(detect(b"PAR1\x15\x04"), Some("a Parquet file (magic PAR1)"));
+        assert_eq!(detect(b"\xff\xfe{\0"), Some("UTF-16 text"));
+        assert_eq!(detect(b"{\0\"\0a\0"), Some("UTF-16 text"));
+        assert_eq!(detect(b"\0{\0\"\0a"), Some("UTF-16 text"));
         for text in [&b"{\"text\": 1}"[..], b"", b"\0", b"{\0\xffa", b"[[1]]", b"PA"] {
-            assert_eq!(of(text), None, "{text:?}");
+            assert_eq!(detect(text), None, "{text:?}");
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Value, NotJson> {
             let before = &bytes[..e.valid_up_to()];
             let start = before.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
             let line = 1 + before.iter().filter(|&&b| b == b'\n').count();
-            let problem = crate::file_kind::of(bytes)
+            let problem = crate::file_kind::detect(bytes)
                 .map_or_else(|| "the text is not UTF-8".to_string(), |kind| format!("this is {kind}"));
             Err(NotJson { problem, line, column: 1 + before.len() - start })
         }

@@ -84,7 +84,7 @@ fn toml_and_json_say_the_same_as_yaml() {
     for (name, notation) in
         [("a.toml", Notation::Toml), ("b.JSON", Notation::Json), ("c.yml", Notation::Yaml)]
     {
-        assert_eq!(Notation::of(std::path::Path::new(name)), notation);
+        assert_eq!(Notation::from_path(std::path::Path::new(name)), notation);
     }
 }
 

@@ -15,7 +15,7 @@ use super::open::{Origin, resolve, trained_base};
 use super::{device, new_folder};
 use crate::args::{Args, MergeArgs};
 use crate::report::Report;
-use crate::words::{Held, Onto};
+use crate::words::{Onto, QuantChoice};
 
 pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     let found = resolve(&a.adapter.display().to_string(), None, a.base.as_deref())?;
@@ -25,10 +25,10 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
         );
     };
     new_folder(&a.output)?;
-    let held = held(a)?;
+    let quant = quant(a)?;
     let base = found.open_base(args, report)?;
     let dev = device(args, None)?;
-    let (form, origin) = found.form(held, &base, Precision::F32, report)?;
+    let (form, origin) = found.form(quant, &base, Precision::F32, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, 1, &mut warn)?;
     let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
@@ -60,12 +60,12 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
 }
 
 /// The form to merge onto, of which `--onto` is another name.
-fn held(a: &MergeArgs) -> Result<Held> {
+fn quant(a: &MergeArgs) -> Result<QuantChoice> {
     let Some(onto) = a.onto else { return Ok(a.quant) };
-    let held = onto.held();
-    if a.quant != Onto::Trained.held() && a.quant != held {
-        let problem = format!("it stands for --quant {held}, and --quant {} is given", a.quant);
+    let quant = onto.quant();
+    if a.quant != Onto::Trained.quant() && a.quant != quant {
+        let problem = format!("it stands for --quant {quant}, and --quant {} is given", a.quant);
         return Err(Error::config("--onto", problem).with_hint("give one of the two"));
     }
-    Ok(held)
+    Ok(quant)
 }

@@ -17,7 +17,7 @@ use ferrotune_kernels::{Device, Precision};
 use super::open_cached;
 use crate::args::{Args, ModelArgs};
 use crate::report::Report;
-use crate::words::Held;
+use crate::words::QuantChoice;
 
 /// A model in memory with the adapter beside it.
 pub struct Loaded {
@@ -108,12 +108,12 @@ impl Resolved {
     /// says.
     pub fn form(
         &self,
-        held: Held,
+        quant: QuantChoice,
         base: &BaseModel,
         precision: Precision,
         report: &Report,
     ) -> Result<(BaseForm, Origin)> {
-        if let Some(storage) = held.storage()? {
+        if let Some(storage) = quant.storage()? {
             return Ok((storage.into(), Origin::Asked));
         }
         match (&self.adapter, &self.beside, &self.run) {

@@ -10,7 +10,7 @@ use ferrotune::fetch::hub::HubId;
 use ferrotune::formats::Checkpoint;
 use ferrotune::memory;
 use ferrotune::model::Policies;
-use ferrotune::plan::advise::{Foreseen, Load, advise, foresee};
+use ferrotune::plan::advise::{Estimate, Load, advise, estimate};
 use ferrotune::run_config::{ModelOptions, RunConfig};
 use ferrotune::units::human;
 use ferrotune_kernels::Threads;
@@ -25,7 +25,7 @@ pub fn run(args: &Args, a: &PlanArgs, report: &Report) -> Result<ExitCode> {
     let config = config(a, report)?;
     let dev = device(args, config.train.threads)?;
     let (checkpoint, load) = subject(args, &config, &dev.threads(), report)?;
-    let all = foresee(&config, &checkpoint, &dev, load)?;
+    let all = estimate(&config, &checkpoint, &dev, load)?;
     let arch = architecture(checkpoint.config())?;
     let values = arch.linear_elements() + arch.vocab * arch.hidden * if arch.tied { 1 } else { 2 };
     let budget = config.train.memory.or_else(memory::available);
@@ -72,12 +72,12 @@ fn subject(
     report: &Report,
 ) -> Result<(Checkpoint, Load)> {
     if let Some(file) = configuration(args, &config.model.base, report)? {
-        return Ok((Checkpoint::of_config(read_config(&file)?)?, Load::bound(config)));
+        return Ok((Checkpoint::from_config(read_config(&file)?)?, Load::bound(config)));
     }
     let base = open_base(args, &config.model.base, report)?;
     let load = match config.data.train.is_empty() {
         true => Load::bound(config),
-        false => Load::of(config, &base.checkpoint, base.prepare(threads, config)?)?,
+        false => Load::from_rows(config, &base.checkpoint, base.prepare(threads, config)?)?,
     };
     Ok((base.checkpoint, load))
 }
@@ -104,7 +104,7 @@ fn has_weights(folder: &Path) -> bool {
 }
 
 /// A line for each way to run.
-fn table(all: &[Foreseen], advised: Option<usize>) -> String {
+fn table(all: &[Estimate], advised: Option<usize>) -> String {
     let mut text = format!(
         "  {:<6} {:<19} {:<9} {:>9} {:>5}  {:>8}",
         "method", "activations", "base", "peak", "fits", "tokens/s"

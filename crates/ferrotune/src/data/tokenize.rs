@@ -114,8 +114,11 @@ impl<'a> Preparer<'a> {
         options: PrepareOptions,
     ) -> Self {
         let tools = template.and_then(ChatTemplate::tool_use);
-        let styles =
-            template.into_iter().chain(tools).map(|template| spans::Style::of(tokenizer, template)).collect();
+        let styles = template
+            .into_iter()
+            .chain(tools)
+            .map(|template| spans::Style::probe(tokenizer, template))
+            .collect();
         Preparer { tokenizer, styles, options, known: pieces::Known::default() }
     }
 

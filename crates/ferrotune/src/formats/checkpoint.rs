@@ -43,7 +43,7 @@ impl Checkpoint {
         if !about.is_dir() {
             if GgufModel::is(path) {
                 let (model, config) = GgufModel::open(path)?;
-                return Self::of(path, config, Box::new(model));
+                return Self::new(path, config, Box::new(model));
             }
             return Err(Error::file(path, "neither a model folder nor a GGUF file")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
@@ -54,17 +54,17 @@ impl Checkpoint {
         if architecture(&config)?.tied && folder.has_another_head() {
             config.untie();
         }
-        Self::of(path, config, Box::new(folder))
+        Self::new(path, config, Box::new(folder))
     }
 
     /// A model of which only the configuration is known: matrices have sizes and no content. For plans.
-    pub fn of_config(config: ModelConfig) -> Result<Self> {
+    pub fn from_config(config: ModelConfig) -> Result<Self> {
         let path = config.path.clone();
-        let shapes = Shapes::of(&config, &path)?;
-        Self::of(&path, config, Box::new(shapes))
+        let shapes = Shapes::from_config(&config, &path)?;
+        Self::new(&path, config, Box::new(shapes))
     }
 
-    fn of(path: &Path, config: ModelConfig, source: Box<dyn Source>) -> Result<Self> {
+    fn new(path: &Path, config: ModelConfig, source: Box<dyn Source>) -> Result<Self> {
         let mut weights = source.weight_files();
         weights.sort_by_key(|path| path.file_name());
         let files = Files::open(&weights)?;

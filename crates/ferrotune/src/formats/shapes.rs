@@ -43,7 +43,7 @@ pub(crate) struct Shapes {
 
 impl Shapes {
     /// Room for the largest matrix of the model, in the type that its configuration names.
-    pub(crate) fn of(config: &ModelConfig, path: &Path) -> Result<Self> {
+    pub(crate) fn from_config(config: &ModelConfig, path: &Path) -> Result<Self> {
         let named = ["torch_dtype", "dtype"].into_iter().find_map(|key| config.raw.get(key)?.as_str());
         let dtype = match named {
             Some("float32") => DType::F32,

@@ -133,7 +133,7 @@ impl Loader<'_> {
             false => self.read(&format!("{router}.weight"), e.count, a.hidden)?,
         };
         // The router is never quantized: a choice of experts has no small errors.
-        let base = self.held(&router, weight, BaseForm::from(self.form.linears).tables)?;
+        let base = self.converted(&router, weight, BaseForm::from(self.form.linears).tables)?;
         let router = self.numbered(router, e.count, a.hidden, base, None);
         let whole = self.checkpoint.contains(&format!("{stacked}.gate_up_proj"));
         let experts = (0..e.count).map(|n| {
@@ -149,12 +149,12 @@ impl Loader<'_> {
                 let tensor = format!("{stacked}.{name}");
                 let (len, cols) = (rows.len(), of[1]);
                 let storage = self.form.linears;
-                let base = match self.kept(&own, len, cols, storage) {
+                let base = match self.cached(&own, len, cols, storage) {
                     Some(kept) => kept,
                     None => {
                         let shape = [e.count, of[0], cols];
                         let weight = self.checkpoint.stacked(&tensor, shape, n, rows)?;
-                        let base = self.held(&own, weight, storage)?;
+                        let base = self.converted(&own, weight, storage)?;
                         // The file knows no tensor of the matrix's own name.
                         self.checkpoint.release(&tensor);
                         base
@@ -241,11 +241,11 @@ impl Loader<'_> {
     /// The matrix of a module, from the cache or the checkpoint.
     fn matrix(&mut self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Result<Base> {
         let file = format!("{name}.weight");
-        let base = match self.kept(name, rows, cols, storage) {
+        let base = match self.cached(name, rows, cols, storage) {
             Some(kept) => kept,
             None => {
                 let weight = self.checkpoint.weight(&file, rows, cols)?;
-                self.held(name, weight, storage)?
+                self.converted(name, weight, storage)?
             }
         };
         self.consumed.insert(file);
@@ -253,7 +253,7 @@ impl Loader<'_> {
     }
 
     /// What the cache has for a module; of what takes no work to make it has nothing.
-    fn kept(&self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Option<Base> {
+    fn cached(&self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Option<Base> {
         match &self.from {
             Linears::Read(cached) if storage.quantized_name().is_some() => {
                 cached.weight(name, rows, cols).map(Base::Frozen)
@@ -263,7 +263,7 @@ impl Loader<'_> {
     }
 
     /// The weight of a module in a storage.
-    fn held(&mut self, name: &str, weight: Weight, storage: BaseStorage) -> Result<Base> {
+    fn converted(&mut self, name: &str, weight: Weight, storage: BaseStorage) -> Result<Base> {
         let file = format!("{name}.weight");
         if storage == BaseStorage::Trained {
             let base = Base::Trained(self.parameter(&file, &weight)?);
@@ -276,7 +276,7 @@ impl Loader<'_> {
         let quantized = storage.quantized_name().is_some();
         let held = match &self.from {
             Linears::Write(writer) if !quantized || writer.has_failed() || writer.has(name) => empty()?,
-            _ => storage.hold(&self.dev.threads(), weight)?,
+            _ => storage.convert(&self.dev.threads(), weight)?,
         };
         if form(&held) != stored {
             self.checkpoint.release(&file);

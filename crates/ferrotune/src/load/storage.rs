@@ -54,7 +54,7 @@ impl BaseForm {
 
 impl BaseStorage {
     /// The storage that options ask for; `auto` is NF4, as of a base that is not quantized yet.
-    pub fn of(options: &QuantOptions) -> Result<Self> {
+    pub fn from_options(options: &QuantOptions) -> Result<Self> {
         let kind = if options.kind == QuantKind::Auto { QuantKind::Nf4 } else { options.kind };
         let found = Quantized::new(kind, Blocks { block: options.block, double: options.double });
         let found = found.map_err(|problem| Error::config("method.quant", problem))?;
@@ -82,7 +82,7 @@ impl BaseStorage {
     }
 
     /// A frozen weight in this storage, made on these threads.
-    pub(crate) fn hold(self, threads: &Threads, weight: Weight) -> Result<Weight> {
+    pub(crate) fn convert(self, threads: &Threads, weight: Weight) -> Result<Weight> {
         match self {
             BaseStorage::AsStored | BaseStorage::Trained => Ok(weight),
             BaseStorage::Dense(dtype) => dense(weight, dtype),

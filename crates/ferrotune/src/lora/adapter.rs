@@ -8,9 +8,9 @@ use ferrotune_kernels::{Device, Tensor, Weight};
 
 use super::config::{Init, LoraConfig};
 use super::experts::{StackIds, expand, join};
+use super::init::{InitialBranch, initial_branches};
 use super::kinds::{Fresh, kind, random_a};
 use super::layout::{Layout, Part, Slot, choose, lay_out};
-use super::start::{Start, starts};
 use super::targets::Targets;
 use crate::Result;
 use crate::model::parts::{Base, LinearLayer, Vector};
@@ -39,23 +39,23 @@ impl Adapter {
         let config = expand(model, config);
         let chosen = choose(model, &config)?;
         chosen.check_used(model, &config)?;
-        let starts = starts(&dev.threads(), &config, &chosen.linears)?;
-        let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &starts, seed, slot));
+        let initial = initial_branches(&dev.threads(), &config, &chosen.linears)?;
+        let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &initial, seed, slot));
         let mut layout = lay_out(dev, model, &config, &chosen, &mut make)?;
         for (at, (id, ids)) in chosen.linears.iter().zip(&layout.linears) {
-            let weight = match (&at.linear.base, starts.get(id)) {
+            let weight = match (&at.linear.base, initial.get(id)) {
                 (_, Some(start)) => Matrix::Frozen(&start.base),
                 (Base::Frozen(own), None) => Matrix::Frozen(own),
                 (Base::Trained(_), None) => continue,
             };
             kind(&config).settle(dev, weight, *at, ids, &mut layout.params)?;
         }
-        Ok(Self::assemble(config, layout, starts))
+        Ok(Self::assemble(config, layout, initial))
     }
 
     /// Lengths of the tensors that a fresh adapter would have, and the values that a token keeps for it from the forward to
     /// the backward; no tensor is made.
-    pub fn foresee(dev: &Device, model: &Decoder, config: LoraConfig) -> Result<(Vec<usize>, usize)> {
+    pub fn sizes(dev: &Device, model: &Decoder, config: LoraConfig) -> Result<(Vec<usize>, usize)> {
         let config = expand(model, config);
         let chosen = choose(model, &config)?;
         chosen.check_used(model, &config)?;
@@ -82,14 +82,14 @@ impl Adapter {
     ) -> Result<Self> {
         let chosen = choose(model, &config)?;
         let layout = lay_out(dev, model, &config, &chosen, make)?;
-        let starts = starts(&dev.threads(), &config, &chosen.linears)?;
-        Ok(Self::assemble(config, layout, starts))
+        let initial = initial_branches(&dev.threads(), &config, &chosen.linears)?;
+        Ok(Self::assemble(config, layout, initial))
     }
 
-    fn assemble(config: LoraConfig, layout: Layout, starts: BTreeMap<usize, Start>) -> Self {
+    fn assemble(config: LoraConfig, layout: Layout, initial: BTreeMap<usize, InitialBranch>) -> Self {
         let Layout { params, mut adapted, vectors, stacks, .. } = layout;
         let mut moved = BTreeMap::new();
-        for (id, start) in starts {
+        for (id, start) in initial {
             adapted.bases.insert(id, start.base);
             if config.init != Init::Loftq {
                 moved.insert(id, (start.a, start.b));
@@ -141,7 +141,7 @@ impl Adapter {
 fn first_value(
     dev: &Device,
     config: &LoraConfig,
-    starts: &BTreeMap<usize, Start>,
+    initial: &BTreeMap<usize, InitialBranch>,
     seed: u64,
     slot: &Slot<'_>,
 ) -> Tensor {
@@ -149,7 +149,7 @@ fn first_value(
     let out = t.host_f32_mut();
     match &slot.part {
         Part::Linear(at, spec) => {
-            let fresh = Fresh { config, at: *at, seed, start: starts.get(&at.linear.id) };
+            let fresh = Fresh { config, at: *at, seed, initial: initial.get(&at.linear.id) };
             kind(config).init(&fresh, spec, out);
         }
         // The other way round than in a linear: A is zero, B normal.

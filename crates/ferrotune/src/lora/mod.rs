@@ -6,10 +6,10 @@ pub mod config;
 mod convert;
 mod decompose;
 mod experts;
+mod init;
 pub mod kinds;
 mod layout;
 pub mod peft;
-mod start;
 pub mod targets;
 
 pub use adapter::Adapter;

@@ -47,7 +47,7 @@ fn stored(adapter: &Adapter, model: &Decoder, base: &str) -> AdapterConfig {
 }
 
 /// An error about the constants of an adapter, which are keys of a file in its folder.
-pub(crate) fn of_folder(error: Error, folder: &Path) -> Error {
+pub(crate) fn in_folder(error: Error, folder: &Path) -> Error {
     let own_hint = matches!(&error, Error::Config { hint: Some(_), .. });
     match named_in_file(error, &folder.join(CONFIG_FILE)) {
         error @ Error::File { .. } if !own_hint => error.with_hint(OTHER_BASE),
@@ -97,7 +97,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
         used.insert(tensor.name.clone());
         Ok(dev.tensor(slot.rows, slot.cols, &tensor.values))
     };
-    let adapter = Adapter::build(dev, model, config, &mut make).map_err(|e| of_folder(e, folder))?;
+    let adapter = Adapter::build(dev, model, config, &mut make).map_err(|e| in_folder(e, folder))?;
     for left in file.tensors.iter().filter(|t| !used.contains(&t.name)) {
         let (problem, hint) = match frozen_copy(model, left) {
             Some(true) => continue,

@@ -12,8 +12,8 @@ use super::parts::LinearLayer;
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
 use super::rope::Rotation;
+use super::saved::{Keep, SavedActivation};
 use super::tokens::Tokens;
-use super::waiting::{Keep, Waiting};
 use crate::Result;
 use crate::arch::architecture::Architecture;
 
@@ -109,12 +109,12 @@ impl Qkv {
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct AttentionSaved {
-    x: Waiting,
+    x: SavedActivation,
     /// Before norm and rotation if there are norms, after the rotation if not.
     q: Tensor,
     k: Tensor,
-    v: Waiting,
-    o: Waiting,
+    v: SavedActivation,
+    o: SavedActivation,
     lse: Tensor,
     h_qkv: Option<Tensor>,
     h_o: Option<Tensor>,
@@ -125,7 +125,7 @@ impl AttentionSaved {
     /// Bytes that a token takes in it, without those of branches.
     pub(super) fn bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        let waiting = Waiting::nbytes(a.hidden + kv + q, precision, keep);
+        let waiting = SavedActivation::nbytes(a.hidden + kv + q, precision, keep);
         let lse = a.heads * 4;
         waiting + (q + kv) * precision.saved().size() + lse + ResidualSaved::bytes_per_token(a, precision)
     }
@@ -169,11 +169,11 @@ impl Attention {
         }
         let (o, lse) = attention::forward(pass.ctx(), self.over(&q, &k, &v, tokens))?;
         let o = narrow(pass, o);
-        let x_in = keep.map(|keep| (Waiting::copy_of(pass, x, keep), keep));
+        let x_in = keep.map(|keep| (SavedActivation::copy_of(pass, x, keep), keep));
         let (h_o, residual) = self.residual.forward(pass, &o, &self.o_proj, x)?;
         let [q, k] = raw.unwrap_or([q, k]);
         Ok(x_in.map(|(x, keep)| {
-            let [v, o] = [v, o].map(|t| Waiting::new(pass, t, keep));
+            let [v, o] = [v, o].map(|t| SavedActivation::new(pass, t, keep));
             AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }
         }))
     }

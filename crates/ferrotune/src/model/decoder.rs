@@ -13,9 +13,9 @@ use super::parts::{Base, LinearLayer, Vector};
 use super::pass::Pass;
 use super::policy::Policies;
 use super::rope::{Rotary, Rotation};
+use super::saved::Keep;
 use super::streaming::Reader;
 use super::tokens::Tokens;
-use super::waiting::Keep;
 use crate::Result;
 use crate::arch::architecture::Architecture;
 
@@ -228,7 +228,7 @@ impl Decoder {
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
-            let policy = policies.of(i, self.layers.len());
+            let policy = policies.for_layer(i, self.layers.len());
             let keep = policy.keep(self.eight_bit).filter(|_| i >= first);
             // f32: the second forward must start from the same bits as the first.
             let input = (i >= first && keep.is_none()).then(|| elementwise::cast(pass.dev, &x, x.dtype()));

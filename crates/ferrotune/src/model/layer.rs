@@ -13,8 +13,8 @@ use super::parts::LinearLayer;
 use super::pass::Pass;
 use super::residual::ResidualSaved;
 use super::rope::Rotation;
+use super::saved::{Keep, SavedActivation};
 use super::tokens::Tokens;
-use super::waiting::{Keep, Waiting};
 use crate::Result;
 use crate::arch::architecture::Architecture;
 
@@ -115,8 +115,10 @@ impl Ffn {
 impl FfnSaved {
     /// Bytes that a token takes in it, without those of branches; with experts, those of its own ones.
     fn bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
-        let wide = if keep.wide { Waiting::nbytes(a.hidden_width(), precision, keep) } else { 0 };
-        Waiting::nbytes(a.hidden, precision, keep) + wide + ResidualSaved::bytes_per_token(a, precision)
+        let wide = if keep.wide { SavedActivation::nbytes(a.hidden_width(), precision, keep) } else { 0 };
+        SavedActivation::nbytes(a.hidden, precision, keep)
+            + wide
+            + ResidualSaved::bytes_per_token(a, precision)
     }
 }
 

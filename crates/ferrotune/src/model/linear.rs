@@ -260,7 +260,7 @@ impl Sinks {
     pub(crate) fn put(self, dev: &Device, grads: &mut Gradients) -> ferrotune_kernels::Result<()> {
         for (id, tensor) in self.ids.into_iter().zip(self.tensors) {
             if let (Some(id), Some(tensor)) = (id, tensor) {
-                grads.give(dev, id, tensor)?;
+                grads.put_or_add(dev, id, tensor)?;
             }
         }
         Ok(())

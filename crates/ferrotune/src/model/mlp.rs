@@ -9,7 +9,7 @@ use super::params::Gradients;
 use super::parts::LinearLayer;
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
-use super::waiting::{Keep, Waiting};
+use super::saved::{Keep, SavedActivation};
 use crate::Result;
 
 /// MLP of one layer.
@@ -140,9 +140,9 @@ impl Hidden {
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct MlpSaved {
-    x: Waiting,
+    x: SavedActivation,
     /// What the activation reads; without it the backward computes it again.
-    hidden: Option<Hidden<Waiting>>,
+    hidden: Option<Hidden<SavedActivation>>,
     h_up: Option<Tensor>,
     h_down: Option<Tensor>,
     residual: ResidualSaved,
@@ -160,10 +160,11 @@ impl Mlp {
         let from = input.unwrap_or(x);
         let n = before(&self.norm, pass, from)?;
         let (hidden, h_up) = self.up.forward(pass, &n)?;
-        let x_in = keep.map(|keep| Waiting::copy_of(pass, from, keep));
+        let x_in = keep.map(|keep| SavedActivation::copy_of(pass, from, keep));
         drop(n);
         let y = hidden.activate(pass, self.activation)?;
-        let hidden = keep.filter(|keep| keep.wide).map(|keep| hidden.map(|x| Waiting::new(pass, x, keep)));
+        let hidden =
+            keep.filter(|keep| keep.wide).map(|keep| hidden.map(|x| SavedActivation::new(pass, x, keep)));
         let (h_down, residual) = self.residual.forward(pass, &y, &self.down_proj, x)?;
         Ok(x_in.map(|x| MlpSaved { x, hidden, h_up, h_down, residual }))
     }

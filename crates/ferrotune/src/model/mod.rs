@@ -18,8 +18,8 @@ pub mod pass;
 mod policy;
 pub mod residual;
 pub mod rope;
+pub mod saved;
 pub mod tokens;
-pub mod waiting;
 
 pub use decoder::{Backward, Decoder};
 pub use layer::Layer;

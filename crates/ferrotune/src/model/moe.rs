@@ -10,7 +10,7 @@ use super::params::Gradients;
 use super::parts::LinearLayer;
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
-use super::waiting::{Keep, Waiting};
+use super::saved::{Keep, SavedActivation};
 use crate::Result;
 
 /// Experts of one layer.
@@ -44,13 +44,13 @@ pub struct Expert {
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct MoeSaved {
-    x: Waiting,
+    x: SavedActivation,
     /// Where tokens went: a choice that the rounding of a second forward must not change.
     routes: Routes,
     logits: Tensor,
     h_router: Option<Tensor>,
     /// Of each expert that got tokens: gate and up; without them the backward computes them again.
-    hidden: Option<Vec<Option<Hidden<Waiting>>>>,
+    hidden: Option<Vec<Option<Hidden<SavedActivation>>>>,
     residual: ResidualSaved,
 }
 
@@ -94,10 +94,10 @@ impl Moe {
             let y = activation::gated(dev, self.activation, gate, up, pass.precision.saved())?;
             let ([y], _) = pass.linears(&y, [&expert.down], DType::F32)?;
             elementwise::add_rows(dev, &y, rows, weights, &mut out)?;
-            kept.push(wide.map(|keep| hidden.map(|x| Waiting::new(pass, x, keep))));
+            kept.push(wide.map(|keep| hidden.map(|x| SavedActivation::new(pass, x, keep))));
         }
         drop(n);
-        let x_in = keep.map(|keep| Waiting::copy_of(pass, x, keep));
+        let x_in = keep.map(|keep| SavedActivation::copy_of(pass, x, keep));
         let residual = self.residual.add(pass, out, x)?;
         let hidden = wide.map(|_| kept);
         Ok(x_in.map(|x| MoeSaved { x, routes, logits, h_router, hidden, residual }))

@@ -209,7 +209,7 @@ impl Gradients {
     }
 
     /// Puts it back, or adds it to what another part put back meanwhile.
-    pub(crate) fn give(
+    pub(crate) fn put_or_add(
         &mut self,
         dev: &Device,
         id: ParamId,
@@ -240,14 +240,14 @@ impl Gradients {
     }
 
     /// Lets go of the gradients that are there; they are made again when they are added to.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn release(&mut self) {
         for (tensor, missing) in self.tensors.iter_mut().zip(&mut self.missing) {
             *missing = tensor.take().map(|tensor| tensor.shape()).or(*missing);
         }
     }
 
     /// Takes a gradient out if it is there.
-    pub(crate) fn withdraw(&mut self, id: ParamId) -> Option<Tensor> {
+    pub(crate) fn take_out(&mut self, id: ParamId) -> Option<Tensor> {
         self.tensors[id.0].take()
     }
 }

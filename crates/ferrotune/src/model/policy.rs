@@ -3,7 +3,7 @@
 use ferrotune_kernels::Precision;
 
 use super::layer;
-use super::waiting::Keep;
+use super::saved::Keep;
 use crate::arch::architecture::Architecture;
 
 /// What a layer keeps for its backward.
@@ -71,7 +71,7 @@ impl From<Activations> for Policies {
 
 impl Policies {
     /// The policy of a layer of so many.
-    pub fn of(self, layer: usize, layers: usize) -> Activations {
+    pub fn for_layer(self, layer: usize, layers: usize) -> Activations {
         if layer + self.kept >= layers { Activations::Keep } else { self.below }
     }
 }
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_last_layers_keep() {
-        let all = |kept| [0, 1, 2].map(|i| Policies { below: Activations::Lean, kept }.of(i, 3));
+        let all = |kept| [0, 1, 2].map(|i| Policies { below: Activations::Lean, kept }.for_layer(i, 3));
         assert_eq!(all(0), [Activations::Lean; 3]);
         assert_eq!(all(1), [Activations::Lean, Activations::Lean, Activations::Keep]);
         assert_eq!(all(9), [Activations::Keep; 3]);

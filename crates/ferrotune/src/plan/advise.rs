@@ -28,7 +28,7 @@ const SMALL: usize = 10_000_000;
 
 /// One way to run.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Foreseen {
+pub struct Estimate {
     /// What is trained.
     pub method: MethodKind,
     /// Activation policy.
@@ -69,7 +69,7 @@ impl Load {
     }
 
     /// Of rows that are there: the steps are made as the run would make them.
-    pub fn of(config: &RunConfig, checkpoint: &Checkpoint, prepared: PreparedData) -> Result<Self> {
+    pub fn from_rows(config: &RunConfig, checkpoint: &Checkpoint, prepared: PreparedData) -> Result<Self> {
         let tokens = prepared.train.iter().map(TrainRow::len).sum::<usize>().max(1) as f64;
         let length = tokens / prepared.train.len().max(1) as f64;
         let supervised = prepared.train_report.label_tokens as f64 / tokens;
@@ -86,12 +86,12 @@ impl Load {
 }
 
 /// Every way to run, methods and then policies in the order of their speed.
-pub fn foresee(
+pub fn estimate(
     config: &RunConfig,
     checkpoint: &Checkpoint,
     dev: &Device,
     load: Load,
-) -> Result<Vec<Foreseen>> {
+) -> Result<Vec<Estimate>> {
     let arch = architecture(checkpoint.config())?;
     let precision = form::precision(config.train.precision, dev);
     let model = shapes(dev, checkpoint)?;
@@ -113,7 +113,7 @@ pub fn foresee(
         let trained = Trained::new(&config, init_adapter::lora(&config, checkpoint)?, dev, &model)?;
         let demand = trained.demand(&config, &arch, form, precision, dev, load.batches);
         for way in ways::ways(&config, checkpoint, &arch, &demand, budget)? {
-            all.push(Foreseen {
+            all.push(Estimate {
                 method: kind,
                 activations: way.policies.below,
                 kept_layers: way.policies.kept,
@@ -156,7 +156,7 @@ fn work(a: &Architecture, kind: MethodKind, trained: usize, policies: Policies, 
 
 /// The way to run that is advised, by its place in the list, and why; without a way that fits, the least of all and why
 /// it does not.
-pub fn advise(all: &[Foreseen], values: usize) -> Option<(usize, String)> {
+pub fn advise(all: &[Estimate], values: usize) -> Option<(usize, String)> {
     let first = |kind| all.iter().position(|f| f.method == kind && f.fits);
     let (full, lora, qlora) = (first(MethodKind::Full), first(MethodKind::Lora), first(MethodKind::Qlora));
     let peak = |i: usize| all[i].peak_bytes;
@@ -187,8 +187,8 @@ pub fn advise(all: &[Foreseen], values: usize) -> Option<(usize, String)> {
 mod tests {
     use super::*;
 
-    fn way(method: MethodKind, peak_bytes: u64, fits: bool) -> Foreseen {
-        Foreseen {
+    fn way(method: MethodKind, peak_bytes: u64, fits: bool) -> Estimate {
+        Estimate {
             method,
             activations: Activations::Keep,
             kept_layers: 0,
@@ -205,7 +205,7 @@ mod tests {
         use MethodKind::{Full, Lora, Qlora};
         let advised = |peaks: [u64; 3], budget: u64, values| {
             let ways = [Full, Lora, Qlora].into_iter().zip(peaks);
-            let all: Vec<Foreseen> = ways.map(|(kind, peak)| way(kind, peak, peak <= budget)).collect();
+            let all: Vec<Estimate> = ways.map(|(kind, peak)| way(kind, peak, peak <= budget)).collect();
             advise(&all, values).map(|(i, _)| all[i].method)
         };
         assert_eq!(advised([300, 100, 60], 1000, 135_000_000), Some(Qlora));

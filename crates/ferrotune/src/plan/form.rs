@@ -41,14 +41,16 @@ pub fn form(config: &RunConfig, base: &Checkpoint, precision: Precision) -> Resu
             FloatKind::Auto => BaseStorage::AsStored,
         },
         MethodKind::Qlora if quant.kind == QuantKind::Auto && is_quantized(base)? => BaseStorage::AsStored,
-        MethodKind::Qlora => BaseStorage::of(quant)?,
+        MethodKind::Qlora => BaseStorage::from_options(quant)?,
     };
     let tables = match config.model.embeddings {
         TableKind::Auto => BaseForm::from(linears).tables,
         TableKind::Keep => BaseStorage::AsStored,
         TableKind::Bf16 => BaseStorage::Dense(DType::Bf16),
-        TableKind::Nf4 => BaseStorage::of(&QuantOptions { kind: QuantKind::Nf4, ..quant.clone() })?,
-        TableKind::Int8 => BaseStorage::of(&QuantOptions { kind: QuantKind::Int8, ..quant.clone() })?,
+        TableKind::Nf4 => BaseStorage::from_options(&QuantOptions { kind: QuantKind::Nf4, ..quant.clone() })?,
+        TableKind::Int8 => {
+            BaseStorage::from_options(&QuantOptions { kind: QuantKind::Int8, ..quant.clone() })?
+        }
     };
     Ok(BaseForm { linears, tables })
 }

@@ -85,6 +85,6 @@ pub fn grouping(config: &RunConfig, checkpoint: &Checkpoint, lora: Option<&LoraC
 
 /// The network without its values.
 pub(crate) fn shapes(dev: &Device, checkpoint: &Checkpoint) -> Result<Decoder> {
-    let shapes = Checkpoint::of_config(checkpoint.config().clone())?;
+    let shapes = Checkpoint::from_config(checkpoint.config().clone())?;
     Ok(load(dev, &shapes, BaseStorage::AsStored, 1)?.0)
 }

@@ -48,9 +48,9 @@ impl Trained {
         let Some(lora) = lora else { return Ok(Trained::full(model)) };
         let workspace = kind(&lora).workspace_per_token(&model.arch);
         let decomposes = lora.init.changes_base();
-        let foreseen = Adapter::foresee(dev, model, lora);
+        let foreseen = Adapter::sizes(dev, model, lora);
         let (lengths, kept) = foreseen.map_err(|e| match &config.train.init_adapter {
-            Some(folder) => peft::of_folder(e, Path::new(folder)),
+            Some(folder) => peft::in_folder(e, Path::new(folder)),
             None => e.under("method"),
         })?;
         // Weights that an initialization changes are kept beside the model's, in f32 at most.

@@ -90,7 +90,7 @@ impl TryFrom<Form> for Held {
 
 impl TrainedBeside {
     /// The base of that name and [`fingerprint`](crate::formats::Checkpoint::fingerprint) in that form.
-    pub fn of(base: &str, fingerprint: String, form: BaseForm) -> Self {
+    pub fn new(base: &str, fingerprint: String, form: BaseForm) -> Self {
         TrainedBeside {
             base: base.to_string(),
             fingerprint,

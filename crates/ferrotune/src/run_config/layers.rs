@@ -22,7 +22,7 @@ pub enum Notation {
 
 impl Notation {
     /// Chosen by the extension; YAML for an unknown one.
-    pub fn of(path: &Path) -> Notation {
+    pub fn from_path(path: &Path) -> Notation {
         match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
             Some("toml") => Notation::Toml,
             Some("json") => Notation::Json,

@@ -81,12 +81,12 @@ impl RunConfig {
     /// Reads a run file and applies `section.key=value` overrides in order; the result is valid and resolved.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let text = match (crate::file_kind::of(&bytes), std::str::from_utf8(&bytes)) {
+        let text = match (crate::file_kind::detect(&bytes), std::str::from_utf8(&bytes)) {
             // UTF-16 without a mark may be valid UTF-8 that is full of zeros.
             (Some(_), _) => Err(not_text(path, &bytes, 0)),
             (None, text) => text.map_err(|e| not_text(path, &bytes, e.valid_up_to())),
         }?;
-        Self::parse(text, Notation::of(path), &path.display().to_string(), overrides)
+        Self::parse(text, Notation::from_path(path), &path.display().to_string(), overrides)
     }
 
     /// Like [`RunConfig::load`] for a text; `name` is for messages.
@@ -164,7 +164,7 @@ fn drop_usual(tree: &mut Value, defaults: &Value, schema: &Value) {
 
 /// Why the bytes of a run file are no text.
 fn not_text(path: &Path, bytes: &[u8], valid: usize) -> Error {
-    let problem = match crate::file_kind::of(bytes) {
+    let problem = match crate::file_kind::detect(bytes) {
         Some(kind) => format!("this is {kind}, expected a run file in UTF-8"),
         None => {
             let line = 1 + bytes[..valid].iter().filter(|&&b| b == b'\n').count();

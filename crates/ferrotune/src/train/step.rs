@@ -90,10 +90,10 @@ pub fn layer_by_layer(
     let mut squares = 0.0;
     optimizer.begin();
     let mut apply = |params: &mut Params, grads: &mut Gradients, held: Option<ParamId>| -> Result<()> {
-        let out = held.and_then(|id| grads.withdraw(id).map(|tensor| (id, tensor)));
+        let out = held.and_then(|id| grads.take_out(id).map(|tensor| (id, tensor)));
         squares += adamw::norm(dev, grads.all()).powi(2);
         optimizer.update(dev, params, grads, lr, 1.0)?;
-        grads.leave();
+        grads.release();
         if let Some((id, tensor)) = out {
             grads.put(id, tensor);
         }

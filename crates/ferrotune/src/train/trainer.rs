@@ -131,7 +131,7 @@ impl<'a> Trainer<'a> {
 
     /// The base, as an adapter's folder names it.
     pub fn beside(&self) -> TrainedBeside {
-        TrainedBeside::of(&self.base.name, self.fingerprints.1.clone(), self.form)
+        TrainedBeside::new(&self.base.name, self.fingerprints.1.clone(), self.form)
     }
 
     /// Tokens that the rows teach to end an answer with.

@@ -24,7 +24,7 @@ const PROBE: &str = "Qprobe7";
 
 impl ContentForms {
     /// Finds out what a template takes.
-    pub fn of(template: &ChatTemplate) -> ContentForms {
+    pub fn probe(template: &ChatTemplate) -> ContentForms {
         let user = form(template, "user").unwrap_or(Form::Text);
         let others = ["system", "assistant", "tool"];
         let roles = others.map(|role| (role, form(template, role).unwrap_or(user)));
@@ -99,7 +99,7 @@ mod tests {
         let fitted = |source: &str, message: &Value| {
             let template = ChatTemplate::parse(source, Map::new()).unwrap();
             let mut messages = vec![message.clone()];
-            ContentForms::of(&template).fit(&mut messages);
+            ContentForms::probe(&template).fit(&mut messages);
             messages.remove(0)
         };
         let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";

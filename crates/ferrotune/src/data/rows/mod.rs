@@ -97,7 +97,8 @@ fn refuse_others(path: &Path, head: &[u8]) -> Result<()> {
     let is_table =
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
     let is_json = [&b"{"[..], b"["].iter().any(|start| head.trim_ascii_start().starts_with(start));
-    let kind = crate::file_kind::of(head).or((is_table && !is_json).then_some("a table of separated values"));
+    let kind =
+        crate::file_kind::detect(head).or((is_table && !is_json).then_some("a table of separated values"));
     match kind {
         None => Ok(()),
         Some(kind) => Err(Error::file(path, format!("this is {kind}, which is not read yet"))

@@ -21,7 +21,7 @@ pub(super) struct Mark {
 
 impl EndOfTurn {
     /// Finds out what the template writes behind an answer.
-    pub(super) fn of(tokenizer: &Tokenizer, template: &ChatTemplate, forms: &ContentForms) -> EndOfTurn {
+    pub(super) fn probe(tokenizer: &Tokenizer, template: &ChatTemplate, forms: &ContentForms) -> EndOfTurn {
         let after = |followed| special_tokens_after_answer(tokenizer, template, forms, followed);
         let last = after(false).unwrap_or_default();
         let middle = after(true).unwrap_or_else(|| last.clone());

@@ -25,14 +25,14 @@ pub(super) struct Style<'a> {
 }
 
 impl<'a> Style<'a> {
-    pub(super) fn of(tokenizer: &Tokenizer, template: &'a ChatTemplate) -> Style<'a> {
-        let forms = ContentForms::of(template);
+    pub(super) fn probe(tokenizer: &Tokenizer, template: &'a ChatTemplate) -> Style<'a> {
+        let forms = ContentForms::probe(template);
         let mut question = [json!({"role": "user", "content": "x"})];
         forms.fit(&mut question);
         let render = |header| template.render(&question, None, &RenderOptions::prompt(header)).ok();
         Style {
             template,
-            ends: EndOfTurn::of(tokenizer, template, &forms),
+            ends: EndOfTurn::probe(tokenizer, template, &forms),
             forms,
             writes_header: render(true) != render(false),
         }

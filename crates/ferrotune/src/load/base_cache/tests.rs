@@ -144,7 +144,7 @@ fn a_killed_program_is_gone_on_with() {
         (
             name.clone(),
             nf4()
-                .hold(&Threads::one(), checkpoint.weight(&format!("{name}.weight"), *rows, *cols).unwrap())
+                .convert(&Threads::one(), checkpoint.weight(&format!("{name}.weight"), *rows, *cols).unwrap())
                 .unwrap(),
         )
     };
@@ -223,7 +223,8 @@ fn a_kept_base_is_read_and_not_made_again() {
     let name = "model.layers.1.mlp.up_proj";
     let (expected, _) = linears(&checkpoint, nf4(), None);
     let (_, rows, cols, right) = expected.iter().find(|l| l.0 == name).unwrap();
-    let zeros = nf4().hold(&Threads::one(), Weight::from_f32(*rows, *cols, &vec![0.0; rows * cols])).unwrap();
+    let zeros =
+        nf4().convert(&Threads::one(), Weight::from_f32(*rows, *cols, &vec![0.0; rows * cols])).unwrap();
     writer.add(name, &zeros);
     entry.finish(writer).unwrap();
     cache.flush();

@@ -70,7 +70,7 @@ pub struct Combined {
 /// Combines the adapters.
 pub fn combine(threads: &Threads, inputs: &[Input], how: &Combination) -> Result<Combined> {
     let method = check(inputs, how)?;
-    let modules = modules::of(inputs)?;
+    let modules = modules::collect(inputs)?;
     let rank = match (method.form, how.exact) {
         (_, true) => 0,
         (Form::Factors, _) => equal_rank(inputs, &modules, method)?,

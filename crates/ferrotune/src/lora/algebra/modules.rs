@@ -101,7 +101,7 @@ pub(super) fn supported(input: &Input) -> Result<()> {
 }
 
 /// The modules of all inputs in order of their paths.
-pub(super) fn of(inputs: &[Input]) -> Result<Vec<Module<'_>>> {
+pub(super) fn collect(inputs: &[Input]) -> Result<Vec<Module<'_>>> {
     let mut modules: BTreeMap<&str, Module<'_>> = BTreeMap::new();
     for (number, input) in inputs.iter().enumerate() {
         let c = &input.file.config.lora;

@@ -74,7 +74,7 @@ pub(super) fn factors(at: Place<'_>) -> [TensorSpec; 2] {
 
 /// The first values of A or B: A is random and B zero, or both were taken out of the frozen weight.
 pub(super) fn init_factor(fresh: &Fresh<'_>, tensor: &TensorSpec, out: &mut [f32]) {
-    match (tensor.name, fresh.start) {
+    match (tensor.name, fresh.initial) {
         ("lora_A.weight", Some(start)) => out.copy_from_slice(&start.a),
         ("lora_B.weight", Some(start)) => out.copy_from_slice(&start.b),
         ("lora_A.weight", None) => {

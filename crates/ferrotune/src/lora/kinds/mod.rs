@@ -12,7 +12,7 @@ use ferrotune_kernels::Device;
 use ferrotune_kernels::ops::linear::Matrix;
 
 use super::config::LoraConfig;
-use super::start::Start;
+use super::init::InitialBranch;
 use crate::Result;
 use crate::arch::architecture::Architecture;
 use crate::model::parts::LinearLayer;
@@ -100,7 +100,7 @@ pub struct Fresh<'a> {
     /// The run's seed.
     pub seed: u64,
     /// A and B that an initialisation took out of the frozen weight.
-    pub(super) start: Option<&'a Start>,
+    pub(super) initial: Option<&'a InitialBranch>,
 }
 
 #[cfg(test)]

@@ -23,21 +23,25 @@ impl Keep {
 
 /// An activation that waits for the backward.
 #[derive(Debug)]
-pub(super) enum Waiting {
+pub(super) enum SavedActivation {
     /// As it was computed.
     Whole(Tensor),
     /// In 8 bits.
     Packed(Packed),
 }
 
-impl Waiting {
+impl SavedActivation {
     pub(super) fn new(pass: &Pass<'_>, x: Tensor, keep: Keep) -> Self {
-        if keep.eight_bit { Waiting::Packed(eight_bit::pack(pass.dev, &x)) } else { Waiting::Whole(x) }
+        if keep.eight_bit {
+            SavedActivation::Packed(eight_bit::pack(pass.dev, &x))
+        } else {
+            SavedActivation::Whole(x)
+        }
     }
 
     /// A copy of `x` in the type that is saved.
     pub(super) fn copy_of(pass: &Pass<'_>, x: &Tensor, keep: Keep) -> Self {
-        Waiting::new(pass, elementwise::cast(pass.dev, x, pass.precision.saved()), keep)
+        SavedActivation::new(pass, elementwise::cast(pass.dev, x, pass.precision.saved()), keep)
     }
 
     /// Bytes that so many values take.
@@ -48,8 +52,8 @@ impl Waiting {
     /// The values, in the type that they had.
     pub(super) fn take(self, pass: &Pass<'_>) -> Tensor {
         match self {
-            Waiting::Whole(x) => x,
-            Waiting::Packed(packed) => eight_bit::unpack(pass.dev, &packed),
+            SavedActivation::Whole(x) => x,
+            SavedActivation::Packed(packed) => eight_bit::unpack(pass.dev, &packed),
         }
     }
 }

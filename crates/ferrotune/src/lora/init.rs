@@ -16,7 +16,7 @@ use crate::model::parts::{Base, LinearLayer};
 use crate::{Error, Result};
 
 /// Where a branch starts, and what is left of the weight.
-pub(super) struct Start {
+pub(super) struct InitialBranch {
     /// `A [R, K]`.
     pub(super) a: Vec<f32>,
     /// `B [N, R]`.
@@ -29,20 +29,27 @@ pub(super) struct Start {
 const BLOCK: usize = 64;
 
 /// The starts of all branches by the number of their linear; none for an initialisation that leaves weights alone.
-pub(super) fn starts(
+pub(super) fn initial_branches(
     threads: &Threads,
     config: &LoraConfig,
     branches: &[Place<'_>],
-) -> Result<BTreeMap<usize, Start>> {
+) -> Result<BTreeMap<usize, InitialBranch>> {
     if !config.init.changes_base() {
         return Ok(BTreeMap::new());
     }
-    let made =
-        threads.map(branches, |at| Ok((at.linear.id, start(threads, config, at.linear, at.rank, at.scale)?)));
+    let made = threads.map(branches, |at| {
+        Ok((at.linear.id, initial_branch(threads, config, at.linear, at.rank, at.scale)?))
+    });
     made.into_iter().collect()
 }
 
-fn start(threads: &Threads, config: &LoraConfig, l: &LinearLayer, rank: usize, scale: f32) -> Result<Start> {
+fn initial_branch(
+    threads: &Threads,
+    config: &LoraConfig,
+    l: &LinearLayer,
+    rank: usize,
+    scale: f32,
+) -> Result<InitialBranch> {
     let (n, k) = (l.rows, l.cols);
     let (weight, dtype) = match &l.base {
         Base::Frozen(w) if let Some(dtype) = w.dtype() => (w, dtype),
@@ -70,13 +77,13 @@ fn start(threads: &Threads, config: &LoraConfig, l: &LinearLayer, rank: usize, s
         Init::Pissa => {
             let top = largest(threads, &wide(&w), n, k, rank);
             let (a, b) = factors(&top.u, &top.s, &top.v, n, k, 1.0 / scale as f64);
-            Ok(Start { base: left(&a, &b)?, a, b })
+            Ok(InitialBranch { base: left(&a, &b)?, a, b })
         }
         Init::Olora => {
             let (q, r) = first_of_qr(&wide(&w), n, k, rank);
             let a: Vec<f32> = r.iter().map(|v| *v as f32).collect();
             let b: Vec<f32> = (0..n * rank).map(|i| q[i % rank * n + i / rank] as f32).collect();
-            Ok(Start { base: left(&a, &b)?, a, b })
+            Ok(InitialBranch { base: left(&a, &b)?, a, b })
         }
         Init::Loftq => {
             let mut rest = w.clone();
@@ -90,7 +97,7 @@ fn start(threads: &Threads, config: &LoraConfig, l: &LinearLayer, rank: usize, s
                 // PEFT leaves the scale out of account here.
                 let (a, b) = factors(&top.u, &top.s, &top.v, n, k, 1.0);
                 rest = minus_product(&w, &a, &b, rank, 1.0);
-                done = Some(Start { a, b, base });
+                done = Some(InitialBranch { a, b, base });
             }
             done.ok_or_else(|| Error::config("loftq_iterations", "found 0, expected at least 1"))
         }
