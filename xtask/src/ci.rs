@@ -40,6 +40,9 @@ fn checks(tools: Option<PathBuf>) -> Result<(), Stop> {
     step("tests (the README's command)");
     cargo("test --workspace")?;
 
+    step("examples");
+    examples()?;
+
     step("documentation");
     let mut doc = command("doc --workspace --no-deps --quiet");
     doc.env("RUSTDOCFLAGS", "-D warnings");
@@ -77,6 +80,31 @@ fn cargo(args: &str) -> Result<(), Stop> {
 fn status(mut command: Command) -> Result<(), Stop> {
     let status = command.status().map_err(|e| format!("{command:?}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
+}
+
+/// Runs every example of the library beside the program's built-in model; the last one reads what the first one wrote.
+fn examples() -> Result<(), Stop> {
+    cargo("build --quiet --workspace --examples")?;
+    let here = std::env::current_dir().map_err(|e| e.to_string())?;
+    let target = here.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
+    let model = here.join("crates/ferrotune-cli/builtin").display().to_string();
+    let folder = target.join("examples");
+    let table = folder.join("questions.csv");
+    let rows = "What is an asset?;Something owned.\nWhat is a debt?;Something owed.\n";
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(table, rows))
+        .map_err(|e| format!("{}: {e}", folder.display()))?;
+    for (name, rest) in [
+        ("lora_in_memory", &[][..]),
+        ("row_source", &["questions.csv"]),
+        ("custom_loop", &[]),
+        ("many_adapters", &["Who keeps the key?", "adapter"]),
+    ] {
+        let mut example = Command::new(target.join("debug/examples").join(name));
+        example.current_dir(&folder).arg(&model).args(rest);
+        status(example)?;
+    }
+    Ok(())
 }
 
 /// A tool of the search path, or the one that is installed for these checks.

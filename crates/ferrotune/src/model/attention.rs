@@ -202,21 +202,17 @@ impl Attention {
         }
     }
 
-    /// Adds the gradient of the input to `dx` (if `need_dx`), and sums the parameters'.
-    ///
-    /// `d_out` is the gradient of the output where `dx` is not (attention beside the MLP).
-    #[allow(clippy::too_many_arguments)]
+    /// Adds the gradient of the input to `stream.dx`, and sums the parameters'.
     pub fn backward(
         &self,
         pass: &Pass<'_>,
         s: AttentionSaved,
-        d_out: Option<&Tensor>,
-        dx: &mut Tensor,
+        stream: StreamGradient<'_>,
         tokens: Tokens<'_>,
         rotation: Option<&Rotation<'_>>,
-        need_dx: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
+        let StreamGradient { d_out, dx, need_dx } = stream;
         let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
         let normed = self.qk_norm.iter().flatten().any(|n| n.trained(pass));
         let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
@@ -286,6 +282,16 @@ impl Attention {
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
         self.norms().any(|n| n.trained(pass)) || self.linears().any(|l| pass.trains(l))
     }
+}
+
+/// The gradient of the residual stream at a layer.
+pub struct StreamGradient<'t> {
+    /// That of the output, where `dx` is not (attention beside the MLP).
+    pub d_out: Option<&'t Tensor>,
+    /// That of the output, to which that of the input is added.
+    pub dx: &'t mut Tensor,
+    /// Whether anything below needs it.
+    pub need_dx: bool,
 }
 
 /// The gradient of a norm's input.

@@ -85,7 +85,7 @@ impl Backward<'_> {
         };
         let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
         let need_dx = i > first || pass.trains_embedding(&model.embed);
-        layer.backward(pass, kept, &mut self.dx, self.tokens, &self.rotations, need_dx, grads)?;
+        layer.backward(pass, kept, (&mut self.dx, need_dx), self.tokens, &self.rotations, grads)?;
         model.leave(i);
         Ok(true)
     }

@@ -3,7 +3,7 @@
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{DType, Precision, Tensor};
 
-use super::attention::{Attention, AttentionSaved};
+use super::attention::{Attention, AttentionSaved, StreamGradient};
 use super::kv_cache::LayerCache;
 use super::mlp::{Mlp, MlpSaved};
 use super::moe::{Moe, MoeSaved};
@@ -161,22 +161,21 @@ impl Layer {
     }
 
     /// Turns the gradient of the output, `dx`, into that of the input (if `need_dx`), and sums the parameters'.
-    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         pass: &Pass<'_>,
         saved: LayerSaved,
-        dx: &mut Tensor,
+        (dx, need_dx): (&mut Tensor, bool),
         tokens: Tokens<'_>,
         rotations: &[Rotation<'_>],
-        need_dx: bool,
         grads: &mut Gradients,
     ) -> Result<()> {
         let (attention, mlp) = saved;
         let rotation = self.attention.rotation.map(|i| &rotations[i]);
         let d_out = self.parallel.then(|| elementwise::cast(pass.dev, dx, DType::F32));
         self.mlp.backward(pass, mlp, dx, need_dx || self.attention.trains(pass), grads)?;
-        self.attention.backward(pass, attention, d_out.as_ref(), dx, tokens, rotation, need_dx, grads)
+        let stream = StreamGradient { d_out: d_out.as_ref(), dx, need_dx };
+        self.attention.backward(pass, attention, stream, tokens, rotation, grads)
     }
 
     /// The linears, in the order of their numbers.

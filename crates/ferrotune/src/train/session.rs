@@ -191,19 +191,16 @@ impl<'a> Session<'a> {
     }
 
     fn layer_by_layer(&mut self, batch: &PackedBatch, scale: f32, lr: f64) -> Result<(Loss, f64)> {
-        let update =
-            step::Update { dev: self.dev, precision: self.precision, optimizer: &mut *self.optimizer, lr };
-        let (params, policies) = (self.trainable.params_mut(), self.way.policies);
-        step::layer_by_layer(
-            &self.model,
-            params,
-            update,
-            &*self.objective,
-            batch,
+        let update = step::Update {
+            dev: self.dev,
+            precision: self.precision,
+            optimizer: &mut *self.optimizer,
+            lr,
             scale,
-            policies,
-            &mut self.grads,
-        )
+            policies: self.way.policies,
+        };
+        let params = self.trainable.params_mut();
+        step::layer_by_layer(&self.model, params, update, &*self.objective, batch, &mut self.grads)
     }
 
     /// The loss on held-out rows.

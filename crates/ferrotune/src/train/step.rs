@@ -58,6 +58,10 @@ pub struct Update<'a> {
     pub optimizer: &'a mut dyn Optimizer,
     /// Learning rate.
     pub lr: f64,
+    /// Factor of the summed loss.
+    pub scale: f32,
+    /// What each layer keeps for its backward.
+    pub policies: Policies,
 }
 
 /// A step of one micro-batch in which every layer's parameters are updated as soon as their gradients are whole. Gives the
@@ -65,18 +69,15 @@ pub struct Update<'a> {
 ///
 /// `grads` has no gradients before and after; only those of the layer at work exist. Nothing can be clipped, as the norm is
 /// known last.
-#[allow(clippy::too_many_arguments)]
 pub fn layer_by_layer(
     model: &Decoder,
     params: &mut Params,
     update: Update<'_>,
     objective: &dyn Objective,
     batch: &PackedBatch,
-    scale: f32,
-    policies: Policies,
     grads: &mut Gradients,
 ) -> Result<(Loss, f64)> {
-    let Update { dev, precision, optimizer, lr } = update;
+    let Update { dev, precision, optimizer, lr, scale, policies } = update;
     fn pass<'a>(dev: &'a Device, precision: Precision, params: &'a Params) -> Pass<'a> {
         Pass { dev, precision, params, adapted: None, dropout: None }
     }
