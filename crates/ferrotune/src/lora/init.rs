@@ -9,8 +9,8 @@ use ferrotune_kernels::quant::Weight;
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
 
 use super::config::{Init, LoraConfig};
-use super::decompose::{first_of_qr, largest};
 use super::kinds::Place;
+use super::svd::largest;
 use crate::load::dense;
 use crate::model::parts::{Base, LinearLayer};
 use crate::{Error, Result};
@@ -68,19 +68,19 @@ fn initial_branch(
     }
     let mut w = vec![0.0f32; n * k];
     weight.decode_flat(0, &mut w);
-    let wide = |w: &[f32]| w.iter().map(|v| *v as f64).collect::<Vec<_>>();
     let left = |a: &[f32], b: &[f32]| {
         let rest = minus_product(&w, a, b, rank, scale as f64);
         dense(Weight::from_f32(n, k, &rest), dtype)
     };
     match config.init {
         Init::Pissa => {
-            let top = largest(threads, &wide(&w), n, k, rank);
-            let (a, b) = factors(&top.u, &top.s, &top.v, n, k, 1.0 / scale as f64);
+            let (u, s, v) = largest(&w, n, k, rank);
+            let (a, b) = factors(&u, &s, &v, 1.0 / scale as f64);
             Ok(InitialBranch { base: left(&a, &b)?, a, b })
         }
         Init::Olora => {
-            let (q, r) = first_of_qr(&wide(&w), n, k, rank);
+            let wide: Vec<f64> = w.iter().map(|v| *v as f64).collect();
+            let (q, r) = first_of_qr(&wide, n, k, rank);
             let a: Vec<f32> = r.iter().map(|v| *v as f32).collect();
             let b: Vec<f32> = (0..n * rank).map(|i| q[i % rank * n + i / rank] as f32).collect();
             Ok(InitialBranch { base: left(&a, &b)?, a, b })
@@ -93,9 +93,9 @@ fn initial_branch(
                 let mut lost = vec![0.0f32; n * k];
                 base.decode_flat(0, &mut lost);
                 lost.iter_mut().zip(&w).for_each(|(q, w)| *q = w - *q);
-                let top = largest(threads, &wide(&lost), n, k, rank);
+                let (u, s, v) = largest(&lost, n, k, rank);
                 // PEFT leaves the scale out of account here.
-                let (a, b) = factors(&top.u, &top.s, &top.v, n, k, 1.0);
+                let (a, b) = factors(&u, &s, &v, 1.0);
                 rest = minus_product(&w, &a, &b, rank, 1.0);
                 done = Some(InitialBranch { a, b, base });
             }
@@ -105,13 +105,13 @@ fn initial_branch(
     }
 }
 
-/// `A = sqrt(share S) Vt` and `B = U sqrt(share S)`.
-fn factors(u: &[f64], s: &[f64], v: &[f64], n: usize, k: usize, share: f64) -> (Vec<f32>, Vec<f32>) {
-    let r = s.len();
+/// `A = sqrt(share S) Vt` and `B = U sqrt(share S)`, of columns of U and V.
+fn factors(u: &[Vec<f64>], s: &[f64], v: &[Vec<f64>], share: f64) -> (Vec<f32>, Vec<f32>) {
     let root: Vec<f64> = s.iter().map(|s| (s * share).sqrt()).collect();
-    let a = (0..r * k).map(|i| (v[i] * root[i / k]) as f32).collect();
-    let b = (0..n * r).map(|i| (u[i % r * n + i / r] * root[i % r]) as f32).collect();
-    (a, b)
+    let a = v.iter().zip(&root).flat_map(|(v, root)| v.iter().map(move |v| (v * root) as f32)).collect();
+    let rows = u.first().map_or(0, Vec::len);
+    let b = (0..rows).flat_map(|row| u.iter().zip(&root).map(move |(u, root)| (u[row] * root) as f32));
+    (a, b.collect())
 }
 
 /// `W - s B A`, rounded once.
@@ -127,4 +127,70 @@ fn minus_product(w: &[f32], a: &[f32], b: &[f32], r: usize, scale: f64) -> Vec<f
         out.extend(row.iter().zip(&sum).map(|(w, s)| (*w as f64 - scale * s) as f32));
     }
     out
+}
+
+/// The first `r` columns of Q (as rows `[r, n]`) and rows of R (`[r, k]`) of `w = QR`, by Gram-Schmidt done twice.
+fn first_of_qr(w: &[f64], n: usize, k: usize, r: usize) -> (Vec<f64>, Vec<f64>) {
+    let mut q: Vec<f64> = Vec::with_capacity(r * n);
+    for column in 0..r {
+        let mut x: Vec<f64> = (0..n).map(|j| w[j * k + column]).collect();
+        for _ in 0..2 {
+            for before in q.chunks_exact(n) {
+                let share = dot(before, &x);
+                add_scaled(before, -share, &mut x);
+            }
+        }
+        let length = dot(&x, &x).sqrt();
+        if length > 0.0 {
+            x.iter_mut().for_each(|v| *v /= length);
+        }
+        q.extend(x);
+    }
+    let mut rest = vec![0.0; r * k];
+    for (q, row) in q.chunks_exact(n).zip(rest.chunks_exact_mut(k)) {
+        for (q, w) in q.iter().zip(w.chunks_exact(k)) {
+            add_scaled(w, *q, row);
+        }
+    }
+    (q, rest)
+}
+
+fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(a, b)| a * b).sum()
+}
+
+/// `out += factor x`.
+fn add_scaled(x: &[f64], factor: f64, out: &mut [f64]) {
+    out.iter_mut().zip(x).for_each(|(o, v)| *o += factor * v);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrotune_kernels::rng::Stream;
+
+    fn random(n: usize, k: usize) -> Vec<f64> {
+        let s = Stream::new(4, "decompose", 0);
+        (0..(n * k) as u64).map(|i| s.normal(i) as f64).collect()
+    }
+
+    #[test]
+    fn qr_gives_orthogonal_columns_that_make_up_the_first_columns() {
+        let (n, k, r) = (20, 12, 5);
+        let w = random(n, k);
+        let (q, rows) = first_of_qr(&w, n, k, r);
+        for i in 0..r {
+            for j in 0..r {
+                let product = dot(&q[i * n..][..n], &q[j * n..][..n]);
+                assert!((product - (i == j) as u8 as f64).abs() < 1e-12);
+            }
+        }
+        // W = QR: the first r columns of W need only the first r columns of Q.
+        for j in 0..n {
+            for i in 0..r {
+                let sum: f64 = (0..r).map(|p| q[p * n + j] * rows[p * k + i]).sum();
+                assert!((w[j * k + i] - sum).abs() < 1e-12);
+            }
+        }
+    }
 }

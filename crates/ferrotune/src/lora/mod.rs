@@ -4,12 +4,12 @@ pub mod adapter;
 pub mod algebra;
 pub mod config;
 mod convert;
-mod decompose;
 mod experts;
 mod init;
 pub mod kinds;
 mod layout;
 pub mod peft;
+mod svd;
 pub mod targets;
 
 pub use adapter::Adapter;

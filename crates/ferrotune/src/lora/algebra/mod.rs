@@ -13,7 +13,6 @@
 
 mod methods;
 mod modules;
-mod svd;
 mod tensors;
 
 use std::path::PathBuf;
@@ -23,9 +22,9 @@ use ferrotune_kernels::Threads;
 use crate::formats::adapter::{AdapterConfig, AdapterFile, LoraConfig, Targets};
 use crate::{Error, Result};
 
+use super::svd::{self, Factors};
 pub use methods::{Form, MajoritySign, Method, Rule};
 use modules::{Branch, Module, Part};
-use svd::Factors;
 
 /// An adapter to combine.
 #[derive(Debug, Clone)]

@@ -1,5 +1,8 @@
 //! Singular value decompositions of products of thin factors and of dense matrices; all sums in f64.
 //!
+//! faer decomposes faster by its threads and instruction sets, but takes three minutes of building (`cargo build --release`
+//! of its `linalg` alone on two cores), which is more than the largest few triplets are worth.
+//!
 //! `B A` is never made: with `B = Qb Rb` and `At = Qa Ra` its singular values are those of the small `Rb Rat`.
 //! A dense matrix goes through Lanczos' bidiagonalization (Golub, Kahan 1965) with full reorthogonalization, which ends
 //! when the triplets asked for have converged, at the latest when it spans the whole space.
@@ -47,7 +50,7 @@ impl Factors {
 }
 
 /// Columns of a matrix.
-type Columns = Vec<Vec<f64>>;
+pub(super) type Columns = Vec<Vec<f64>>;
 
 /// `U diag(s) Vt`, the greatest first.
 pub(super) struct Svd {
@@ -109,8 +112,21 @@ pub(super) fn dense(delta: &[f32], rows: usize, cols: usize, rank: usize) -> (Fa
     (svd.factors(rank), cut)
 }
 
+/// `W ~ U diag(s) Vt` of the `rank` greatest singular values of `w [rows, cols]`: columns of U, s, columns of V.
+pub(super) fn largest(w: &[f32], rows: usize, cols: usize, rank: usize) -> (Columns, Vec<f64>, Columns) {
+    let transposed = cols > rows;
+    let (left, s, right) = lanczos(&Dense { values: w, rows, cols, transposed }, rank);
+    if transposed { (right, s, left) } else { (left, s, right) }
+}
+
+/// Inner product in eight sums, which the compiler can vectorise.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    let ((xs, xs_rest), (ys, ys_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0.0; 8];
+    for (x, y) in xs.iter().zip(ys) {
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(s, (x, y))| *s += x * y);
+    }
+    sums.iter().sum::<f64>() + xs_rest.iter().zip(ys_rest).map(|(x, y)| x * y).sum::<f64>()
 }
 
 fn add(to: &mut [f64], factor: f64, from: &[f64]) {
@@ -222,8 +238,7 @@ impl Dense<'_> {
     /// `M x`, or `Mt x`.
     fn times(&self, x: &[f64], transpose: bool) -> Vec<f64> {
         if transpose == self.transposed {
-            let row = |r: &[f32]| r.iter().zip(x).map(|(a, b)| *a as f64 * b).sum();
-            return self.values.chunks_exact(self.cols).map(row).collect();
+            return self.values.chunks_exact(self.cols).map(|row| mixed_dot(row, x)).collect();
         }
         let mut out = vec![0.0; self.cols];
         for (row, x) in self.values.chunks_exact(self.cols).zip(x) {
@@ -231,6 +246,16 @@ impl Dense<'_> {
         }
         out
     }
+}
+
+/// [`dot`] with values in f32.
+fn mixed_dot(a: &[f32], b: &[f64]) -> f64 {
+    let ((xs, xs_rest), (ys, ys_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0.0; 8];
+    for (x, y) in xs.iter().zip(ys) {
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(s, (x, y))| *s += *x as f64 * y);
+    }
+    sums.iter().sum::<f64>() + xs_rest.iter().zip(ys_rest).map(|(x, y)| *x as f64 * y).sum::<f64>()
 }
 
 /// The `rank` greatest triplets: columns of U, s, columns of V.
@@ -374,5 +399,32 @@ mod tests {
         });
         let found = dense(&delta, rows, cols, rank).0;
         assert!(max_abs(&found.product(), &whole.truncated(rank).0.product()) < 1e-4);
+    }
+
+    #[test]
+    fn all_triplets_together_are_the_matrix_and_those_of_low_rank_need_no_more() {
+        let sum = |(u, s, v): &(Columns, Vec<f64>, Columns), at: (usize, usize)| -> f64 {
+            (0..s.len()).map(|q| s[q] * u[q][at.0] * v[q][at.1]).sum()
+        };
+        for (rows, cols) in [(1, 1), (5, 9), (9, 5), (40, 24), (33, 33)] {
+            let w = random("w", rows, cols);
+            let found = largest(&w, rows, cols, rows.min(cols));
+            for (i, w) in w.iter().enumerate() {
+                assert!((*w as f64 - sum(&found, (i / cols, i % cols))).abs() < 1e-9, "{rows} x {cols}");
+            }
+            assert!(found.1.windows(2).all(|s| s[0] >= s[1]));
+            for vectors in [&found.0, &found.2] {
+                for (i, a) in vectors.iter().enumerate() {
+                    for (j, b) in vectors.iter().enumerate() {
+                        assert!((dot(a, b) - (i == j) as u8 as f64).abs() < 1e-8, "{rows} x {cols}");
+                    }
+                }
+            }
+        }
+        let f = Factors { rows: 30, cols: 20, rank: 2, a: random("a", 2, 20), b: random("b", 30, 2) };
+        let w = f.product();
+        let found = largest(&w, 30, 20, 2);
+        assert!(w.iter().enumerate().all(|(i, w)| (*w as f64 - sum(&found, (i / 20, i % 20))).abs() < 1e-5));
+        assert_eq!(largest(&[0.0; 12], 3, 4, 2).1, [0.0, 0.0]);
     }
 }
