@@ -49,6 +49,9 @@ fn checks(tools: Option<PathBuf>) -> Result<(), Stop> {
     status(doc)?;
 
     let tools = tools.unwrap_or_else(|| root.join("target/tools"));
+    step("packages");
+    cargo("package --workspace --exclude xtask --no-verify --allow-dirty --quiet")?;
+
     step("spelling");
     status(Command::new(tool("typos", "typos-cli", &tools)?))?;
 
