@@ -48,10 +48,10 @@ fn checks(tools: Option<PathBuf>) -> Result<(), Stop> {
     doc.env("RUSTDOCFLAGS", "-D warnings");
     status(doc)?;
 
-    let tools = tools.unwrap_or_else(|| root.join("target/tools"));
     step("packages");
     cargo("package --workspace --exclude xtask --no-verify --allow-dirty --quiet")?;
 
+    let tools = tools.unwrap_or_else(|| root.join("target/tools"));
     step("spelling");
     status(Command::new(tool("typos", "typos-cli", &tools)?))?;
 

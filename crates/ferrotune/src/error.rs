@@ -153,7 +153,7 @@ impl Error {
 
     /// The same error with the step of a run in which it arose.
     #[must_use]
-    pub fn in_step(self, step: usize) -> Self {
+    pub(crate) fn in_step(self, step: usize) -> Self {
         match self {
             Error::Train { problem, hint } => {
                 Error::Train { problem: format!("step {step}: {problem}"), hint }

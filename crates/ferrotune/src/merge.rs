@@ -44,7 +44,7 @@ pub fn merged_weight(linear: &LinearLayer, adapter: Option<&Adapter>) -> Vec<f32
 }
 
 /// The values of a linear's bias with the adapter folded in.
-pub fn merged_bias(linear: &LinearLayer, own: &[f32], adapter: Option<&Adapter>) -> Vec<f32> {
+pub(crate) fn merged_bias(linear: &LinearLayer, own: &[f32], adapter: Option<&Adapter>) -> Vec<f32> {
     let Some(adapter) = adapter else { return own.to_vec() };
     let mut out = match replaced(adapter, &linear.name).bias {
         Some(id) => adapter.params.get(id).to_vec(),
@@ -57,7 +57,7 @@ pub fn merged_bias(linear: &LinearLayer, own: &[f32], adapter: Option<&Adapter>)
 }
 
 /// The values of a norm's tensor or of a bias under its name in the checkpoint, with the adapter folded in.
-pub fn merged_vector(model: &Decoder, name: &str, own: &[f32], adapter: Option<&Adapter>) -> Vec<f32> {
+pub(crate) fn merged_vector(model: &Decoder, name: &str, own: &[f32], adapter: Option<&Adapter>) -> Vec<f32> {
     let Some(adapter) = adapter else { return own.to_vec() };
     let (module, bias) = match name.strip_suffix(".bias") {
         Some(module) => (module, true),
@@ -72,7 +72,7 @@ pub fn merged_vector(model: &Decoder, name: &str, own: &[f32], adapter: Option<&
 }
 
 /// The values of the embedding with the adapter folded in.
-pub fn merged_embedding(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> {
+pub(crate) fn merged_embedding(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> {
     let Base::Frozen(own) = &model.embed else { return Vec::new() };
     let Some(adapter) = adapter else { return decoded(own) };
     let params = &adapter.params;
@@ -95,7 +95,7 @@ pub fn merged_embedding(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> 
 }
 
 /// Whether the adapter changes only one of embedding and head, which the base keeps as one.
-pub fn unties(model: &Decoder, adapter: Option<&Adapter>) -> bool {
+pub(crate) fn unties(model: &Decoder, adapter: Option<&Adapter>) -> bool {
     let changes = |a: &Adapter| {
         let head = replaced(a, &model.head().name).weight;
         let branch = a.adapted.at(model.head().id);
@@ -108,7 +108,7 @@ pub fn unties(model: &Decoder, adapter: Option<&Adapter>) -> bool {
 }
 
 /// The values of a head that the base keeps as one with the embedding.
-pub fn merged_tied_head(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> {
+pub(crate) fn merged_tied_head(model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> {
     let mut out = merged_weight(model.head(), adapter);
     if let Some(adapter) = adapter {
         write_token_rows(adapter, &mut out, model.arch.hidden);

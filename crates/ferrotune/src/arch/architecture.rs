@@ -146,7 +146,7 @@ impl Experts {
 
 impl Architecture {
     /// Name and shape of a linear that every layer has, by whose storage the others are judged.
-    pub fn probe(&self) -> (&'static str, usize, usize) {
+    pub(crate) fn probe(&self) -> (&'static str, usize, usize) {
         match self.mlp {
             _ if self.experts.is_some() => {
                 ("model.layers.0.self_attn.o_proj.weight", self.hidden, self.heads * self.head_dim)
@@ -160,12 +160,12 @@ impl Architecture {
     }
 
     /// The experts of a layer, if it has some.
-    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+    pub(crate) fn experts_of(&self, layer: usize) -> Option<&Experts> {
         self.experts.as_ref().filter(|e| e.layers[layer])
     }
 
     /// The most linears that the layers can have.
-    pub fn linear_count(&self) -> usize {
+    pub(crate) fn linear_count(&self) -> usize {
         (0..self.layers).map(|i| 4 + 3 * self.experts_of(i).map_or(1, |e| e.count)).sum()
     }
 
@@ -175,12 +175,12 @@ impl Architecture {
     }
 
     /// Values of the linears of a layer.
-    pub fn layer_elements(&self, layer: usize) -> usize {
+    pub(crate) fn layer_elements(&self, layer: usize) -> usize {
         self.layer_with(layer, self.experts.as_ref().map_or(0, |e| e.count))
     }
 
     /// Values of the linears of all layers that a token is multiplied with.
-    pub fn active_elements(&self) -> usize {
+    pub(crate) fn active_elements(&self) -> usize {
         let experts = self.experts.as_ref().map_or(0, |e| e.per_token);
         (0..self.layers).map(|i| self.layer_with(i, experts)).sum()
     }
@@ -197,14 +197,14 @@ impl Architecture {
     }
 
     /// Values of the largest matrix, whatever is stored together.
-    pub fn largest_matrix(&self) -> usize {
+    pub(crate) fn largest_matrix(&self) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn);
         self.hidden * self.vocab.max(2 * self.ffn).max(q + 2 * kv).max(expert)
     }
 
     /// Values that the activation reads for a token, in the widest layer.
-    pub fn hidden_width(&self) -> usize {
+    pub(crate) fn hidden_width(&self) -> usize {
         let parts = if self.mlp == MlpKind::Plain { 1 } else { 2 };
         match &self.experts {
             Some(e) if e.layers.iter().all(|l| *l) => 2 * e.per_token * e.ffn,

@@ -19,7 +19,6 @@ mod text;
 pub use bad_rows::{BadRow, BadRows};
 pub use example::{Chat, Example};
 pub use files::DataFile;
-pub use roles::ROLE_ALIASES;
 
 use std::path::Path;
 
@@ -85,7 +84,11 @@ impl Dataset {
     }
 
     /// The rows of a program's own source, such as [`InMemory`](rows::InMemory); `name` stands for its file in messages.
-    pub fn from_source(name: &str, source: &mut dyn RowSource, options: ReadOptions<'_>) -> Result<Dataset> {
+    pub(crate) fn from_source(
+        name: &str,
+        source: &mut dyn RowSource,
+        options: ReadOptions<'_>,
+    ) -> Result<Dataset> {
         let mut dataset = Dataset::default();
         let mut hash = Sha256::new();
         while let Some(row) = source.next_row()? {

@@ -149,12 +149,12 @@ impl Loader {
     }
 
     /// Whole epochs that were given out.
-    pub fn epochs_done(&self) -> usize {
+    pub(crate) fn epochs_done(&self) -> usize {
         self.state.epoch + usize::from(self.state.position >= self.rows.len())
     }
 
     /// Goes to a place that [`Loader::state`] gave for the same rows and options.
-    pub fn restore(&mut self, state: LoaderState) -> Result<()> {
+    pub(crate) fn restore(&mut self, state: LoaderState) -> Result<()> {
         if state.position > self.rows.len() {
             return Err(Error::train(format!(
                 "the saved run stood at row {} of an epoch, but the data has {} rows",
@@ -169,7 +169,7 @@ impl Loader {
     }
 
     /// The next step, or none if the run is over.
-    pub fn next_step(&mut self) -> Option<Step> {
+    pub(crate) fn next_step(&mut self) -> Option<Step> {
         if self.state.step >= self.steps_total {
             return None;
         }

@@ -119,7 +119,7 @@ pub enum Packing {
 
 impl Packing {
     /// Rows of more than `longest` tokens store all of theirs.
-    pub fn shared_up_to(self, longest: usize) -> Self {
+    pub(crate) fn shared_up_to(self, longest: usize) -> Self {
         match self {
             Packing::Shared(n) => Packing::Shared(n.min(longest)),
             other => other,
@@ -129,7 +129,7 @@ impl Packing {
 
 /// The micro-batches of an optimizer step whose rows are examples of `rows_per_example` rows each: whole examples, at most
 /// `bound` tokens each where no single example is longer.
-pub fn example_batches(
+pub(crate) fn example_batches(
     rows: &[&TrainRow],
     rows_per_example: usize,
     bound: usize,

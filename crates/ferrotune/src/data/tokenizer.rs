@@ -142,7 +142,7 @@ impl Tokenizer {
     }
 
     /// Whether a token steers the model instead of being text.
-    pub fn is_special(&self, id: u32) -> bool {
+    pub(crate) fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
     }
 
@@ -157,7 +157,7 @@ impl Tokenizer {
     }
 
     /// End of a text.
-    pub fn eos(&self) -> Option<u32> {
+    pub(crate) fn eos(&self) -> Option<u32> {
         self.eos
     }
 

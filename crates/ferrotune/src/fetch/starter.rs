@@ -18,7 +18,7 @@ use crate::formats::{Checkpoint, write_atomic};
 use crate::{Error, Result};
 
 /// The starter model on the hub.
-pub const STARTER_ID: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+pub(crate) const STARTER_ID: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
 /// Where the starter came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct StarterSettings<'a> {
     pub builtin: &'a [(&'a str, &'a [u8])],
     /// Its title.
     pub builtin_title: &'a str,
-    /// The id on the hub ([`STARTER_ID`]).
+    /// The id on the hub (`STARTER_ID`).
     pub id: &'a str,
     /// The wheel ([`STARTER_WHEEL`]).
     pub wheel: &'a PinnedWheel,

@@ -7,7 +7,7 @@ use super::mlx;
 use crate::Result;
 
 /// The weights of the adapter in `folder`.
-pub fn weights_path(folder: &Path) -> PathBuf {
+pub(crate) fn weights_path(folder: &Path) -> PathBuf {
     folder.join(if mlx::is_adapter(folder) { mlx::WEIGHTS_FILE } else { WEIGHTS_FILE })
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::arch::config::token_ids;
 
 /// File with the suggested settings of generation.
-pub const GENERATION_CONFIG: &str = "generation_config.json";
+pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// What `generation_config.json` suggests; everything is optional.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -51,7 +51,7 @@ impl Digest {
 }
 
 /// Hexadecimal digits of a hash.
-pub fn hex(hash: &[u8]) -> String {
+pub(crate) fn hex(hash: &[u8]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -19,4 +19,5 @@ mod source;
 pub use atomic::write_atomic;
 pub use checkpoint::Checkpoint;
 pub use fingerprint::Change;
-pub use generation_config::{GENERATION_CONFIG, GenerationConfig};
+pub(crate) use generation_config::GENERATION_CONFIG;
+pub use generation_config::GenerationConfig;

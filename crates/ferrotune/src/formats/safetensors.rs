@@ -1,4 +1,4 @@
-//! Safetensors files: single files and shards with an index; the writers are [`write()`], [`write_hashed`] and [`write_model`].
+//! Safetensors files: single files and shards with an index; the writers are [`write()`], `write_hashed` and [`write_model`].
 //!
 //! The container is the `safetensors` crate's; this module maps files, checks what an index promises, and turns
 //! each refusal into an error that names the file and the tensor.
@@ -14,7 +14,8 @@ use sha2::{Digest as _, Sha256};
 mod write;
 
 pub use ::safetensors::Dtype;
-pub use write::{OutTensor, write, write_hashed, write_model};
+pub(crate) use write::write_hashed;
+pub use write::{OutTensor, write, write_model};
 
 use super::mmap::MappedFile;
 use crate::{Error, Result};
@@ -32,12 +33,12 @@ pub struct TensorRef {
 
 impl TensorRef {
     /// Whether [`TensorRef::to_f32`] gives values.
-    pub fn is_float(&self) -> bool {
+    pub(crate) fn is_float(&self) -> bool {
         matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }
 
     /// The values as f32, for F32, F16 and BF16 tensors; `None` for any other type.
-    pub fn to_f32(&self) -> Option<Vec<f32>> {
+    pub(crate) fn to_f32(&self) -> Option<Vec<f32>> {
         let bytes = self.bytes.as_slice();
         Some(match self.dtype {
             Dtype::F32 => {

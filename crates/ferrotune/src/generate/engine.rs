@@ -100,7 +100,7 @@ impl<'m> Engine<'m> {
 }
 
 /// The continuation of every prompt, `batch` of them at a time.
-pub fn complete(
+pub(crate) fn complete(
     model: &Decoder,
     pass: &Pass<'_>,
     prompts: &[Vec<u32>],

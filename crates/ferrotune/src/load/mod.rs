@@ -30,7 +30,7 @@ pub fn load(
 }
 
 /// The same with trained parameters added to `params`, which says where they lie.
-pub fn load_into(
+pub(crate) fn load_into(
     dev: &Device,
     checkpoint: &Checkpoint,
     form: BaseForm,
@@ -42,7 +42,7 @@ pub fn load_into(
 
 /// Like [`load`], with quantized matrices from a cache, where they are put first if they are not there. `note` hears
 /// what is wrong with the cache; the network is the same with and without it.
-pub fn load_cached(
+pub(crate) fn load_cached(
     dev: &Device,
     checkpoint: &Checkpoint,
     form: BaseForm,

@@ -118,11 +118,6 @@ impl Adapter {
         plain.chain(self.stacks.iter().flat_map(|s| join(s, of))).collect()
     }
 
-    /// Bytes of the frozen weights that are not the model's own.
-    pub fn changed_bytes(&self) -> usize {
-        self.adapted.bases.values().map(Weight::nbytes).sum()
-    }
-
     /// What PEFT saves as `target_modules`: the choice itself, or the last parts of the linears' names, sorted.
     pub fn target_modules(&self, model: &Decoder) -> Targets {
         if self.config.targets != Targets::AllLinear {

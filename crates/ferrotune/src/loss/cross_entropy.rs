@@ -30,7 +30,7 @@ impl<'a> TokenTargets<'a> {
 }
 
 /// Rows of a chunk: 32 MiB of f32 logits, between 16 and 512 rows.
-pub fn chunk_rows(vocab: usize) -> usize {
+pub(crate) fn chunk_rows(vocab: usize) -> usize {
     (8 * 1024 * 1024 / vocab.max(1)).clamp(16, 512)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An [`Objective`] turns the residual stream after the last layer into a loss and the gradient of it. The model's backward
 //! goes on from there, whatever the objective was. Another one is a file here that implements the trait, on top of
-//! [`cross_entropy`], whose token weights are any signed numbers; an entry of [`OBJECTIVES`] and a word of
+//! [`cross_entropy`], whose token weights are any signed numbers; an entry of `OBJECTIVES` and a word of
 //! [`ObjectiveKind`] let run files name it.
 
 pub mod cross_entropy;

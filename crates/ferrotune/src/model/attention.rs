@@ -55,7 +55,7 @@ impl Qkv {
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> &mut [LinearLayer] {
+    pub(crate) fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
             Qkv::Separate(three) => &mut three[..],
             Qkv::Fused(one) => std::slice::from_mut(one),
@@ -262,7 +262,7 @@ impl Attention {
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         self.qkv.linears_mut().iter_mut().chain([&mut self.o_proj])
     }
 
@@ -273,7 +273,7 @@ impl Attention {
     }
 
     /// The same, to change.
-    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+    pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         let heads = self.qk_norm.iter_mut().flatten();
         self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm)
     }

@@ -113,7 +113,7 @@ impl Decoder {
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
         self.layers.iter_mut().flat_map(Layer::linears_mut).chain(&mut self.lm_head).collect()
     }
 
@@ -123,12 +123,12 @@ impl Decoder {
     }
 
     /// All norms, to change.
-    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+    pub(crate) fn norms_mut(&mut self) -> Vec<&mut Norm> {
         self.layers.iter_mut().flat_map(Layer::norms_mut).chain([&mut self.norm]).collect()
     }
 
     /// Gives a head that was the embedding values of its own.
-    pub fn set_tied_head(&mut self, base: Base) {
+    pub(crate) fn set_tied_head(&mut self, base: Base) {
         if let Some(head) = &mut self.tied_head {
             head.base = base;
         }
@@ -152,7 +152,7 @@ impl Decoder {
     }
 
     /// Values of the base; tied ones count once.
-    pub fn base_elements(&self) -> usize {
+    pub(crate) fn base_elements(&self) -> usize {
         let linears =
             self.linears().into_iter().map(|l| l.rows * l.cols + l.bias.as_ref().map_or(0, |_| l.rows));
         let norms = self.norms().into_iter();
@@ -190,7 +190,7 @@ impl Decoder {
     }
 
     /// The same for new tokens of cached sequences.
-    pub fn forward_cached(
+    pub(crate) fn forward_cached(
         &self,
         pass: &Pass<'_>,
         ids: &[u32],
@@ -257,7 +257,7 @@ impl Decoder {
     }
 
     /// The same layer by layer: between two of them the parameters of those that are done may change.
-    pub fn start_backward<'a>(
+    pub(crate) fn start_backward<'a>(
         &'a self,
         dev: &Device,
         tokens: Tokens<'a>,

@@ -9,11 +9,11 @@ use super::pass::Pass;
 use crate::Result;
 
 /// Module path of the embedding.
-pub const EMBEDDING: &str = "model.embed_tokens";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens";
 
 impl<'a> Pass<'a> {
     /// Rows `[T, D]` of the table, all multiplied by `scale`.
-    pub fn embed(&self, table: &'a Base, ids: &[u32], scale: f32) -> Result<Tensor> {
+    pub(crate) fn embed(&self, table: &'a Base, ids: &[u32], scale: f32) -> Result<Tensor> {
         let matrix = match self.table_id(table) {
             Some(id) => ferrotune_kernels::ops::linear::Matrix::Trained(self.params.get(id)),
             None => self.matrix(table),
@@ -32,7 +32,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Adds the gradients of what is trained here, for the gradient `dy` of the rows.
-    pub fn embed_backward(
+    pub(crate) fn embed_backward(
         &self,
         table: &Base,
         ids: &[u32],
@@ -67,7 +67,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether anything of the embedding is trained.
-    pub fn trains_embedding(&self, table: &Base) -> bool {
+    pub(crate) fn trains_embedding(&self, table: &Base) -> bool {
         self.table_id(table).is_some()
             || self.adapted.is_some_and(|a| a.embedding.is_some() || a.tokens.is_some())
     }

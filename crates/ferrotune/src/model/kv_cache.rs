@@ -70,7 +70,7 @@ impl KvCache {
     }
 
     /// Reserves the next `n` tokens of every listed `(sequence, n)`.
-    pub fn reserve(&mut self, news: &[(usize, usize)]) -> Result<Slots> {
+    pub(crate) fn reserve(&mut self, news: &[(usize, usize)]) -> Result<Slots> {
         let mut slots = Slots { positions: Vec::new(), rows: Vec::new(), segments: Vec::new() };
         for &(i, n) in news {
             let (start, end) = (self.lengths[i], self.lengths[i] + n);

@@ -184,7 +184,7 @@ impl Layer {
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         self.attention.linears_mut().chain(self.mlp.linears_mut())
     }
 
@@ -195,7 +195,7 @@ impl Layer {
     }
 
     /// All norms, to change: one that both halves read is there twice.
-    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+    pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         self.attention.norms_mut().chain(self.mlp.norms_mut())
     }
 

@@ -62,7 +62,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The same with a type for each output.
-    pub fn linears_as<const N: usize>(
+    pub(crate) fn linears_as<const N: usize>(
         &self,
         x: &Tensor,
         layers: [&'a LinearLayer; N],
@@ -86,7 +86,12 @@ impl<'a> Pass<'a> {
     }
 
     /// Adds the output of a linear to `y` (the residual stream); gives `H`.
-    pub fn linear_onto(&self, x: &Tensor, layer: &'a LinearLayer, y: &mut Tensor) -> Result<Option<Tensor>> {
+    pub(crate) fn linear_onto(
+        &self,
+        x: &Tensor,
+        layer: &'a LinearLayer,
+        y: &mut Tensor,
+    ) -> Result<Option<Tensor>> {
         self.forward_into(x, &[layer], [y], true)
     }
 
@@ -126,7 +131,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Adds the parameters' gradients to `grads` and gives `dX`, unless nothing below needs it.
-    pub fn linears_backward<const N: usize>(
+    pub(crate) fn linears_backward<const N: usize>(
         &self,
         x: &Tensor,
         h: Option<&Tensor>,

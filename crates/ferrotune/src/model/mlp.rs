@@ -48,7 +48,7 @@ impl Up {
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> &mut [LinearLayer] {
+    pub(crate) fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
             Up::Gated(two) => &mut two[..],
             Up::Fused(one) | Up::Plain(one) => std::slice::from_mut(one),
@@ -208,7 +208,7 @@ impl Mlp {
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         self.up.linears_mut().iter_mut().chain([&mut self.down_proj])
     }
 
@@ -218,7 +218,7 @@ impl Mlp {
     }
 
     /// The same, to change.
-    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+    pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         self.norm.iter_mut().chain(&mut self.residual.norm)
     }
 }

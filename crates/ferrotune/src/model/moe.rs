@@ -173,7 +173,7 @@ impl Moe {
     }
 
     /// The same, to change.
-    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         let experts = self.experts.iter_mut().flat_map(|e| e.gate_up.iter_mut().chain([&mut e.down]));
         [&mut self.router].into_iter().chain(experts)
     }
@@ -184,7 +184,7 @@ impl Moe {
     }
 
     /// The same, to change.
-    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+    pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         self.norm.iter_mut().chain(&mut self.residual.norm)
     }
 }

@@ -55,7 +55,7 @@ impl Params {
     }
 
     /// Adds a parameter; panics if the name is taken, as two modules would then share it by accident.
-    pub fn push_in(&mut self, group: Group, name: impl Into<String>, value: Tensor) -> ParamId {
+    pub(crate) fn push_in(&mut self, group: Group, name: impl Into<String>, value: Tensor) -> ParamId {
         let name = name.into();
         let id = self.values.len();
         assert!(self.index.insert(name.clone(), id).is_none(), "parameter `{name}` twice");
@@ -132,7 +132,7 @@ impl Params {
     }
 
     /// Values in order with their copies, to write both.
-    pub fn with_copies_mut(&mut self) -> impl Iterator<Item = (&mut Tensor, Option<&mut Tensor>)> {
+    pub(crate) fn with_copies_mut(&mut self) -> impl Iterator<Item = (&mut Tensor, Option<&mut Tensor>)> {
         self.version += 1;
         self.values.iter_mut().zip(self.copies.iter_mut().map(Option::as_mut))
     }
@@ -153,7 +153,7 @@ impl Params {
     }
 
     /// Number of trainable values.
-    pub fn elements(&self) -> usize {
+    pub(crate) fn elements(&self) -> usize {
         self.values.iter().map(Tensor::len).sum()
     }
 }
@@ -178,7 +178,7 @@ impl Gradients {
     }
 
     /// None yet: each is made when it is first added to, so that those that are done can leave before others begin.
-    pub fn on_demand(dev: &Device, params: &Params) -> Self {
+    pub(crate) fn on_demand(dev: &Device, params: &Params) -> Self {
         let missing = params.values.iter().map(|v| Some(v.shape())).collect();
         Gradients { tensors: params.values.iter().map(|_| None).collect(), missing, dev: dev.clone() }
     }

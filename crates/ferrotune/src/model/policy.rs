@@ -71,7 +71,7 @@ impl From<Activations> for Policies {
 
 impl Policies {
     /// The policy of a layer of so many.
-    pub fn for_layer(self, layer: usize, layers: usize) -> Activations {
+    pub(crate) fn for_layer(self, layer: usize, layers: usize) -> Activations {
         if layer + self.kept >= layers { Activations::Keep } else { self.below }
     }
 }

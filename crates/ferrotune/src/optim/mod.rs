@@ -54,7 +54,7 @@ pub fn init(run: &RunConfig, dev: &Device, params: &Params) -> Result<Box<dyn Op
 }
 
 /// Bytes that the state of an optimizer takes in memory for parameters of these lengths.
-pub fn state_bytes(kind: OptimizerKind, lengths: &[usize]) -> usize {
+pub(crate) fn state_bytes(kind: OptimizerKind, lengths: &[usize]) -> usize {
     (entry(kind).state_bytes)(lengths)
 }
 

@@ -6,7 +6,7 @@ use super::schema::aliases;
 
 /// The same schema in plain JSON Schema, with all that is read beyond the declaration: aliases of keys and words, and one
 /// value in the place of a list.
-pub fn for_editors(schema: &Value) -> Value {
+pub(crate) fn for_editors(schema: &Value) -> Value {
     let Some(schema) = schema.as_object() else { return schema.clone() };
     let mut plain: Map<String, Value> = schema
         .iter()

@@ -22,7 +22,7 @@ mod editor;
 mod fit;
 mod schema;
 
-pub use editor::for_editors;
+pub(crate) use editor::for_editors;
 pub(crate) use fit::{described, fit, merge, nearest, read};
 pub use schema::{Key, Word, keys, schema_of, words};
 pub use schemars::JsonSchema;

@@ -73,12 +73,12 @@ impl Key {
     }
 
     /// Its name in PEFT's `adapter_config.json`, if it has a key there.
-    pub fn peft_name(&self) -> Option<&str> {
+    pub(crate) fn peft_name(&self) -> Option<&str> {
         self.schema.get("x-peft").map_or(Some(self.name()), Value::as_str)
     }
 
     /// Whether PEFT 0.6 does not know it.
-    pub fn is_late_in_peft(&self) -> bool {
+    pub(crate) fn is_late_in_peft(&self) -> bool {
         self.schema.get("x-peft-late") == Some(&Value::Bool(true))
     }
 
@@ -93,7 +93,7 @@ impl Key {
     }
 
     /// Whether it is a path, and then of which kind.
-    pub fn path_kind(&self) -> Option<&str> {
+    pub(crate) fn path_kind(&self) -> Option<&str> {
         self.schema.get("x-path").and_then(Value::as_str)
     }
 

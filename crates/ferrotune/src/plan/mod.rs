@@ -75,7 +75,11 @@ impl RunPlan {
 }
 
 /// Which rows belong together in a run with this adapter (or none).
-pub fn grouping(config: &RunConfig, checkpoint: &Checkpoint, lora: Option<&LoraConfig>) -> Result<Grouping> {
+pub(crate) fn grouping(
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    lora: Option<&LoraConfig>,
+) -> Result<Grouping> {
     Ok(Grouping {
         rows_per_example: loss::init(config).rows_per_example(),
         longest: architecture(checkpoint.config())?.fixed_rotation(),

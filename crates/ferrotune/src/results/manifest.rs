@@ -18,7 +18,7 @@ use crate::{Error, Result};
 const NAME: &str = "checkpoint.json";
 
 /// Version of a checkpoint's layout: 2 has this list and the run's settings.
-pub const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
@@ -30,7 +30,7 @@ struct Manifest {
 pub type Digests = BTreeMap<String, Digest>;
 
 /// Writes the list of all files in `folder`; those that `known` does not have are read again.
-pub fn seal(folder: &Path, mut known: Digests) -> Result<()> {
+pub(crate) fn seal(folder: &Path, mut known: Digests) -> Result<()> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
         let path = entry.map_err(|e| Error::io(folder, e))?.path();

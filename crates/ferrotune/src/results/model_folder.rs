@@ -74,7 +74,7 @@ pub fn write(
 }
 
 /// Tokenizer, chat template and generation settings of the base, with the tokens that end an answer now.
-pub fn write_sidecars(folder: &Path, base: &BaseModel, learned: &[u32]) -> Result<()> {
+pub(crate) fn write_sidecars(folder: &Path, base: &BaseModel, learned: &[u32]) -> Result<()> {
     for (name, content) in base.checkpoint.sidecars()? {
         write_sidecar(folder, &name, &content)?;
     }

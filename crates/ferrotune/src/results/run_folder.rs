@@ -18,7 +18,7 @@ use crate::formats::atomic::{sync_folder, write_atomic, write_folder};
 use crate::{Error, Result};
 
 /// Name of the metrics file.
-pub const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// The file that marks the folder of a run, locked while a process works in it.
 const LOCK: &str = ".ferrotune-run";
@@ -183,7 +183,7 @@ impl RunFolder {
     }
 
     /// Appends a line to the metrics.
-    pub fn append_metrics(&self, record: &impl Serialize) -> Result<()> {
+    pub(crate) fn append_metrics(&self, record: &impl Serialize) -> Result<()> {
         let path = self.dir.join(METRICS);
         let mut line = serde_json::to_string(record).map_err(|e| Error::file(&path, e.to_string()))?;
         line.push('\n');
@@ -206,7 +206,7 @@ impl RunFolder {
 
     /// Drops lines of metrics after `step`, which a resumed run will write again, and what a killed run left
     /// half-written; `None` drops all lines. Checkpoints stay.
-    pub fn rewind(&self, step: Option<usize>) -> Result<()> {
+    pub(crate) fn rewind(&self, step: Option<usize>) -> Result<()> {
         let stays = |s: usize| step.is_some_and(|step| s <= step);
         for hidden in self.checkpoint_entries()?.into_iter().filter(|p| p.extension() == Some("tmp".as_ref()))
         {
@@ -227,7 +227,7 @@ impl RunFolder {
     }
 
     /// The first and the last number of the metrics under this key.
-    pub fn metric_ends(&self, key: &str) -> Option<(f64, f64)> {
+    pub(crate) fn metric_ends(&self, key: &str) -> Option<(f64, f64)> {
         let lines = self.metrics();
         let mut values = lines.iter().filter_map(|(_, record)| record[key].as_f64());
         let first = values.next()?;
@@ -235,7 +235,7 @@ impl RunFolder {
     }
 
     /// Steps up to `step` of which the metrics have no line.
-    pub fn steps_without_metrics(&self, step: usize) -> usize {
+    pub(crate) fn steps_without_metrics(&self, step: usize) -> usize {
         let there: std::collections::BTreeSet<u64> = self
             .metrics()
             .iter()
@@ -297,7 +297,7 @@ impl RunFolder {
 
     /// Takes damaged checkpoints out of the way of those that will be written again. They are removed when the next one
     /// is whole.
-    pub fn set_aside(&self, damaged: &[(PathBuf, String)]) -> Result<()> {
+    pub(crate) fn set_aside(&self, damaged: &[(PathBuf, String)]) -> Result<()> {
         for (path, _) in damaged {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let aside = path.with_file_name(format!("{DAMAGED}{name}"));

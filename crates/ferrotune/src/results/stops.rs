@@ -80,7 +80,7 @@ pub fn write_settings(folder: &Path, settings: Option<&Value>) -> Result<()> {
 }
 
 /// The settings that stand in an adapter's folder.
-pub fn of_folder(folder: &Path) -> Result<Option<Value>> {
+pub(crate) fn of_folder(folder: &Path) -> Result<Option<Value>> {
     let path = folder.join(GENERATION_CONFIG);
     match std::fs::read(&path) {
         Ok(text) => crate::json::in_file(&path, &text).map(Some),

@@ -88,7 +88,7 @@ fn out<'a>(saved: Saved<'a>, last: &'a Cell<Option<&'a Tensor>>) -> OutTensor<'a
 }
 
 /// Where the run stood.
-pub fn read_state(folder: &Path) -> Result<TrainState> {
+pub(crate) fn read_state(folder: &Path) -> Result<TrainState> {
     let path = folder.join(STATE);
     let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
     serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not a training state: {e}")))

@@ -21,7 +21,7 @@ choice! {
 
 impl MethodKind {
     /// The learning rate if the run file gives none.
-    pub fn default_lr(self) -> f64 {
+    pub(crate) fn default_lr(self) -> f64 {
         match self {
             MethodKind::Full => 1e-5,
             MethodKind::Lora | MethodKind::Qlora => 2e-4,

@@ -29,9 +29,9 @@ use layers::Layers;
 pub use layers::Notation;
 pub use method::{MethodKind, MethodOptions, QuantOptions};
 pub use sections::{
-    ActivationPolicy, ActivationStorage, BadRowPolicy, DEFAULT_CACHE_LIMIT, DataFormat, DataOptions,
-    FloatKind, LossNormalization, ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Shape,
-    StreamPolicy, Supervise, TableKind, TrainOptions, Truncation, WeightKind,
+    ActivationPolicy, ActivationStorage, BadRowPolicy, DataFormat, DataOptions, FloatKind, LossNormalization,
+    ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Shape, StreamPolicy, Supervise,
+    TableKind, TrainOptions, Truncation, WeightKind,
 };
 pub use settings::{Difference, Settings, differences};
 pub use values::EvalSource;

@@ -4,7 +4,7 @@ use super::values::{Bytes, EvalSource};
 use crate::options::{choice, section};
 
 /// Bytes that all kept bases take together, if nothing else is said.
-pub const DEFAULT_CACHE_LIMIT: u64 = 64 << 30;
+pub(crate) const DEFAULT_CACHE_LIMIT: u64 = 64 << 30;
 
 choice! {
     /// A floating-point type, or a choice left to the program.

@@ -8,7 +8,7 @@ use crate::options::{fit, schema_of};
 
 impl RunConfig {
     /// Checks every value.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         if self.model.base.is_empty() {
             return Err(Error::config("model.base", "no model is named").with_hint(
                 "a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, a folder, or a .gguf file",

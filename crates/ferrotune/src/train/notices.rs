@@ -15,7 +15,7 @@ use crate::run_config::RunConfig;
 
 /// What a user should hear of the base before a run: what its own training code does and this one does not, and that an
 /// adapter to begin with was trained beside other weights.
-pub fn of_base(
+pub(crate) fn of_base(
     config: &RunConfig,
     base: &Checkpoint,
     form: BaseForm,
@@ -41,7 +41,7 @@ pub fn of_base(
 }
 
 /// The tokens that end an answer as far as the rows teach to write them.
-pub fn taught_ends(prepared: &PreparedData) -> Vec<u32> {
+pub(crate) fn taught_ends(prepared: &PreparedData) -> Vec<u32> {
     let taught = |id: &u32| {
         let label = i32::try_from(*id).ok();
         prepared.train.iter().any(|row| row.labels.iter().skip(1).any(|l| Some(*l) == label))

@@ -83,7 +83,7 @@ fn save_into(folder: &Path, base: &BaseModel, trainer: &Trainer<'_>) -> Result<(
 }
 
 /// Writes an adapter with what must be known to use or merge it: the weights beside it and the tokens that end an answer.
-pub fn write_adapter(
+pub(crate) fn write_adapter(
     folder: &Path,
     adapter: &Adapter,
     model: &Decoder,

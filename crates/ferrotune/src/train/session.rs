@@ -36,7 +36,7 @@ impl Trainable {
     }
 
     /// The parameters, to update.
-    pub fn params_mut(&mut self) -> &mut Params {
+    pub(crate) fn params_mut(&mut self) -> &mut Params {
         match self {
             Trainable::Full(params) => params,
             Trainable::Adapter(adapter) => &mut adapter.params,

@@ -69,7 +69,7 @@ pub struct Update<'a> {
 ///
 /// `grads` has no gradients before and after; only those of the layer at work exist. Nothing can be clipped, as the norm is
 /// known last.
-pub fn layer_by_layer(
+pub(crate) fn layer_by_layer(
     model: &Decoder,
     params: &mut Params,
     update: Update<'_>,

@@ -125,7 +125,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Hashes of the tokenized rows and of the base model.
-    pub fn fingerprints(&self) -> (&str, &str) {
+    pub(crate) fn fingerprints(&self) -> (&str, &str) {
         (&self.fingerprints.0, &self.fingerprints.1)
     }
 

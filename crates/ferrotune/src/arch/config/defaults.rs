@@ -50,7 +50,7 @@ pub enum RopeStyle {
 
 impl Defaults {
     /// What most families have, those of Llama.
-    pub const COMMON: Defaults = Defaults {
+    pub(crate) const COMMON: Defaults = Defaults {
         head_dim: None,
         norm_eps_key: "rms_norm_eps",
         norm_eps: 1e-6,

@@ -150,7 +150,7 @@ impl ModelConfig {
     }
 
     /// Dropout that the model's own code applies in training, and that is not applied here; with the values.
-    pub fn own_dropout(&self) -> Vec<(&'static str, f64)> {
+    pub(crate) fn own_dropout(&self) -> Vec<(&'static str, f64)> {
         const KEYS: [&str; 6] = [
             "attention_dropout",
             "resid_pdrop",

@@ -24,7 +24,7 @@ const PROBE: &str = "Qprobe7";
 
 impl ContentForms {
     /// Finds out what a template takes.
-    pub fn probe(template: &ChatTemplate) -> ContentForms {
+    pub(crate) fn probe(template: &ChatTemplate) -> ContentForms {
         let user = form(template, "user").unwrap_or(Form::Text);
         let others = ["system", "assistant", "tool"];
         let roles = others.map(|role| (role, form(template, role).unwrap_or(user)));

@@ -109,7 +109,7 @@ impl ChatTemplate {
 
     /// The same template with another one for chats that have tools, as some models bring it.
     #[must_use]
-    pub fn with_tool_use(mut self, template: ChatTemplate) -> Self {
+    pub(crate) fn with_tool_use(mut self, template: ChatTemplate) -> Self {
         self.tool_use = Some(Arc::new(template));
         self
     }

@@ -4,7 +4,7 @@ use super::fields::Problem;
 use crate::data::chat_template::ChatTemplate;
 
 /// Names that other data sets use for the roles of a chat, in small letters.
-pub const ROLE_ALIASES: &[(&str, &str)] = &[
+pub(crate) const ROLE_ALIASES: &[(&str, &str)] = &[
     ("human", "user"),
     ("prompter", "user"),
     ("gpt", "assistant"),

@@ -17,9 +17,10 @@ pub struct Names {
 
 impl Names {
     /// The rows to train on of a run file.
-    pub const TRAIN: Names = Names { data: "data.train", max_length: "data.max_length", has_run_file: true };
+    pub(crate) const TRAIN: Names =
+        Names { data: "data.train", max_length: "data.max_length", has_run_file: true };
     /// The rows to evaluate on of a run file.
-    pub const EVAL: Names = Names { data: "data.eval", ..Names::TRAIN };
+    pub(crate) const EVAL: Names = Names { data: "data.eval", ..Names::TRAIN };
     /// The options of a command.
     pub const OPTIONS: Names = Names { data: "--data", max_length: "--max-length", has_run_file: false };
 }

@@ -137,7 +137,7 @@ impl AdapterConfig {
     /// The content of `adapter_config.json`: top-level keys sorted as PEFT sorts them.
     ///
     /// Patterns keep their order, since the first one that matches counts.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let rest = Rest {
             base_model_name_or_path: self.base_model_name_or_path.clone(),
             revision: self.revision.clone(),

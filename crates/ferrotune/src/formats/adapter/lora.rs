@@ -103,7 +103,7 @@ choice! {
 
 impl Init {
     /// Whether the frozen weight is another one than the checkpoint's.
-    pub fn changes_base(self) -> bool {
+    pub(crate) fn changes_base(self) -> bool {
         matches!(self, Init::Pissa | Init::Olora | Init::Loftq)
     }
 }

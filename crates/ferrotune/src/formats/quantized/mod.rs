@@ -1,6 +1,6 @@
 //! Formats that weights are quantized to, and in which they lie in safetensors files.
 //!
-//! A format is one file that implements [`QuantFormat`], an entry of [`FORMATS`] and a word of [`QuantKind`]. How its
+//! A format is one file that implements [`QuantFormat`], an entry of `FORMATS` and a word of [`QuantKind`]. How its
 //! values are decoded is its [`ferrotune_kernels::quant::Format`], which stands beside the kernels or in the same file.
 
 pub mod bnb4;
@@ -76,7 +76,7 @@ impl Quantized {
     }
 
     /// Bytes that a value takes in a matrix with rows of `cols` values.
-    pub fn bytes_per_value(self, cols: usize) -> f64 {
+    pub(crate) fn bytes_per_value(self, cols: usize) -> f64 {
         self.format.bytes_per_value(self.options, cols)
     }
 

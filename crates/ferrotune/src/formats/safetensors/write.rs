@@ -86,7 +86,11 @@ pub fn write(path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<()> {
 }
 
 /// The same with the file's digest, which is computed beside the writing where there are threads for both.
-pub fn write_hashed(threads: &Threads, path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<Digest> {
+pub(crate) fn write_hashed(
+    threads: &Threads,
+    path: &Path,
+    tensors: &[(String, OutTensor<'_>)],
+) -> Result<Digest> {
     let mut digest = None;
     with_temporary(path, |temporary| {
         let mut out = Hashing::new(threads, create(path, temporary)?);

@@ -94,12 +94,12 @@ impl Method {
     }
 
     /// Whether it drops values, by a density.
-    pub fn drops(self) -> bool {
+    pub(crate) fn drops(self) -> bool {
         self.rule != Rule::Sum
     }
 
     /// Whether it divides what is kept by the density.
-    pub fn rescales(self) -> bool {
+    pub(crate) fn rescales(self) -> bool {
         matches!(self.rule, Rule::DareLinear | Rule::DareTies)
     }
 }

@@ -1,6 +1,6 @@
 //! The kinds of adapters: one file has all that a kind does at a linear, from its tensors to merging.
 //!
-//! A kind is an entry of [`KINDS`]. Everything else (choice of modules, initialisation, files, training, plan, merging)
+//! A kind is an entry of `KINDS`. Everything else (choice of modules, initialisation, files, training, plan, merging)
 //! asks it through [`Kind`] and through what it puts at each linear, a [`LinearAdapter`].
 
 mod dora;

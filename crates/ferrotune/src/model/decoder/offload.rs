@@ -8,7 +8,7 @@ use crate::Result;
 use crate::model::layer::Layer;
 use crate::model::parts::Base;
 use crate::model::pass::Pass;
-use crate::model::streaming::{Reader, Streaming};
+use crate::model::streaming::Reader;
 
 /// Bytes of an embedding that rows are taken from before it leaves memory.
 const GATHERED: usize = 4 << 20;
@@ -22,12 +22,6 @@ fn frozen(layer: &Layer) -> impl Iterator<Item = &Weight> {
 }
 
 impl Decoder {
-    /// What streaming saves; `None` if no layer lies in a file.
-    pub fn streaming(&self) -> Option<Streaming> {
-        let of = |layer: &Layer| frozen(layer).map(Weight::bytes_in_file).sum::<usize>();
-        Streaming::of(&self.layers.iter().map(of).collect::<Vec<_>>())
-    }
-
     /// Lets frozen layers be read as they are needed and leave memory behind the work of a pass.
     pub fn stream(&mut self) {
         self.reader = Some(Reader::start());
