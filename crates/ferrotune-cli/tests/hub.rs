@@ -1,6 +1,6 @@
 //! A model by its hub id, through the program.
 
-#[path = "../../ferrotune/tests/server/mod.rs"]
+#[path = "../../ferrotune-hub/tests/server/mod.rs"]
 mod server;
 
 use std::collections::BTreeMap;

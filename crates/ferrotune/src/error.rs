@@ -216,6 +216,17 @@ impl Error {
     }
 }
 
+impl From<ferrotune_hub::Error> for Error {
+    fn from(error: ferrotune_hub::Error) -> Self {
+        use ferrotune_hub::Error as Hub;
+        match error {
+            Hub::Io { path, source } => Error::Io { path, source },
+            Hub::File { path, problem, hint } => Error::File { path, problem, hint },
+            Hub::Network { url, problem, hint } => Error::Network { url, problem, hint },
+        }
+    }
+}
+
 fn io_hint(path: &Path, kind: std::io::ErrorKind) -> String {
     use std::io::ErrorKind as Kind;
     match kind {

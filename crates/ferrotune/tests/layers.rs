@@ -33,16 +33,23 @@ fn rooms() -> Vec<String> {
     text.lines().filter_map(name).collect()
 }
 
-/// Every source file by its path below `src`, without comments and tests.
+/// Every source file of the library by its path below `src`, without comments and tests.
 fn code() -> BTreeMap<String, String> {
-    fn walk(folder: &Path, all: &mut BTreeMap<String, String>) {
+    let all = code_of(&source());
+    assert!(all.len() > 100, "{} files", all.len());
+    all
+}
+
+/// Every source file below `root`.
+fn code_of(root: &Path) -> BTreeMap<String, String> {
+    fn walk(root: &Path, folder: &Path, all: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(folder).expect("a folder").flatten() {
             let path = entry.path();
             if path.is_dir() {
-                walk(&path, all);
+                walk(root, &path, all);
                 continue;
             }
-            let name = path.strip_prefix(source()).expect("below src").to_string_lossy().replace('\\', "/");
+            let name = path.strip_prefix(root).expect("below src").to_string_lossy().replace('\\', "/");
             if name.contains("tests") || name == "lib.rs" {
                 continue;
             }
@@ -56,8 +63,7 @@ fn code() -> BTreeMap<String, String> {
         }
     }
     let mut all = BTreeMap::new();
-    walk(&source(), &mut all);
-    assert!(all.len() > 100, "{} files", all.len());
+    walk(root, root, &mut all);
     all
 }
 
@@ -119,12 +125,23 @@ fn only_some_rooms_touch_files_and_none_the_environment() {
         if !allowed(&file) && touches.iter().any(|word| text.contains(word)) {
             wrong.push(format!("{file} touches files"));
         }
-        if ["env::var", "env::args", "println!", "eprintln!", "print!(", "process::exit"]
-            .iter()
-            .any(|w| text.contains(w))
-        {
+        if reads_or_prints(&text) {
             wrong.push(format!("{file} reads the environment, prints or exits"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn downloads_read_no_environment_and_print_nothing() {
+    let hub = code_of(&source().join("../../ferrotune-hub/src"));
+    assert!(hub.contains_key("net.rs"), "{:?}", hub.keys());
+    let wrong: Vec<_> = hub.iter().filter(|(_, text)| reads_or_prints(text)).map(|(file, _)| file).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+fn reads_or_prints(text: &str) -> bool {
+    ["env::var", "env::args", "println!", "eprintln!", "print!(", "process::exit"]
+        .iter()
+        .any(|w| text.contains(w))
 }

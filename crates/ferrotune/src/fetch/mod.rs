@@ -1,8 +1,8 @@
 //! Models from elsewhere: the hub, a package index, and the starter for a machine with nothing on it.
+//!
+//! `ferrotune-hub` downloads; here is which files make a model that this library opens.
 
-mod download;
 pub mod hub;
-pub mod index;
-pub mod net;
 pub mod starter;
-pub mod wheel;
+
+pub use ferrotune_hub::{index, net, wheel};

