@@ -31,7 +31,7 @@ pub struct IndexSettings {
 impl IndexSettings {
     /// The same settings without anything that needs a network.
     #[must_use]
-    pub(crate) fn local_only(&self) -> Self {
+    pub fn local_only(&self) -> Self {
         let local = |place: &&String| !place.contains("://") || place.starts_with("file://");
         IndexSettings {
             indexes: Vec::new(),
