@@ -1,8 +1,5 @@
 //! Singular value decompositions of products of thin factors and of dense matrices; all sums in f64.
 //!
-//! faer decomposes faster by its threads and instruction sets, but takes three minutes of building (`cargo build --release`
-//! of its `linalg` alone on two cores), which is more than the largest few triplets are worth.
-//!
 //! `B A` is never made: with `B = Qb Rb` and `At = Qa Ra` its singular values are those of the small `Rb Rat`.
 //! A dense matrix goes through Lanczos' bidiagonalization (Golub, Kahan 1965) with full reorthogonalization, which ends
 //! when the triplets asked for have converged, at the latest when it spans the whole space.
