@@ -8,8 +8,8 @@ use ferrotune_kernels::{Device, Tensor, Weight};
 
 use super::config::{Init, LoraConfig};
 use super::experts::{StackIds, expand, join};
-use super::init::{InitialBranch, initial_branches};
-use super::kinds::{Fresh, kind, random_a};
+use super::init::initial_branches;
+use super::kinds::{Fresh, InitialBranch, kind, random_a};
 use super::layout::{Layout, Part, Slot, choose, lay_out};
 use super::targets::Targets;
 use crate::Result;

@@ -9,21 +9,11 @@ use ferrotune_kernels::quant::Weight;
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
 
 use super::config::{Init, LoraConfig};
-use super::kinds::Place;
+use super::kinds::{InitialBranch, Place};
 use super::svd::largest;
 use crate::load::dense;
 use crate::model::parts::{Base, LinearLayer};
 use crate::{Error, Result};
-
-/// Where a branch starts, and what is left of the weight.
-pub(super) struct InitialBranch {
-    /// `A [R, K]`.
-    pub(super) a: Vec<f32>,
-    /// `B [N, R]`.
-    pub(super) b: Vec<f32>,
-    /// The frozen weight from now on.
-    pub(super) base: Weight,
-}
 
 /// Values of an NF4 block; PEFT's LoftQ leaves the scales in f32.
 const BLOCK: usize = 64;

@@ -8,11 +8,10 @@ mod lora;
 
 pub(super) use lora::random_a;
 
-use ferrotune_kernels::Device;
 use ferrotune_kernels::ops::linear::Matrix;
+use ferrotune_kernels::{Device, Weight};
 
 use super::config::LoraConfig;
-use super::init::InitialBranch;
 use crate::Result;
 use crate::arch::architecture::Architecture;
 use crate::model::parts::LinearLayer;
@@ -89,6 +88,16 @@ pub struct TensorSpec {
     pub group: Group,
     /// The key of `adapter_config.json` that asks for it.
     pub asked_by: &'static str,
+}
+
+/// Where a branch starts, and what is left of the weight.
+pub(in crate::lora) struct InitialBranch {
+    /// `A [R, K]`.
+    pub(in crate::lora) a: Vec<f32>,
+    /// `B [N, R]`.
+    pub(in crate::lora) b: Vec<f32>,
+    /// The frozen weight from now on.
+    pub(in crate::lora) base: Weight,
 }
 
 /// What the first values of a kind's tensors follow from.
