@@ -1,4 +1,4 @@
-//! Rows in the notations of the field become one form, or are refused by name; nothing of them is lost silently.
+//! Rows in the usual notations become one form, or are refused by name; nothing of them is lost silently.
 
 use serde_json::{Value, json};
 

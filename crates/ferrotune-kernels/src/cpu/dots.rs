@@ -73,7 +73,7 @@ pub(crate) fn sum_rows<T: Element>(isa: Isa, p: &[f32], w: &[T], stride: usize, 
 
 /// What a row of a weight is made of.
 pub(crate) trait Element: Copy {
-    /// As f32.
+    /// The value as f32.
     fn value(self) -> f32;
 
     /// The product in plain Rust, in the order of [`dot`](super::math::dot).

@@ -29,7 +29,7 @@ pub(crate) fn transpose(
     }
 }
 
-/// As many words as the instruction set turns at a time; how many that were.
+/// Turns as many words as the instruction set turns at a time, and gives how many that were.
 fn square(isa: Isa, from: &[u8], stride: usize, words: usize, out: &mut [f32], step: usize) -> usize {
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {

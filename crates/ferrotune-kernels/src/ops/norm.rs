@@ -28,9 +28,9 @@ pub struct Normed<'a> {
 /// Where the gradients of weight and bias are added; what is `None` is not computed.
 #[derive(Default)]
 pub struct Grads<'a> {
-    /// That of `w`.
+    /// The gradient of `w`.
     pub weight: Option<&'a mut Tensor>,
-    /// That of `b`.
+    /// The gradient of `b`.
     pub bias: Option<&'a mut Tensor>,
 }
 

@@ -123,7 +123,7 @@ pub(crate) enum ScalesOf<'a> {
 }
 
 impl ScalesOf<'_> {
-    /// That of a block.
+    /// The scale of a block.
     #[inline(always)]
     pub(crate) fn one(&self, index: usize) -> f32 {
         match *self {
@@ -144,7 +144,7 @@ impl ScalesOf<'_> {
         ask(at, 1);
     }
 
-    /// Those of blocks from `first` on.
+    /// Writes the scales of the blocks from `first` on.
     #[inline(always)]
     pub(crate) fn read(&self, first: usize, out: &mut [f32]) {
         match *self {

@@ -23,7 +23,7 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// Those of this machine; where the system does not tell, there is one.
+    /// The memory nodes of this machine; where the system does not tell, there is one.
     pub(super) fn detect() -> Self {
         #[cfg(target_os = "linux")]
         if let Ok(allowed) = rustix::thread::sched_getaffinity(None) {

@@ -29,7 +29,7 @@ pub struct BaseForm {
     pub tables: BaseStorage,
 }
 
-/// Tables keep the checkpoint's storage unless all is trained or dense, as the field has it.
+/// Tables keep the checkpoint's storage unless all is trained or dense, as PEFT and bitsandbytes leave them.
 impl From<BaseStorage> for BaseForm {
     fn from(linears: BaseStorage) -> Self {
         let tables = match linears {

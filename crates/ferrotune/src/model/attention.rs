@@ -286,9 +286,9 @@ impl Attention {
 
 /// The gradient of the residual stream at a layer.
 pub struct StreamGradient<'t> {
-    /// That of the output, where `dx` is not (attention beside the MLP).
+    /// The gradient of the output, where `dx` is not that (attention beside the MLP).
     pub d_out: Option<&'t Tensor>,
-    /// That of the output, to which that of the input is added.
+    /// The gradient of the output, to which the gradient of the input is added.
     pub dx: &'t mut Tensor,
     /// Whether anything below needs it.
     pub need_dx: bool,

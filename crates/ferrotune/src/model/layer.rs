@@ -41,9 +41,9 @@ pub enum Ffn {
 /// What its backward needs.
 #[derive(Debug)]
 pub enum FfnSaved {
-    /// Of an MLP.
+    /// What an MLP keeps.
     Dense(MlpSaved),
-    /// Of experts.
+    /// What experts keep.
     Experts(MoeSaved),
 }
 

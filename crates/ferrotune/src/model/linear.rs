@@ -241,7 +241,7 @@ impl Sinks {
         Sinks { ids, tensors: ids.map(|id| id.map(|id| grads.take(id).unwrap_or_else(|| zeros(id)))) }
     }
 
-    /// As the op takes them.
+    /// The gradients as the op takes them.
     pub(crate) fn grads(&mut self) -> Grads<'_> {
         let [weight, bias, a, b, branch_bias] = &mut self.tensors;
         Grads {

@@ -49,7 +49,7 @@ pub struct MoeSaved {
     routes: Routes,
     logits: Tensor,
     h_router: Option<Tensor>,
-    /// Of each expert that got tokens: gate and up; without them the backward computes them again.
+    /// Gate and up of each expert that got tokens; without them the backward computes them again.
     hidden: Option<Vec<Option<Hidden<SavedActivation>>>>,
     residual: ResidualSaved,
 }

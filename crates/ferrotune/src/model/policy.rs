@@ -41,7 +41,7 @@ impl Activations {
 /// A policy for each layer. The bits are those of any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policies {
-    /// Of the layers below.
+    /// The policy of the layers below.
     pub below: Activations,
     /// Layers nearest to the head that keep everything: they need it for the shortest time, and it is gone when the first
     /// layer is computed again.

@@ -34,7 +34,7 @@ pub struct AdamWConfig {
 pub struct LoraPlus {
     /// Learning rate of B and of vectors, as a share of A's.
     pub ratio: f64,
-    /// That of the embedding's branch, as a share of A's.
+    /// Learning rate of the embedding's branch, as a share of A's.
     pub embedding: f64,
 }
 

@@ -64,7 +64,7 @@ pub type ReadTensor<'a> = dyn FnMut(&str, [usize; 2]) -> Result<Vec<f32>> + 'a;
 /// A tensor of an optimizer's state.
 #[derive(Debug, Clone, Copy)]
 pub enum Saved<'a> {
-    /// Of a parameter's shape.
+    /// A tensor of a parameter's shape.
     Tensor(&'a Tensor),
     /// 8-bit codes of a parameter's shape; read back as the numbers 0 to 255.
     Codes([usize; 2], &'a [u8]),

@@ -2,7 +2,7 @@
 //!
 //! A key is declared once, as a field of its section (see [`options`](crate::options)): its name, type, default, range,
 //! unit, aliases and meaning. What reads, checks, writes and documents keys goes by that declaration. Reading is tolerant
-//! in notation (YAML, TOML, JSON; the field's own names as aliases) and strict in content: an unknown key, a wrong type
+//! in notation (YAML, TOML, JSON; the names of PEFT and transformers as aliases) and strict in content: an unknown key, a wrong type
 //! or an impossible value is an error that names the key. [`RunConfig::to_yaml`] writes the tree with all defaults filled
 //! in; reading that gives the same tree.
 

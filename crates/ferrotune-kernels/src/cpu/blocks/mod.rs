@@ -98,7 +98,7 @@ pub(crate) struct Products<'a> {
     /// The vectors in bf16, if they are multiplied so.
     #[cfg(target_arch = "x86_64")]
     pairs: Option<pairs::Vectors>,
-    /// As whole numbers, if they are multiplied so.
+    /// The vectors as whole numbers, if they are multiplied so.
     #[cfg(target_arch = "x86_64")]
     fixed: Option<fixed::Vectors>,
 }

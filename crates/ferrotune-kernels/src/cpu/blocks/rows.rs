@@ -83,7 +83,7 @@ impl<'a, B> Blocks<'a, B> {
     /// A block of a row.
     ///
     /// # Safety
-    /// It is inside.
+    /// The block is inside the row.
     #[inline(always)]
     pub(super) unsafe fn one(self, row: usize, block: usize) -> &'a B {
         // SAFETY: contract of the function.

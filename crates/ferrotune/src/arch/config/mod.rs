@@ -46,7 +46,7 @@ pub struct ModelConfig {
     pub norm_eps: f64,
     /// Rotary embeddings.
     pub rope: RopeConfig,
-    /// Those that are stated for a kind of layers.
+    /// Rotary embeddings that are stated for one kind of layers.
     pub rope_by_layer: BTreeMap<String, RopeConfig>,
     /// Whether the output head is the embedding matrix, if stated; transformers leaves it out where it is the
     /// family's default.
@@ -73,7 +73,7 @@ pub struct ModelConfig {
     pub raw: Value,
     /// Where it was read, for messages.
     pub path: PathBuf,
-    /// What it states and no program of the field computes, in sentences.
+    /// What it states and neither transformers nor llama.cpp computes, in sentences.
     pub notes: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
 //! A checkpoint's chat template: messages in, the exact text that the model was trained to see out.
 //!
-//! Jinja is minijinja's; this module adds what Python's Jinja and the field's trainers expect around it: Python's text
+//! Jinja is minijinja's; this module adds what Python's Jinja and other trainers expect around it: Python's text
 //! form of values, `{% generation %}` blocks, `strftime_now`, `raise_exception`, and the handling of messages before and
 //! after rendering. A template is data from the internet: it runs with fuel and cannot reach anything but its input.
 

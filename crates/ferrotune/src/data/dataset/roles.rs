@@ -1,4 +1,4 @@
-//! The names of roles: those of the field, those of other data sets, and those that a template itself knows.
+//! The names of roles: the usual ones, those of other data sets, and those that a template itself knows.
 
 use super::fields::Problem;
 use crate::data::chat_template::ChatTemplate;

@@ -38,7 +38,7 @@ const HEADER: u64 = 3072;
 pub(crate) struct BaseWriter {
     file: Unnamed,
     out: BufWriter<File>,
-    /// Of the linear at hand.
+    /// The hash of the linear at hand.
     hash: Sha256,
     /// Linears that are whole.
     whole: BTreeSet<String>,

@@ -45,7 +45,7 @@ choice! {
 pub struct Method {
     /// What is done.
     pub rule: Rule,
-    /// With what.
+    /// What is combined.
     pub form: Form,
 }
 

@@ -110,7 +110,7 @@ per_isa! {
 }
 
 impl Vectors {
-    /// Of `m` vectors of `k` values in `x`; none if this way is not for the format or the processor.
+    /// Prepares `m` vectors of `k` values in `x`; gives none if this way is not for the format or the processor.
     pub(super) fn new(cpu: &Cpu, rows: Rows<'_>, x: &[f32], k: usize) -> Option<Self> {
         let order = match rows {
             Rows::FourBit(_) => FourBits::ORDER,

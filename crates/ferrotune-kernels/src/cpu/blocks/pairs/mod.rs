@@ -58,7 +58,7 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    /// Of `m` vectors of `k` values in `x`; none if this way is not for the format.
+    /// Prepares `m` vectors of `k` values in `x`; gives none if this way is not for the format.
     pub(super) fn new(cpu: &Cpu, rows: Rows<'_>, x: &[f32], k: usize) -> Option<Self> {
         let even_first = match rows {
             Rows::FourBit(bits) if k / bits.block() + 2 <= formats::SCALES => true,
