@@ -92,6 +92,8 @@ fn examples() -> Result<(), Stop> {
     let target = here.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
     let model = here.join("crates/ferrotune-cli/builtin").display().to_string();
     let folder = target.join("examples");
+    // What an earlier run wrote would be in the way.
+    let _ = std::fs::remove_dir_all(&folder);
     let table = folder.join("questions.csv");
     let rows = "What is an asset?;Something owned.\nWhat is a debt?;Something owed.\n";
     std::fs::create_dir_all(&folder)
