@@ -42,8 +42,8 @@ impl Adapter {
         let initial = initial_branches(&dev.threads(), &config, &chosen.linears)?;
         let mut make = |slot: &Slot<'_>| Ok(first_value(dev, &config, &initial, seed, slot));
         let mut layout = lay_out(dev, model, &config, &chosen, &mut make)?;
-        for (at, (id, ids)) in chosen.linears.iter().zip(&layout.linears) {
-            let weight = match (&at.linear.base, initial.get(id)) {
+        for (at, ids) in chosen.linears.iter().zip(&layout.linears) {
+            let weight = match (&at.linear.base, initial.get(&at.linear.id)) {
                 (_, Some(start)) => Matrix::Frozen(&start.base),
                 (Base::Frozen(own), None) => Matrix::Frozen(own),
                 (Base::Trained(_), None) => continue,

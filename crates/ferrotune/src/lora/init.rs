@@ -9,8 +9,8 @@ use ferrotune_kernels::quant::Weight;
 use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
 
 use super::config::{Init, LoraConfig};
-use super::kinds::{InitialBranch, Place};
-use super::svd::largest;
+use super::kinds::{InitialBranch, Place, plus_product};
+use super::svd::{add, dot, largest};
 use crate::load::dense;
 use crate::model::parts::{Base, LinearLayer};
 use crate::{Error, Result};
@@ -110,11 +110,8 @@ fn minus_product(w: &[f32], a: &[f32], b: &[f32], r: usize, scale: f64) -> Vec<f
     let mut out = Vec::with_capacity(w.len());
     let mut sum = vec![0.0f64; k];
     for (row, b) in w.chunks_exact(k).zip(b.chunks_exact(r)) {
-        sum.fill(0.0);
-        for (b, a) in b.iter().zip(a.chunks_exact(k)) {
-            sum.iter_mut().zip(a).for_each(|(s, a)| *s += *b as f64 * *a as f64);
-        }
-        out.extend(row.iter().zip(&sum).map(|(w, s)| (*w as f64 - scale * s) as f32));
+        plus_product(row, a, b, -scale, &mut sum);
+        out.extend(sum.iter().map(|s| *s as f32));
     }
     out
 }
@@ -127,7 +124,7 @@ fn first_of_qr(w: &[f64], n: usize, k: usize, r: usize) -> (Vec<f64>, Vec<f64>) 
         for _ in 0..2 {
             for before in q.chunks_exact(n) {
                 let share = dot(before, &x);
-                add_scaled(before, -share, &mut x);
+                add(&mut x, -share, before);
             }
         }
         let length = dot(&x, &x).sqrt();
@@ -139,19 +136,10 @@ fn first_of_qr(w: &[f64], n: usize, k: usize, r: usize) -> (Vec<f64>, Vec<f64>) 
     let mut rest = vec![0.0; r * k];
     for (q, row) in q.chunks_exact(n).zip(rest.chunks_exact_mut(k)) {
         for (q, w) in q.iter().zip(w.chunks_exact(k)) {
-            add_scaled(w, *q, row);
+            add(row, *q, w);
         }
     }
     (q, rest)
-}
-
-fn dot(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(a, b)| a * b).sum()
-}
-
-/// `out += factor x`.
-fn add_scaled(x: &[f64], factor: f64, out: &mut [f64]) {
-    out.iter_mut().zip(x).for_each(|(o, v)| *o += factor * v);
 }
 
 #[cfg(test)]

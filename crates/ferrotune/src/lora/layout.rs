@@ -85,8 +85,8 @@ impl Part<'_> {
 pub(super) struct Layout {
     pub(super) params: Params,
     pub(super) adapted: Adapted,
-    /// The parameters of each targeted linear, by its number.
-    pub(super) linears: Vec<(usize, Vec<ParamId>)>,
+    /// The parameters of each targeted linear.
+    pub(super) linears: Vec<Vec<ParamId>>,
     /// Names of the parameters that are vectors in files.
     pub(super) vectors: BTreeSet<String>,
     /// What stacked tensors were split into.
@@ -241,7 +241,7 @@ impl<'m> Builder<'_, 'm> {
         let tensors = kind.tensors(config, at);
         let ids = tensors.iter().map(|spec| self.push(slot(spec))).collect::<Result<Vec<ParamId>>>()?;
         self.layout.adapted.put(at.linear.id, kind.linear(config, at, &ids));
-        self.layout.linears.push((at.linear.id, ids));
+        self.layout.linears.push(ids);
         Ok(())
     }
 

@@ -117,16 +117,17 @@ pub(super) fn largest(w: &[f32], rows: usize, cols: usize, rank: usize) -> (Colu
 }
 
 /// Inner product in eight sums, which the compiler can vectorise.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot<T: Copy + Into<f64>>(a: &[T], b: &[f64]) -> f64 {
     let ((xs, xs_rest), (ys, ys_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut sums = [0.0; 8];
     for (x, y) in xs.iter().zip(ys) {
-        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(s, (x, y))| *s += x * y);
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(s, (x, y))| *s += (*x).into() * y);
     }
-    sums.iter().sum::<f64>() + xs_rest.iter().zip(ys_rest).map(|(x, y)| x * y).sum::<f64>()
+    sums.iter().sum::<f64>() + xs_rest.iter().zip(ys_rest).map(|(x, y)| (*x).into() * y).sum::<f64>()
 }
 
-fn add(to: &mut [f64], factor: f64, from: &[f64]) {
+/// `to += factor from`.
+pub(super) fn add(to: &mut [f64], factor: f64, from: &[f64]) {
     to.iter_mut().zip(from).for_each(|(t, f)| *t += factor * f);
 }
 
@@ -235,7 +236,7 @@ impl Dense<'_> {
     /// `M x`, or `Mt x`.
     fn times(&self, x: &[f64], transpose: bool) -> Vec<f64> {
         if transpose == self.transposed {
-            return self.values.chunks_exact(self.cols).map(|row| mixed_dot(row, x)).collect();
+            return self.values.chunks_exact(self.cols).map(|row| dot(row, x)).collect();
         }
         let mut out = vec![0.0; self.cols];
         for (row, x) in self.values.chunks_exact(self.cols).zip(x) {
@@ -243,16 +244,6 @@ impl Dense<'_> {
         }
         out
     }
-}
-
-/// [`dot`] with values in f32.
-fn mixed_dot(a: &[f32], b: &[f64]) -> f64 {
-    let ((xs, xs_rest), (ys, ys_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let mut sums = [0.0; 8];
-    for (x, y) in xs.iter().zip(ys) {
-        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(s, (x, y))| *s += *x as f64 * y);
-    }
-    sums.iter().sum::<f64>() + xs_rest.iter().zip(ys_rest).map(|(x, y)| *x as f64 * y).sum::<f64>()
 }
 
 /// The `rank` greatest triplets: columns of U, s, columns of V.

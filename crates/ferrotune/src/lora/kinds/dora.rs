@@ -11,7 +11,7 @@ use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::linear::{self, Grads, Linear, Matrix, Passed};
 use ferrotune_kernels::{DType, Device, Tensor};
 
-use super::lora::{factors, init_factor, low_rank, merged_row};
+use super::lora::{factors, init_factor, low_rank, plus_product};
 use super::{Fresh, Kind, Place, TensorSpec};
 use crate::arch::architecture::Architecture;
 use crate::formats::adapter::{AdapterKind, LoraConfig};
@@ -104,11 +104,12 @@ impl LinearAdapter for DoraLinear {
     }
 
     fn fold(&self, params: &Params, cols: usize, weight: &mut [f32]) {
-        let factors = (params.get(self.branch.a), params.get(self.branch.b));
+        let (a, b) = (params.get(self.branch.a), params.get(self.branch.b));
         let magnitudes = params.get(self.magnitude).host_f32();
+        let rows = weight.chunks_exact_mut(cols).zip(b.host_f32().chunks_exact(b.cols()));
         let mut sum = vec![0.0; cols];
-        for ((row, weight), magnitude) in weight.chunks_exact_mut(cols).enumerate().zip(magnitudes) {
-            merged_row(factors, self.branch.scale, row, weight, &mut sum);
+        for ((weight, b), magnitude) in rows.zip(magnitudes) {
+            plus_product(weight, a.host_f32(), b, self.branch.scale as f64, &mut sum);
             let gain = *magnitude as f64 / sum.iter().map(|v| v * v).sum::<f64>().sqrt();
             weight.iter_mut().zip(&sum).for_each(|(w, s)| *w = (gain * s) as f32);
         }

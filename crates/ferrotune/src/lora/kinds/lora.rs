@@ -1,6 +1,5 @@
 //! LoRA (Hu et al. 2021): `h = Wx + s BAx`, which the linear's own product sums in one pass.
 
-use ferrotune_kernels::Tensor;
 use ferrotune_kernels::rng::Stream;
 
 use super::{Fresh, Kind, Place, TensorSpec};
@@ -107,10 +106,10 @@ impl LinearAdapter for LowRank {
     }
 
     fn fold(&self, params: &Params, cols: usize, weight: &mut [f32]) {
-        let factors = (params.get(self.a), params.get(self.b));
+        let (a, b) = (params.get(self.a), params.get(self.b));
         let mut sum = vec![0.0; cols];
-        for (row, weight) in weight.chunks_exact_mut(cols).enumerate() {
-            merged_row(factors, self.scale, row, weight, &mut sum);
+        for (weight, b) in weight.chunks_exact_mut(cols).zip(b.host_f32().chunks_exact(b.cols())) {
+            plus_product(weight, a.host_f32(), b, self.scale as f64, &mut sum);
             weight.iter_mut().zip(&sum).for_each(|(w, s)| *w = *s as f32);
         }
     }
@@ -126,22 +125,11 @@ impl LinearAdapter for LowRank {
     }
 }
 
-/// `W + s B A` of a row in f64: `sum` is written.
-pub(super) fn merged_row(
-    (a, b): (&Tensor, &Tensor),
-    scale: f32,
-    row: usize,
-    weight: &[f32],
-    sum: &mut [f64],
-) {
-    let (r, k) = (a.rows(), a.cols());
+/// A row of `W + s B A` in f64, of that of B: `sum` is written.
+pub(in crate::lora) fn plus_product(w: &[f32], a: &[f32], b: &[f32], scale: f64, sum: &mut [f64]) {
     sum.fill(0.0);
-    for (q, factor) in b.host_f32()[row * r..][..r].iter().enumerate() {
-        for (s, a) in sum.iter_mut().zip(&a.host_f32()[q * k..][..k]) {
-            *s += *factor as f64 * *a as f64;
-        }
+    for (b, a) in b.iter().zip(a.chunks_exact(w.len())) {
+        sum.iter_mut().zip(a).for_each(|(s, a)| *s += *b as f64 * *a as f64);
     }
-    for (s, w) in sum.iter_mut().zip(weight) {
-        *s = *w as f64 + scale as f64 * *s;
-    }
+    sum.iter_mut().zip(w).for_each(|(s, w)| *s = *w as f64 + scale * *s);
 }

@@ -6,7 +6,7 @@
 mod dora;
 mod lora;
 
-pub(super) use lora::random_a;
+pub(super) use lora::{plus_product, random_a};
 
 use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::{Device, Weight};
