@@ -7,6 +7,8 @@
 //! Dimensions, everywhere: `T` packed tokens of a micro-batch, `S` segments in it, `D` hidden, `H`/`G` query/kv
 //! heads, `F` ffn, `V` vocabulary, `R` rank, `N`/`K` out/in of a linear, `M` rows.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod dtype;
 pub mod error;
 

@@ -227,6 +227,7 @@ impl From<ferrotune_hub::Error> for Error {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "says where a relative path starts")]
 fn io_hint(path: &Path, kind: std::io::ErrorKind) -> String {
     use std::io::ErrorKind as Kind;
     match kind {

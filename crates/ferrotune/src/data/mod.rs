@@ -1,5 +1,6 @@
 //! Text becomes batches: rows are read, rendered with the model's chat template, tokenized, packed and ordered.
 
+#[allow(clippy::disallowed_methods, reason = "opens the files of rows")]
 pub mod rows;
 
 pub mod dataset;

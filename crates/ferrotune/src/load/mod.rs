@@ -13,6 +13,7 @@ use crate::model::decoder::Decoder;
 use crate::model::params::Params;
 use crate::{Error, Result};
 
+#[allow(clippy::disallowed_methods, reason = "keeps quantized bases in a file")]
 pub mod base_cache;
 mod loader;
 mod storage;

@@ -8,6 +8,7 @@
 
 mod layers;
 mod method;
+#[allow(clippy::disallowed_methods, reason = "asks whether a path is there")]
 mod paths;
 pub mod reference;
 mod sections;
@@ -79,6 +80,7 @@ impl PartialEq for RunConfig {
 
 impl RunConfig {
     /// Reads a run file and applies `section.key=value` overrides in order; the result is valid and resolved.
+    #[allow(clippy::disallowed_methods, reason = "opens the run file")]
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let text = match (crate::file_kind::detect(&bytes), std::str::from_utf8(&bytes)) {

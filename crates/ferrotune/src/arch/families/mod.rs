@@ -66,6 +66,7 @@ pub fn find(model_type: &str) -> Option<&'static Family> {
 /// # Errors
 /// A family that is not in [`FAMILIES`] is refused by name, before any weight is read; so is every value that would be
 /// computed wrongly.
+#[allow(clippy::disallowed_methods, reason = "the one file of a checkpoint that this room opens")]
 pub fn read_config(path: &Path) -> Result<ModelConfig> {
     let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     config_from_json(path, crate::json::in_file(path, &text)?)
