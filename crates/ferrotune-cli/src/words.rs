@@ -9,8 +9,8 @@ use ferrotune::load::BaseStorage;
 use ferrotune::lora::algebra::Method;
 use ferrotune::options::{JsonSchema, words};
 use ferrotune::run_config::{QuantKind, QuantOptions};
+use ferrotune_kernels::DType;
 use ferrotune_kernels::cpu::Isa;
-use ferrotune_kernels::{DType, quant::nf4::FourBitKind};
 
 /// Takes the words of one of the library's choices, with their meanings in the help.
 pub fn word<T>() -> impl TypedValueParser<Value = T>
@@ -135,11 +135,11 @@ pub enum FourBit {
     Fp4,
 }
 
-impl From<FourBit> for FourBitKind {
+impl From<FourBit> for QuantKind {
     fn from(kind: FourBit) -> Self {
         match kind {
-            FourBit::Nf4 => FourBitKind::Nf4,
-            FourBit::Fp4 => FourBitKind::Fp4,
+            FourBit::Nf4 => QuantKind::Nf4,
+            FourBit::Fp4 => QuantKind::Fp4,
         }
     }
 }

@@ -45,7 +45,7 @@ impl Arena {
         Arena { regions: Vec::new(), step, file: None, free: Vec::new(), by_length: Vec::new() }
     }
 
-    /// The same in a file that nobody else uses: the system may take its memory away and read it again later.
+    /// An arena in a file that nobody else uses: the system may take its memory away and read it again later.
     pub(crate) fn in_file(step: usize, file: File) -> Self {
         Arena { file: Some(file), ..Arena::new(step) }
     }

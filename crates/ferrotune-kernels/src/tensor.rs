@@ -75,7 +75,7 @@ impl Pool {
         self.try_take(words).unwrap_or_else(|_| heap::refused(layout()))
     }
 
-    /// The same where the system may refuse, as a full disk does.
+    /// Like [`Pool::take`], where the system may refuse, as a full disk does.
     fn try_take(self: &Arc<Self>, words: usize) -> std::io::Result<Buffer> {
         let mut s = self.lock();
         let small = words < s.large_words;

@@ -54,7 +54,7 @@ pub enum Error {
     Rows {
         /// How many.
         count: usize,
-        /// Of how many.
+        /// Number of all rows.
         rows: usize,
         /// The first of them, each on a line of its own: file, line, what was found and what was expected.
         list: String,

@@ -322,7 +322,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// As for [`wide`].
+    /// AVX-512; every row of `w` begins `stride` after the last and is as long as `x`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) unsafe fn wide_rows<T: Element>(x: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
         for (j, o) in out.iter_mut().enumerate() {
@@ -332,7 +332,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// As for [`narrow`].
+    /// AVX2 and FMA; every row of `w` begins `stride` after the last and is as long as `x`.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn narrow_rows<T: Element>(x: &[f32], w: &[T], stride: usize, out: &mut [f32]) {
         for (j, o) in out.iter_mut().enumerate() {

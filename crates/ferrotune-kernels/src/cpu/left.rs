@@ -31,7 +31,7 @@ impl Left<'_> {
         self.m
     }
 
-    /// The same values as a matrix: what was rounded for one product need not be rounded again for another.
+    /// The values as a matrix: what was rounded for one product need not be rounded again for another.
     pub(crate) fn mat(&self) -> Mat<'_> {
         match self.kind {
             Words::Pairs => Mat::Bf16(bytemuck::cast_slice(self.words()), 2 * self.stride),

@@ -157,7 +157,7 @@ mod x86 {
 
     use super::Tile;
 
-    /// The same for rows and 16-column vectors: LoRA's ranks fill one vector, not four.
+    /// Picks the tile by rows and 16-column vectors: LoRA's ranks fill one vector, not four.
     macro_rules! by_rows_and_vectors {
         ($rows:expr, $cols:expr, $f:ident($($arg:expr),*)) => {
             match $cols.div_ceil(16) {

@@ -133,7 +133,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// As [`eight`], with 16 and AVX-512.
+    /// AVX-512; 16 rows of 16 words from `from`, `stride` bytes apart, and 16 rows of `out`, `step` words apart, are valid.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn sixteen(from: *const u8, stride: usize, out: *mut f32, step: usize) {
         // SAFETY: contract of the function.

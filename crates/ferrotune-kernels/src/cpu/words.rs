@@ -165,7 +165,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// The same of bf16 values.
+    /// Spreads bf16 values as [`spread`] does floats.
     pub(crate) fn spread_wide(x: &[bf16], stride: usize, rows: usize, to: Places, out: &mut [f32]) {
         for row in 0..rows {
             ask(x.as_ptr().wrapping_add((row + AHEAD) * stride).cast(), size_of::<[bf16; 64]>());

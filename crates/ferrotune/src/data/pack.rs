@@ -33,7 +33,7 @@ impl PackedBatch {
 pub enum PackStrategy {
     /// Best fit, longest first; what exceeds the capacity is cut off.
     BestFit,
-    /// The same, but a row that exceeds the capacity becomes several pieces.
+    /// As `BestFit`, but a row that exceeds the capacity becomes several pieces.
     BestFitSplit,
     /// Rows one after the other, cut wherever the capacity ends.
     Wrapped,
@@ -111,9 +111,9 @@ fn wrapped(lengths: &[usize], capacity: usize) -> Vec<Vec<Piece>> {
 pub enum Packing {
     /// None: each is a micro-batch of its own.
     Alone,
-    /// As many as fit, each blind to the others.
+    /// As many rows as fit, each blind to the others.
     Together,
-    /// The same, and rows of up to so many tokens store what they begin with in common once.
+    /// As `Together`, and rows of up to so many tokens store what they begin with in common once.
     Shared(usize),
 }
 

@@ -122,7 +122,7 @@ impl<'a> Preparer<'a> {
         Preparer { tokenizer, styles, options, known: pieces::Known::default() }
     }
 
-    /// The same with other words for where the rows come from.
+    /// This tokenizer with other words for where the rows come from.
     #[must_use]
     pub fn named(mut self, names: Names) -> Self {
         self.options.names = names;

@@ -33,7 +33,7 @@ pub const STARTER_WHEEL: PinnedWheel = PinnedWheel {
 /// Where the starter came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// It was on this machine.
+    /// A cache on this machine.
     Cache,
     /// The hub.
     Hub,

@@ -30,7 +30,7 @@ pub fn load(
     load_into(dev, checkpoint, form.into(), positions, Params::default())
 }
 
-/// The same with trained parameters added to `params`, which says where they lie.
+/// Like [`load`], with trained parameters added to `params`, which says where they lie.
 pub(crate) fn load_into(
     dev: &Device,
     checkpoint: &Checkpoint,

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// How a matrix of the base is held in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum BaseStorage {
-    /// As the checkpoint has them: no second rounding.
+    /// The form of the checkpoint: no second rounding.
     AsStored,
     /// Dense floats; a dense checkpoint that is no wider stays as it is.
     Dense(DType),

@@ -54,7 +54,7 @@ impl Qkv {
         }
     }
 
-    /// The same, to change.
+    /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
             Qkv::Separate(three) => &mut three[..],
@@ -261,7 +261,7 @@ impl Attention {
         self.qkv.linears().iter().chain([&self.o_proj])
     }
 
-    /// The same, to change.
+    /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         self.qkv.linears_mut().iter_mut().chain([&mut self.o_proj])
     }
@@ -272,7 +272,7 @@ impl Attention {
         self.norm.iter().chain(heads).chain(&self.residual.norm)
     }
 
-    /// The same, to change.
+    /// The norms, mutable.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         let heads = self.qk_norm.iter_mut().flatten();
         self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm)

@@ -112,7 +112,7 @@ impl Decoder {
         self.layers.iter().flat_map(Layer::linears).chain(&self.lm_head).collect()
     }
 
-    /// The same, to change.
+    /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
         self.layers.iter_mut().flat_map(Layer::linears_mut).chain(&mut self.lm_head).collect()
     }
@@ -189,7 +189,7 @@ impl Decoder {
         Ok(x)
     }
 
-    /// The same for new tokens of cached sequences.
+    /// The forward pass of new tokens of cached sequences.
     pub(crate) fn forward_cached(
         &self,
         pass: &Pass<'_>,
@@ -256,7 +256,7 @@ impl Decoder {
         backward.finish(pass, grads)
     }
 
-    /// The same layer by layer: between two of them the parameters of those that are done may change.
+    /// The backward pass layer by layer: between two layers the parameters of those that are done may change.
     pub(crate) fn start_backward<'a>(
         &'a self,
         dev: &Device,

@@ -183,7 +183,7 @@ impl Layer {
         self.attention.linears().chain(self.mlp.linears())
     }
 
-    /// The same, to change.
+    /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         self.attention.linears_mut().chain(self.mlp.linears_mut())
     }

@@ -61,7 +61,7 @@ impl<'a> Pass<'a> {
         self.linears_as(x, layers, [dtype; N])
     }
 
-    /// The same with a type for each output.
+    /// Like [`Self::linears`], with a type for each output.
     pub(crate) fn linears_as<const N: usize>(
         &self,
         x: &Tensor,

@@ -47,7 +47,7 @@ impl Up {
         }
     }
 
-    /// The same, to change.
+    /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
             Up::Gated(two) => &mut two[..],
@@ -207,7 +207,7 @@ impl Mlp {
         self.up.linears().iter().chain([&self.down_proj])
     }
 
-    /// The same, to change.
+    /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         self.up.linears_mut().iter_mut().chain([&mut self.down_proj])
     }
@@ -217,7 +217,7 @@ impl Mlp {
         self.norm.iter().chain(&self.residual.norm)
     }
 
-    /// The same, to change.
+    /// The norms, mutable.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         self.norm.iter_mut().chain(&mut self.residual.norm)
     }

@@ -172,7 +172,7 @@ impl Moe {
         [&self.router].into_iter().chain(experts)
     }
 
-    /// The same, to change.
+    /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         let experts = self.experts.iter_mut().flat_map(|e| e.gate_up.iter_mut().chain([&mut e.down]));
         [&mut self.router].into_iter().chain(experts)
@@ -183,7 +183,7 @@ impl Moe {
         self.norm.iter().chain(&self.residual.norm)
     }
 
-    /// The same, to change.
+    /// The norms, mutable.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         self.norm.iter_mut().chain(&mut self.residual.norm)
     }

@@ -24,7 +24,7 @@ impl Keep {
 /// An activation that waits for the backward.
 #[derive(Debug)]
 pub(super) enum SavedActivation {
-    /// As it was computed.
+    /// Unchanged.
     Whole(Tensor),
     /// In 8 bits.
     Packed(Packed),

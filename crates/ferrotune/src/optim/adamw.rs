@@ -117,7 +117,7 @@ impl AdamW {
         AdamW { config, m: zeros(), v: zeros(), steps: 0 }
     }
 
-    /// The same with moments in a file that nobody else uses, as bitsandbytes' `PagedAdamW`: where memory is short the system
+    /// AdamW with moments in a file that nobody else uses, as bitsandbytes' `PagedAdamW`: where memory is short the system
     /// takes theirs, and a step waits for the disk instead of failing. Same bits.
     pub fn paged(params: &Params, config: AdamWConfig, file: File) -> std::io::Result<Self> {
         // A buffer begins at a line of 16 words.

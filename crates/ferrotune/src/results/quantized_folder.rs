@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
-use ferrotune_kernels::quant::nf4::{FourBitKind, quantize};
 use ferrotune_kernels::quant::{Bytes, Weight};
 use ferrotune_kernels::{DType, Threads};
 use serde_json::{Value, json};
@@ -16,20 +15,9 @@ use serde_json::{Value, json};
 use super::model_folder::{SHARD, encode, safetensors_dtype, write_sidecar};
 use crate::formats::Checkpoint;
 use crate::formats::atomic::write_atomic;
-use crate::formats::quantized::{self, bnb4};
+use crate::formats::quantized::{self, Quantized};
 use crate::formats::safetensors::{OutTensor, SafeFile, Shards, TensorRef, write_model};
 use crate::{Error, Result};
-
-/// How linears are quantized.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FourBitOptions {
-    /// Code book.
-    pub kind: FourBitKind,
-    /// Values of a block.
-    pub block: usize,
-    /// Whether the block scales are quantized to 8 bits.
-    pub double: bool,
-}
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +39,14 @@ pub fn write(
     threads: &Threads,
     folder: &Path,
     checkpoint: &Checkpoint,
-    options: FourBitOptions,
+    format: Quantized,
     dtype: Option<DType>,
 ) -> Result<Written> {
     let path = checkpoint.path();
+    if format.quantization_config("").is_none() {
+        return Err(Error::file(folder, format!("folders are not written in {}", format.kind()))
+            .with_hint("bitsandbytes' nf4 and fp4 are"));
+    }
     if !path.is_dir() {
         return Err(Error::file(path, "a GGUF file is rounded already, 4 bits would round it again")
             .with_hint("give the folder of the model that it was made from"));
@@ -68,7 +60,7 @@ pub fn write(
     }
     let shards = Shards::open(path)?;
     let dtype = dtype.map_or_else(|| own_dtype(checkpoint, &shards), Ok)?;
-    let source = Source { threads, checkpoint, options, dtype, last: RefCell::default() };
+    let source = Source { threads, checkpoint, format, dtype, last: RefCell::default() };
     let before: Cell<Option<(&SafeFile, &TensorRef)>> = Cell::new(None);
     let (before, mut tensors) = (&before, Vec::new());
     let (mut linears, mut from) = (0, 0);
@@ -100,7 +92,7 @@ pub fn write(
     let to = tensors.iter().map(|(_, t)| t.nbytes()).sum();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     write_model(folder, tensors, SHARD)?;
-    write_config(folder, checkpoint, options, dtype)?;
+    write_config(folder, checkpoint, format, dtype)?;
     for (name, content) in checkpoint.sidecars()? {
         write_sidecar(folder, &name, &content)?;
     }
@@ -111,7 +103,7 @@ pub fn write(
 struct Source<'a> {
     threads: &'a Threads,
     checkpoint: &'a Checkpoint,
-    options: FourBitOptions,
+    format: Quantized,
     dtype: DType,
     /// The linear whose turn it was last: its packed values and its scales are written one after the other.
     last: RefCell<Option<(String, Rc<Weight>)>>,
@@ -126,9 +118,8 @@ impl Source<'_> {
         }
         self.last.take();
         let weight = cast(self.checkpoint.weight(name, rows, cols)?, self.dtype)?;
-        let FourBitOptions { kind, block, double } = self.options;
-        let refuse = |e: ferrotune_kernels::Error| Error::tensor(self.checkpoint.path(), name, e.to_string());
-        let weight = Rc::new(quantize(self.threads, &weight, kind, block, double).map_err(refuse)?);
+        let refuse = |e: Error| Error::tensor(self.checkpoint.path(), name, e.to_string());
+        let weight = Rc::new(self.format.quantize(self.threads, &weight).map_err(refuse)?);
         self.checkpoint.release(name);
         self.last.replace(Some((name.to_string(), Rc::clone(&weight))));
         Ok(weight)
@@ -200,14 +191,13 @@ fn cast(weight: Weight, dtype: DType) -> Result<Weight> {
     Ok(Weight::dense(weight.rows(), weight.cols(), dtype, Bytes::owned(encode(&values, dtype)))?)
 }
 
-fn write_config(folder: &Path, checkpoint: &Checkpoint, options: FourBitOptions, dtype: DType) -> Result<()> {
+fn write_config(folder: &Path, checkpoint: &Checkpoint, format: Quantized, dtype: DType) -> Result<()> {
     let mut raw = checkpoint.config().raw.clone();
     if let Some(config) = raw.as_object_mut() {
         let name = float_name(dtype);
         let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         config.insert(key.into(), json!(name));
-        let about = bnb4::quantization_config(options.kind, options.double, name, &[]);
-        config.insert("quantization_config".into(), about);
+        config.insert("quantization_config".into(), format.quantization_config(name).unwrap_or_default());
     }
     write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
 }

@@ -22,10 +22,10 @@ choice! {
 choice! {
     /// The form of embedding and head, which are kept apart from the quantized linears of the layers.
     pub enum TableKind {
-        /// As the base file has them, or dense where the layers are.
+        /// The form of the base file, or dense where the layers are.
         #[default]
         Auto = "auto",
-        /// As the base file has them.
+        /// The form of the base file.
         Keep = "keep",
         /// bfloat16.
         Bf16 = "bf16" | "bfloat16",
@@ -80,10 +80,10 @@ choice! {
 choice! {
     /// What happens to a row that is too long.
     pub enum Overlong {
-        /// It is cut.
+        /// The row is cut.
         #[default]
         Truncate = "truncate",
-        /// It is left out.
+        /// The row is left out.
         Drop = "drop",
     }
 }
@@ -118,9 +118,9 @@ choice! {
         /// Adam with decoupled weight decay.
         #[default]
         Adamw = "adamw" | "adamw_torch",
-        /// The same with moments in a file, whose memory the system may take.
+        /// AdamW with moments in a file, whose memory the system may take.
         PagedAdamw = "paged_adamw" | "paged_adamw_32bit",
-        /// The same with moments in 8 bits.
+        /// AdamW with moments in 8 bits.
         Adamw8bit = "adamw8bit" | "adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit",
     }
 }
@@ -167,7 +167,7 @@ choice! {
         Auto = "auto",
         /// All.
         Keep = "keep",
-        /// Those that are expensive to compute again.
+        /// Only the activations that are expensive to compute again.
         Lean = "lean",
         /// Only the input of each layer.
         Recompute = "recompute",
@@ -177,7 +177,7 @@ choice! {
 choice! {
     /// How activations wait for the backward pass.
     pub enum ActivationStorage {
-        /// As they were computed.
+        /// Unchanged.
         #[default]
         Exact = "exact",
         /// Most of them in 8 bits: half the memory, and gradients that are off by a little.

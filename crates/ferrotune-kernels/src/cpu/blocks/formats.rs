@@ -166,7 +166,7 @@ pub(super) unsafe fn q4_0<L: Lanes, const M: usize>(blocks: &[Q4_0], x: Vectors<
 }
 
 /// # Safety
-/// As for [`q4_0`]; the vectors have their sums.
+/// The vectors have 32 values and one sum for every block; the instructions of `L` are available.
 #[inline(always)]
 pub(super) unsafe fn q4_1<L: Lanes, const M: usize>(blocks: &[Q4_1], x: Vectors<M>) -> [f32; M] {
     // SAFETY: a block stands for 32 values of the vectors, and for one sum; of these there are whole groups.
@@ -194,7 +194,7 @@ pub(super) unsafe fn q4_1<L: Lanes, const M: usize>(blocks: &[Q4_1], x: Vectors<
 }
 
 /// # Safety
-/// As for [`q4_0`].
+/// The vectors have 32 values for every block; the instructions of `L` are available.
 #[inline(always)]
 pub(super) unsafe fn q8_0<L: Lanes, const M: usize>(blocks: &[Q8_0], x: Vectors<M>) -> [f32; M] {
     // SAFETY: a block stands for 32 values of the vectors.
@@ -217,7 +217,7 @@ pub(super) unsafe fn q8_0<L: Lanes, const M: usize>(blocks: &[Q8_0], x: Vectors<
 }
 
 /// # Safety
-/// As for [`q4_1`], a block standing for 256 values.
+/// The vectors have 256 values and 8 sums for every block; the instructions of `L` are available.
 #[inline(always)]
 pub(super) unsafe fn q4_k<L: Lanes, const M: usize>(blocks: &[Q4K], x: Vectors<M>) -> [f32; M] {
     // Eight lanes of minima: one chain of additions would be the longest in the loop.
@@ -255,7 +255,7 @@ pub(super) unsafe fn q4_k<L: Lanes, const M: usize>(blocks: &[Q4K], x: Vectors<M
 }
 
 /// # Safety
-/// As for [`q4_0`], a block standing for 256 values.
+/// The vectors have 256 values for every block; the instructions of `L` are available.
 #[inline(always)]
 pub(super) unsafe fn q6_k<L: Lanes, const M: usize>(blocks: &[Q6K], x: Vectors<M>) -> [f32; M] {
     // SAFETY: a block stands for 256 values of the vectors.

@@ -10,7 +10,7 @@ pub(super) unsafe trait Lanes: Copy {
     /// A table of sixteen values.
     type Table: Copy;
 
-    /// The same for [`Lanes::both`].
+    /// A table of sixteen values for [`Lanes::both`].
     type Both: Copy;
 
     /// For each value of [`Lanes::both`] its place among the 32 that 16 bytes stand for, the first of a byte in its high nibble.
@@ -40,7 +40,7 @@ pub(super) unsafe trait Lanes: Copy {
     /// The low and the high nibbles of bytes, looked up.
     unsafe fn lookup(p: *const u8, table: Self::Table) -> (Self, Self);
 
-    /// See [`Lanes::both`].
+    /// The table that [`Lanes::both`] looks up.
     unsafe fn table_of_both(values: &[f32; 16]) -> Self::Both;
 
     /// All nibbles of 16 bytes looked up, in the order that costs least.

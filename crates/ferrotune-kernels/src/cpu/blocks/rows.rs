@@ -16,7 +16,7 @@ pub(super) trait RowProduct {
 /// The products of `m` vectors with some rows. It is compiled into its caller, and so for the caller's instruction set.
 ///
 /// # Safety
-/// As for [`RowProduct::row`].
+/// The contract of [`RowProduct::row`] holds for every row of `rows`.
 #[inline(always)]
 pub(super) unsafe fn run<P: RowProduct>(product: &mut P, m: usize, rows: Range<usize>, out: &mut Results) {
     // SAFETY: contract of the function.
@@ -31,7 +31,7 @@ pub(super) unsafe fn run<P: RowProduct>(product: &mut P, m: usize, rows: Range<u
 }
 
 /// # Safety
-/// As for [`RowProduct::row`].
+/// The contract of [`RowProduct::row`] holds for every row of `rows`.
 #[inline(always)]
 unsafe fn each<P: RowProduct, const M: usize>(product: &mut P, rows: Range<usize>, out: &mut Results) {
     for (j, row) in rows.enumerate() {

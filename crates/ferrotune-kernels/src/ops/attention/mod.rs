@@ -48,7 +48,7 @@ impl Segment {
         self.q_start..self.q_start + self.q_len
     }
 
-    /// The same segment, going on from another.
+    /// This segment, going on from another.
     pub fn after(self, parent: Option<usize>) -> Self {
         Segment { parent, ..self }
     }

@@ -1,4 +1,4 @@
-//! The same loops, vectorised and split over the threads.
+//! The loops of `reference.rs`, vectorised and split over the threads.
 
 use super::Dropout;
 use crate::cpu::math::dot;

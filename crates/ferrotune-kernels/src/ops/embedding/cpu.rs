@@ -1,4 +1,4 @@
-//! The same, rows split over the threads; the backward splits columns, so that no two threads share an element.
+//! The embedding with rows split over the threads; the backward splits columns, so that no two threads share an element.
 
 use crate::cpu::{Cpu, SharedMut};
 use crate::ops::linear::Matrix;

@@ -7,7 +7,7 @@ use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family = Family { model_type: "mistral", defaults: Defaults::COMMON, architecture };
 
-/// As Llama, each query seeing `sliding_window` keys; no biases, whatever the configuration says.
+/// Llama, each query seeing `sliding_window` keys; no biases, whatever the configuration says.
 pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         windows: windows(c, |_| true),

@@ -8,7 +8,7 @@ use crate::arch::config::{Defaults, ModelConfig};
 pub(super) const FAMILY: Family =
     Family { model_type: "olmo2", defaults: Defaults { norm_eps: 1e-5, ..Defaults::COMMON }, architecture };
 
-/// As Llama with the norms elsewhere.
+/// Llama with the norms after attention and MLP.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         norms: NormPlaces::After,

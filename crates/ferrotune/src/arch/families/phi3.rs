@@ -16,7 +16,7 @@ pub(super) const FAMILY: Family = Family {
     architecture,
 };
 
-/// As Llama, fused; a part of each head may be left unrotated.
+/// Llama with fused projections; a part of each head may be left unrotated.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         fused: true,

@@ -11,7 +11,7 @@ pub(super) const FAMILY: Family = Family {
     architecture,
 };
 
-/// As Llama; the biases are a part of the family, not of the configuration.
+/// Llama with biases, which are a part of the family, not of the configuration.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         qkv_bias: true,

@@ -12,7 +12,7 @@ pub(super) const FAMILY: Family = Family {
     architecture,
 };
 
-/// As Llama with `q_norm` and `k_norm`.
+/// Llama with `q_norm` and `k_norm`.
 pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         qk_norm: QkNorm::Head,

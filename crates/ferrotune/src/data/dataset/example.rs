@@ -20,7 +20,7 @@ pub enum Example {
     Tokens {
         /// The ids.
         input_ids: Vec<u32>,
-        /// As long as `input_ids`, not shifted; -100 is not supervised.
+        /// One label for each of `input_ids`, not shifted; -100 is not supervised.
         labels: Vec<i32>,
     },
 }

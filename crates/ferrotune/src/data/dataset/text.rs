@@ -35,7 +35,7 @@ fn has_null_field(value: &Value) -> bool {
     }
 }
 
-/// The same without fields that are null. A null in a list stays: files of columns add none.
+/// The value without fields that are null. A null in a list stays: files of columns add none.
 pub(super) fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),

@@ -65,7 +65,7 @@ pub(super) fn read_file(path: &Path, each: &mut dyn FnMut(RawRow) -> Result<bool
     read(path, file, each)
 }
 
-/// The same for content from anywhere; `path` is for messages and for the kind.
+/// Reads rows from content of any origin; `path` is for messages and for the kind.
 pub(super) fn read(
     path: &Path,
     content: impl Read,

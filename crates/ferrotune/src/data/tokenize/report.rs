@@ -73,7 +73,7 @@ impl PrepReport {
         self.warnings_in(Names::TRAIN)
     }
 
-    /// The same in the words of where the rows come from.
+    /// The warnings, in the words of where the rows come from.
     pub fn warnings_in(&self, names: Names) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.kept > 0 && self.rows_with_terminator == 0 {

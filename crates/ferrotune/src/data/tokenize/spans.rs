@@ -152,7 +152,7 @@ impl<'a> Chat<'a> {
         self.start(whole, count)?.ok_or_else(|| rewritten(count))
     }
 
-    /// The same; `None` if the template writes the messages before it differently when the answer follows.
+    /// Like [`Self::prefix`]; `None` if the template writes the messages before the answer differently when it follows.
     ///
     /// Some templates of reasoning models open a thought in the header that they write for a new answer and another, or
     /// none, before an answer that is there already. Then what both have in common is the header, provided that the

@@ -116,7 +116,7 @@ choice! {
         None = "none",
         /// Every one.
         All = "all",
-        /// Those of the targeted linears.
+        /// The biases of the targeted linears.
         LoraOnly = "lora_only",
     }
 }

@@ -89,6 +89,10 @@ impl QuantFormat for FourBitFormat {
         Some(Ok(Blocks { block: 64, double }))
     }
 
+    fn quantization_config(&self, options: Blocks, compute: &str) -> Option<Value> {
+        Some(quantization_config(self.0, options.double, compute, &[]))
+    }
+
     fn blank(&self, rows: usize, cols: usize, options: Blocks, blank: &dyn Blank) -> Result<Weight> {
         let (values, block) = (rows * cols, options.block);
         let count = values.div_ceil(block);

@@ -26,7 +26,7 @@ choice! {
         /// `keep` for a base that is quantized already, else `nf4`.
         #[default]
         Auto = "auto",
-        /// As the base file has it.
+        /// The form of the base file.
         Keep = "keep",
         /// 4-bit normal float.
         Nf4 = "nf4",
@@ -85,6 +85,11 @@ impl Quantized {
         self.format.quantize(threads, weight, self.options)
     }
 
+    /// The `quantization_config` of a folder whose linears are in this format; none if folders are not written in it.
+    pub(crate) fn quantization_config(self, compute: &str) -> Option<Value> {
+        self.format.quantization_config(self.options, compute)
+    }
+
     /// A matrix without content, whose bytes and scales are taken from `blank`.
     pub(super) fn blank(self, rows: usize, cols: usize, blank: &dyn Blank) -> Result<Weight> {
         self.format.blank(rows, cols, self.options, blank)
@@ -108,7 +113,7 @@ pub trait QuantFormat: Sync {
     /// Its word in run files.
     fn kind(&self) -> QuantKind;
 
-    /// Those of the options that it has; an error says what is wrong with them.
+    /// The options that it has, of those given; an error says what is wrong with them.
     fn options(&self, given: Blocks) -> Result<Blocks, String>;
 
     /// Name and options, for people and for the names of kept bases.
@@ -138,16 +143,22 @@ pub trait QuantFormat: Sync {
     /// The options that the `quantization_config` of a `config.json` states, if it speaks of this format.
     fn stated(&self, config: &Value) -> Option<Result<Blocks, String>>;
 
+    /// The `quantization_config` of a folder whose linears are in this format; none if folders are not written in it.
+    /// `compute` (`float32`, `bfloat16`, ...) is what readers multiply in.
+    fn quantization_config(&self, _: Blocks, _compute: &str) -> Option<Value> {
+        None
+    }
+
     /// A matrix without content: its bytes and scales are taken from `blank`. For plans.
     fn blank(&self, rows: usize, cols: usize, options: Blocks, blank: &dyn Blank) -> Result<Weight>;
 }
 
 /// Memory that is never touched.
 pub trait Blank {
-    /// As many bytes.
+    /// Bytes that are never touched.
     fn bytes(&self, len: usize) -> Bytes;
 
-    /// As many scales.
+    /// Scales that are never touched.
     fn scales(&self, len: usize) -> Arc<[f32]>;
 }
 

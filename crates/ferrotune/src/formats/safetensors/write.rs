@@ -41,7 +41,7 @@ impl<'a> OutTensor<'a> {
         OutTensor { dtype, shape: shape.to_vec(), fill: Box::new(move || Cow::Owned(make())) }
     }
 
-    /// The same, with something to be done when the turn of its bytes has come.
+    /// This tensor, with something to be done when the turn of its bytes has come.
     pub(crate) fn when_written(self, before: impl Fn() + 'a) -> Self {
         let fill = self.fill;
         let fill = Box::new(move || {
@@ -85,7 +85,7 @@ pub fn write(path: &Path, tensors: &[(String, OutTensor<'_>)]) -> Result<()> {
     })
 }
 
-/// The same with the file's digest, which is computed beside the writing where there are threads for both.
+/// Writes a file and returns its digest, which is computed beside the writing where there are threads for both.
 pub(crate) fn write_hashed(
     threads: &Threads,
     path: &Path,

@@ -47,10 +47,10 @@ unsafe fn wide(bytes: *const u8) -> __m256i {
     unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes.cast())) }
 }
 
-/// The same with a sign.
+/// Sixteen bytes with a sign as numbers of 16 bits.
 ///
 /// # Safety
-/// As [`wide`].
+/// `bytes` may be read for 16 bytes; AVX2.
 #[inline(always)]
 unsafe fn signed(bytes: *const u8) -> __m256i {
     // SAFETY: contract of the function.
@@ -60,7 +60,7 @@ unsafe fn signed(bytes: *const u8) -> __m256i {
 /// The low and the high nibbles of sixteen bytes.
 ///
 /// # Safety
-/// As [`wide`].
+/// `bytes` may be read for 16 bytes; AVX2.
 #[inline(always)]
 unsafe fn nibbles(bytes: *const u8) -> [__m256i; 2] {
     // SAFETY: contract of the function.
@@ -83,7 +83,7 @@ unsafe fn twice(bytes: &[u8; 16]) -> __m256i {
 /// Sixteen values of six bits less 32: a nibble each under two bits of `high`, those after the first `two`.
 ///
 /// # Safety
-/// As [`wide`].
+/// `low` and `high` may be read for 16 bytes; AVX2.
 #[inline(always)]
 unsafe fn six(low: *const u8, upper: bool, high: *const u8, two: __m128i) -> __m256i {
     // SAFETY: contract of the function.
@@ -218,7 +218,7 @@ pub(super) trait Block: Sized {
     unsafe fn heads(blocks: &[Self], scales: &mut [f32; GROUP], minima: &mut [f32; GROUP]);
 
     /// # Safety
-    /// As above.
+    /// AVX2, FMA and F16C.
     unsafe fn values(&self) -> [__m256i; 2];
 }
 

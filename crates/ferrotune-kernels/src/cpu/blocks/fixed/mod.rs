@@ -1,4 +1,4 @@
-//! The same on AVX2: vectors as whole numbers of 16 bits with a scale for each unit of 32 or 64 values, so that
+//! Products on AVX2: vectors as whole numbers of 16 bits with a scale for each unit of 32 or 64 values, so that
 //! each lane of an instruction multiplies and adds two values.
 //!
 //! 15 bits beside the sign are finer than bf16 for all values that are not below a 128th of the largest of their unit. Products
@@ -67,7 +67,7 @@ trait Format {
     /// The values of a unit, in the order of the vectors.
     ///
     /// # Safety
-    /// As above.
+    /// AVX2, FMA and F16C; the row has the unit.
     unsafe fn unit(&self, row: usize, unit: usize) -> Self::Values;
 }
 

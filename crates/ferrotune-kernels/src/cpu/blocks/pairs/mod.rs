@@ -1,4 +1,4 @@
-//! The same with vectors rounded to bf16, as the precision table has it: each lane of an instruction multiplies two values.
+//! Products with vectors rounded to bf16, as the precision table has it: each lane of an instruction multiplies two values.
 //!
 //! 64 values of a row make a unit: 32 words of 16 bits twice, so that a table of sixteen numbers in bf16 is looked up by one
 //! permute of words, and multiplied as it is. One row follows the other, as they lie in memory: four at a time would be fewer
@@ -46,7 +46,7 @@ trait Format {
     /// A unit of a row.
     ///
     /// # Safety
-    /// As above.
+    /// The CPU has the instructions of this module, and the row has the unit.
     unsafe fn unit(&self, row: usize, unit: usize) -> Unit;
 }
 

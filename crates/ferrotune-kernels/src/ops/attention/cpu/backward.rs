@@ -265,9 +265,9 @@ impl Scratch {
 struct Side {
     /// `[m, dim]`.
     rows: Buffer,
-    /// As left operand, reduction over the head's width.
+    /// Packed as a left operand; the reduction goes over the head's width.
     left: Buffer,
-    /// As right operand, reduction over the rows.
+    /// Packed as a right operand; the reduction goes over the rows.
     right: Buffer,
 }
 
