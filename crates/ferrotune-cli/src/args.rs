@@ -99,7 +99,7 @@ pub struct EvalArgs {
     /// What to evaluate.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// JSONL files of rows.
+    /// Files of rows (JSON Lines, JSON, CSV, Parquet).
     #[arg(long, required = true, num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Also let the model answer every row greedily and count the answers that equal the expected ones.

@@ -41,9 +41,20 @@ struct Cli {
     command: commands::Command,
 }
 
+/// A panic that the library turns into an error is told as one.
+fn print_panics_that_are_no_errors() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !ferrotune::panics::are_caught() {
+            print(panic);
+        }
+    }));
+}
+
 fn main() -> ExitCode {
     #[cfg(unix)]
     ferrotune::formats::mmap::explain_bus_errors();
+    print_panics_that_are_no_errors();
     let Cli { args, command } = Cli::parse();
     let report = report::Report::new(args.json);
     match commands::run(&command, &args, &report).and_then(|code| report.check_output().map(|()| code)) {

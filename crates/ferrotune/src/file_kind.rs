@@ -28,8 +28,6 @@ pub(crate) fn detect(bytes: &[u8]) -> Option<&'static str> {
         (b"\x80\x04", "a Python pickle"),
         (b"\xff\xfe\0\0", "UTF-32 text"),
         (b"\0\0\xfe\xff", "UTF-32 text"),
-        (b"\xff\xfe", "UTF-16 text"),
-        (b"\xfe\xff", "UTF-16 text"),
     ];
     if let Some((_, kind)) = KNOWN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Some(kind);
@@ -37,12 +35,33 @@ pub(crate) fn detect(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(257..262) == Some(b"ustar") {
         return Some("a tar file");
     }
-    // ASCII in UTF-16 without a mark: every second byte is zero.
-    let start = &bytes[..bytes.len().min(64)];
+    utf16(bytes).map(|_| "UTF-16 text")
+}
+
+/// The order of bytes in UTF-16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ByteOrder {
+    /// The low byte first, as Windows writes it.
+    Little,
+    /// The high byte first.
+    Big,
+}
+
+/// Whether bytes are UTF-16: by the mark, or as it begins with ASCII, of which every second byte is zero.
+pub(crate) fn utf16(bytes: &[u8]) -> Option<ByteOrder> {
+    if bytes.starts_with(b"\xff\xfe\0\0") || bytes.starts_with(b"\0\0\xfe\xff") {
+        return None;
+    }
+    match bytes {
+        [0xff, 0xfe, ..] => return Some(ByteOrder::Little),
+        [0xfe, 0xff, ..] => return Some(ByteOrder::Big),
+        _ => {}
+    }
+    let start = &bytes[..bytes.len().min(16)];
     let zeros = |odd: usize| start.iter().skip(odd).step_by(2).filter(|&&b| b == 0).count();
     match start.len() >= 4 {
-        true if zeros(1) * 2 == start.len() && zeros(0) == 0 => Some("UTF-16 text"),
-        true if zeros(0) * 2 >= start.len() && zeros(1) == 0 => Some("UTF-16 text"),
+        true if zeros(1) * 2 == start.len() && zeros(0) == 0 => Some(ByteOrder::Little),
+        true if zeros(0) * 2 >= start.len() && zeros(1) == 0 => Some(ByteOrder::Big),
         _ => None,
     }
 }

@@ -41,6 +41,7 @@ pub mod error;
 mod file_kind;
 mod json;
 pub mod options;
+pub mod panics;
 pub mod units;
 
 pub mod arch;

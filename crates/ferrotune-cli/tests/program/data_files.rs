@@ -24,16 +24,11 @@ fn utf16(text: &str, mark: bool) -> Vec<u8> {
 #[test]
 fn binary_files_are_named_as_what_they_are() {
     for (name, bytes, kind) in [
-        ("rows.parquet", &b"PAR1\x15\x04\xff\x00PAR1"[..], "a Parquet file (magic PAR1)"),
-        ("rows.jsonl.gz", b"\x1f\x8b\x08\x00\x00", "a gzip file"),
-        ("rows.jsonl.zst", b"\x28\xb5\x2f\xfd\x04\x00", "a zstd file"),
-        ("rows.zip", b"PK\x03\x04\x14\x00", "a zip file"),
+        ("rows.zip", &b"PK\x03\x04\x14\x00"[..], "a zip file"),
         ("rows.arrow", b"ARROW1\x00\x00\xff", "an Arrow file"),
         ("rows.png", b"\x89PNG\r\n\x1a\n", "a PNG image"),
         ("rows.pdf", b"%PDF-1.7\n", "a PDF"),
-        ("rows.csv", b"prompt,completion\na,b\n", "a table of separated values"),
-        ("rows.jsonl", &utf16("{\"text\": \"a\"}\n", true), "UTF-16"),
-        ("rows.jsonl", &utf16("{\"text\": \"a\"}\n", false), "UTF-16"),
+        ("rows.jsonl", b"\xff\xfe\0\0{\0\0\0", "UTF-32 text"),
     ] {
         rows_refused(name, bytes, &[name, kind]);
     }

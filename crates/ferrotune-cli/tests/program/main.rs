@@ -8,6 +8,7 @@ mod bad_rows;
 mod cache;
 mod combine;
 mod config;
+mod containers;
 mod data_files;
 mod eval_rows;
 mod exports;

@@ -230,7 +230,7 @@ section! {
 section! {
     /// The rows, and which of their tokens are supervised.
     pub struct DataOptions {
-        /// A file of rows (JSONL), or a list of files.
+        /// A file of rows (JSON Lines, JSON, CSV, TSV, Parquet, also compressed), or a list of files.
         #[schemars(
             example = "rows.jsonl",
             extend("x-numbers" = false, "x-path" = "rows", "x-expected" = "a file or a list of files")

@@ -3,17 +3,17 @@
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use super::{Content, RawRow, RowSource, not_utf8, parse};
+use super::{RawRow, RowSource, not_utf8, parse};
 use crate::{Error, Result};
 
 /// The rows of a file that no other format is for.
-pub(super) fn open<'a>(path: &Path, content: Content<'a>) -> Box<dyn RowSource + 'a> {
+pub(super) fn open<'a>(path: &Path, content: Box<dyn BufRead + 'a>) -> Box<dyn RowSource + 'a> {
     Box::new(JsonLines { path: path.to_path_buf(), content, line: 0, buffer: Vec::new() })
 }
 
 struct JsonLines<'a> {
     path: PathBuf,
-    content: Content<'a>,
+    content: Box<dyn BufRead + 'a>,
     line: usize,
     buffer: Vec<u8>,
 }
@@ -27,11 +27,7 @@ impl RowSource for JsonLines<'_> {
                 return Ok(None);
             }
             self.line += 1;
-            let bytes = match self.line {
-                1 => crate::json::without_mark(&self.buffer),
-                _ => &self.buffer,
-            };
-            let text = std::str::from_utf8(bytes).map_err(|_| not_utf8(&self.path, self.line))?;
+            let text = std::str::from_utf8(&self.buffer).map_err(|_| not_utf8(&self.path, self.line))?;
             if !text.trim().is_empty() {
                 return Ok(Some(parse(self.line, text.trim())));
             }

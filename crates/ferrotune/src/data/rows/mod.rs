@@ -3,16 +3,20 @@
 //! A container gives its rows one after the other. It holds no more of them than it must, so a file may be larger than
 //! memory. Another kind of file is a module here with a `Format`, and its row in `FORMATS`.
 
-mod json_array;
+mod content;
+mod csv;
+mod json_document;
 mod json_lines;
 mod memory;
+mod parquet;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use content::Content;
 pub use memory::InMemory;
 
 use crate::formats::hash::{Digest, HashingReader};
@@ -42,27 +46,23 @@ pub trait RowSource {
     fn next_row(&mut self) -> Result<Option<RawRow>>;
 }
 
-/// The content of a file, read from its beginning.
-pub(super) type Content<'a> = Box<dyn BufRead + 'a>;
-
 /// A kind of files.
-pub(super) struct Format {
+struct Format {
     /// Whether a file is of this kind, by its path and its first bytes (without a byte-order mark).
-    pub(super) is: fn(&Path, &[u8]) -> bool,
+    is: fn(&Path, &[u8]) -> bool,
     /// Its rows.
-    pub(super) open: for<'a> fn(&Path, Content<'a>) -> Result<Box<dyn RowSource + 'a>>,
+    open: for<'a> fn(&Path, Content<'a>) -> Result<Box<dyn RowSource + 'a>>,
 }
 
 /// All kinds but JSON Lines, which is what no other one is.
-const FORMATS: &[Format] = &[json_array::FORMAT];
-
-/// Bytes by which a file's kind is told.
-const HEAD: usize = 1 << 16;
+const FORMATS: &[Format] = &[parquet::FORMAT, csv::FORMAT, json_document::FORMAT];
 
 /// Goes through the rows of a file while `each` wants more, and gives the digest of the whole file.
 pub(super) fn read_file(path: &Path, each: &mut dyn FnMut(RawRow) -> Result<bool>) -> Result<Digest> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    read(path, file, each)
+    let refused = |e: io::Error| Error::io(path, e);
+    let file = File::open(path).map_err(refused)?;
+    let again = File::open(path).map_err(refused)?;
+    read_from(path, file, Some(again), each)
 }
 
 /// Reads rows from content of any origin; `path` is for messages and for the kind.
@@ -71,16 +71,24 @@ pub(super) fn read(
     content: impl Read,
     each: &mut dyn FnMut(RawRow) -> Result<bool>,
 ) -> Result<Digest> {
+    read_from(path, content, None, each)
+}
+
+fn read_from(
+    path: &Path,
+    raw: impl Read,
+    file: Option<File>,
+    each: &mut dyn FnMut(RawRow) -> Result<bool>,
+) -> Result<Digest> {
     let refused = |e: io::Error| Error::io(path, e);
-    let mut hashing = HashingReader::new(content);
+    let mut hashing = HashingReader::new(raw);
     {
-        let mut content = BufReader::with_capacity(HEAD, &mut hashing);
-        let head = crate::json::without_mark(content.fill_buf().map_err(refused)?);
-        let mut source = match FORMATS.iter().find(|format| (format.is)(path, head)) {
-            Some(format) => (format.open)(path, Box::new(content))?,
+        let content = Content::new(&mut hashing, file).map_err(refused)?;
+        let mut source = match FORMATS.iter().find(|format| (format.is)(path, content.head())) {
+            Some(format) => (format.open)(path, content)?,
             None => {
-                refuse_others(path, head)?;
-                json_lines::open(path, Box::new(content))
+                refuse_others(path, content.head())?;
+                json_lines::open(path, content.into_lines())
             }
         };
         while let Some(row) = source.next_row()? {
@@ -92,17 +100,14 @@ pub(super) fn read(
     hashing.finish().map_err(refused)
 }
 
-/// Refuses a file that is known by its first bytes or its name and that no format reads.
+/// Refuses a file that is known by its first bytes and that no format reads.
 fn refuse_others(path: &Path, head: &[u8]) -> Result<()> {
-    let is_table =
-        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
-    let is_json = [&b"{"[..], b"["].iter().any(|start| head.trim_ascii_start().starts_with(start));
-    let kind =
-        crate::file_kind::detect(head).or((is_table && !is_json).then_some("a table of separated values"));
-    match kind {
+    match crate::file_kind::detect(head) {
         None => Ok(()),
-        Some(kind) => Err(Error::file(path, format!("this is {kind}, which is not read yet"))
-            .with_hint("write the rows as JSON Lines: one JSON object on each line, in UTF-8")),
+        Some(kind) => Err(Error::file(path, format!("this is {kind}, which holds no rows that can be read"))
+            .with_hint(
+                "rows are read from JSON Lines, JSON, CSV, TSV and Parquet, also compressed by gzip or zstd",
+            )),
     }
 }
 
