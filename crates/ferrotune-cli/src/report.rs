@@ -166,6 +166,12 @@ impl Report {
                     "data: {} rows{split}, {} tokens, {} of them supervised, longest row {}{held}",
                     train.kept, train.tokens, train.label_tokens, train.longest
                 ));
+                // Nothing was chosen where all rows have one shape under its own names.
+                if train.shapes.len() > 1 || train.shapes.keys().any(|shape| shape.contains('`')) {
+                    let shapes: Vec<String> =
+                        train.shapes.iter().map(|(shape, count)| format!("{count} {shape}")).collect();
+                    self.say(format!("shapes: {}", shapes.join(", ")));
+                }
             }
             Event::Warning { text } => self.say(format!("warning: {text}")),
             Event::Start(summary) => self.start(summary),

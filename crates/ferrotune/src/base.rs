@@ -121,7 +121,7 @@ impl BaseModel {
         name: &str,
         rows: &mut dyn RowSource,
     ) -> Result<PreparedData> {
-        let read = ReadOptions { format: config.data.format, ..self.read_options() };
+        let read = crate::data::read_options(config, self.template.as_ref());
         let all = Dataset::from_source(name, rows, read)?;
         crate::data::prepare_rows(threads, config, self.text(), all)
     }

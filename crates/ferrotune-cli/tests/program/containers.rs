@@ -92,7 +92,7 @@ fn the_same_rows_in_every_container_are_the_same_run() {
         "run.yaml",
         &run_file(&model("llama3_rope"), "lora").replace("max_length: 128", "max_length: 512"),
     );
-    let mut first: Option<(Value, Vec<(u64, f64)>, Vec<u8>)> = None;
+    let mut first = None;
     for (name, bytes) in forms() {
         std::fs::write(place.path(name), bytes).expect("the rows");
         let data = format!("data.train={name}");
@@ -105,7 +105,7 @@ fn the_same_rows_in_every_container_are_the_same_run() {
         let run = format!("out-{name}");
         let weights = place.bytes(&format!("{run}/adapter_model.safetensors"));
         let found = (json!(pieces), place.losses(&run), weights);
-        let expected = first.get_or_insert_with(|| found.clone());
+        let expected: &mut (Value, Vec<_>, Vec<_>) = first.get_or_insert_with(|| found.clone());
         assert!(expected.0 == found.0, "{name}: other tokens");
         assert_eq!(expected.1, found.1, "{name}: other losses");
         assert!(expected.2 == found.2, "{name}: another adapter");

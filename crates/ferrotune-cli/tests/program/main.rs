@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_rows;
 mod cache;
+mod columns;
 mod combine;
 mod config;
 mod containers;

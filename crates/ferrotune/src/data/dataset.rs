@@ -6,6 +6,7 @@
 
 mod bad_rows;
 mod chats;
+pub(crate) mod columns;
 mod example;
 mod fields;
 mod files;
@@ -20,6 +21,7 @@ pub use bad_rows::{BadRow, BadRows};
 pub use example::{Chat, Example};
 pub use files::DataFile;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -31,7 +33,8 @@ use super::rows::{self, RawRow, RowSource};
 use crate::error::{Error, Result};
 use crate::formats::hash::{Digest, hex};
 use crate::run_config::DataFormat;
-use fields::KNOWN;
+use columns::Taken;
+use fields::{Fields, KNOWN, Problem};
 use shapes::Shape;
 
 /// A row with the place it came from.
@@ -54,6 +57,8 @@ pub struct Dataset {
     pub rows: Vec<Row>,
     /// Rows that cannot be used.
     pub bad: BadRows,
+    /// How many rows have which shape, in words.
+    pub shapes: BTreeMap<String, usize>,
 }
 
 /// How to read.
@@ -61,6 +66,8 @@ pub struct Dataset {
 pub struct ReadOptions<'a> {
     /// The shape, or `auto`.
     pub format: DataFormat,
+    /// Columns under names that they do not have themselves: what a column is, and its name.
+    pub columns: &'a [(String, String)],
     /// The model's chat template, if it has one; then instruction rows become chats.
     pub template: Option<&'a ChatTemplate>,
     /// Only so many rows of all files.
@@ -129,12 +136,11 @@ impl Dataset {
         let (file, line) = (self.files.len(), row.line);
         let is_row =
             row.fields.map_err(|(problem, hint)| (problem, hint.or_else(|| Some(KNOWN.to_string()))));
-        let example = is_row.and_then(|fields| {
-            let shape = Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok)?;
-            shape.example(&fields, options.template)
-        });
-        match example {
-            Ok(example) => self.rows.push(Row { example, file, line }),
+        match is_row.and_then(|fields| example(fields, options)) {
+            Ok((example, shape)) => {
+                *self.shapes.entry(shape).or_default() += 1;
+                self.rows.push(Row { example, file, line });
+            }
             Err((problem, hint)) => self.bad.push(BadRow { file, line, problem, hint }),
         }
     }
@@ -151,7 +157,7 @@ impl Dataset {
 
     /// Takes a share of the rows away for evaluation. Which rows depends on the seed and on their places in the files,
     /// not on any order of training.
-    pub fn split(self, share: f64, seed: u64) -> Result<(Dataset, Dataset)> {
+    pub fn split(mut self, share: f64, seed: u64) -> Result<(Dataset, Dataset)> {
         let count = self.rows.len();
         if count < 2 {
             return Err(Error::config(
@@ -167,12 +173,34 @@ impl Dataset {
         let mut is_held = vec![false; count];
         keys[..held].iter().for_each(|&(_, i)| is_held[i] = true);
         let (mut train, mut eval) = (Vec::with_capacity(count - held), Vec::with_capacity(held));
-        for (row, is_held) in self.rows.into_iter().zip(is_held) {
+        for (row, is_held) in std::mem::take(&mut self.rows).into_iter().zip(is_held) {
             if is_held { eval.push(row) } else { train.push(row) }
         }
-        let held = Dataset { files: self.files.clone(), rows: eval, bad: BadRows::default() };
-        Ok((Dataset { files: self.files, rows: train, bad: self.bad }, held))
+        let held = Dataset { files: self.files.clone(), rows: eval, ..Dataset::default() };
+        Ok((Dataset { rows: train, ..self }, held))
     }
+}
+
+/// What a row says, and its shape in words.
+fn example(fields: Fields, options: ReadOptions<'_>) -> Result<(Example, String), Problem> {
+    let mut fields = columns::mapped(fields, options.columns)?;
+    let mut taken = Vec::new();
+    let shape = match Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok) {
+        Ok(shape) => shape,
+        Err(unknown) => {
+            taken = columns::recognized(&fields)?;
+            if taken.is_empty() {
+                return Err(unknown);
+            }
+            fields = columns::renamed(fields, &taken);
+            Shape::detect(&fields)?
+        }
+    };
+    let words = match Taken::words(&taken) {
+        Some(words) => format!("{} ({words})", shape.name()),
+        None => shape.name().to_string(),
+    };
+    Ok((shape.example(&fields, options.template)?, words))
 }
 
 /// Keeps the numbers of the split apart from those of the order.

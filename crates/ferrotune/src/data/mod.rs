@@ -69,8 +69,13 @@ pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> R
         return Err(Error::config("data.train", "no file is named")
             .with_hint("data.train is a .jsonl file or a list of them"));
     }
-    let read = ReadOptions { format: config.data.format, template: model.template, limit: None };
+    let read = read_options(config, model.template);
     prepare_rows(threads, config, model, Dataset::read(&config.data.train, read)?)
+}
+
+/// How the rows of a run are read.
+pub(crate) fn read_options<'a>(config: &'a RunConfig, template: Option<&'a ChatTemplate>) -> ReadOptions<'a> {
+    ReadOptions { format: config.data.format, columns: &config.data.columns, template, limit: None }
 }
 
 /// Tokenizes rows that were read already, or that were never in a file. `data.eval` takes its share of them, or names files.
@@ -81,7 +86,7 @@ pub fn prepare_rows(
     all: Dataset,
 ) -> Result<PreparedData> {
     let TextModel { tokenizer, template, vocab_size } = model;
-    let read = ReadOptions { format: config.data.format, template, limit: None };
+    let read = read_options(config, template);
     let (train, eval) = match &config.data.eval {
         EvalSource::None => (all, None),
         EvalSource::Share(share) => {

@@ -1,7 +1,9 @@
 //! The sections of a run file but `method`: keys with their defaults, and the words that they take.
 
+use std::collections::BTreeMap;
+
 use super::values::{Bytes, EvalSource};
-use crate::options::{choice, section};
+use crate::options::{choice, pairs, section};
 
 /// Bytes that all kept bases take together, if nothing else is said.
 pub(crate) const DEFAULT_CACHE_LIMIT: u64 = 64 << 30;
@@ -242,6 +244,11 @@ section! {
         pub eval: EvalSource = EvalSource::None,
         /// Shape of the rows.
         pub format: DataFormat = DataFormat::Auto,
+        /// Columns that have other names: what a column is (`messages`, `prompt`, `completion`, `instruction`, `input`,
+        /// `output`, `system`, `text`, ...) and its name. Then no other column decides the shape.
+        #[serde(with = "pairs")]
+        #[schemars(with = "BTreeMap<String, String>", extend("x-aliases" = ["column_map"], "x-numbers" = false))]
+        pub columns: Vec<(String, String)> = Vec::new(),
         /// Which tokens are supervised.
         pub supervise: Supervise = Supervise::Assistant,
         /// Length of a row at most.

@@ -6,6 +6,23 @@ use super::{
 use crate::error::{Error, Result};
 use crate::options::{fit, schema_of};
 
+/// What `data.columns` can take a column as.
+const MEANINGS: &[&str] = &[
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "history",
+    "tools",
+    "text",
+    "input_ids",
+    "labels",
+];
+
 impl RunConfig {
     /// Checks every value.
     pub(crate) fn validate(&self) -> Result<()> {
@@ -17,6 +34,7 @@ impl RunConfig {
         fit(&schema_of::<RunConfig>(), self.tree(), "")?;
         self.validate_adapter()?;
         self.validate_forms()?;
+        self.validate_columns()?;
         let warmup = self.train.warmup;
         if warmup >= 1.0 && warmup.fract() != 0.0 {
             return Err(wrong("train.warmup", &warmup, "a share below 1 or a whole number of steps"));
@@ -26,6 +44,18 @@ impl RunConfig {
                 Err(wrong("data.eval", &share, "a share between 0 and 1 (5% or 0.05)"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Columns are taken as something that a row can have.
+    fn validate_columns(&self) -> Result<()> {
+        match self.data.columns.iter().find(|(meaning, _)| !MEANINGS.contains(&meaning.as_str())) {
+            None => Ok(()),
+            Some((meaning, column)) => Err(Error::config(
+                "data.columns",
+                format!("`{meaning}` is nothing that a row has; the file's own name stands behind it, as in {{text: {column}}}"),
+            )
+            .with_hint(format!("one of {}", MEANINGS.join(", ")))),
         }
     }
 

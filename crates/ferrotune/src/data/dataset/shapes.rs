@@ -29,6 +29,17 @@ impl Shape {
         }
     }
 
+    /// Its name in reports.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Shape::Messages => "chats",
+            Shape::Completion => "prompts and completions",
+            Shape::Instruction => "instructions",
+            Shape::Tokens => "token ids",
+            Shape::Text => "texts",
+        }
+    }
+
     /// The shape that a row looks like; the most specific wins. Null is like absent: files that were made of several
     /// have the columns of all of them in every row.
     pub(super) fn detect(fields: &Fields) -> Result<Shape, Problem> {

@@ -10,7 +10,7 @@ fn read(text: &str) -> Result<Dataset> {
 fn read_as(text: &str, format: DataFormat, has_template: bool) -> Result<Dataset> {
     let mut dataset = Dataset::default();
     let template = has_template.then(|| ChatTemplate::parse(TEMPLATE, Map::new()).unwrap());
-    let options = ReadOptions { format, template: template.as_ref(), limit: None };
+    let options = ReadOptions { format, template: template.as_ref(), ..ReadOptions::default() };
     dataset.add(Path::new("rows.jsonl"), text.as_bytes(), options)?;
     match dataset.bad.error(&dataset.files, dataset.len(), None) {
         Some(error) => Err(error),
@@ -124,7 +124,7 @@ fn refusals_name_file_line_and_what_was_found() {
         ("[{\"text\": \"a\"}]\n{\"text\": \"b\"}", "rows.jsonl:2: not valid JSON: there is no value"),
         ("3", "rows.jsonl:1: found a number, expected an object"),
         ("{}", "rows.jsonl:1: no known shape: found an empty object"),
-        ("{\"body\": \"a\", \"id\": 1}", "rows.jsonl:1: no known shape: found `body`, `id`"),
+        ("{\"notes\": \"a\", \"id\": 1}", "rows.jsonl:1: no known shape: found `notes`, `id`"),
         ("{\"text\": \"a\"}\n{\"txt\": \"b\"}", "rows.jsonl:2: no known shape: found `txt`"),
         ("{\"text\": \"\"}", "rows.jsonl:1: `text` is empty"),
         ("{\"text\": 7}", "rows.jsonl:1: `text` is a number, expected text"),

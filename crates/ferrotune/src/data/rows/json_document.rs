@@ -81,6 +81,13 @@ const OF_ROWS: &[&str] = &[
     "tools",
 ];
 
+/// Whether the list's first object is a message: then the list is a chat, and not the rows.
+fn is_message(first: &str) -> bool {
+    let Some(inner) = first.strip_prefix('{') else { return false };
+    let key = inner.trim_ascii_start();
+    ["\"role\"", "\"from\"", "\"content\"", "\"value\""].iter().any(|name| key.starts_with(name))
+}
+
 /// A list under a key of the outermost object.
 struct List<'a> {
     key: &'a str,
@@ -131,7 +138,9 @@ impl<'a> Lists<'a> {
                 }
                 b'[' | b'{' => {
                     if depth == 1 && b == b'[' {
-                        let of_objects = text[at + 1..].trim_ascii_start().starts_with('{');
+                        let first = text[at + 1..].trim_ascii_start();
+                        let of_objects = first.starts_with('{');
+                        lists.is_row |= is_message(first);
                         lists.rows.push(List { key, line, range: at..text.len(), of_objects });
                     }
                     depth += 1;

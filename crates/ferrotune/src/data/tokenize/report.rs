@@ -36,6 +36,8 @@ impl Default for Names {
 pub struct PrepReport {
     /// Rows that were read.
     pub rows: usize,
+    /// How many rows have which shape, in words; those kept out for evaluation count here.
+    pub shapes: BTreeMap<String, usize>,
     /// Rows that are left, with those that were added.
     pub kept: usize,
     /// Rows that cannot be used and were left out, as `data.bad_rows: skip` asks.
