@@ -162,6 +162,10 @@ impl Report {
                         split + train.added_rows
                     ),
                 };
+                let split = match train.split_texts {
+                    0 => split,
+                    texts => format!("{split} ({texts} long texts became {})", train.text_pieces),
+                };
                 self.say(format!(
                     "data: {} rows{split}, {} tokens, {} of them supervised, longest row {}{held}",
                     train.kept, train.tokens, train.label_tokens, train.longest

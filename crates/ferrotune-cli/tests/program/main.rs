@@ -31,6 +31,7 @@ mod run_folder;
 mod run_paths;
 mod same_numbers;
 mod settings;
+mod sources;
 mod streams;
 mod templates;
 mod threads;

@@ -75,12 +75,12 @@ pub struct ReadOptions<'a> {
 }
 
 impl Dataset {
-    /// Reads files one after the other. A file without rows is an error.
-    pub fn read(files: &[impl AsRef<Path>], options: ReadOptions<'_>) -> Result<Dataset> {
+    /// Reads files one after the other. A path may be a file, a folder or a pattern such as `logs/*.csv.gz`. A file without
+    /// rows is an error.
+    pub fn read(paths: &[impl AsRef<Path>], options: ReadOptions<'_>) -> Result<Dataset> {
         let mut dataset = Dataset::default();
-        for path in files {
-            let path = path.as_ref();
-            dataset.add_file(path, options, |path, each| rows::read_file(path, each))?;
+        for path in super::files::expand(paths)? {
+            dataset.add_file(&path, options, |path, each| rows::read_file(path, each))?;
         }
         Ok(dataset)
     }
@@ -183,6 +183,7 @@ impl Dataset {
 
 /// What a row says, and its shape in words.
 fn example(fields: Fields, options: ReadOptions<'_>) -> Result<(Example, String), Problem> {
+    no_zeros(&fields)?;
     let mut fields = columns::mapped(fields, options.columns)?;
     let mut taken = Vec::new();
     let shape = match Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok) {
@@ -201,6 +202,27 @@ fn example(fields: Fields, options: ReadOptions<'_>) -> Result<(Example, String)
         None => shape.name().to_string(),
     };
     Ok((shape.example(&fields, options.template)?, words))
+}
+
+/// Refuses text with NUL characters, which no text has that was not damaged on its way.
+fn no_zeros(fields: &Fields) -> Result<(), Problem> {
+    fn has_zero(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.as_bytes().contains(&0),
+            Value::Array(items) => items.iter().any(has_zero),
+            Value::Object(fields) => fields.values().any(has_zero),
+            _ => false,
+        }
+    }
+    match fields.iter().find(|(_, value)| has_zero(value)) {
+        None => Ok(()),
+        Some((name, _)) => Err((
+            format!("`{name}` holds a NUL character (U+0000)"),
+            Some(
+                "the file was damaged, or is not the text that it seems; take the character out".to_string(),
+            ),
+        )),
+    }
 }
 
 /// Keeps the numbers of the split apart from those of the order.

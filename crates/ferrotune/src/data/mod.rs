@@ -3,6 +3,9 @@
 #[allow(clippy::disallowed_methods, reason = "opens the files of rows")]
 pub mod rows;
 
+#[allow(clippy::disallowed_methods, reason = "asks which files a path stands for")]
+pub(crate) mod files;
+
 pub mod dataset;
 
 pub mod chat_template;

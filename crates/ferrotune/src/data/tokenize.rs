@@ -98,11 +98,13 @@ pub struct Made {
     pub rows: Vec<TrainRow>,
     /// What the template leaves out of it.
     pub left_out: BTreeSet<Piece>,
+    /// Whether it is a text, which can be cut anywhere.
+    pub is_text: bool,
 }
 
 impl From<TrainRow> for Made {
     fn from(row: TrainRow) -> Self {
-        Made { rows: vec![row], left_out: BTreeSet::new() }
+        Made { rows: vec![row], ..Made::default() }
     }
 }
 
@@ -188,6 +190,17 @@ impl<'a> Preparer<'a> {
             *report.left_out.entry(piece).or_default() += 1;
         }
         let first = kept.len();
+        let limit = self.options.max_length.unwrap_or(usize::MAX);
+        if made.is_text && made.rows.iter().any(|row| row.len() > limit) {
+            if self.options.overlong == Overlong::Split {
+                let pieces: Vec<TrainRow> = made.rows.iter().flat_map(|row| row.pieces(limit)).collect();
+                report.split_texts += 1;
+                report.text_pieces += pieces.len();
+                kept.extend(pieces.into_iter().filter_map(|piece| self.fit(piece, report)));
+                return;
+            }
+            report.cut_texts += usize::from(self.options.overlong == Overlong::Truncate);
+        }
         for row in made.rows {
             if let Some(mut row) = self.fit(row, report) {
                 row.goes_on = kept.len() > first;
@@ -199,7 +212,7 @@ impl<'a> Preparer<'a> {
     /// Tokenizes one example, at its full length.
     pub fn rows(&self, example: &Example) -> std::result::Result<Made, Problem> {
         let made = match example {
-            Example::Text(text) => self.text(text, None)?.into(),
+            Example::Text(text) => Made { is_text: true, ..self.text(text, None)?.into() },
             Example::Completion { prompt, completion } => {
                 let start = self.options.masks.completion.then_some(prompt.len());
                 self.text(&format!("{prompt}{completion}"), start)?.into()
@@ -308,7 +321,7 @@ impl<'a> Preparer<'a> {
             }))
         };
         let rows = carriers.iter().map(one).collect::<std::result::Result<_, Problem>>()?;
-        Ok(Made { rows, left_out })
+        Ok(Made { rows, left_out, is_text: false })
     }
 
     fn check_bos(&self, ids: &[u32]) -> std::result::Result<(), Problem> {

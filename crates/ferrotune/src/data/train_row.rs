@@ -39,6 +39,18 @@ impl TrainRow {
         self.labels.iter().skip(1).filter(|&&label| label != IGNORE).count()
     }
 
+    /// Cuts a row into rows of at most `length` tokens (2 or more). Each begins with the last token of the one before, so
+    /// that every token but the first is predicted once.
+    pub(super) fn pieces(&self, length: usize) -> impl Iterator<Item = TrainRow> {
+        let step = length.max(2) - 1;
+        let count = self.len().saturating_sub(1).div_ceil(step);
+        (0..count).map(move |piece| {
+            let part = piece * step..(piece * step + step + 1).min(self.len());
+            let (input_ids, labels) = (self.input_ids[part.clone()].to_vec(), self.labels[part].to_vec());
+            TrainRow { input_ids, labels, goes_on: false }
+        })
+    }
+
     /// Keeps `length` tokens of one end.
     pub fn truncate(&mut self, length: usize, side: Truncation) {
         match side {

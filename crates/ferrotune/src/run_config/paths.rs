@@ -38,8 +38,8 @@ impl RunConfig {
         };
         self.each_path(|key, path| {
             let beside = folder.join(&*path);
-            let missing = Path::new(path).is_relative() && !Path::new(path).exists();
-            if key.path_kind() == Some("rows") && missing && beside.exists() {
+            let missing = Path::new(path).is_relative() && !is_there(Path::new(path));
+            if key.path_kind() == Some("rows") && missing && is_there(&beside) {
                 let beside = beside.display().to_string();
                 taken.push(format!(
                     "{}: {path} is not in the current folder; {beside} is taken, beside the run file",
@@ -71,6 +71,11 @@ impl RunConfig {
         *self = RunConfig { stated: std::mem::take(&mut self.stated), ..read(tree)? };
         Ok(())
     }
+}
+
+/// Whether a path is there, or a file that it matches as a pattern.
+fn is_there(path: &Path) -> bool {
+    path.exists() || glob::glob(&path.to_string_lossy()).is_ok_and(|mut files| files.next().is_some())
 }
 
 #[cfg(test)]

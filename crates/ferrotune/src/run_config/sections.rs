@@ -87,6 +87,8 @@ choice! {
         Truncate = "truncate",
         /// The row is left out.
         Drop = "drop",
+        /// A text becomes several rows, each of which begins with the last token of the one before. Other rows are cut.
+        Split = "split",
     }
 }
 
@@ -232,14 +234,15 @@ section! {
 section! {
     /// The rows, and which of their tokens are supervised.
     pub struct DataOptions {
-        /// A file of rows (JSON Lines, JSON, CSV, TSV, Parquet, also compressed), or a list of files.
+        /// Rows: a file (JSON Lines, JSON, CSV, TSV, Parquet, text; also compressed), a folder, a pattern such as
+        /// `logs/*.csv`, or a list of these.
         #[schemars(
             example = "rows.jsonl",
             extend("x-numbers" = false, "x-path" = "rows", "x-expected" = "a file or a list of files")
         )]
         pub train: Vec<String> = Vec::new(),
-        /// Rows to evaluate on: a share of the training rows such as `5%` or `0.05`, which is kept out of training, a file,
-        /// or a list of files.
+        /// Rows to evaluate on: a share of the training rows such as `5%` or `0.05`, which is kept out of training, or files as
+        /// for `train`.
         #[schemars(extend("x-numbers" = false, "x-path" = "rows"))]
         pub eval: EvalSource = EvalSource::None,
         /// Shape of the rows.

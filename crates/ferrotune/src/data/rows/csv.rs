@@ -8,7 +8,7 @@ use csv::{ErrorKind, Position, Reader, ReaderBuilder, StringRecord};
 use serde_json::Value;
 
 use super::content::{Content, plain_name};
-use super::{Fields, Format, RawRow, RowSource, not_utf8};
+use super::{Fields, Format, RawRow, RowSource, is_json, not_utf8};
 use crate::{Error, Result};
 
 /// Tables are told by their names; a file with rows in JSON is one of JSON whatever its name.
@@ -18,10 +18,6 @@ fn is_table(path: &Path) -> bool {
     let name = plain_name(path);
     let ending = name.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     matches!(ending.as_deref(), Some("csv" | "tsv" | "tab"))
-}
-
-fn is_json(head: &[u8]) -> bool {
-    [&b"{"[..], b"["].iter().any(|start| head.trim_ascii_start().starts_with(start))
 }
 
 /// Stands behind the last record. A file that ends inside quotes has it inside a value.

@@ -5,6 +5,7 @@
 
 mod content;
 mod csv;
+mod document;
 mod json_document;
 mod json_lines;
 mod memory;
@@ -17,6 +18,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use content::Content;
+pub(super) use document::is_document;
 pub use memory::InMemory;
 
 use crate::formats::hash::{Digest, HashingReader};
@@ -55,7 +57,27 @@ struct Format {
 }
 
 /// All kinds but JSON Lines, which is what no other one is.
-const FORMATS: &[Format] = &[parquet::FORMAT, csv::FORMAT, json_document::FORMAT];
+const FORMATS: &[Format] = &[parquet::FORMAT, csv::FORMAT, document::FORMAT, json_document::FORMAT];
+
+/// Whether a file begins as rows in JSON do: with an object, or with an array of objects.
+fn is_json(head: &[u8]) -> bool {
+    let after =
+        |text: &[u8], start: &[u8]| text.strip_prefix(start).map(|rest| rest.trim_ascii_start().to_vec());
+    let head = &head[..head.len().min(256)];
+    match (after(head.trim_ascii_start(), b"{"), after(head.trim_ascii_start(), b"[")) {
+        (Some(object), _) => object.starts_with(b"\""),
+        (_, Some(array)) => array.starts_with(b"{"),
+        _ => false,
+    }
+}
+
+/// Whether a file holds rows by its name.
+pub(super) fn holds_rows(path: &Path) -> bool {
+    let name = content::plain_name(path);
+    let ending = name.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    let endings = ["jsonl", "ndjson", "json", "csv", "tsv", "tab", "parquet"];
+    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+}
 
 /// Goes through the rows of a file while `each` wants more, and gives the digest of the whole file.
 pub(super) fn read_file(path: &Path, each: &mut dyn FnMut(RawRow) -> Result<bool>) -> Result<Digest> {

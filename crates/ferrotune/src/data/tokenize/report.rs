@@ -49,6 +49,12 @@ pub struct PrepReport {
     pub split_rows: usize,
     /// How many rows that added.
     pub added_rows: usize,
+    /// Texts that became several rows, as `data.overlong: split` asks.
+    pub split_texts: usize,
+    /// Rows that they became.
+    pub text_pieces: usize,
+    /// Texts that were cut to the maximal length.
+    pub cut_texts: usize,
     /// Rows of which the template leaves out a piece, by the piece.
     pub left_out: BTreeMap<Piece, usize>,
     /// Rows that were cut to the maximal length.
@@ -92,7 +98,11 @@ impl PrepReport {
             let words = piece.words();
             warnings.push(format!("{count} of {} rows: the chat template leaves out {words}", self.rows));
         }
-        let cut = format!("were cut to {}", names.max_length);
+        let whole = match self.cut_texts > 0 && names.has_run_file {
+            true => " (data.overlong=split trains all of a text)",
+            false => "",
+        };
+        let cut = format!("were cut to {}{whole}", names.max_length);
         let too_long = format!("are longer than {} and were left out", names.max_length);
         for (count, text) in [
             (self.truncated, cut.as_str()),
