@@ -45,6 +45,10 @@ pub struct ModelArgs {
     /// Quantize the base anew, and do not keep it for the next start.
     #[arg(long)]
     pub no_cache: bool,
+    /// Variable of the chat template, such as enable_thinking=false, beside those that the run was trained with; may be
+    /// repeated.
+    #[arg(long = "template-variable", value_name = "NAME=VALUE", value_parser = words::variable)]
+    pub template_variables: Vec<(String, serde_json::Value)>,
 }
 
 /// How tokens are chosen.

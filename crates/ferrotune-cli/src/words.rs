@@ -126,6 +126,17 @@ impl FloatType {
     }
 }
 
+/// `NAME=VALUE`; a value that is JSON is that value, anything else is text.
+pub fn variable(text: &str) -> Result<(String, serde_json::Value), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+            Ok((name.to_string(), value))
+        }
+        _ => Err("expected NAME=VALUE, such as enable_thinking=false".to_string()),
+    }
+}
+
 /// A 4-bit format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FourBit {

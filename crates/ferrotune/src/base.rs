@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ferrotune_kernels::{Device, Threads};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::data::chat_template::{ChatTemplate, Clock, ContentForms, RenderOptions};
 use crate::data::dataset::{Dataset, ReadOptions};
@@ -63,6 +63,13 @@ impl BaseModel {
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
         self.template = self.template.take().map(|template| template.with_clock(clock));
+    }
+
+    /// Sets variables of the template for everything that is rendered from now on: those that a run had in
+    /// `data.template_variables`, so that answers are asked for as they were trained.
+    pub fn set_template_variables(&mut self, variables: &Map<String, Value>) -> Result<()> {
+        self.template = crate::data::with_variables(variables, self.template.as_ref())?;
+        Ok(())
     }
 
     /// Loads the network in a form for sequences of up to `positions` tokens, quantized matrices through the cache.

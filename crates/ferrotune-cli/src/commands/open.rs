@@ -14,6 +14,8 @@ use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::{Device, Precision};
 
+use serde_json::{Map, Value};
+
 use super::open_cached;
 use crate::args::{Args, ModelArgs};
 use crate::report::Report;
@@ -151,12 +153,26 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
     if a.no_cache {
         base.cache = None;
     }
+    base.set_template_variables(&variables(&found, a)?)?;
     let precision = form::precision(a.precision, &dev);
     let (form, _) = found.form(a.quant, &base, precision, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, positions, &mut warn)?;
     let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
     Ok(Loaded { base, model, form, adapter, precision, dev, none })
+}
+
+/// Variables of the template: those of the run file in the folder, and those of the command line.
+fn variables(found: &Resolved, a: &ModelArgs) -> Result<Map<String, Value>> {
+    let file = Path::new(&a.model).join("run.yaml");
+    let mut variables = match &found.run {
+        Some(run) => run.data.template_variables.clone(),
+        // A model that was trained in full.
+        None if file.is_file() => RunConfig::load(&file, &[])?.data.template_variables,
+        None => Map::new(),
+    };
+    variables.extend(a.template_variables.iter().cloned());
+    Ok(variables)
 }
 
 /// The same to give answers: in bf16 on every CPU unless another precision is asked for, as products of a token at a time are

@@ -33,6 +33,7 @@ mod same_numbers;
 mod settings;
 mod sources;
 mod streams;
+mod template_variables;
 mod templates;
 mod threads;
 mod train;

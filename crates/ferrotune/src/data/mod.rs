@@ -29,6 +29,7 @@ pub mod loader;
 pub mod random;
 
 use ferrotune_kernels::Threads;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::run_config::{EvalSource, RunConfig};
@@ -72,8 +73,22 @@ pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> R
         return Err(Error::config("data.train", "no file is named")
             .with_hint("data.train is a .jsonl file or a list of them"));
     }
-    let read = read_options(config, model.template);
+    let template = with_variables(&config.data.template_variables, model.template)?;
+    let read = read_options(config, template.as_ref());
     prepare_rows(threads, config, model, Dataset::read(&config.data.train, read)?)
+}
+
+/// The template with the variables of a run.
+pub(crate) fn with_variables(
+    variables: &Map<String, Value>,
+    template: Option<&ChatTemplate>,
+) -> Result<Option<ChatTemplate>> {
+    match template {
+        None if variables.is_empty() => Ok(None),
+        None => Err(Error::config("data.template_variables", "the model has no chat template")
+            .with_hint("leave the key out, or take a model that was tuned for chats")),
+        Some(template) => template.clone().with_variables(variables).map(Some),
+    }
 }
 
 /// How the rows of a run are read.
@@ -89,6 +104,8 @@ pub fn prepare_rows(
     all: Dataset,
 ) -> Result<PreparedData> {
     let TextModel { tokenizer, template, vocab_size } = model;
+    let template = with_variables(&config.data.template_variables, template)?;
+    let template = template.as_ref();
     let read = read_options(config, template);
     let (train, eval) = match &config.data.eval {
         EvalSource::None => (all, None),

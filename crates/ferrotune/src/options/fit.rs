@@ -14,6 +14,10 @@ use crate::{Error, Result};
 
 /// The value of a key (`path`) in the names and types that the schema declares. Null stays: it means "as if absent".
 pub(crate) fn fit(schema: &Value, value: Value, path: &str) -> Result<Value> {
+    // A value of any kind, such as a variable of a template.
+    if schema == &Value::Bool(true) {
+        return Ok(value);
+    }
     if is_section(schema) {
         return section(schema, value, path);
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
+
 use super::values::{Bytes, EvalSource};
 use crate::options::{choice, pairs, section};
 
@@ -273,6 +275,10 @@ section! {
         /// What happens to rows that cannot be used.
         #[schemars(extend("x-rare" = true, "x-numbers" = false))]
         pub bad_rows: BadRowPolicy = BadRowPolicy::Fail,
+        /// Variables of the chat template for all rows, such as `enable_thinking: false`; a row's own
+        /// `chat_template_kwargs` count more. Answers of what was trained are rendered with them too.
+        #[schemars(with = "BTreeMap<String, Value>", extend("x-aliases" = ["chat_template_kwargs"]))]
+        pub template_variables: Map<String, Value> = Map::new(),
         /// System message for chats that have none.
         #[schemars(extend("x-aliases" = ["system_prompt"]))]
         pub system: Option<String> = None,

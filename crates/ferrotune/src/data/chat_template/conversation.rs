@@ -45,7 +45,7 @@ impl ChatTemplate {
         }
         set("tools", Value::from(()));
         set("documents", Value::from(()));
-        for (name, value) in kwargs {
+        for (name, value) in self.variables.iter().chain(kwargs) {
             set(name, python::from_json(value));
         }
         if let Some(tools) = tools {
@@ -61,7 +61,7 @@ impl ChatTemplate {
         tools: &[Json],
         kwargs: &Map<String, Json>,
     ) -> Result<(u32, Marks)> {
-        let others = || self.special_tokens.iter().chain(kwargs);
+        let others = || self.special_tokens.iter().chain(&self.variables).chain(kwargs);
         let is_free = |m: &Marks| {
             let in_text = |text: &str| text.contains([m.start, m.end]);
             !messages.iter().chain(tools).any(|json| holds(json, *m))

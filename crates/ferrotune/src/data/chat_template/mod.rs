@@ -40,6 +40,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     source: String,
     special_tokens: Map<String, Json>,
+    /// Variables of a whole run; those of a row count more.
+    variables: Map<String, Json>,
     has_generation: bool,
     words: BTreeSet<String>,
     literals: BTreeSet<String>,
@@ -91,6 +93,7 @@ impl ChatTemplate {
             env,
             source: source.to_string(),
             special_tokens,
+            variables: Map::new(),
             has_generation: rewritten.has_generation,
             words: rewritten.words,
             literals: rewritten.literals,
@@ -112,6 +115,29 @@ impl ChatTemplate {
     pub(crate) fn with_tool_use(mut self, template: ChatTemplate) -> Self {
         self.tool_use = Some(Arc::new(template));
         self
+    }
+
+    /// The same template with variables for every chat, such as `enable_thinking`; those of a row count more.
+    ///
+    /// # Errors
+    /// A variable that the template does not know.
+    pub fn with_variables(mut self, variables: &Map<String, Json>) -> Result<Self> {
+        if let Some(name) = variables.keys().find(|name| !self.uses(name)) {
+            let problem = format!("`{name}` would be without effect: the chat template does not know it");
+            return Err(Error::config("template_variables", problem)
+                .under("data")
+                .with_hint("its variables are in the model's chat_template.jinja or tokenizer_config.json"));
+        }
+        let set = |template: &mut ChatTemplate| {
+            template.variables.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
+        };
+        set(&mut self);
+        self.tool_use = self.tool_use.map(|tool_use| {
+            let mut other = ChatTemplate::clone(&tool_use);
+            set(&mut other);
+            Arc::new(other)
+        });
+        Ok(self)
     }
 
     /// The template for chats with tools, where a model has one.
