@@ -129,7 +129,7 @@ pub struct GenerateArgs {
     /// The prompt (default: standard input).
     #[arg(long, short)]
     pub prompt: Option<String>,
-    /// System message.
+    /// System message (default: data.system of the run).
     #[arg(long)]
     pub system: Option<String>,
     /// Continue the text as it stands, without the chat template.
@@ -149,7 +149,7 @@ pub struct ChatArgs {
     /// What to run.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// System message.
+    /// System message (default: data.system of the run).
     #[arg(long)]
     pub system: Option<String>,
     /// Tokens that a conversation may hold.

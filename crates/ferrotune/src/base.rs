@@ -101,8 +101,8 @@ impl BaseModel {
     }
 
     /// How files of rows are read for this model.
-    pub fn read_options(&self) -> ReadOptions<'_> {
-        ReadOptions { template: self.template.as_ref(), ..ReadOptions::default() }
+    pub fn read_options<'a>(&'a self, data: &'a DataOptions) -> ReadOptions<'a> {
+        crate::data::read_options(data, self.template.as_ref())
     }
 
     /// A chat up to where the assistant answers, as token ids.
@@ -128,7 +128,7 @@ impl BaseModel {
         name: &str,
         rows: &mut dyn RowSource,
     ) -> Result<PreparedData> {
-        let read = crate::data::read_options(config, self.template.as_ref());
+        let read = self.read_options(&config.data);
         let all = Dataset::from_source(name, rows, read)?;
         crate::data::prepare_rows(threads, config, self.text(), all)
     }

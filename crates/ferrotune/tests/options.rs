@@ -87,7 +87,10 @@ fn aliases_are_the_key_itself() {
         for alias in key.aliases() {
             let alias = format!("{section}.{alias}");
             let word = key.words().first().map(|w| w.word.clone());
-            let value = ["64", "0.5", "true", "[0.5, 0.5]", "x"].into_iter().map(str::to_string).chain(word);
+            let value = ["64", "0.5", "true", "[0.5, 0.5]", "x", "{text: x}"]
+                .into_iter()
+                .map(str::to_string)
+                .chain(word);
             let value = value.into_iter().find(|v| with(&key.path, v).is_ok()).expect("some value");
             assert_eq!(with(&alias, &value).unwrap(), with(&key.path, &value).unwrap(), "{alias}={value}");
             read += 1;

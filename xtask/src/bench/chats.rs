@@ -49,7 +49,7 @@ pub(super) fn chats(model: &Path, count: usize, work: &Path) -> Result<Vec<Row>,
     std::fs::write(&file, conversations(count, &facts_text()?)?)?;
     let failure = |e: ferrotune::Error| Failure(e.to_string());
     let base = BaseModel::open(model, "the model of the benchmark").map_err(failure)?;
-    let dataset = Dataset::read(&[file], base.read_options()).map_err(failure)?;
+    let dataset = Dataset::read(&[file], base.read_options(&DataOptions::default())).map_err(failure)?;
     let (rows, _) =
         base.preparer(&DataOptions::default()).prepare(&Threads::one(), &dataset).map_err(failure)?;
     let row = |r: ferrotune::data::train_row::TrainRow| Row {

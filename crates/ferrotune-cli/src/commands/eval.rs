@@ -64,7 +64,8 @@ fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(Vec<TrainRow>, PrepReport)> {
     };
     at_least("--limit", a.limit.unwrap_or(1), 1)?;
     at_least("--max-length", a.max_length, 2)?;
-    let dataset = Dataset::read(&a.data, ReadOptions { limit: a.limit, ..loaded.base.read_options() })?;
-    let data = DataOptions { max_length: a.max_length, ..DataOptions::default() };
+    let read = loaded.base.read_options(&loaded.data);
+    let dataset = Dataset::read(&a.data, ReadOptions { limit: a.limit, other_names: true, ..read })?;
+    let data = DataOptions { max_length: a.max_length, ..loaded.data.clone() };
     loaded.base.preparer(&data).named(Names::OPTIONS).prepare(&loaded.dev.threads(), &dataset)
 }

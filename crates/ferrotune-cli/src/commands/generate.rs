@@ -41,7 +41,7 @@ pub fn run(args: &Args, a: &GenerateArgs, report: &Report) -> Result<ExitCode> {
         ids
     } else {
         let mut messages = Vec::new();
-        messages.extend(a.system.as_ref().map(|s| json!({"role": "system", "content": s})));
+        messages.extend(loaded.system(a.system.as_deref()).map(|s| json!({"role": "system", "content": s})));
         messages.push(json!({"role": "user", "content": prompt}));
         loaded.base.prompt(&messages)?
     };

@@ -9,12 +9,10 @@ use ferrotune::lora::{Adapter, peft};
 use ferrotune::model::{Decoder, Params, Pass};
 use ferrotune::plan::form;
 use ferrotune::results::trained_beside::TrainedBeside;
-use ferrotune::run_config::{FloatKind, RunConfig};
+use ferrotune::run_config::{DataOptions, FloatKind, RunConfig};
 use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::{Device, Precision};
-
-use serde_json::{Map, Value};
 
 use super::open_cached;
 use crate::args::{Args, ModelArgs};
@@ -30,6 +28,8 @@ pub struct Loaded {
     pub adapter: Option<Adapter>,
     pub precision: Precision,
     pub dev: Device,
+    /// How the rows were read that it was trained on, or the defaults.
+    pub data: DataOptions,
     none: Params,
 }
 
@@ -39,6 +39,11 @@ impl Loaded {
         let params = adapter.map_or(&self.none, |a| &a.params);
         let adapted = adapter.map(|a| &a.adapted);
         Pass { dev: &self.dev, precision: self.precision, params, adapted, dropout: None }
+    }
+
+    /// The system message for a chat: the one that is asked for, or that of the run.
+    pub fn system<'a>(&'a self, asked: Option<&'a str>) -> Option<&'a str> {
+        asked.or(self.data.system.as_deref()).filter(|text| !text.is_empty())
     }
 
     /// A pass with the adapter that was opened.
@@ -153,26 +158,27 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
     if a.no_cache {
         base.cache = None;
     }
-    base.set_template_variables(&variables(&found, a)?)?;
+    let data = data_options(&found, a)?;
+    base.set_template_variables(&data.template_variables)?;
     let precision = form::precision(a.precision, &dev);
     let (form, _) = found.form(a.quant, &base, precision, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, positions, &mut warn)?;
     let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
-    Ok(Loaded { base, model, form, adapter, precision, dev, none })
+    Ok(Loaded { base, model, form, adapter, precision, dev, data, none })
 }
 
-/// Variables of the template: those of the run file in the folder, and those of the command line.
-fn variables(found: &Resolved, a: &ModelArgs) -> Result<Map<String, Value>> {
+/// How the rows of the run were read, whose folder is opened, with the variables of the command line.
+fn data_options(found: &Resolved, a: &ModelArgs) -> Result<DataOptions> {
     let file = Path::new(&a.model).join("run.yaml");
-    let mut variables = match &found.run {
-        Some(run) => run.data.template_variables.clone(),
+    let mut data = match &found.run {
+        Some(run) => run.data.clone(),
         // A model that was trained in full.
-        None if file.is_file() => RunConfig::load(&file, &[])?.data.template_variables,
-        None => Map::new(),
+        None if file.is_file() => RunConfig::load(&file, &[])?.data,
+        None => DataOptions::default(),
     };
-    variables.extend(a.template_variables.iter().cloned());
-    Ok(variables)
+    data.template_variables.extend(a.template_variables.iter().cloned());
+    Ok(data)
 }
 
 /// The same to give answers: in bf16 on every CPU unless another precision is asked for, as products of a token at a time are

@@ -1,4 +1,5 @@
-//! Variables of the chat template for a whole run: rows, and whatever is asked of the result.
+//! What a run says of all its rows holds for whatever is asked of its result: variables of the chat template, the system
+//! message, names of columns.
 
 use serde_json::json;
 
@@ -81,4 +82,38 @@ fn what_was_trained_is_asked_with_the_same_variables() {
         place.run(&[command, &["--template-variable", "x=1"]].concat()).refused(&["`x`", "does not know it"]);
         place.run(&[command, &["--template-variable", "x"]].concat()).misused(&["NAME=VALUE"]);
     }
+}
+
+#[test]
+fn a_result_is_evaluated_on_rows_as_it_was_trained_on_them() {
+    let place = Place::with_template(&with_header());
+    let row = json!({"Frage": "a?", "Antwort": "b.", "text": "another column"});
+    place.preview_refused(&[json!({"Frage": "a?", "Antwort": "b."})], &["no known shape"]);
+    let columns = "data.columns={instruction: Frage, output: Antwort}";
+    place.preview(&vec![row; 8], &[columns]);
+    let system = "data.system=Be short.";
+    place.run(&["train", "run.yaml", "--set", columns, "--set", system, "--set", "train.max_steps=3"]).ok();
+    let own = place.run(&["--json", "eval", "out", "--data", "rows.jsonl"]).eval_loss();
+    let messages = |system: bool| {
+        let mut messages = vec![json!({"role": "system", "content": "Be short."})];
+        messages.retain(|_| system);
+        messages.extend([
+            json!({"role": "user", "content": "a?"}),
+            json!({"role": "assistant", "content": "b."}),
+        ]);
+        json!({"messages": messages})
+    };
+    place.write("with.jsonl", &format!("{}\n", messages(true)));
+    assert_eq!(
+        own,
+        place.run(&["--json", "eval", "model", "--adapter", "out", "--data", "with.jsonl"]).eval_loss()
+    );
+    // What is answered begins with it too, unless another one is asked for.
+    let tokens = |system: &[&str]| {
+        let args = ["--json", "generate", "out", "-p", "a?", "--max-new-tokens", "1"];
+        let out = place.run(&[&args[..], system].concat()).json();
+        out["prompt_tokens"].as_u64().expect("a count")
+    };
+    assert_eq!(tokens(&[]), tokens(&["--system", "Be short."]));
+    assert!(tokens(&[]) > tokens(&["--system", ""]));
 }

@@ -68,6 +68,8 @@ pub struct ReadOptions<'a> {
     pub format: DataFormat,
     /// Columns under names that they do not have themselves: what a column is, and its name.
     pub columns: &'a [(String, String)],
+    /// A row that has none of these columns is taken by its own names. For rows beside those of the run file.
+    pub other_names: bool,
     /// The model's chat template, if it has one; then instruction rows become chats.
     pub template: Option<&'a ChatTemplate>,
     /// Only so many rows of all files.
@@ -184,7 +186,12 @@ impl Dataset {
 /// What a row says, and its shape in words.
 fn example(fields: Fields, options: ReadOptions<'_>) -> Result<(Example, String), Problem> {
     no_zeros(&fields)?;
-    let mut fields = columns::mapped(fields, options.columns)?;
+    let by_own_names =
+        options.other_names && !options.columns.iter().any(|(_, column)| fields.contains_key(column));
+    let mut fields = match by_own_names {
+        true => fields,
+        false => columns::mapped(fields, options.columns)?,
+    };
     let mut taken = Vec::new();
     let shape = match Shape::of_format(options.format).map_or_else(|| Shape::detect(&fields), Ok) {
         Ok(shape) => shape,

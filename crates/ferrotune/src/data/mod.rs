@@ -32,7 +32,7 @@ use ferrotune_kernels::Threads;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::run_config::{EvalSource, RunConfig};
+use crate::run_config::{DataOptions, EvalSource, RunConfig};
 use chat_template::ChatTemplate;
 use dataset::{DataFile, Dataset, ReadOptions};
 use tokenize::{Names, PrepReport, PrepareOptions, Preparer};
@@ -74,7 +74,7 @@ pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> R
             .with_hint("data.train is a .jsonl file or a list of them"));
     }
     let template = with_variables(&config.data.template_variables, model.template)?;
-    let read = read_options(config, template.as_ref());
+    let read = read_options(&config.data, template.as_ref());
     prepare_rows(threads, config, model, Dataset::read(&config.data.train, read)?)
 }
 
@@ -92,8 +92,8 @@ pub(crate) fn with_variables(
 }
 
 /// How the rows of a run are read.
-pub(crate) fn read_options<'a>(config: &'a RunConfig, template: Option<&'a ChatTemplate>) -> ReadOptions<'a> {
-    ReadOptions { format: config.data.format, columns: &config.data.columns, template, limit: None }
+pub(crate) fn read_options<'a>(data: &'a DataOptions, template: Option<&'a ChatTemplate>) -> ReadOptions<'a> {
+    ReadOptions { format: data.format, columns: &data.columns, template, ..ReadOptions::default() }
 }
 
 /// Tokenizes rows that were read already, or that were never in a file. `data.eval` takes its share of them, or names files.
@@ -106,7 +106,7 @@ pub fn prepare_rows(
     let TextModel { tokenizer, template, vocab_size } = model;
     let template = with_variables(&config.data.template_variables, template)?;
     let template = template.as_ref();
-    let read = read_options(config, template);
+    let read = read_options(&config.data, template);
     let (train, eval) = match &config.data.eval {
         EvalSource::None => (all, None),
         EvalSource::Share(share) => {
