@@ -170,6 +170,13 @@ impl Report {
                     "data: {} rows{split}, {} tokens, {} of them supervised, longest row {}{held}",
                     train.kept, train.tokens, train.label_tokens, train.longest
                 ));
+                for source in &train.sources {
+                    let (path, weight) = (&source.path, source.weight);
+                    self.say(format!(
+                        "source {path}: {} rows, weight {weight}: {} taken",
+                        source.rows, source.taken
+                    ));
+                }
                 // Nothing was chosen where all rows have one shape under its own names.
                 if train.shapes.len() > 1 || train.shapes.keys().any(|shape| shape.contains('`')) {
                     let shapes: Vec<String> =

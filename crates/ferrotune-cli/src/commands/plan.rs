@@ -75,7 +75,7 @@ fn subject(
         return Ok((Checkpoint::from_config(read_config(&file)?)?, Load::bound(config)));
     }
     let base = open_base(args, &config.model.base, report)?;
-    let load = match config.data.train.is_empty() {
+    let load = match config.data.is_empty() {
         true => Load::bound(config),
         false => Load::from_rows(config, &base.checkpoint, base.prepare(threads, config)?)?,
     };

@@ -125,7 +125,7 @@ fn conclusion(config: &RunConfig, outcome: &Outcome, summary: &Summary, seconds:
     lines.push(format!("  {what}        {}", human(weight_bytes(Path::new(dir)))));
     let data = match &config.data.eval {
         EvalSource::Files(files) => files.join(" "),
-        _ => config.data.train.join(" "),
+        _ => config.data.paths().join(" "),
     };
     lines.push("go on with".into());
     lines.push(format!("  ferrotune chat {dir}"));

@@ -129,3 +129,56 @@ fn zeros_and_endless_lines_are_bad_rows() {
     assert_eq!(shown.texts, ["before</s>", "after</s>"]);
     assert!(shown.warns(&["1 of 3 rows cannot be used", "long.jsonl:2"]), "{shown:#?}");
 }
+
+#[test]
+fn sources_have_weights_limits_and_columns_of_their_own() {
+    let place = Place::with_template(PLAIN);
+    place.write("rows.jsonl", &row("own"));
+    place.write("a/x.jsonl", &(0..4).map(|i| row(&format!("a{i}"))).collect::<String>());
+    place.write("b.csv", &format!("Satz,n\n{}", (0..50).map(|i| format!("b{i},1\n")).collect::<String>()));
+    let set =
+        "data.sources=[{path: a, weight: 2}, {path: b.csv, rows: 40, weight: 0.5, columns: {text: Satz}}]";
+    let shown = place.preview_again(&[set]);
+    let count = |start: &str| shown.texts.iter().filter(|text| text.starts_with(start)).count();
+    assert_eq!((count("own"), count("a0<"), count("a3<"), count("b40"), count("b49")), (1, 2, 2, 0, 0));
+    let taken = count("b");
+    assert!((8..=32).contains(&taken), "{taken}");
+    assert_eq!(
+        shown.report["sources"],
+        json!([{"path": "a", "weight": 2.0, "rows": 4, "taken": 8}, {"path": "b.csv", "weight": 0.5, "rows": 40, "taken": taken}])
+    );
+    // What is kept out for evaluation is not trained by a repetition.
+    let held = place.preview_again(&[set, "data.eval=0.5"]);
+    let mut texts: Vec<&String> = held.texts.iter().filter(|text| text.starts_with('a')).collect();
+    texts.sort();
+    assert!(texts.len() < 8 && texts.chunks(2).all(|pair| pair[0] == pair[1]), "{texts:?}");
+    // The same rows whenever they are read, and resumed with the same.
+    assert_eq!(place.preview_again(&[set]).texts, shown.texts);
+    let train = |more: &[&str]| {
+        let args = [
+            "train",
+            "run.yaml",
+            "--set",
+            set,
+            "--set",
+            "train.max_steps=3",
+            "--set",
+            "output.checkpoint_every=1",
+        ];
+        place.run(&[&args[..], more].concat())
+    };
+    let said = train(&[]).ok().stderr;
+    assert!(said.contains("source a: 4 rows, weight 2: 8 taken"), "{said}");
+    assert!(place.json("out/receipt.json")["data"]["files"].as_array().is_some_and(|files| files.len() == 3));
+    let other = set.replace("weight: 2", "weight: 3");
+    train(&["--resume", "--set", &other]).refused(&["data"]);
+    for (sources, words) in [
+        ("[{path: a, wieght: 2}]", &["data.sources.wieght", "did you mean `data.sources.weight`"][..]),
+        ("[{path: a, weight: 0}]", &["data.sources.weight", "above 0"]),
+        ("[{weight: 1}]", &["data.sources", "path"]),
+        ("[{path: nothing}]", &["nothing", "No such file"]),
+        ("[{path: a, columns: {txt: Satz}}]", &["data.columns", "`txt`"]),
+    ] {
+        place.run(&["preview", "run.yaml", "--set", &format!("data.sources={sources}")]).refused(words);
+    }
+}

@@ -15,11 +15,13 @@ mod messages;
 mod plain;
 mod roles;
 mod shapes;
+mod sources;
 mod text;
 
 pub use bad_rows::{BadRow, BadRows};
 pub use example::{Chat, Example};
 pub use files::DataFile;
+pub use sources::Source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -59,6 +61,8 @@ pub struct Dataset {
     pub bad: BadRows,
     /// How many rows have which shape, in words.
     pub shapes: BTreeMap<String, usize>,
+    /// Sources with weights of their own.
+    pub sources: Vec<Source>,
 }
 
 /// How to read.

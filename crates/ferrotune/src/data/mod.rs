@@ -32,7 +32,7 @@ use ferrotune_kernels::Threads;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::run_config::{DataOptions, EvalSource, RunConfig};
+use crate::run_config::{DataFormat, DataOptions, EvalSource, RunConfig};
 use chat_template::ChatTemplate;
 use dataset::{DataFile, Dataset, ReadOptions};
 use tokenize::{Names, PrepReport, PrepareOptions, Preparer};
@@ -69,13 +69,20 @@ pub struct TextModel<'a> {
 
 /// Reads and tokenizes what the run file's section `data` names, the latter on these threads.
 pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> Result<PreparedData> {
-    if config.data.train.is_empty() {
+    if config.data.is_empty() {
         return Err(Error::config("data.train", "no file is named")
-            .with_hint("data.train is a .jsonl file or a list of them"));
+            .with_hint("data.train is a file of rows, a folder, or a list of them"));
     }
     let template = with_variables(&config.data.template_variables, model.template)?;
     let read = read_options(&config.data, template.as_ref());
-    prepare_rows(threads, config, model, Dataset::read(&config.data.train, read)?)
+    let mut all = Dataset::read(&config.data.train, read)?;
+    for source in &config.data.sources {
+        let columns = if source.columns.is_empty() { read.columns } else { &source.columns };
+        let format = if source.format == DataFormat::Auto { read.format } else { source.format };
+        let read = ReadOptions { columns, format, limit: source.rows, ..read };
+        all.append(&source.path, source.weight, Dataset::read(&[&source.path], read)?);
+    }
+    prepare_rows(threads, config, model, all)
 }
 
 /// The template with the variables of a run.
@@ -115,6 +122,7 @@ pub fn prepare_rows(
         }
         EvalSource::Files(files) => (all, Some(Dataset::read(files, read)?)),
     };
+    let train = train.weighed(config.train.seed);
     let options = PrepareOptions { vocab_size, ..PrepareOptions::from(&config.data) };
     let held = PrepareOptions { names: Names::EVAL, ..options.clone() };
     let preparer = Preparer::new(tokenizer, template, options);

@@ -152,7 +152,11 @@ impl<'a> Preparer<'a> {
     /// of them, unless the options leave them out.
     pub fn prepare(&self, threads: &Threads, dataset: &Dataset) -> Result<(Vec<TrainRow>, PrepReport)> {
         let made = threads.map(&dataset.rows, |row| self.rows(&row.example));
-        let mut report = PrepReport { shapes: dataset.shapes.clone(), ..PrepReport::default() };
+        let mut report = PrepReport {
+            shapes: dataset.shapes.clone(),
+            sources: dataset.sources.clone(),
+            ..PrepReport::default()
+        };
         let mut kept = Vec::with_capacity(made.len());
         let mut bad = BadRows::default();
         for (source, made) in dataset.rows.iter().zip(made) {

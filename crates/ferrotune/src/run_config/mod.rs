@@ -31,8 +31,8 @@ pub use layers::Notation;
 pub use method::{MethodKind, MethodOptions, QuantOptions};
 pub use sections::{
     ActivationPolicy, ActivationStorage, BadRowPolicy, DataFormat, DataOptions, FloatKind, LossNormalization,
-    ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Shape, StreamPolicy, Supervise,
-    TableKind, TrainOptions, Truncation, WeightKind,
+    ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Shape, SourceOptions, StreamPolicy,
+    Supervise, TableKind, TrainOptions, Truncation, WeightKind,
 };
 pub use settings::{Difference, Settings, differences};
 pub use values::EvalSource;

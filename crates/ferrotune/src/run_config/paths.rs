@@ -60,6 +60,8 @@ impl RunConfig {
                 Some(Value::String(path)) => change(key, path)?,
                 Some(Value::Array(paths)) => {
                     for path in paths {
+                        // A source has its path beside other values.
+                        let path = if path.is_object() { &mut path["path"] } else { path };
                         if let Value::String(path) = path {
                             change(key, path)?;
                         }

@@ -234,6 +234,26 @@ section! {
 }
 
 section! {
+    /// A source of rows beside others.
+    pub struct SourceOptions {
+        /// A file, a folder or a pattern.
+        pub path: String = String::new(),
+        /// How often each row is taken in an epoch; a fraction takes a share of the rows.
+        #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
+        pub weight: f64 = 1.0,
+        /// Only the first rows.
+        #[schemars(range(min = 1))]
+        pub rows: Option<usize> = None,
+        /// Shape of its rows; `data.format` if absent.
+        pub format: DataFormat = DataFormat::Auto,
+        /// Its columns that have other names; `data.columns` if absent.
+        #[serde(with = "pairs")]
+        #[schemars(with = "BTreeMap<String, String>")]
+        pub columns: Vec<(String, String)> = Vec::new(),
+    }
+}
+
+section! {
     /// The rows, and which of their tokens are supervised.
     pub struct DataOptions {
         /// Rows: a file (JSON Lines, JSON, CSV, TSV, Parquet, text; also compressed), a folder, a pattern such as
@@ -243,6 +263,14 @@ section! {
             extend("x-numbers" = false, "x-path" = "rows", "x-expected" = "a file or a list of files")
         )]
         pub train: Vec<String> = Vec::new(),
+        /// Rows beside those of `train`, a list of sources. Each has a `path` (as for `train`) and may have a `weight` (how
+        /// often each row is taken in an epoch: 2 takes all twice, 0.25 a quarter of them), `rows` (only the first so
+        /// many), `format` and `columns`.
+        #[schemars(extend(
+            "x-numbers" = false, "x-path" = "rows", "x-rare" = true,
+            "x-expected" = "a list of sources such as {path: logs.csv, weight: 0.5}"
+        ))]
+        pub sources: Vec<SourceOptions> = Vec::new(),
         /// Rows to evaluate on: a share of the training rows such as `5%` or `0.05`, which is kept out of training, or files as
         /// for `train`.
         #[schemars(extend("x-numbers" = false, "x-path" = "rows"))]
@@ -282,6 +310,21 @@ section! {
         /// System message for chats that have none.
         #[schemars(extend("x-aliases" = ["system_prompt"]))]
         pub system: Option<String> = None,
+    }
+}
+
+impl DataOptions {
+    /// Whether no rows are named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.train.is_empty() && self.sources.is_empty()
+    }
+
+    /// The paths of all rows to train on.
+    #[must_use]
+    pub fn paths(&self) -> Vec<&str> {
+        let sources = self.sources.iter().map(|source| source.path.as_str());
+        self.train.iter().map(String::as_str).chain(sources).collect()
     }
 }
 

@@ -49,7 +49,12 @@ impl RunConfig {
 
     /// Columns are taken as something that a row can have.
     fn validate_columns(&self) -> Result<()> {
-        match self.data.columns.iter().find(|(meaning, _)| !MEANINGS.contains(&meaning.as_str())) {
+        if self.data.sources.iter().any(|source| source.path.is_empty()) {
+            return Err(wrong("data.sources", &"a source without `path`", "a path for each source"));
+        }
+        let columns =
+            self.data.columns.iter().chain(self.data.sources.iter().flat_map(|source| &source.columns));
+        match columns.into_iter().find(|(meaning, _)| !MEANINGS.contains(&meaning.as_str())) {
             None => Ok(()),
             Some((meaning, column)) => Err(Error::config(
                 "data.columns",

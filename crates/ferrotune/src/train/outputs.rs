@@ -36,7 +36,7 @@ pub fn write(
     let receipt = json!({
         "ferrotune": env!("CARGO_PKG_VERSION"),
         "base": {"name": base.name, "fingerprint": base_hash, "format": summary.base_format},
-        "data": {"files": config.data.train, "rows_sha256": data_hash},
+        "data": {"files": config.data.paths(), "rows_sha256": data_hash},
         "seed": config.train.seed,
         "method": summary.method,
         "precision": summary.precision,
@@ -140,7 +140,7 @@ fn card(config: &RunConfig, base: &BaseModel, trainable: &Trainable, s: &Summary
         format = s.base_format,
         trained = s.trainable_parameters,
         total = s.total_parameters,
-        data = config.data.train.join(", "),
+        data = config.data.paths().join(", "),
         steps = o.steps,
         loss = o.loss,
         seed = config.train.seed,

@@ -46,6 +46,12 @@ impl BadRows {
         }
     }
 
+    /// The rows of files that stand behind so many others.
+    pub(super) fn behind(mut self, files: usize) -> BadRows {
+        self.first.iter_mut().for_each(|row| row.file += files);
+        self
+    }
+
     /// Both together, in the order of the files.
     #[must_use]
     pub fn and(mut self, other: BadRows) -> BadRows {

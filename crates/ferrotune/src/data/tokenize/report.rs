@@ -1,6 +1,7 @@
 //! What happened to the rows of a data set.
 
 use super::pieces::Piece;
+use crate::data::dataset::Source;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -32,12 +33,15 @@ impl Default for Names {
 }
 
 /// Counts of a preparation; nothing is cut or left out without being counted here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PrepReport {
     /// Rows that were read.
     pub rows: usize,
     /// How many rows have which shape, in words; those kept out for evaluation count here.
     pub shapes: BTreeMap<String, usize>,
+    /// Sources with weights of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
     /// Rows that are left, with those that were added.
     pub kept: usize,
     /// Rows that cannot be used and were left out, as `data.bad_rows: skip` asks.
