@@ -23,7 +23,7 @@ pub(crate) fn for_editors(schema: &Value) -> Value {
         plain.insert("oneOf".into(), all.into());
     }
     if schema.get("type") == Some(&"array".into()) && !schema.contains_key("maxItems") {
-        let items = plain.remove("items").unwrap_or_default();
+        let items = for_editors(&plain.remove("items").unwrap_or_default());
         plain.remove("type");
         plain.insert("anyOf".into(), json!([items, {"type": "array", "items": items}]));
     }

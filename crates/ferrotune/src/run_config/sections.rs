@@ -280,7 +280,10 @@ section! {
         /// Columns that have other names: what a column is (`messages`, `prompt`, `completion`, `instruction`, `input`,
         /// `output`, `system`, `text`, ...) and its name. Then no other column decides the shape.
         #[serde(with = "pairs")]
-        #[schemars(with = "BTreeMap<String, String>", extend("x-aliases" = ["column_map"], "x-numbers" = false))]
+        #[schemars(with = "BTreeMap<String, String>", extend(
+            "x-aliases" = ["column_map"], "x-numbers" = false,
+            "x-expected" = "a mapping such as {instruction: Frage, output: Antwort}"
+        ))]
         pub columns: Vec<(String, String)> = Vec::new(),
         /// Which tokens are supervised.
         pub supervise: Supervise = Supervise::Assistant,
@@ -305,7 +308,9 @@ section! {
         pub bad_rows: BadRowPolicy = BadRowPolicy::Fail,
         /// Variables of the chat template for all rows, such as `enable_thinking: false`; a row's own
         /// `chat_template_kwargs` count more. Answers of what was trained are rendered with them too.
-        #[schemars(with = "BTreeMap<String, Value>", extend("x-aliases" = ["chat_template_kwargs"]))]
+        #[schemars(with = "BTreeMap<String, Value>", extend(
+            "x-aliases" = ["chat_template_kwargs"], "x-expected" = "a mapping such as {enable_thinking: false}"
+        ))]
         pub template_variables: Map<String, Value> = Map::new(),
         /// System message for chats that have none.
         #[schemars(extend("x-aliases" = ["system_prompt"]))]
