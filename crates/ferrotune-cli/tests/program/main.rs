@@ -19,6 +19,7 @@ mod gguf_words;
 mod helper;
 mod init_adapter;
 mod mapped_pages;
+mod never_silent;
 mod no_memory;
 mod peft_folders;
 mod plan;

@@ -50,10 +50,15 @@ pub(super) fn install(env: &mut Environment<'static>) {
         }
         Ok(out)
     });
+    env.add_filter("join", join);
     env.add_function(STORED, stored);
     env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
     env.add_test("sequence", |v: &Value| {
-        matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
+        let kind = v.kind();
+        matches!(
+            kind,
+            ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined
+        )
     });
     env.add_function(MODULO, modulo);
     env.add_function(COMPARE, compare);
@@ -123,8 +128,11 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => write_number(out, value),
         ValueKind::String => push(out, &quoted(value.as_str().unwrap_or_default()))?,
-        ValueKind::Seq | ValueKind::Map if depth == MAX_DEPTH => return Err(invalid("nested too deeply")),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map if depth == MAX_DEPTH => {
+            return Err(invalid("nested too deeply"));
+        }
+        // The sum of two lists is no `Seq` here, but a list in Python.
+        ValueKind::Seq | ValueKind::Iterable => {
             let tuple = value.downcast_object_ref::<Tuple>();
             push(out, if tuple.is_some() { "(" } else { "[" })?;
             let mut items = 0;
@@ -164,7 +172,7 @@ fn stored(state: &mut State, value: &Value) -> Result<Value, Error> {
             return Err(invalid("the value is too large or nested too deeply to be kept in a namespace"));
         }
         match value.kind() {
-            ValueKind::Seq => {
+            ValueKind::Seq | ValueKind::Iterable => {
                 for item in value.try_iter()? {
                     count(&item, depth + 1, seen)?;
                 }
@@ -316,7 +324,7 @@ fn compare(operator: &str, left: &Value, right: &Value) -> Result<bool, Error> {
         ValueKind::Number | ValueKind::Bool => Some(0),
         ValueKind::String => Some(1),
         ValueKind::Seq if v.downcast_object_ref::<Tuple>().is_some() => Some(2),
-        ValueKind::Seq => Some(3),
+        ValueKind::Seq | ValueKind::Iterable => Some(3),
         _ => None,
     };
     if class(left).is_none() || class(left) != class(right) {
@@ -363,10 +371,49 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
+/// Jinja's `join`, whose result is of bounded length: one long text may stand in a list many times.
+fn join(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let option = |at: usize, name: &str| -> Result<Option<Value>, Error> {
+        match args.get(at) {
+            Some(given) => Ok(Some(given.clone())),
+            None => kwargs.get(name),
+        }
+    };
+    let separator = option(0, "d")?.map_or(Ok(String::new()), |value| to_str(&value))?;
+    let attribute = option(1, "attribute")?.map_or(Ok(String::new()), |value| to_str(&value))?;
+    kwargs.assert_all_used()?;
+    if let Some(text) = value.as_str() {
+        let letters: Vec<Value> = text.chars().map(|c| Value::from(c.to_string())).collect();
+        return joined(&separator, letters.into_iter());
+    }
+    let part = |item: Value| {
+        let mut path = attribute.split('.').filter(|name| !name.is_empty());
+        path.try_fold(item, |item, name| item.get_attr(name))
+    };
+    let items = value.try_iter()?.map(part).collect::<Result<Vec<_>, _>>()?;
+    joined(&separator, items.into_iter())
+}
+
+fn joined(separator: &str, items: impl Iterator<Item = Value>) -> Result<String, Error> {
+    let mut out = String::new();
+    for (i, item) in items.enumerate() {
+        push(&mut out, if i > 0 { separator } else { "" })?;
+        write_str(&mut out, &item)?;
+    }
+    Ok(out)
+}
+
 fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let argument = |i: usize| args.get(i).and_then(Value::as_str);
     Ok(Some(match (name, args.len()) {
         ("format", _) => formatted(FormatStyle::StrFormat, text, &format_arguments(args)?)?,
+        ("join", 1) => {
+            let items: Vec<Value> = args[0].try_iter()?.collect();
+            if let Some(other) = items.iter().find(|item| item.as_str().is_none()) {
+                return Err(invalid(format!("join of {}, expected text", other.kind())));
+            }
+            Value::from(joined(text, items.into_iter())?)
+        }
         ("title", 0) => Value::from(title(text)),
         ("casefold", 0) => Value::from(text.to_lowercase()),
         ("removeprefix", 1) => {
