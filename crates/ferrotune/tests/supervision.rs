@@ -86,6 +86,26 @@ const SPECIAL: [&str; 12] = [
 
 const QUESTION: &str = "What?";
 
+/// An empty thought is trained where the row has it, and a real one always.
+#[test]
+fn thoughts_of_the_row_are_supervised_and_those_of_the_template_are_not() {
+    let fixture = fixture("chat_templates/qwen3.json");
+    let tokenizer = tokenizer_with(&SPECIAL, &fixture["special_tokens"]);
+    let template = parse(fixture["template"].as_str().unwrap(), &fixture["special_tokens"]);
+    let preparer = Preparer::new(&tokenizer, Some(&template), default_options());
+    for (answer, expected) in [
+        (json!({"content": "one"}), "one<|im_end|>"),
+        (json!({"content": "<think>\n\n</think>\n\none"}), "<think>\n\n</think>\n\none<|im_end|>"),
+        (json!({"content": "<think>\nhm\n</think>\n\none"}), "<think>\nhm\n</think>\n\none<|im_end|>"),
+        (json!({"content": "one", "reasoning_content": "hm"}), "<think>\nhm\n</think>\n\none<|im_end|>"),
+    ] {
+        let mut message = answer.clone();
+        message["role"] = json!("assistant");
+        let made = preparer.rows(&chat(json!([{"role": "user", "content": QUESTION}, message]))).unwrap();
+        assert_eq!(supervised(&made.rows[0], &tokenizer), [expected], "{answer}");
+    }
+}
+
 /// One line a family: template, its end of turn, what is supervised of a chat with the answers `one` and `two`.
 #[test]
 fn answers_with_their_end_of_turn_are_supervised_and_nothing_else() {
@@ -98,9 +118,9 @@ fn answers_with_their_end_of_turn_are_supervised_and_nothing_else() {
         ("gemma_strict", ["one<end_of_turn>", "two<end_of_turn>"]),
         ("phi3", ["one<|end|>", "two<|end|>"]),
         ("zephyr", ["one</s>", "two</s>"]),
-        // The template writes an empty thought before the last answer, behind the header; the model has to write it.
-        // It is gone when more follows, so each answer has a row of its own.
-        ("qwen3", ["<think>\n\n</think>\n\none<|im_end|>", "<think>\n\n</think>\n\ntwo<|im_end|>"]),
+        // The template writes an empty thought before the last answer, which is not to be learnt. It is gone when more
+        // follows, so each answer has a row of its own.
+        ("qwen3", ["one<|im_end|>", "two<|im_end|>"]),
     ] {
         let fixture = fixture(&format!("chat_templates/{name}.json"));
         let tokenizer = tokenizer_with(&SPECIAL, &fixture["special_tokens"]);

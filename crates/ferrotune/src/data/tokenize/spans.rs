@@ -241,6 +241,12 @@ impl<'a> Chat<'a> {
             let rest = &text[first.clone()];
             first.start += rest.len() - rest.trim_start_matches(['\n', '\r']).len();
         }
+        // A template that marks what is generated has said what is trained.
+        if let (false, Some(first)) = (self.style.template.has_generation(), spans.first_mut())
+            && !has_thought_tags(&self.messages[k])
+        {
+            first.start += empty_thought(&text[first.clone()]);
+        }
         let content_end = spans.last().map_or(text.len(), |last| {
             let answer = &text[last.clone()];
             let mark = ends.marks.iter().find(|mark| answer.ends_with(&mark.text));
@@ -315,6 +321,20 @@ pub(super) fn thought(message: &Value) -> Option<String> {
     };
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_string())
+}
+
+fn has_thought_tags(message: &Value) -> bool {
+    thought(message).is_some() || message["content"].as_str().is_some_and(|text| text.contains("</think>"))
+}
+
+/// Bytes of the empty thought that a text begins with. A template writes it before an answer without one; to learn it
+/// would be to learn not to think.
+fn empty_thought(text: &str) -> usize {
+    let behind = |text: &'_ str| -> Option<usize> {
+        let rest = text.trim_start().strip_prefix("<think>")?.trim_start().strip_prefix("</think>")?;
+        Some(text.len() - rest.trim_start_matches(['\n', '\r']).len())
+    };
+    behind(text).unwrap_or(0)
 }
 
 fn says_something(message: &Value) -> bool {
