@@ -36,7 +36,7 @@ fn folders_and_patterns_are_the_files_in_them() {
     assert_eq!(texts(&place, "logs/part-*"), ["b", "c"]);
     assert_eq!(texts(&place, "logs/**/*.jsonl"), ["a", "c"]);
     assert_eq!(texts(&place, "[logs/part-10.jsonl, notes/two.txt]"), ["c", "{curly} two"]);
-    assert_eq!(texts(&place, "notes/[ot]*"), ["[![badge](x)](y)\n\n# One\n", "{curly} two"]);
+    assert_eq!(texts(&place, "notes/[!e]*"), ["[![badge](x)](y)\n\n# One\n", "{curly} two"]);
     // Beside the run file.
     place.write("deep/run.yaml", &place.read("run.yaml"));
     place.write("deep/own/x.jsonl", &row("own"));
@@ -173,7 +173,7 @@ fn sources_have_weights_limits_and_columns_of_their_own() {
     let other = set.replace("weight: 2", "weight: 3");
     train(&["--resume", "--set", &other]).refused(&["data"]);
     for (sources, words) in [
-        ("[{path: a, wieght: 2}]", &["data.sources.wieght", "did you mean `data.sources.weight`"][..]),
+        ("[{path: a, weights: 2}]", &["data.sources.weights", "did you mean `data.sources.weight`"][..]),
         ("[{path: a, weight: 0}]", &["data.sources.weight", "above 0"]),
         ("[{weight: 1}]", &["data.sources", "path"]),
         ("[{path: nothing}]", &["nothing", "No such file"]),
