@@ -156,7 +156,8 @@ fn each_answer_is_trained_as_it_is_served() {
         assert_eq!(counts, [Some(1), Some(3), Some(1), Some(2)]);
         assert!(shown.warnings.is_empty(), "{shown:#?}");
         let shown = place.preview(std::slice::from_ref(&plain), &[]);
-        let empty = "<think>\n\n</think>\n\n";
+        // The template's own empty thought is trained only where the template marks it as generated.
+        let empty = if template.contains("endgeneration") { "<think>\n\n</think>\n\n" } else { "" };
         assert_eq!(shown.supervised, [[format!("{empty}2<|im_end|>")], [format!("{empty}4<|im_end|>")]]);
         // Two answers of one turn share their row; the turn after it rewrites both.
         let shown = place.preview(&[tools.clone(), last.clone()], &[]);
