@@ -35,6 +35,13 @@ fn folders_and_patterns_are_the_files_in_them() {
     assert_eq!(texts(&place, "logs"), ["a", "b", "c"]);
     assert_eq!(texts(&place, "logs/part-*"), ["b", "c"]);
     assert_eq!(texts(&place, "logs/**/*.jsonl"), ["a", "c"]);
+    place.write("top.jsonl", &row("top"));
+    assert_eq!(texts(&place, "*p.jsonl"), ["top"]);
+    let quoted = place.read("run.yaml").replace("train: rows.jsonl", "train: '*p.jsonl'");
+    place.write("quoted.yaml", &quoted);
+    place.run(&["preview", "quoted.yaml"]).ok();
+    place.write("unquoted.yaml", &quoted.replace('\'', ""));
+    place.run(&["preview", "unquoted.yaml"]).refused(&["unquoted.yaml", "begins with `*`", "quotes"]);
     assert_eq!(texts(&place, "[logs/part-10.jsonl, notes/two.txt]"), ["c", "{curly} two"]);
     assert_eq!(texts(&place, "notes/[!e]*"), ["[![badge](x)](y)\n\n# One\n", "{curly} two"]);
     // Beside the run file.

@@ -74,7 +74,11 @@ fn yaml_problem(error: &serde_saphyr::Error) -> String {
     }
     let text = error.without_snippet().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
-    text.lines().next().unwrap_or_default().to_string()
+    let line = text.lines().next().unwrap_or_default();
+    match line.contains("unknown anchor") {
+        true => format!("{line} (a value that begins with `*`, as a pattern of files may, stands in quotes)"),
+        false => line.to_string(),
+    }
 }
 
 /// A configuration in the making: a tree of values, over which layers are put one after the other. The last one that has
@@ -123,7 +127,11 @@ impl Layers {
         if parts.len() < 2 || parts.iter().any(|part| part.is_empty()) {
             return Err(refuse(key, "an override names a section and a key".to_string()));
         }
-        let value = Notation::Yaml.parse(value).map_err(|e| refuse(key, e))?;
+        // An override has no anchors, so a pattern of files need not stand in quotes.
+        let value = match value.starts_with('*') {
+            true => Value::from(value),
+            false => Notation::Yaml.parse(value).map_err(|e| refuse(key, e))?,
+        };
         let nest = |value, part: &&str| Map::from_iter([((*part).to_string(), value)]).into();
         self.push(parts.iter().rev().fold(value, nest))
     }

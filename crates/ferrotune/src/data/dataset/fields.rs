@@ -6,7 +6,8 @@ pub(super) use super::super::rows::{Fields, Problem, kind};
 
 /// The shapes in the words of a hint.
 pub(crate) const KNOWN: &str = "known rows: {\"messages\": [...]}, {\"conversations\": [...]}, {\"prompt\", \"completion\"}, \
-                                {\"instruction\", \"input\", \"output\"}, {\"text\"}, {\"input_ids\", \"labels\"}";
+                                {\"instruction\", \"input\", \"output\"}, {\"text\"}, {\"input_ids\", \"labels\"}, \
+                                {\"question\", \"answer\"} and the like";
 
 /// A problem without a hint.
 pub(super) fn problem<T>(text: impl Into<String>) -> Result<T, Problem> {
