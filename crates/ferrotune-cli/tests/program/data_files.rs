@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::helper::{Place, model};
+use super::helper::{Place, model, utf16};
 
 /// `preview` of a file of rows with these bytes is refused with these words, and none of a library's.
 #[track_caller]
@@ -14,11 +14,6 @@ fn rows_refused(name: &str, bytes: &[u8], words: &[&str]) {
     for theirs in ["expected value", "expected ident", "EOF while"] {
         assert!(!out.stderr.contains(theirs), "{out:#?}");
     }
-}
-
-fn utf16(text: &str, mark: bool) -> Vec<u8> {
-    let units = mark.then_some(0xfeff).into_iter().chain(text.encode_utf16());
-    units.flat_map(u16::to_le_bytes).collect()
 }
 
 #[test]
@@ -80,8 +75,8 @@ fn run_files_that_are_not_utf8_are_named() {
     let place = Place::with_run("lora");
     let text = place.read("run.yaml");
     for (bytes, words) in [
-        (utf16(&text, true), &["run.yaml", "UTF-16"][..]),
-        (utf16(&text, false), &["run.yaml", "UTF-16"]),
+        (utf16(&format!("\u{feff}{text}"), u16::to_le_bytes), &["run.yaml", "UTF-16"][..]),
+        (utf16(&text, u16::to_le_bytes), &["run.yaml", "UTF-16"]),
         (b"model: { base: m }\nx-note: \xe9t\xe9\n".to_vec(), &["run.yaml", "not UTF-8", "line 2"]),
         (b"PAR1\x15\x04".to_vec(), &["run.yaml", "Parquet"]),
     ] {

@@ -1,13 +1,14 @@
 //! What lies below rows: compression is undone and text becomes UTF-8, by a file's first bytes and not by its name.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use encoding_rs::{Decoder, DecoderResult, UTF_16BE, UTF_16LE};
 use flate2::bufread::MultiGzDecoder;
 
+use super::not_utf8;
 use crate::file_kind::{ByteOrder, utf16};
+use crate::{Error, Result};
 
 /// Bytes by which a file's kind is told.
 const HEAD: usize = 1 << 16;
@@ -18,36 +19,36 @@ pub(super) struct Content<'a> {
     head: Vec<u8>,
     /// What follows them.
     rest: Box<dyn Read + 'a>,
-    /// The file itself, which may be read at any place, if its bytes are those of the content.
-    file: Option<File>,
+    /// Whether a file on the disk has these bytes, so that it may be read at any place.
+    is_file: bool,
 }
 
 impl<'a> Content<'a> {
-    /// The content of what `raw` reads; `file` is where it comes from, if that is a file.
-    pub(super) fn new(raw: impl Read + 'a, file: Option<File>) -> io::Result<Content<'a>> {
-        let mut content = Content::peeked(Box::new(raw), file)?;
+    /// The content of what `raw` reads; `is_file` says whether that is a file.
+    pub(super) fn new(raw: impl Read + 'a, is_file: bool) -> io::Result<Content<'a>> {
+        let mut content = Content::peeked(Box::new(raw), is_file)?;
         if let Some(name) = content.compression() {
             let packed = BufReader::with_capacity(HEAD, content.into_read());
             let plain: Box<dyn Read + 'a> = match name {
                 GZIP => Box::new(MultiGzDecoder::new(packed)),
                 _ => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
             };
-            content = Content::peeked(Box::new(Decompressed { plain, name }), None)?;
+            content = Content::peeked(Box::new(Decompressed { plain, name }), false)?;
         }
         if let Some(order) = utf16(&content.head) {
-            content = Content::peeked(Box::new(Utf16::new(content.into_read(), order)), None)?;
+            content = Content::peeked(Box::new(Utf16::new(content.into_read(), order)), false)?;
         }
         if content.head.starts_with(UTF8_MARK) {
             content.head.drain(..UTF8_MARK.len());
-            content.file = None;
+            content.is_file = false;
         }
         Ok(content)
     }
 
-    fn peeked(mut rest: Box<dyn Read + 'a>, file: Option<File>) -> io::Result<Content<'a>> {
+    fn peeked(mut rest: Box<dyn Read + 'a>, is_file: bool) -> io::Result<Content<'a>> {
         let mut head = Vec::new();
         rest.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
-        Ok(Content { head, rest, file })
+        Ok(Content { head, rest, is_file })
     }
 
     fn compression(&self) -> Option<&'static str> {
@@ -63,9 +64,9 @@ impl<'a> Content<'a> {
         &self.head
     }
 
-    /// The file, if the content is a file as it lies on the disk.
-    pub(super) fn take_file(&mut self) -> Option<File> {
-        self.file.take()
+    /// Whether the content is a file as it lies on the disk.
+    pub(super) fn is_file(&self) -> bool {
+        self.is_file
     }
 
     fn into_read(self) -> Box<dyn Read + 'a> {
@@ -82,17 +83,28 @@ impl<'a> Content<'a> {
         self.rest.read_to_end(&mut self.head)?;
         Ok(self.head)
     }
+
+    /// All of it in memory, which must be UTF-8; `path` is for messages.
+    pub(super) fn into_text(self, path: &Path) -> Result<String> {
+        let bytes = self.into_bytes().map_err(|e| Error::io(path, e))?;
+        String::from_utf8(bytes).map_err(|e| {
+            let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+            not_utf8(path, 1 + before.iter().filter(|b| **b == b'\n').count())
+        })
+    }
 }
 
 const GZIP: &str = "gzip";
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A file's name without the endings of compression, by which a table is known.
-pub(super) fn plain_name(path: &Path) -> PathBuf {
-    match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
-        Some("gz" | "gzip" | "zst" | "zstd") => path.with_extension(""),
-        _ => path.to_path_buf(),
-    }
+/// Whether a file's name has one of these endings, perhaps before one of compression.
+pub(super) fn has_ending(path: &Path, endings: &[&str]) -> bool {
+    let ending = |path: &Path| path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    let own = match ending(path).as_deref() {
+        Some("gz" | "gzip" | "zst" | "zstd") => ending(&path.with_extension("")),
+        _ => ending(path),
+    };
+    own.is_some_and(|own| endings.contains(&own.as_str()))
 }
 
 /// Says in its errors what was damaged.
@@ -169,7 +181,7 @@ mod tests {
 
     fn content(raw: &[u8]) -> io::Result<String> {
         let mut text = String::new();
-        Content::new(raw, None)?.into_lines().read_to_string(&mut text)?;
+        Content::new(raw, false)?.into_lines().read_to_string(&mut text)?;
         Ok(text)
     }
 
@@ -205,7 +217,7 @@ mod tests {
             marked,
             gzip(plain),
             two_members,
-            zstd.repeat(1),
+            zstd,
             gzip(&with_mark),
             zstd::encode_all(&utf16(&text, ByteOrder::Big)[..], 1).unwrap(),
             utf16(&format!("\u{feff}{text}"), ByteOrder::Big),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use csv::{ErrorKind, Position, Reader, ReaderBuilder, StringRecord};
 use serde_json::Value;
 
-use super::content::{Content, plain_name};
+use super::content::{Content, has_ending};
 use super::{Fields, Format, RawRow, RowSource, is_json, not_utf8};
 use crate::{Error, Result};
 
@@ -15,9 +15,7 @@ use crate::{Error, Result};
 pub(super) const FORMAT: Format = Format { is: |path, head| is_table(path) && !is_json(head), open };
 
 fn is_table(path: &Path) -> bool {
-    let name = plain_name(path);
-    let ending = name.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    matches!(ending.as_deref(), Some("csv" | "tsv" | "tab"))
+    has_ending(path, &["csv", "tsv", "tab"])
 }
 
 /// Stands behind the last record. A file that ends inside quotes has it inside a value.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::content::Content;
-use super::{Format, RawRow, RowSource, json_lines, not_utf8, parse};
+use super::{Format, RawRow, RowSource, json_lines, parse};
 use crate::{Error, Result};
 
 pub(super) const FORMAT: Format = Format { is: |_, head| is_array(head) || may_hold_rows(head), open };
@@ -31,11 +31,7 @@ struct JsonDocument {
 }
 
 fn open<'a>(path: &Path, content: Content<'a>) -> Result<Box<dyn RowSource + 'a>> {
-    let bytes = content.into_bytes().map_err(|e| Error::io(path, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-        not_utf8(path, 1 + before.iter().filter(|b| **b == b'\n').count())
-    })?;
+    let text = content.into_text(path)?;
     let mut left = if is_array(text.as_bytes()) {
         elements(&text, 0, 1)
     } else {

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use content::Content;
+use content::{Content, has_ending};
 pub(super) use document::is_document;
 pub use memory::InMemory;
 
@@ -61,30 +61,22 @@ const FORMATS: &[Format] = &[parquet::FORMAT, csv::FORMAT, document::FORMAT, jso
 
 /// Whether a file begins as rows in JSON do: with an object, or with an array of objects.
 fn is_json(head: &[u8]) -> bool {
-    let after =
-        |text: &[u8], start: &[u8]| text.strip_prefix(start).map(|rest| rest.trim_ascii_start().to_vec());
-    let head = &head[..head.len().min(256)];
-    match (after(head.trim_ascii_start(), b"{"), after(head.trim_ascii_start(), b"[")) {
-        (Some(object), _) => object.starts_with(b"\""),
-        (_, Some(array)) => array.starts_with(b"{"),
+    match head[..head.len().min(256)].trim_ascii_start() {
+        [b'{', object @ ..] => object.trim_ascii_start().starts_with(b"\""),
+        [b'[', array @ ..] => array.trim_ascii_start().starts_with(b"{"),
         _ => false,
     }
 }
 
 /// Whether a file holds rows by its name.
 pub(super) fn holds_rows(path: &Path) -> bool {
-    let name = content::plain_name(path);
-    let ending = name.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    let endings = ["jsonl", "ndjson", "json", "csv", "tsv", "tab", "parquet"];
-    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+    has_ending(path, &["jsonl", "ndjson", "json", "csv", "tsv", "tab", "parquet"])
 }
 
 /// Goes through the rows of a file while `each` wants more, and gives the digest of the whole file.
 pub(super) fn read_file(path: &Path, each: &mut dyn FnMut(RawRow) -> Result<bool>) -> Result<Digest> {
-    let refused = |e: io::Error| Error::io(path, e);
-    let file = File::open(path).map_err(refused)?;
-    let again = File::open(path).map_err(refused)?;
-    read_from(path, file, Some(again), each)
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    read_from(path, file, true, each)
 }
 
 /// Reads rows from content of any origin; `path` is for messages and for the kind.
@@ -93,19 +85,19 @@ pub(super) fn read(
     content: impl Read,
     each: &mut dyn FnMut(RawRow) -> Result<bool>,
 ) -> Result<Digest> {
-    read_from(path, content, None, each)
+    read_from(path, content, false, each)
 }
 
 fn read_from(
     path: &Path,
     raw: impl Read,
-    file: Option<File>,
+    is_file: bool,
     each: &mut dyn FnMut(RawRow) -> Result<bool>,
 ) -> Result<Digest> {
     let refused = |e: io::Error| Error::io(path, e);
     let mut hashing = HashingReader::new(raw);
     {
-        let content = Content::new(&mut hashing, file).map_err(refused)?;
+        let content = Content::new(&mut hashing, is_file).map_err(refused)?;
         let mut source = match FORMATS.iter().find(|format| (format.is)(path, content.head())) {
             Some(format) => (format.open)(path, content)?,
             None => {

@@ -2,6 +2,7 @@
 //! only that another row has the field, so it is left out. The crate that reads the format panics on some damaged files;
 //! those panics become errors here.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -25,13 +26,15 @@ struct Columns {
     number: usize,
 }
 
-fn open<'a>(path: &Path, mut content: Content<'a>) -> Result<Box<dyn RowSource + 'a>> {
-    let rows = match content.take_file() {
-        Some(file) => reading(path, || rows(file))?,
-        None => {
-            let bytes = Bytes::from(content.into_bytes().map_err(|e| Error::io(path, e))?);
-            reading(path, || rows(bytes))?
-        }
+/// The footer at the end is read first, so a file is opened once more, and any other content is held in memory.
+fn open<'a>(path: &Path, content: Content<'a>) -> Result<Box<dyn RowSource + 'a>> {
+    let io = |e| Error::io(path, e);
+    let rows = if content.is_file() {
+        let file = File::open(path).map_err(io)?;
+        reading(path, || rows(file))?
+    } else {
+        let bytes = Bytes::from(content.into_bytes().map_err(io)?);
+        reading(path, || rows(bytes))?
     };
     Ok(Box::new(Columns { path: path.to_path_buf(), rows, number: 0 }))
 }
