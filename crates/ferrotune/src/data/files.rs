@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::rows::{holds_rows, is_document};
 use crate::error::{Error, Result};
+use crate::run_config::matches;
 
 /// The files that `paths` stand for, each path's in the order of their names. A file that two paths name is there twice.
 ///
@@ -29,16 +30,9 @@ fn is_pattern(path: &Path) -> bool {
     path.to_string_lossy().contains(['*', '?', '['])
 }
 
-/// A wildcard stands neither for a separator nor for the dot of a hidden file.
-const AS_SHELLS_DO: glob::MatchOptions = glob::MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: true,
-};
-
 fn matched(pattern: &Path) -> Result<Vec<PathBuf>> {
     let wrong = |problem: String| Error::file(pattern, problem);
-    let found = glob::glob_with(&pattern.to_string_lossy(), AS_SHELLS_DO)
+    let found = matches(pattern)
         .map_err(|e| wrong(format!("not a pattern: {e}")).with_hint("*, ?, [a-z] and ** are read"))?;
     let mut files = Vec::new();
     for path in found {

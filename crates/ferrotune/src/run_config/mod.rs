@@ -29,12 +29,14 @@ use crate::options::schema_of;
 use layers::Layers;
 pub use layers::Notation;
 pub use method::{MethodKind, MethodOptions, QuantOptions};
+pub(crate) use paths::matches;
 pub use sections::{
     ActivationPolicy, ActivationStorage, BadRowPolicy, DataFormat, DataOptions, FloatKind, LossNormalization,
     ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Shape, SourceOptions, StreamPolicy,
     Supervise, TableKind, TrainOptions, Truncation, WeightKind,
 };
 pub use settings::{Difference, Settings, differences};
+pub(crate) use validate::MEANINGS;
 pub use values::EvalSource;
 
 /// Everything that decides what a run does.

@@ -77,7 +77,17 @@ impl RunConfig {
 
 /// Whether a path is there, or a file that it matches as a pattern.
 fn is_there(path: &Path) -> bool {
-    path.exists() || glob::glob(&path.to_string_lossy()).is_ok_and(|mut files| files.next().is_some())
+    path.exists() || matches(path).is_ok_and(|mut files| files.next().is_some())
+}
+
+/// What a pattern matches, as in shells: a wildcard stands neither for a separator nor for the dot of a hidden file.
+pub(crate) fn matches(pattern: &Path) -> std::result::Result<glob::Paths, glob::PatternError> {
+    let as_shells_do = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+    };
+    glob::glob_with(&pattern.to_string_lossy(), as_shells_do)
 }
 
 #[cfg(test)]

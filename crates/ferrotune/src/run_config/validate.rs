@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::options::{fit, schema_of};
 
 /// What `data.columns` can take a column as.
-const MEANINGS: &[&str] = &[
+pub(crate) const MEANINGS: &[&str] = &[
     "messages",
     "conversations",
     "prompt",

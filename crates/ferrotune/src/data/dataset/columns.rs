@@ -3,20 +3,16 @@
 use serde_json::Value;
 
 use super::fields::{Fields, Problem, found};
+use crate::run_config::MEANINGS;
 
-/// Names that decide the shape of a row. Those that the run file does not map are no part of a row whose columns it maps.
-const SHAPING: &[&str] = &[
-    "messages",
-    "conversations",
-    "prompt",
-    "completion",
-    "instruction",
-    "input",
-    "output",
-    "text",
-    "input_ids",
-    "labels",
-];
+/// What a row may have beside its shape, whatever it is.
+const BESIDE: &[&str] = &["system", "history", "tools"];
+
+/// Whether a name decides the shape of a row. Those that the run file does not map are no part of a row whose columns it
+/// maps.
+fn is_shaping(name: &str) -> bool {
+    MEANINGS.contains(&name) && !BESIDE.contains(&name)
+}
 
 const CHATS: &[&str] = &["conversation", "chat", "dialogue", "dialog", "turns"];
 const QUESTIONS: &[&str] = &["instruction", "question", "query", "prompt", "problem", "user"];
@@ -50,7 +46,7 @@ pub(super) fn mapped(mut fields: Fields, columns: &[(String, String)]) -> Result
         match fields.get(column) {
             Some(value) => mapped.push((meaning.clone(), value.clone())),
             // Rows may lack what is optional.
-            None if !SHAPING.contains(&meaning.as_str()) || meaning == "input" => {}
+            None if !is_shaping(meaning) || meaning == "input" => {}
             None => {
                 let problem =
                     format!("no `{column}`, which data.columns takes as `{meaning}`: {}", found(&fields));
@@ -58,7 +54,7 @@ pub(super) fn mapped(mut fields: Fields, columns: &[(String, String)]) -> Result
             }
         }
     }
-    fields.retain(|name, _| !SHAPING.contains(&name.as_str()));
+    fields.retain(|name, _| !is_shaping(name));
     fields.extend(mapped);
     Ok(fields)
 }
