@@ -21,7 +21,7 @@ const HELP: &str =
 pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
     let mut loaded = open_to_answer(args, &a.model, device(args, None)?, a.context, report)?;
     let mut adapter = loaded.adapter.take();
-    let mut messages = opening(&loaded, a);
+    let mut messages = loaded.opening(a.system.as_deref());
     let mut cached: Vec<u32> = Vec::new();
     let mut engine = Engine::new(&loaded.model, &loaded.pass(None), 1, a.context);
     report.say(HELP);
@@ -33,7 +33,7 @@ pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
             ("", _) => {}
             ("/quit" | "/exit", _) => break,
             ("/help", _) => report.say(HELP),
-            ("/reset", _) => messages = opening(&loaded, a),
+            ("/reset", _) => messages = loaded.opening(a.system.as_deref()),
             ("/base", _) => switch(&mut adapter, None, &mut cached, report),
             ("/adapter", folder) => match load(&loaded, folder.trim(), report) {
                 Ok(new) => switch(&mut adapter, Some(new), &mut cached, report),
@@ -60,10 +60,6 @@ pub fn run(args: &Args, a: &ChatArgs, report: &Report) -> Result<ExitCode> {
 
 fn load(loaded: &Loaded, folder: &str, report: &Report) -> Result<Adapter> {
     super::open::further_adapter(loaded, Path::new(folder), report)
-}
-
-fn opening(loaded: &Loaded, a: &ChatArgs) -> Vec<Value> {
-    loaded.system(a.system.as_deref()).iter().map(|s| json!({"role": "system", "content": s})).collect()
 }
 
 /// Keys and values depend on the adapter, so the cache starts over.

@@ -40,8 +40,7 @@ pub fn run(args: &Args, a: &GenerateArgs, report: &Report) -> Result<ExitCode> {
         ids.extend(loaded.base.tokenizer.encode(&prompt)?.ids);
         ids
     } else {
-        let mut messages = Vec::new();
-        messages.extend(loaded.system(a.system.as_deref()).map(|s| json!({"role": "system", "content": s})));
+        let mut messages = loaded.opening(a.system.as_deref());
         messages.push(json!({"role": "user", "content": prompt}));
         loaded.base.prompt(&messages)?
     };

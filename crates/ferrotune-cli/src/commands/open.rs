@@ -14,6 +14,8 @@ use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use ferrotune_kernels::{Device, Precision};
 
+use serde_json::{Value, json};
+
 use super::open_cached;
 use crate::args::{Args, ModelArgs};
 use crate::report::Report;
@@ -41,9 +43,10 @@ impl Loaded {
         Pass { dev: &self.dev, precision: self.precision, params, adapted, dropout: None }
     }
 
-    /// The system message for a chat: the one that is asked for, or that of the run.
-    pub fn system<'a>(&'a self, asked: Option<&'a str>) -> Option<&'a str> {
-        asked.or(self.data.system.as_deref()).filter(|text| !text.is_empty())
+    /// What a chat opens with: the system message that is asked for, or that of the run, if there is one.
+    pub fn opening(&self, asked: Option<&str>) -> Vec<Value> {
+        let system = asked.or(self.data.system.as_deref()).filter(|text| !text.is_empty());
+        system.into_iter().map(|text| json!({"role": "system", "content": text})).collect()
     }
 
     /// A pass with the adapter that was opened.

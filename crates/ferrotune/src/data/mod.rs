@@ -74,7 +74,8 @@ pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> R
             .with_hint("data.train is a file of rows, a folder, or a list of them"));
     }
     let template = with_variables(&config.data.template_variables, model.template)?;
-    let read = read_options(&config.data, template.as_ref());
+    let model = TextModel { template: template.as_ref(), ..model };
+    let read = read_options(&config.data, model.template);
     let mut all = Dataset::read(&config.data.train, read)?;
     for source in &config.data.sources {
         let columns = if source.columns.is_empty() { read.columns } else { &source.columns };
@@ -82,7 +83,18 @@ pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> R
         let read = ReadOptions { columns, format, limit: source.rows, ..read };
         all.append(&source.path, source.weight, Dataset::read(&[&source.path], read)?);
     }
-    prepare_rows(threads, config, model, all)
+    tokenized(threads, config, model, all)
+}
+
+/// Tokenizes rows that were read already, or that were never in a file. `data.eval` takes its share of them, or names files.
+pub fn prepare_rows(
+    threads: &Threads,
+    config: &RunConfig,
+    model: TextModel<'_>,
+    all: Dataset,
+) -> Result<PreparedData> {
+    let template = with_variables(&config.data.template_variables, model.template)?;
+    tokenized(threads, config, TextModel { template: template.as_ref(), ..model }, all)
 }
 
 /// The template with the variables of a run.
@@ -103,16 +115,14 @@ pub(crate) fn read_options<'a>(data: &'a DataOptions, template: Option<&'a ChatT
     ReadOptions { format: data.format, columns: &data.columns, template, ..ReadOptions::default() }
 }
 
-/// Tokenizes rows that were read already, or that were never in a file. `data.eval` takes its share of them, or names files.
-pub fn prepare_rows(
+/// Tokenizes rows for a model whose template has the variables of the run.
+fn tokenized(
     threads: &Threads,
     config: &RunConfig,
     model: TextModel<'_>,
     all: Dataset,
 ) -> Result<PreparedData> {
     let TextModel { tokenizer, template, vocab_size } = model;
-    let template = with_variables(&config.data.template_variables, template)?;
-    let template = template.as_ref();
     let read = read_options(&config.data, template);
     let (train, eval) = match &config.data.eval {
         EvalSource::None => (all, None),

@@ -43,10 +43,6 @@ pub fn write(
     dtype: Option<DType>,
 ) -> Result<Written> {
     let path = checkpoint.path();
-    if format.quantization_config("").is_none() {
-        return Err(Error::file(folder, format!("folders are not written in {}", format.kind()))
-            .with_hint("bitsandbytes' nf4 and fp4 are"));
-    }
     if !path.is_dir() {
         return Err(Error::file(path, "a GGUF file is rounded already, 4 bits would round it again")
             .with_hint("give the folder of the model that it was made from"));
@@ -60,6 +56,10 @@ pub fn write(
     }
     let shards = Shards::open(path)?;
     let dtype = dtype.map_or_else(|| own_dtype(checkpoint, &shards), Ok)?;
+    let about = format.quantization_config(float_name(dtype)).ok_or_else(|| {
+        Error::file(folder, format!("folders are not written in {}", format.kind()))
+            .with_hint("bitsandbytes' nf4 and fp4 are")
+    })?;
     let source = Source { threads, checkpoint, format, dtype, last: RefCell::default() };
     let before: Cell<Option<(&SafeFile, &TensorRef)>> = Cell::new(None);
     let (before, mut tensors) = (&before, Vec::new());
@@ -92,7 +92,7 @@ pub fn write(
     let to = tensors.iter().map(|(_, t)| t.nbytes()).sum();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     write_model(folder, tensors, SHARD)?;
-    write_config(folder, checkpoint, format, dtype)?;
+    write_config(folder, checkpoint, about, dtype)?;
     for (name, content) in checkpoint.sidecars()? {
         write_sidecar(folder, &name, &content)?;
     }
@@ -191,13 +191,13 @@ fn cast(weight: Weight, dtype: DType) -> Result<Weight> {
     Ok(Weight::dense(weight.rows(), weight.cols(), dtype, Bytes::owned(encode(&values, dtype)))?)
 }
 
-fn write_config(folder: &Path, checkpoint: &Checkpoint, format: Quantized, dtype: DType) -> Result<()> {
+fn write_config(folder: &Path, checkpoint: &Checkpoint, about: Value, dtype: DType) -> Result<()> {
     let mut raw = checkpoint.config().raw.clone();
     if let Some(config) = raw.as_object_mut() {
         let name = float_name(dtype);
         let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         config.insert(key.into(), json!(name));
-        config.insert("quantization_config".into(), format.quantization_config(name).unwrap_or_default());
+        config.insert("quantization_config".into(), about);
     }
     write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
 }
