@@ -239,6 +239,19 @@ pub struct CombineArgs {
     pub base: Option<String>,
 }
 
+/// `ferrotune data RUN.yaml [--html FILE]`
+#[derive(Debug, clap::Args)]
+pub struct DataArgs {
+    /// Run file.
+    pub run: PathBuf,
+    /// Override a key of the run file.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Write a page with plots, which any browser shows.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
 /// `ferrotune preview RUN.yaml`
 #[derive(Debug, clap::Args)]
 pub struct PreviewArgs {

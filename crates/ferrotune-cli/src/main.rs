@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod environment;
+mod pages;
 mod report;
 mod words;
 

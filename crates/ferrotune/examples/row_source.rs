@@ -31,7 +31,7 @@ impl RowSource for Table {
             ])),
             None => Err((format!("found `{line}`, expected question;answer"), None)),
         };
-        Ok(Some(RawRow { line: self.line, fields }))
+        Ok(Some(RawRow::new(self.line, fields)))
     }
 }
 

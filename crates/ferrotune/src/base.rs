@@ -6,9 +6,11 @@ use ferrotune_kernels::{Device, Threads};
 use serde_json::{Map, Value};
 
 use crate::data::chat_template::{ChatTemplate, Clock, ContentForms, RenderOptions};
-use crate::data::dataset::{Dataset, ReadOptions};
+use crate::data::dataset::ReadOptions;
+use crate::data::report::DataReport;
 use crate::data::rows::RowSource;
-use crate::data::tokenize::{PrepareOptions, Preparer};
+use crate::data::token_rows::{TokenCache, TokenRows};
+use crate::data::tokenize::{PrepReport, PrepareOptions, Preparer};
 use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
 use crate::data::{PreparedData, TextModel};
 use crate::formats::Checkpoint;
@@ -30,6 +32,8 @@ pub struct BaseModel {
     pub name: String,
     /// Where quantized forms of it are kept; nowhere if absent.
     pub cache: Option<BaseCache>,
+    /// Where large tokenized data is kept; nowhere, and all in memory, if absent.
+    pub tokens: Option<TokenCache>,
     /// The time that its template prints if it asks for one.
     clock: Clock,
 }
@@ -51,7 +55,15 @@ impl BaseModel {
         let tokenizer = Tokenizer::new(&checkpoint.tokenizer_json()?, settings, &path.display().to_string())?;
         let clock = Clock::now();
         let template = tokenizer.chat_template(clock)?;
-        Ok(BaseModel { checkpoint, tokenizer, template, name: name.to_string(), cache: None, clock })
+        Ok(BaseModel {
+            checkpoint,
+            tokenizer,
+            template,
+            name: name.to_string(),
+            cache: None,
+            tokens: None,
+            clock,
+        })
     }
 
     /// The time that the template prints if it asks for one: that of opening, unless it was set.
@@ -128,14 +140,34 @@ impl BaseModel {
         name: &str,
         rows: &mut dyn RowSource,
     ) -> Result<PreparedData> {
-        let read = self.read_options(&config.data);
-        let all = Dataset::from_source(name, rows, read)?;
-        crate::data::prepare_rows(threads, config, self.text(), all)
+        crate::data::prepare_rows(threads, config, self.text(), (name, rows), self.tokens.as_ref())
     }
 
     /// Reads and tokenizes the rows that a run file names, the latter on these threads.
     pub fn prepare(&self, threads: &Threads, config: &RunConfig) -> Result<PreparedData> {
-        crate::data::prepare(threads, config, self.text())
+        crate::data::prepare(threads, config, self.text(), self.tokens.as_ref())
+    }
+
+    /// Reads and tokenizes the rows that a run file names, and says what they are like.
+    ///
+    /// # Errors
+    /// As for [`BaseModel::prepare`].
+    pub fn data_report(&self, threads: &Threads, config: &RunConfig) -> Result<(PreparedData, DataReport)> {
+        crate::data::report(threads, config, self.text(), self.tokens.as_ref())
+    }
+
+    /// Tokenizes the rows of files for an evaluation, or takes what was kept of them.
+    ///
+    /// # Errors
+    /// A file cannot be read, or nothing in it can be evaluated.
+    pub fn prepare_files(
+        &self,
+        threads: &Threads,
+        preparer: &Preparer<'_>,
+        paths: &[impl AsRef<Path>],
+        read: ReadOptions<'_>,
+    ) -> Result<(TokenRows, PrepReport)> {
+        crate::data::prepare_files(threads, preparer, paths, read, self.tokens.as_ref())
     }
 
     fn text(&self) -> TextModel<'_> {

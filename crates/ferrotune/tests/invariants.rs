@@ -101,7 +101,7 @@ fn gradients_are_those_of_the_loss() {
             for ((v, s), g) in values.iter_mut().zip(&start).zip(&gradient) {
                 *v = s + (by * *g as f64 / norm) as f32;
             }
-            evaluate(&NextToken, &case.model, &case.pass(), &batches).unwrap().mean()
+            evaluate(&NextToken, &case.model, &case.pass(), batches.iter().cloned().map(Ok)).unwrap().mean()
         };
         let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
         loss_at(0.0);
@@ -233,7 +233,7 @@ fn every_family_trains_in_bf16() {
         let batches = batches(&[TrainRow { input_ids: ids, labels, goes_on: false }], 1000, true);
         let frozen = |precision| {
             let pass = Pass { dev: &dev, precision, params: &none, adapted: None, dropout: None };
-            evaluate(&NextToken, &model, &pass, &batches).unwrap().mean()
+            evaluate(&NextToken, &model, &pass, batches.iter().cloned().map(Ok)).unwrap().mean()
         };
         let expected = frozen(Precision::F32);
         for dora in [false, true] {
@@ -292,7 +292,7 @@ fn dropout_follows_its_seed_and_stays_out_of_evaluation() {
     assert_ne!(case.grads(&batches, Activations::Keep).0, first.0, "another seed");
     let evaluate = |case: &Case| {
         let pass = Pass { dropout: None, ..case.pass() };
-        evaluate(&NextToken, &case.model, &pass, &batches).unwrap().mean()
+        evaluate(&NextToken, &case.model, &pass, batches.iter().cloned().map(Ok)).unwrap().mean()
     };
     let without = Case::f32(cpu(2));
     assert_eq!(evaluate(&case), evaluate(&without));
@@ -338,7 +338,7 @@ fn training_an_adapter_leaves_the_base_as_it_is() {
     let none = Params::default();
     let base = |case: &Case| {
         let pass = Pass { params: &none, adapted: None, dropout: None, ..case.pass() };
-        evaluate(&NextToken, &case.model, &pass, &batches).unwrap()
+        evaluate(&NextToken, &case.model, &pass, batches.iter().cloned().map(Ok)).unwrap()
     };
     let weights = |case: &Case| {
         let mut all = Vec::new();

@@ -23,6 +23,7 @@ fn run(overrides: &[String]) -> Result<(PreparedData, RunConfig)> {
             &Threads::one(),
             &config,
             TextModel { tokenizer: &tokenizer, template: template.as_ref(), vocab_size: Some(320) },
+            None,
         )?,
         config,
     ))
@@ -47,7 +48,7 @@ fn a_run_file_gives_the_steps_of_its_rows() {
     assert_eq!(data.stop_ids, [2, 4]);
     let loader = Loader::new(data.train.clone(), LoaderOptions::from(&config)).unwrap();
     assert_eq!(loader.steps_total(), 16);
-    let label_tokens: usize = loader.map(|step| step.label_tokens).sum();
+    let label_tokens: usize = loader.map(|step| step.unwrap().label_tokens).sum();
     assert_eq!(label_tokens, 2 * data.train_report.label_tokens);
 
     // The same rows are held out whatever the order of training.

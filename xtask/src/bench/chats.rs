@@ -56,7 +56,7 @@ pub(super) fn chats(model: &Path, count: usize, work: &Path) -> Result<Vec<Row>,
         ids: r.input_ids,
         labels: r.labels.into_iter().map(i64::from).collect(),
     };
-    Ok(rows.into_iter().map(row).collect())
+    Ok(rows.to_vec().map_err(failure)?.into_iter().map(row).collect())
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use ferrotune::data::dataset::{Dataset, ReadOptions};
-use ferrotune::data::loader::evaluation_batches;
+use ferrotune::data::dataset::ReadOptions;
+use ferrotune::data::loader::EvalBatches;
 use ferrotune::data::pack::Packing;
+use ferrotune::data::token_rows::TokenRows;
 use ferrotune::data::tokenize::{Names, PrepReport};
-use ferrotune::data::train_row::TrainRow;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::loss::{NextToken, evaluate};
 use ferrotune::run_config::DataOptions;
@@ -29,9 +29,10 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
         report.event(&Event::Warning { text });
     }
     let packing = Packing::Shared(loaded.model.arch.fixed_rotation());
-    let batches = evaluation_batches(&rows, 1, MICRO_BATCH, packing);
+    let batches =
+        EvalBatches { rows: rows.clone(), rows_per_example: 1, micro_batch_tokens: MICRO_BATCH, packing };
     let pass = loaded.own_pass();
-    let loss = evaluate(&NextToken, &loaded.model, &pass, &batches)?;
+    let loss = evaluate(&NextToken, &loaded.model, &pass, batches.iter())?;
     let (mean, perplexity) = (loss.mean(), loss.mean().exp());
     report.say(format!("rows        {}", grouped(rows.len())));
     report.say(format!("loss        {mean:.4} over {} label tokens", grouped(loss.count)));
@@ -40,7 +41,8 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
         "rows": rows.len(), "report": prepared, "eval_loss": mean, "eval_label_tokens": loss.count, "perplexity": perplexity,
     });
     if a.exact_match {
-        let questions = rows.iter().map(|r| Question::of(r, &loaded.base)).collect::<Result<Vec<_>>>()?;
+        let question = |row| Question::of(&rows.row(row)?, &loaded.base);
+        let questions = (0..rows.len()).map(question).collect::<Result<Vec<_>>>()?;
         let questions: Vec<Question> = questions.into_iter().flatten().collect();
         if questions.is_empty() {
             return Err(Error::config("--exact-match", "no row has a prompt and an answer")
@@ -57,7 +59,7 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(Vec<TrainRow>, PrepReport)> {
+fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(TokenRows, PrepReport)> {
     let at_least = |option: &str, found: usize, least: usize| match found >= least {
         true => Ok(()),
         false => Err(Error::config(option, format!("found {found}, expected at least {least}"))),
@@ -65,7 +67,8 @@ fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(Vec<TrainRow>, PrepReport)> {
     at_least("--limit", a.limit.unwrap_or(1), 1)?;
     at_least("--max-length", a.max_length, 2)?;
     let read = loaded.base.read_options(&loaded.data);
-    let dataset = Dataset::read(&a.data, ReadOptions { limit: a.limit, other_names: true, ..read })?;
+    let read = ReadOptions { limit: a.limit, other_names: true, ..read };
     let data = DataOptions { max_length: a.max_length, ..loaded.data.clone() };
-    loaded.base.preparer(&data).named(Names::OPTIONS).prepare(&loaded.dev.threads(), &dataset)
+    let preparer = loaded.base.preparer(&data).named(Names::OPTIONS);
+    loaded.base.prepare_files(&loaded.dev.threads(), &preparer, &a.data, read)
 }

@@ -4,6 +4,7 @@ mod cache;
 mod chat;
 mod combine;
 mod config;
+mod data;
 mod eval;
 mod generate;
 mod merge;
@@ -29,8 +30,8 @@ use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 
 use crate::args::{
-    Args, CacheArgs, ChatArgs, CombineArgs, ConfigArgs, EvalArgs, GenerateArgs, MergeArgs, PlanArgs,
-    PreviewArgs, QuantizeArgs, QuickstartArgs, TrainArgs,
+    Args, CacheArgs, ChatArgs, CombineArgs, ConfigArgs, DataArgs, EvalArgs, GenerateArgs, MergeArgs,
+    PlanArgs, PreviewArgs, QuantizeArgs, QuickstartArgs, TrainArgs,
 };
 use crate::environment::Environment;
 use crate::report::Report;
@@ -72,11 +73,13 @@ commands! {
     Quantize(QuantizeArgs) = quantize,
     /// Make one adapter of several, or the PEFT form of an MLX-LM adapter.
     Combine(CombineArgs) = combine,
+    /// Say what a data set is like before training: lengths, labels, duplicates, leakage, what should not be in it.
+    Data(DataArgs) = data,
     /// Show rows as the model will see them, with the supervised tokens coloured.
     Preview(PreviewArgs) = preview,
     /// Print every key of the run file, explain one, or show the settings of a run file in full.
     Config(ConfigArgs) = config,
-    /// List the quantized bases that are kept for the next start, or remove them.
+    /// List the quantized bases and tokenized data that are kept for the next start, or remove them.
     Cache(CacheArgs) = cache,
 }
 
@@ -154,7 +157,8 @@ fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
 
 /// Opens what is on this machine, and says what a user should know of it.
 fn opened(path: &Path, name: &str, report: &Report) -> Result<BaseModel> {
-    let base = BaseModel::open(path, name)?;
+    let mut base = BaseModel::open(path, name)?;
+    base.tokens = Some(cache::tokens());
     for text in base.checkpoint.warnings()? {
         report.event(&Event::Warning { text });
     }

@@ -27,8 +27,9 @@ pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
         Color::Never => false,
     };
     let mut shown = Vec::new();
-    for (i, row) in prepared.train.iter().take(a.rows).enumerate() {
-        let pieces = preview(row, &base.tokenizer)?;
+    for i in 0..prepared.train.len().min(a.rows) {
+        let row = prepared.train.row(i)?;
+        let pieces = preview(&row, &base.tokenizer)?;
         if report.json() {
             shown.push(json!({
                 "tokens": row.len(), "label_tokens": row.label_tokens(),
@@ -40,7 +41,7 @@ pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
         let text: String = pieces.iter().map(|(text, on)| paint(text, *on, colour)).collect();
         report.output(&text);
         if a.tokens {
-            report.output(&table(row, &base.tokenizer));
+            report.output(&table(&row, &base.tokenizer));
         }
     }
     report.done(&json!({"rows": shown, "report": prepared.train_report}));

@@ -186,7 +186,7 @@ fn config(a: &QuickstartArgs, dir: &Path, model: &str, base: &BaseModel) -> Resu
 fn questions_of(threads: &Threads, base: &BaseModel, file: &Path) -> Result<Vec<Question>> {
     let dataset = Dataset::read(&[file], base.read_options(&DataOptions::default()))?;
     let (rows, _) = base.preparer(&DataOptions::default()).prepare(threads, &dataset)?;
-    let questions = rows.iter().map(|r| Question::of(r, base)).collect::<Result<Vec<_>>>()?;
+    let questions = rows.to_vec()?.iter().map(|r| Question::of(r, base)).collect::<Result<Vec<_>>>()?;
     Ok(questions.into_iter().flatten().collect())
 }
 

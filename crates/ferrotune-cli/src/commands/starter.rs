@@ -31,6 +31,7 @@ pub fn open_starter(args: &Args, report: &Report) -> Result<(Starter, BaseModel)
     let found = starter(&settings, &mut |progress| report.progress(&progress));
     report.end_bar();
     let found = found?;
-    let base = BaseModel::open(&found.path, &found.name)?;
+    let mut base = BaseModel::open(&found.path, &found.name)?;
+    base.tokens = Some(super::cache::tokens());
     Ok((found, base))
 }

@@ -137,7 +137,7 @@ fn conclusion(config: &RunConfig, outcome: &Outcome, summary: &Summary, seconds:
 }
 
 /// `45 s`, `12 min 3 s`, `3 h 20 min`.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match (whole / 3600, whole / 60 % 60, whole % 60) {
         (0, 0, _) => format!("{seconds:.1} s"),

@@ -108,6 +108,11 @@ impl Place {
         self.dir.path().join(name)
     }
 
+    /// A folder of the cache that its commands have.
+    pub fn cache(&self, name: &str) -> PathBuf {
+        self.cache.path().join(name)
+    }
+
     /// The folder of quantized bases in the cache that its commands have.
     pub fn bases(&self) -> PathBuf {
         self.cache.path().join("bases")

@@ -1,8 +1,9 @@
 //! The rows of a run as its steps take them, and how much that is.
 
-use super::loader::{Loader, LoaderOptions, evaluation_batches};
+use super::loader::{EvalBatches, Loader, LoaderOptions};
+use super::pack::Packing;
 use super::packed_batch::PackedBatch;
-use super::train_row::TrainRow;
+use super::token_rows::TokenRows;
 use crate::Result;
 use crate::run_config::RunConfig;
 
@@ -23,7 +24,7 @@ pub struct Batches {
     /// Gives out the steps.
     pub loader: Loader,
     /// The held-out rows in micro-batches.
-    pub held_out: Vec<PackedBatch>,
+    pub held_out: EvalBatches,
     /// Tokens of the rows of all steps.
     pub tokens: usize,
     /// Tokens that all steps store and compute, fewer where rows share some.
@@ -43,41 +44,77 @@ pub struct BatchSizes {
     pub single: bool,
 }
 
+/// Tokens of all steps up to which these are made to know their sizes exactly: it takes about a second. Of more, only as
+/// many are made.
+const EXACT: usize = 64 << 20;
+
 impl Batches {
-    /// Goes through all steps of the run once, to know their sizes.
+    /// Goes through all steps of the run once, to know their sizes. Where rows share what they begin with and are very
+    /// many, `stored` is estimated, and `largest` and `single` are those of rows that share nothing or fill a micro-batch.
     ///
     /// # Errors
-    /// There are no rows to train on.
+    /// There are no rows to train on, or one cannot be read.
     pub fn new(
         config: &RunConfig,
         grouping: Grouping,
-        train: Vec<TrainRow>,
-        held_out: &[TrainRow],
+        train: TokenRows,
+        held_out: TokenRows,
     ) -> Result<Self> {
-        let bytes = train.iter().chain(held_out).map(|r| 8 * r.len() + 48).sum();
+        let bytes = train.bytes_in_memory() + held_out.bytes_in_memory();
         let mut options = LoaderOptions::from(config);
         options.packing = options.packing.shared_up_to(grouping.longest);
         options.rows_per_example = grouping.rows_per_example;
-        let held_out = evaluation_batches(
-            held_out,
-            grouping.rows_per_example,
-            options.micro_batch_tokens,
-            options.packing,
-        );
+        let held_out = EvalBatches {
+            rows: held_out,
+            rows_per_example: grouping.rows_per_example,
+            micro_batch_tokens: options.micro_batch_tokens,
+            packing: options.packing,
+        };
         if grouping.own_masks {
             options.packing = options.packing.shared_up_to(0);
         }
         let mut loader = Loader::new(train, options)?;
+        let mut sizes = Sizes { largest: held_out.largest()?.max(1), single: true, ..Sizes::default() };
         let start = loader.state();
-        let mut largest = held_out.iter().map(PackedBatch::len).fold(1, usize::max);
-        let (mut tokens, mut stored, mut single) = (0, 0, true);
-        for step in loader.by_ref() {
-            tokens += step.tokens;
-            stored += step.stored;
-            single &= step.micro_batches.len() == 1;
-            largest = step.micro_batches.iter().map(PackedBatch::len).fold(largest, usize::max);
+        let shares = matches!(options.packing, Packing::Shared(longest) if longest > 0);
+        while shares && sizes.tokens < EXACT {
+            let Some(step) = loader.next_step()? else { break };
+            sizes.add(step.tokens, step.micro_batches.iter().map(PackedBatch::len));
+        }
+        let (seen, stored) = (sizes.tokens, sizes.stored);
+        while let Some(rows) = loader.next_rows() {
+            let unshared = loader.unshared(&rows);
+            sizes.add(unshared.iter().sum(), unshared.into_iter());
+        }
+        if shares && sizes.tokens > seen {
+            sizes.largest = sizes.largest.max(options.micro_batch_tokens.min(sizes.most));
+            sizes.stored = (sizes.tokens as f64 * stored as f64 / seen.max(1) as f64) as usize;
         }
         loader.restore(start)?;
+        let Sizes { largest, tokens, stored, single, .. } = sizes;
         Ok(Batches { loader, held_out, tokens, stored, size: BatchSizes { largest, bytes, single } })
+    }
+}
+
+/// Sizes of the steps that were looked at.
+#[derive(Default)]
+struct Sizes {
+    largest: usize,
+    tokens: usize,
+    stored: usize,
+    single: bool,
+    /// Tokens of the largest step.
+    most: usize,
+}
+
+impl Sizes {
+    fn add(&mut self, tokens: usize, micro_batches: impl ExactSizeIterator<Item = usize>) {
+        self.tokens += tokens;
+        self.most = self.most.max(tokens);
+        self.single &= micro_batches.len() == 1;
+        for size in micro_batches {
+            self.stored += size;
+            self.largest = self.largest.max(size);
+        }
     }
 }

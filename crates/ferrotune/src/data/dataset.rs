@@ -15,25 +15,21 @@ mod messages;
 mod plain;
 mod roles;
 mod shapes;
-mod sources;
 mod text;
 
 pub use bad_rows::{BadRow, BadRows};
 pub use example::{Chat, Example};
 pub use files::DataFile;
-pub use sources::Source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use super::chat_template::ChatTemplate;
-use super::random;
-use super::rows::{self, RawRow, RowSource};
+use super::rows::{self, RawRow};
 use crate::error::{Error, Result};
-use crate::formats::hash::{Digest, hex};
+use crate::formats::hash::Digest;
 use crate::run_config::DataFormat;
 use columns::Taken;
 use fields::{Fields, KNOWN, Problem};
@@ -61,8 +57,6 @@ pub struct Dataset {
     pub bad: BadRows,
     /// How many rows have which shape, in words.
     pub shapes: BTreeMap<String, usize>,
-    /// Sources with weights of their own.
-    pub sources: Vec<Source>,
 }
 
 /// How to read.
@@ -78,6 +72,14 @@ pub struct ReadOptions<'a> {
     pub template: Option<&'a ChatTemplate>,
     /// Only so many rows of all files.
     pub limit: Option<usize>,
+}
+
+impl ReadOptions<'_> {
+    /// What of it decides what rows say, as text; the template is known elsewhere.
+    pub(crate) fn deciding(&self) -> String {
+        let ReadOptions { format, columns, other_names, template, limit } = self;
+        format!("{format} {columns:?} {other_names} {} {limit:?}", template.is_some())
+    }
 }
 
 impl Dataset {
@@ -96,24 +98,6 @@ impl Dataset {
         self.add_file(path, options, |path, each| rows::read(path, bytes, each))
     }
 
-    /// The rows of a program's own source, such as [`InMemory`](rows::InMemory); `name` stands for its file in messages.
-    pub(crate) fn from_source(
-        name: &str,
-        source: &mut dyn RowSource,
-        options: ReadOptions<'_>,
-    ) -> Result<Dataset> {
-        let mut dataset = Dataset::default();
-        let mut hash = Sha256::new();
-        while let Some(row) = source.next_row()? {
-            if let Ok(fields) = &row.fields {
-                hash.update(Value::Object(fields.clone()).to_string());
-            }
-            dataset.take(row, options);
-        }
-        dataset.files.push(DataFile { path: name.into(), sha256: hex(&hash.finalize()) });
-        Ok(dataset)
-    }
-
     fn add_file(
         &mut self,
         path: &Path,
@@ -130,8 +114,7 @@ impl Dataset {
             Ok(more)
         })?;
         if !found {
-            return Err(Error::data(path, 0, "there are no rows")
-                .with_hint(format!("a file holds one JSON object on each line, or one array: {KNOWN}")));
+            return Err(no_rows(path));
         }
         self.files.push(DataFile { path: path.to_path_buf(), sha256: digest.sha256 });
         Ok(())
@@ -139,10 +122,9 @@ impl Dataset {
 
     /// Takes a row of the file that is read.
     fn take(&mut self, row: RawRow, options: ReadOptions<'_>) {
-        let (file, line) = (self.files.len(), row.line);
-        let is_row =
-            row.fields.map_err(|(problem, hint)| (problem, hint.or_else(|| Some(KNOWN.to_string()))));
-        match is_row.and_then(|fields| example(fields, options)) {
+        let file = self.files.len();
+        let (line, row) = read_row(row, options);
+        match row {
             Ok((example, shape)) => {
                 *self.shapes.entry(shape).or_default() += 1;
                 self.rows.push(Row { example, file, line });
@@ -160,31 +142,22 @@ impl Dataset {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    /// Takes a share of the rows away for evaluation. Which rows depends on the seed and on their places in the files,
-    /// not on any order of training.
-    pub fn split(mut self, share: f64, seed: u64) -> Result<(Dataset, Dataset)> {
-        let count = self.rows.len();
-        if count < 2 {
-            return Err(Error::config(
-                "data.eval",
-                format!("{count} row cannot be shared between training and evaluation"),
-            )
-            .with_hint("give more rows, a file of its own for data.eval, or data.eval=none"));
-        }
-        let held = ((share * count as f64).round() as usize).clamp(1, count - 1);
-        let mut keys: Vec<(u64, usize)> =
-            (0..count).map(|i| (random::hash(&[seed, HELD_OUT, i as u64]), i)).collect();
-        keys.sort_unstable();
-        let mut is_held = vec![false; count];
-        keys[..held].iter().for_each(|&(_, i)| is_held[i] = true);
-        let (mut train, mut eval) = (Vec::with_capacity(count - held), Vec::with_capacity(held));
-        for (row, is_held) in std::mem::take(&mut self.rows).into_iter().zip(is_held) {
-            if is_held { eval.push(row) } else { train.push(row) }
-        }
-        let held = Dataset { files: self.files.clone(), rows: eval, ..Dataset::default() };
-        Ok((Dataset { rows: train, ..self }, held))
-    }
+/// The error for a file without rows.
+pub(super) fn no_rows(path: &Path) -> Error {
+    Error::data(path, 0, "there are no rows")
+        .with_hint(format!("a file holds one JSON object on each line, or one array: {KNOWN}"))
+}
+
+/// The place of a row, and what it says with its shape in words.
+pub(super) fn read_row(
+    row: RawRow,
+    options: ReadOptions<'_>,
+) -> (usize, std::result::Result<(Example, String), Problem>) {
+    let (line, fields) = row.parsed();
+    let fields = fields.map_err(|(problem, hint)| (problem, hint.or_else(|| Some(KNOWN.to_string()))));
+    (line, fields.and_then(|fields| example(fields, options)))
 }
 
 /// What a row says, and its shape in words.
@@ -235,9 +208,6 @@ fn no_zeros(fields: &Fields) -> Result<(), Problem> {
         )),
     }
 }
-
-/// Keeps the numbers of the split apart from those of the order.
-const HELD_OUT: u64 = 0x6865_6c64;
 
 #[cfg(test)]
 mod tests;

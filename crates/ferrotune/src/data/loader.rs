@@ -3,16 +3,14 @@
 //! The order of an epoch is a function of the seed and the epoch; a step is a function of that order and a place in it.
 //! So two numbers say where a run stands, and a restored run goes on exactly where the other stopped.
 
-use crate::data::pack::{Packing, example_batches};
+use crate::data::order::Order;
+use crate::data::pack::{Packing, example_batches, micro_batch_sizes};
 use crate::data::packed_batch::PackedBatch;
-use crate::data::random::permutation;
+use crate::data::token_rows::TokenRows;
 use crate::data::train_row::TrainRow;
 use crate::error::{Error, Result};
 use crate::run_config::RunConfig;
 use serde::{Deserialize, Serialize};
-
-/// Keeps the numbers of the order apart from those of the held-out split.
-const ORDER: u64 = 0x006f_7264_6572;
 
 /// How many examples an optimizer step takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +34,8 @@ pub struct LoaderOptions {
     pub packing: Packing,
     /// A new order in each epoch; else the order of the file.
     pub shuffle: bool,
+    /// The step with the largest micro-batch is the first one.
+    pub longest_first: bool,
     /// Passes over the rows.
     pub epochs: usize,
     /// Stop after so many steps; more than `epochs` give if need be.
@@ -61,6 +61,7 @@ impl From<&RunConfig> for LoaderOptions {
                 (true, true) => Packing::Shared(usize::MAX),
             },
             shuffle: config.data.shuffle,
+            longest_first: config.data.longest_first,
             epochs: train.epochs,
             max_steps: train.max_steps,
             seed: train.seed,
@@ -101,17 +102,18 @@ pub struct Step {
 /// Gives out the steps of a run.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    rows: Vec<TrainRow>,
+    rows: TokenRows,
     options: LoaderOptions,
     state: LoaderState,
     steps_total: usize,
     /// The order of `state.epoch`.
-    order: Vec<u32>,
+    order: Order,
 }
 
 impl Loader {
     /// A loader at its first step. There must be rows; none of them may be empty.
-    pub fn new(rows: Vec<TrainRow>, options: LoaderOptions) -> Result<Self> {
+    pub fn new(rows: impl Into<TokenRows>, options: LoaderOptions) -> Result<Self> {
+        let rows = rows.into();
         if rows.is_empty() {
             return Err(Error::config("data.train", "there are no rows to train on"));
         }
@@ -123,18 +125,19 @@ impl Loader {
             let problem = format!("{} rows are no whole number of examples of {each} rows", rows.len());
             return Err(Error::config("data.train", problem));
         }
-        let mut loader =
-            Loader { rows, options, state: LoaderState::default(), steps_total: 0, order: Vec::new() };
-        loader.order = loader.order_of(0);
-        loader.steps_total = match options.max_steps {
+        let order = Order::new(&rows, options, 0);
+        let steps_total = match options.max_steps {
             Some(steps) => steps,
-            None => (0..options.epochs).map(|epoch| loader.steps_of(&loader.order_of(epoch))).sum(),
+            None => {
+                order.steps()
+                    + (1..options.epochs).map(|e| Order::new(&rows, options, e).steps()).sum::<usize>()
+            }
         };
-        Ok(loader)
+        Ok(Loader { rows, options, state: LoaderState::default(), steps_total, order })
     }
 
     /// The rows.
-    pub fn rows(&self) -> &[TrainRow] {
+    pub fn rows(&self) -> &TokenRows {
         &self.rows
     }
 
@@ -163,97 +166,121 @@ impl Loader {
             ))
             .with_hint("the data or its preparation changed since; start a new run"));
         }
-        self.order = self.order_of(state.epoch);
+        if state.epoch != self.state.epoch {
+            self.order = Order::new(&self.rows, self.options, state.epoch);
+        }
         self.state = state;
         Ok(())
     }
 
-    /// The next step, or none if the run is over.
-    pub(crate) fn next_step(&mut self) -> Option<Step> {
+    /// The numbers of the next step's rows, or none if the run is over.
+    pub(crate) fn next_rows(&mut self) -> Option<Vec<usize>> {
         if self.state.step >= self.steps_total {
             return None;
         }
         if self.state.position >= self.rows.len() {
             self.state.epoch += 1;
             self.state.position = 0;
-            self.order = self.order_of(self.state.epoch);
+            self.order = Order::new(&self.rows, self.options, self.state.epoch);
         }
-        let end = self.end_of_step(&self.order, self.state.position);
-        let rows: Vec<usize> = self.order[self.state.position..end].iter().map(|&row| row as usize).collect();
-        self.state.position = end;
+        let rows = self.order.step_at(self.state.position);
+        self.state.position += rows.len();
         self.state.step += 1;
-        let taken: Vec<&TrainRow> = rows.iter().map(|&row| &self.rows[row]).collect();
+        Some(rows.iter().map(|&row| row as usize).collect())
+    }
+
+    /// The next step, or none if the run is over.
+    ///
+    /// # Errors
+    /// A row cannot be read.
+    pub(crate) fn next_step(&mut self) -> Result<Option<Step>> {
+        let Some(rows) = self.next_rows() else { return Ok(None) };
+        let taken = self.rows.rows(rows.iter().copied())?;
         let LoaderOptions { rows_per_example, micro_batch_tokens, packing, .. } = self.options;
-        let micro_batches = example_batches(&taken, rows_per_example, micro_batch_tokens, packing);
-        Some(Step {
+        let micro_batches =
+            example_batches(&taken.iter().collect::<Vec<_>>(), rows_per_example, micro_batch_tokens, packing);
+        Ok(Some(Step {
             tokens: micro_batches.iter().map(|b| b.row_tokens).sum(),
             stored: micro_batches.iter().map(PackedBatch::len).sum(),
             label_tokens: micro_batches.iter().map(PackedBatch::label_tokens).sum(),
             labels: micro_batches.iter().map(|b| b.labels).sum(),
-            epoch: self.state.epoch as f64 + end as f64 / self.rows.len() as f64,
+            epoch: self.state.epoch as f64 + self.state.position as f64 / self.rows.len() as f64,
             micro_batches,
             rows,
-        })
+        }))
     }
 
-    fn order_of(&self, epoch: usize) -> Vec<u32> {
-        if !self.options.shuffle {
-            return (0..self.rows.len() as u32).collect();
-        }
-        // Rows of one chat stay together: what they begin with in common is then computed once.
-        let starts = |row: &u32| *row == 0 || !self.rows[*row as usize].goes_on;
-        let starts: Vec<u32> =
-            (0..self.rows.len() as u32).step_by(self.options.rows_per_example).filter(starts).collect();
-        let rows_of = |chat: u32| {
-            let next = starts.get(chat as usize + 1).copied().unwrap_or(self.rows.len() as u32);
-            starts[chat as usize]..next
-        };
-        let order = permutation(&[self.options.seed, ORDER, epoch as u64], starts.len());
-        order.into_iter().flat_map(rows_of).collect()
-    }
-
-    /// Where the step that starts at a place of an order ends. Steps do not reach over the end of an epoch.
-    fn end_of_step(&self, order: &[u32], start: usize) -> usize {
-        let each = self.options.rows_per_example;
-        match self.options.batch {
-            BatchSize::Rows(count) => (start + count.max(1) * each).min(order.len()),
-            BatchSize::Tokens(budget) => {
-                let mut tokens = 0;
-                let fits = |example: &&[u32]| {
-                    tokens += example.iter().map(|&row| self.rows[row as usize].len()).sum::<usize>();
-                    tokens <= budget
-                };
-                start + each * order[start..].chunks(each).take_while(fits).count().max(1)
-            }
-        }
-    }
-
-    fn steps_of(&self, order: &[u32]) -> usize {
-        let (mut steps, mut at) = (0, 0);
-        while at < order.len() {
-            at = self.end_of_step(order, at);
-            steps += 1;
-        }
-        steps
+    /// Tokens of the micro-batches of a step with these rows, where none shares what it begins with.
+    pub(crate) fn unshared(&self, rows: &[usize]) -> Vec<usize> {
+        let LoaderOptions { rows_per_example, micro_batch_tokens, packing, .. } = self.options;
+        let sizes: Vec<usize> = rows
+            .chunks(rows_per_example)
+            .map(|rows| rows.iter().map(|&row| self.rows.tokens(row)).sum())
+            .collect();
+        micro_batch_sizes(&sizes, micro_batch_tokens, packing)
     }
 }
 
 impl Iterator for Loader {
-    type Item = Step;
+    type Item = Result<Step>;
 
-    fn next(&mut self) -> Option<Step> {
-        self.next_step()
+    fn next(&mut self) -> Option<Result<Step>> {
+        self.next_step().transpose()
     }
 }
 
-/// All rows once, in order, in micro-batches: for evaluation.
-pub fn evaluation_batches(
-    rows: &[TrainRow],
-    rows_per_example: usize,
-    micro_batch_tokens: usize,
-    packing: Packing,
-) -> Vec<PackedBatch> {
-    example_batches(&rows.iter().collect::<Vec<_>>(), rows_per_example, micro_batch_tokens, packing)
+/// Rows once, in order, in micro-batches: for evaluation.
+#[derive(Clone, Debug)]
+pub struct EvalBatches {
+    /// The rows.
+    pub rows: TokenRows,
+    /// As for [`LoaderOptions`].
+    pub rows_per_example: usize,
+    /// As for [`LoaderOptions`].
+    pub micro_batch_tokens: usize,
+    /// As for [`LoaderOptions`].
+    pub packing: Packing,
+}
+
+/// Rows that are packed together for evaluation at most, in whole examples.
+const EVAL_WINDOW: usize = 4096;
+
+impl EvalBatches {
+    /// The micro-batches, of which few are in memory at a time.
+    pub fn iter(&self) -> impl Iterator<Item = Result<PackedBatch>> + '_ {
+        let each = self.rows_per_example.max(1);
+        let window = EVAL_WINDOW.next_multiple_of(each);
+        (0..self.rows.len()).step_by(window).flat_map(move |from| {
+            match self.rows.rows(from..self.rows.len().min(from + window)) {
+                Err(error) => vec![Err(error)],
+                Ok(rows) => {
+                    let rows: Vec<&TrainRow> = rows.iter().collect();
+                    example_batches(&rows, each, self.micro_batch_tokens, self.packing)
+                        .into_iter()
+                        .map(Ok)
+                        .collect()
+                }
+            }
+        })
+    }
+
+    /// Tokens of the largest micro-batch; at most so many of many rows. 0 without rows.
+    ///
+    /// # Errors
+    /// A row cannot be read.
+    pub(crate) fn largest(&self) -> Result<usize> {
+        if self.rows.len() > EVAL_WINDOW {
+            return Ok(self.rows.longest().max(self.micro_batch_tokens));
+        }
+        self.iter()
+            .map(|batch| Ok(batch?.len()))
+            .try_fold(0, |largest, size: Result<usize>| Ok(largest.max(size?)))
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +303,7 @@ mod tests {
             micro_batch_tokens: 16,
             packing: Packing::Together,
             shuffle: true,
+            longest_first: false,
             epochs: 3,
             max_steps: None,
             seed: 5,
@@ -288,9 +316,13 @@ mod tests {
         Loader::new(rows(&LENGTHS), options(batch)).unwrap()
     }
 
+    fn steps(loader: Loader) -> Vec<Step> {
+        loader.map(Result::unwrap).collect()
+    }
+
     #[test]
     fn each_epoch_has_every_row_once_in_its_own_order() {
-        let steps: Vec<Step> = loader(BatchSize::Rows(4)).collect();
+        let steps = steps(loader(BatchSize::Rows(4)));
         assert_eq!(steps.len(), 9);
         assert_eq!(loader(BatchSize::Rows(4)).steps_total(), 9);
         let epochs: Vec<Vec<usize>> =
@@ -310,7 +342,10 @@ mod tests {
         let mut chats = rows(&LENGTHS);
         let order = |rows: &[TrainRow]| -> Vec<usize> {
             let options = LoaderOptions { epochs: 1, ..options(BatchSize::Rows(4)) };
-            Loader::new(rows.to_vec(), options).unwrap().flat_map(|step| step.rows).collect()
+            steps(Loader::new(rows.to_vec(), options).unwrap())
+                .into_iter()
+                .flat_map(|step| step.rows)
+                .collect()
         };
         let alone = order(&chats);
         for row in [1, 2, 6] {
@@ -326,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_step_holds_the_tokens_and_targets_of_its_rows() {
-        for step in loader(BatchSize::Tokens(20)) {
+        for step in steps(loader(BatchSize::Tokens(20))) {
             let lengths: Vec<usize> = step.rows.iter().map(|&row| LENGTHS[row]).collect();
             assert_eq!(step.tokens, lengths.iter().sum::<usize>());
             assert_eq!(step.label_tokens, lengths.iter().map(|n| n - 1).sum::<usize>());
@@ -359,8 +394,8 @@ mod tests {
     fn budgets_smaller_than_a_row_give_it_a_step_of_its_own() {
         let loader = loader(BatchSize::Tokens(1));
         assert_eq!(loader.steps_total(), 30);
-        assert!(loader.clone().all(|step| step.rows.len() == 1));
-        let longest = loader.into_iter().map(|step| step.micro_batches[0].len()).max();
+        assert!(steps(loader.clone()).iter().all(|step| step.rows.len() == 1));
+        let longest = steps(loader).iter().map(|step| step.micro_batches[0].len()).max();
         assert_eq!(longest, Some(16));
     }
 
@@ -369,7 +404,7 @@ mod tests {
         let sizes = |batch, bound| {
             let options =
                 LoaderOptions { shuffle: false, epochs: 1, micro_batch_tokens: bound, ..options(batch) };
-            let steps: Vec<Step> = Loader::new(rows(&[4, 4, 4, 4, 9]), options).unwrap().collect();
+            let steps = steps(Loader::new(rows(&[4, 4, 4, 4, 9]), options).unwrap());
             let lengths = |step: &Step| step.micro_batches.iter().map(PackedBatch::len).collect::<Vec<_>>();
             steps.iter().map(lengths).collect::<Vec<_>>()
         };
@@ -389,14 +424,14 @@ mod tests {
     #[test]
     fn a_restored_loader_goes_on_where_the_other_stopped() {
         for batch in [BatchSize::Rows(3), BatchSize::Tokens(12)] {
-            let whole: Vec<Step> = loader(batch).collect();
+            let whole = steps(loader(batch));
             for stop in 0..=whole.len() {
                 let mut first = loader(batch);
                 assert_eq!(first.by_ref().take(stop).count(), stop);
                 let saved = serde_json::to_string(&first.state()).unwrap();
                 let mut second = loader(batch);
                 second.restore(serde_json::from_str(&saved).unwrap()).unwrap();
-                assert_eq!(second.collect::<Vec<_>>(), whole[stop..]);
+                assert_eq!(steps(second), whole[stop..]);
             }
         }
         let state = LoaderState { step: 1, epoch: 0, position: 11 };
@@ -407,8 +442,10 @@ mod tests {
     fn without_shuffling_the_file_order_stays() {
         let mut options = options(BatchSize::Rows(4));
         options.shuffle = false;
-        let rows =
-            Loader::new(rows(&LENGTHS), options).unwrap().flat_map(|step| step.rows).collect::<Vec<_>>();
+        let rows = steps(Loader::new(rows(&LENGTHS), options).unwrap())
+            .into_iter()
+            .flat_map(|step| step.rows)
+            .collect::<Vec<_>>();
         assert_eq!(rows, (0..30).map(|i| i % 10).collect::<Vec<_>>());
     }
 
@@ -431,7 +468,7 @@ mod tests {
                 let loader = Loader::new(rows(&LENGTHS), options).unwrap();
                 assert_eq!(loader.steps_total(), loader.clone().count());
                 let mut seen = BTreeSet::new();
-                for step in loader {
+                for step in steps(loader) {
                     assert!(step.rows.chunks(2).all(|pair| pair[0] % 2 == 0 && pair[1] == pair[0] + 1));
                     assert!(batch != BatchSize::Rows(2) || step.rows.len() <= 4);
                     for micro in &step.micro_batches {
@@ -452,7 +489,7 @@ mod tests {
     #[test]
     fn without_packing_each_row_is_a_micro_batch() {
         let options = LoaderOptions { packing: Packing::Alone, ..options(BatchSize::Rows(10)) };
-        let step = Loader::new(rows(&LENGTHS), options).unwrap().next().unwrap();
+        let step = Loader::new(rows(&LENGTHS), options).unwrap().next().unwrap().unwrap();
         assert_eq!(step.micro_batches.len(), 10);
         assert!(step.micro_batches.iter().all(|batch| batch.segments.len() == 1));
     }
@@ -461,10 +498,10 @@ mod tests {
     fn the_seed_changes_the_order() {
         let order = |seed| {
             let options = LoaderOptions { seed, ..options(BatchSize::Rows(10)) };
-            Loader::new(rows(&LENGTHS), options).unwrap().next().unwrap().rows
+            Loader::new(rows(&LENGTHS), options).unwrap().next().unwrap().unwrap().rows
         };
         assert_eq!(order(5), order(5));
         assert_ne!(order(5), order(6));
-        assert!(Loader::new(Vec::new(), options(BatchSize::Rows(1))).is_err());
+        assert!(Loader::new(TokenRows::none(), options(BatchSize::Rows(1))).is_err());
     }
 }

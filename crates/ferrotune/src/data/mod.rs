@@ -14,13 +14,24 @@ pub mod tokenizer;
 
 pub mod train_row;
 
+#[allow(clippy::disallowed_methods, reason = "keeps tokens in files")]
+pub mod token_rows;
+
 pub mod tokenize;
+
+mod reading;
+
+pub mod selection;
+
+pub mod report;
 
 pub mod packed_batch;
 
 pub mod pack;
 
 pub mod batches;
+
+mod order;
 
 mod prefix;
 
@@ -34,20 +45,24 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::run_config::{DataFormat, DataOptions, EvalSource, RunConfig};
 use chat_template::ChatTemplate;
-use dataset::{DataFile, Dataset, ReadOptions};
+use dataset::{DataFile, ReadOptions};
+use reading::{Enough, Input, Reading, Tokenized};
+use report::{DataReport, PartReport, Purpose, TextReport};
+use rows::RowSource;
+use selection::Source;
+use token_rows::{TokenCache, TokenRows};
 use tokenize::{Names, PrepReport, PrepareOptions, Preparer};
 use tokenizer::Tokenizer;
-use train_row::TrainRow;
 
 /// The rows of a run, ready to be packed.
 #[derive(Clone, Debug)]
 pub struct PreparedData {
     /// Rows to train on.
-    pub train: Vec<TrainRow>,
+    pub train: TokenRows,
     /// What happened to them.
     pub train_report: PrepReport,
     /// Rows to evaluate on; none if the run file asks for none.
-    pub eval: Vec<TrainRow>,
+    pub eval: TokenRows,
     /// What happened to those.
     pub eval_report: Option<PrepReport>,
     /// All files that were read.
@@ -67,34 +82,129 @@ pub struct TextModel<'a> {
     pub vocab_size: Option<usize>,
 }
 
-/// Reads and tokenizes what the run file's section `data` names, the latter on these threads.
-pub fn prepare(threads: &Threads, config: &RunConfig, model: TextModel<'_>) -> Result<PreparedData> {
+/// Reads and tokenizes what the run file's section `data` names, the latter on these threads. Data of some size is taken
+/// from `cache` if it is there, and else kept in it.
+pub fn prepare(
+    threads: &Threads,
+    config: &RunConfig,
+    model: TextModel<'_>,
+    cache: Option<&TokenCache>,
+) -> Result<PreparedData> {
+    let template = with_variables(&config.data.template_variables, model.template)?;
+    let model = TextModel { template: template.as_ref(), ..model };
+    Ok(read_all(threads, config, model, cache)?.data)
+}
+
+/// Reads and tokenizes as [`prepare`] does, and says what the data is like.
+///
+/// # Errors
+/// As for [`prepare`].
+pub fn report(
+    threads: &Threads,
+    config: &RunConfig,
+    model: TextModel<'_>,
+    cache: Option<&TokenCache>,
+) -> Result<(PreparedData, DataReport)> {
+    let template = with_variables(&config.data.template_variables, model.template)?;
+    let model = TextModel { template: template.as_ref(), ..model };
+    let Selected { data, inputs, held_out, is_held } = read_all(threads, config, model, cache)?;
+    let held = |example: usize| is_held.as_ref().is_some_and(|is_held| is_held[example]);
+    let purpose = |example| if held(example) { Purpose::Eval } else { Purpose::Train };
+    let mut texts = TextReport::new();
+    // Rows to train on first: the others are looked for among them.
+    texts.read(threads, &inputs, Purpose::Train, purpose)?;
+    if is_held.is_some() {
+        texts.read(threads, &inputs, Purpose::Eval, purpose)?;
+    }
+    texts.read(threads, &held_out, Purpose::Eval, |_| Purpose::Eval)?;
+    let part = |rows, report| PartReport::new(rows, report, model.tokenizer, &data.stop_ids);
+    let train = part(&data.train, data.train_report.clone())?;
+    let eval = data.eval_report.clone().map(|report| part(&data.eval, report)).transpose()?;
+    Ok((data.clone(), texts.finish(train, eval)))
+}
+
+/// The files that the run file's section `data` names to train on.
+fn inputs<'a>(config: &'a RunConfig, model: TextModel<'a>) -> Result<Vec<Input<'a>>> {
     if config.data.is_empty() {
         return Err(Error::config("data.train", "no file is named")
             .with_hint("data.train is a file of rows, a folder, or a list of them"));
     }
-    let template = with_variables(&config.data.template_variables, model.template)?;
-    let model = TextModel { template: template.as_ref(), ..model };
     let read = read_options(&config.data, model.template);
-    let mut all = Dataset::read(&config.data.train, read)?;
+    let mut inputs = vec![Input { paths: files::expand(&config.data.train)?, read }];
     for source in &config.data.sources {
         let columns = if source.columns.is_empty() { read.columns } else { &source.columns };
         let format = if source.format == DataFormat::Auto { read.format } else { source.format };
         let read = ReadOptions { columns, format, limit: source.rows, ..read };
-        all.append(&source.path, source.weight, Dataset::read(&[&source.path], read)?);
+        inputs.push(Input { paths: files::expand(&[&source.path])?, read });
     }
-    tokenized(threads, config, model, all)
+    Ok(inputs)
 }
 
-/// Tokenizes rows that were read already, or that were never in a file. `data.eval` takes its share of them, or names files.
+/// What a run file selects, and what it was selected from.
+struct Selected<'a> {
+    data: PreparedData,
+    inputs: Vec<Input<'a>>,
+    /// Files to evaluate on, if they have their own.
+    held_out: Vec<Input<'a>>,
+    /// Which examples of `inputs` are held out, if some are.
+    is_held: Option<Vec<bool>>,
+}
+
+fn read_all<'a>(
+    threads: &Threads,
+    config: &'a RunConfig,
+    model: TextModel<'a>,
+    cache: Option<&TokenCache>,
+) -> Result<Selected<'a>> {
+    let inputs = inputs(config, model)?;
+    let preparer = preparer(config, model);
+    let cache = cache.map(|cache| if config.data.cache { cache.clone() } else { cache.unnamed() });
+    let all = match config.data.streaming {
+        false => reading::tokenized(threads, &preparer, &inputs, cache.as_ref())?,
+        true => {
+            let mut reading = Reading::new(threads, &preparer, None);
+            reading.enough = Some(enough(config)?);
+            reading.add_files(&inputs)?;
+            reading.finish()?
+        }
+    };
+    Ok(Selected { inputs, ..selected(threads, config, model, all, cache.as_ref())? })
+}
+
+/// Tokenizes the rows of a program's own source; `name` stands for its file in messages. `data.eval` takes its share of
+/// them, or names files.
 pub fn prepare_rows(
     threads: &Threads,
     config: &RunConfig,
     model: TextModel<'_>,
-    all: Dataset,
+    (name, rows): (&str, &mut dyn RowSource),
+    cache: Option<&TokenCache>,
 ) -> Result<PreparedData> {
     let template = with_variables(&config.data.template_variables, model.template)?;
-    tokenized(threads, config, TextModel { template: template.as_ref(), ..model }, all)
+    let model = TextModel { template: template.as_ref(), ..model };
+    let preparer = preparer(config, model);
+    // Nobody can tell beforehand what the source will give.
+    let cache = cache.map(TokenCache::unnamed);
+    let mut reading = Reading::new(threads, &preparer, cache.as_ref());
+    reading.add_source(name, rows, read_options(&config.data, model.template))?;
+    Ok(selected(threads, config, model, reading.finish()?, cache.as_ref())?.data)
+}
+
+/// Tokenizes the rows of files, without a run file.
+pub(crate) fn prepare_files(
+    threads: &Threads,
+    preparer: &Preparer<'_>,
+    paths: &[impl AsRef<std::path::Path>],
+    read: ReadOptions<'_>,
+    cache: Option<&TokenCache>,
+) -> Result<(TokenRows, PrepReport)> {
+    let input = Input { paths: files::expand(paths)?, read };
+    reading::tokenized(threads, preparer, &[input], cache)?.whole(preparer)
+}
+
+fn preparer<'a>(config: &RunConfig, model: TextModel<'a>) -> Preparer<'a> {
+    let options = PrepareOptions { vocab_size: model.vocab_size, ..PrepareOptions::from(&config.data) };
+    Preparer::new(model.tokenizer, model.template, options)
 }
 
 /// The template with the variables of a run.
@@ -115,35 +225,61 @@ pub(crate) fn read_options<'a>(data: &'a DataOptions, template: Option<&'a ChatT
     ReadOptions { format: data.format, columns: &data.columns, template, ..ReadOptions::default() }
 }
 
-/// Tokenizes rows for a model whose template has the variables of the run.
-fn tokenized(
+/// How much of the data the steps of a run need, with what is held out of it.
+fn enough(config: &RunConfig) -> Result<Enough> {
+    let refused = |problem: &str, hint| Err(Error::config("data.streaming", problem).with_hint(hint));
+    let Some(steps) = config.train.max_steps else {
+        return refused("without train.max_steps all rows are needed", "set train.max_steps, or leave streaming out");
+    };
+    if !config.data.sources.is_empty() {
+        return refused("the weights of data.sources need all rows", "use data.train alone, or leave streaming out");
+    }
+    let share = if let EvalSource::Share(share) = config.data.eval { share } else { 0.0 };
+    let with_held = |needed: usize| (needed as f64 / (1.0 - share).max(1e-6)).ceil() as usize;
+    Ok(match config.train.batch_rows {
+        Some(rows) => Enough::Rows(with_held(rows.saturating_mul(steps))),
+        None => Enough::Tokens(with_held(config.train.batch_tokens.saturating_mul(steps))),
+    })
+}
+
+/// What is trained on and what is evaluated of all that was read, for a model whose template has the variables of the run.
+fn selected<'a>(
     threads: &Threads,
-    config: &RunConfig,
-    model: TextModel<'_>,
-    all: Dataset,
-) -> Result<PreparedData> {
-    let TextModel { tokenizer, template, vocab_size } = model;
-    let read = read_options(&config.data, template);
-    let (train, eval) = match &config.data.eval {
-        EvalSource::None => (all, None),
+    config: &'a RunConfig,
+    model: TextModel<'a>,
+    all: Tokenized,
+    cache: Option<&TokenCache>,
+) -> Result<Selected<'a>> {
+    let train_preparer = preparer(config, model);
+    let eval_preparer = preparer(config, model).named(Names::EVAL);
+    let count = all.outcomes.len();
+    let mut files = all.about.files.clone();
+    let mut held_out = Vec::new();
+    let (is_held, eval) = match &config.data.eval {
+        EvalSource::None => (None, None),
         EvalSource::Share(share) => {
-            let (train, eval) = all.split(*share, config.train.seed)?;
-            (train, Some(eval))
+            let is_held = selection::held_out(count, *share, config.train.seed)?;
+            let held = all.some((0..count).filter(|example| is_held[*example]));
+            (Some(is_held), Some(held))
         }
-        EvalSource::Files(files) => (all, Some(Dataset::read(files, read)?)),
+        EvalSource::Files(paths) => {
+            let read = read_options(&config.data, model.template);
+            held_out.push(Input { paths: files::expand(paths)?, read });
+            let held = reading::tokenized(threads, &eval_preparer, &held_out, cache)?;
+            files.extend(held.about.files.iter().filter(|file| !all.about.files.contains(file)).cloned());
+            (None, Some(held.whole(&eval_preparer)?))
+        }
     };
-    let train = train.weighed(config.train.seed);
-    let options = PrepareOptions { vocab_size, ..PrepareOptions::from(&config.data) };
-    let held = PrepareOptions { names: Names::EVAL, ..options.clone() };
-    let preparer = Preparer::new(tokenizer, template, options);
-    let mut files = train.files.clone();
-    files.extend(eval.iter().flat_map(|eval| eval.files.clone()).filter(|file| !train.files.contains(file)));
-    let (train, train_report) = preparer.prepare(threads, &train)?;
-    let (eval, eval_report) = match eval {
-        Some(eval) => Preparer::new(tokenizer, template, held)
-            .prepare(threads, &eval)
-            .map(|(rows, report)| (rows, Some(report)))?,
-        None => (Vec::new(), None),
-    };
-    Ok(PreparedData { train, train_report, eval, eval_report, files, stop_ids: preparer.stop_ids() })
+    let mut sources: Vec<Source> = config.data.sources.iter().map(Source::new).collect();
+    let trained = (0..count).filter(|example| is_held.as_ref().is_none_or(|is_held| !is_held[*example]));
+    let taken = selection::weighed(&all, trained, &mut sources, config.train.seed);
+    let (train, mut train_report) = all.some(taken.into_iter().map(|example| example as usize));
+    train_report.sources = sources;
+    all.complete(&train_preparer, &mut train_report)?;
+    let (eval, eval_report) = eval.unzip();
+    eval_report.iter().try_for_each(|report| eval_preparer.check(report))?;
+    let stop_ids = train_preparer.stop_ids();
+    let eval = eval.unwrap_or_else(TokenRows::none);
+    let data = PreparedData { train, train_report, eval, eval_report, files, stop_ids };
+    Ok(Selected { data, inputs: Vec::new(), held_out, is_held })
 }

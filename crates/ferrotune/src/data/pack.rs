@@ -58,7 +58,7 @@ pub fn plan(lengths: &[usize], capacity: usize, strategy: PackStrategy) -> Vec<V
 
 /// Largest first, each into the open pack with the least space that suffices, or into a new one. Of packs with equal
 /// space the one that came to it first is taken. Gives the numbers of each pack's items.
-fn best_fit(sizes: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+pub(super) fn best_fit(sizes: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     let mut items: Vec<usize> = (0..sizes.len()).collect();
     items.sort_by_key(|item| std::cmp::Reverse(sizes[*item]));
     let mut packs: Vec<Vec<usize>> = Vec::new();
@@ -184,4 +184,14 @@ pub fn micro_batches(rows: &[&TrainRow], bound: usize, packing: Packing) -> Vec<
         batch
     }));
     batches
+}
+
+/// Tokens of the micro-batches of a step, by those of its examples; as [`micro_batches`] makes them where no rows share
+/// what they begin with.
+pub(crate) fn micro_batch_sizes(examples: &[usize], bound: usize, packing: Packing) -> Vec<usize> {
+    let alone = |size: &usize| packing == Packing::Alone || *size > bound;
+    let (mut sizes, together): (Vec<usize>, Vec<usize>) = examples.iter().partition(|size| alone(size));
+    let packs = best_fit(&together, bound).into_iter();
+    sizes.extend(packs.map(|pack| pack.into_iter().map(|item| together[item]).sum::<usize>()));
+    sizes
 }

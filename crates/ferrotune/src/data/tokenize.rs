@@ -10,11 +10,13 @@
 
 mod arguments;
 mod ends;
+mod outcome;
 mod pieces;
 mod problem;
 mod report;
 mod spans;
 
+pub(crate) use outcome::Outcome;
 pub use pieces::Piece;
 pub use problem::Problem;
 pub use report::{Names, PrepReport};
@@ -22,7 +24,9 @@ pub use report::{Names, PrepReport};
 use ferrotune_kernels::Threads;
 
 use crate::data::chat_template::ChatTemplate;
-use crate::data::dataset::{BadRow, BadRows, Chat, Dataset, Example};
+use crate::data::dataset::{BadRows, Chat, DataFile, Dataset, Example};
+use crate::data::reading::Reading;
+use crate::data::token_rows::TokenRows;
 use crate::data::tokenizer::{Encoded, Tokenizer};
 use crate::data::train_row::{IGNORE, TrainRow};
 use crate::error::{Error, Result};
@@ -81,10 +85,19 @@ impl From<&DataOptions> for PrepareOptions {
     }
 }
 
+impl PrepareOptions {
+    /// What of them decides the rows, as text.
+    fn deciding(&self) -> String {
+        let names = Names::default();
+        format!("{:?}", PrepareOptions { bad_rows: BadRowPolicy::Fail, names, ..self.clone() })
+    }
+}
+
 /// Turns examples into rows for one tokenizer and template.
 #[derive(Debug)]
 pub struct Preparer<'a> {
     tokenizer: &'a Tokenizer,
+    template: Option<&'a ChatTemplate>,
     /// The chat template, and the one for chats with tools if that is another.
     styles: Vec<spans::Style<'a>>,
     options: PrepareOptions,
@@ -121,7 +134,14 @@ impl<'a> Preparer<'a> {
             .chain(tools)
             .map(|template| spans::Style::probe(tokenizer, template))
             .collect();
-        Preparer { tokenizer, styles, options, known: pieces::Known::default() }
+        Preparer { tokenizer, template, styles, options, known: pieces::Known::default() }
+    }
+
+    /// What decides which rows an example becomes, as texts: the program, tokenizer, template and options.
+    pub(crate) fn deciding(&self) -> Vec<String> {
+        let template = self.template.map(ChatTemplate::deciding).unwrap_or_default();
+        let program = concat!("ferrotune ", env!("CARGO_PKG_VERSION")).to_string();
+        vec![program, self.tokenizer.sha256().to_string(), template, self.options.deciding()]
     }
 
     /// This tokenizer with other words for where the rows come from.
@@ -150,67 +170,51 @@ impl<'a> Preparer<'a> {
 
     /// Tokenizes all rows of a data set, in their order, on these threads. Rows that cannot be used are an error about all
     /// of them, unless the options leave them out.
-    pub fn prepare(&self, threads: &Threads, dataset: &Dataset) -> Result<(Vec<TrainRow>, PrepReport)> {
-        let made = threads.map(&dataset.rows, |row| self.rows(&row.example));
-        let mut report = PrepReport {
-            shapes: dataset.shapes.clone(),
-            sources: dataset.sources.clone(),
-            ..PrepReport::default()
-        };
-        let mut kept = Vec::with_capacity(made.len());
-        let mut bad = BadRows::default();
-        for (source, made) in dataset.rows.iter().zip(made) {
-            report.rows += 1;
-            match made {
-                Ok(made) => self.take(made, &mut kept, &mut report),
-                Err(Problem { text, hint }) => {
-                    bad.push(BadRow { file: source.file, line: source.line, problem: text, hint });
-                }
-            }
-        }
-        report.rows += dataset.bad.len();
-        self.told(dataset.bad.clone().and(bad), dataset, &mut report)?;
-        self.check(&report)?;
-        Ok((kept, report))
+    pub fn prepare(&self, threads: &Threads, dataset: &Dataset) -> Result<(TokenRows, PrepReport)> {
+        let mut reading = Reading::new(threads, self, None);
+        reading.take_all(dataset)?;
+        reading.finish()?.whole(self)
     }
 
-    /// Rows that cannot be used end the preparation or are counted.
-    fn told(&self, bad: BadRows, dataset: &Dataset, report: &mut PrepReport) -> Result<()> {
+    /// Rows that cannot be used, of `all`, end the preparation or are counted.
+    pub(crate) fn told(
+        &self,
+        bad: &BadRows,
+        files: &[DataFile],
+        all: usize,
+        report: &mut PrepReport,
+    ) -> Result<()> {
         let skip = self.options.names.has_run_file.then_some("data.bad_rows=skip leaves such rows out");
-        if self.options.bad_rows == BadRowPolicy::Fail || bad.len() == report.rows {
-            return bad.error(&dataset.files, report.rows, skip).map_or(Ok(()), Err);
+        if self.options.bad_rows == BadRowPolicy::Fail || bad.len() == all {
+            return bad.error(files, all, skip).map_or(Ok(()), Err);
         }
         report.bad_rows = bad.len();
-        report.bad = bad.lines(&dataset.files);
+        report.bad = bad.lines(files);
         Ok(())
     }
 
-    fn take(&self, made: Made, kept: &mut Vec<TrainRow>, report: &mut PrepReport) {
-        if made.rows.len() > 1 {
-            report.split_rows += 1;
-            report.added_rows += made.rows.len() - 1;
-        }
-        for piece in made.left_out {
-            *report.left_out.entry(piece).or_default() += 1;
-        }
-        let first = kept.len();
+    /// The rows that an example becomes, brought to their length, and what happened to it.
+    pub(crate) fn fitted(&self, example: &Example) -> std::result::Result<(Vec<TrainRow>, Outcome), Problem> {
+        let made = self.rows(example)?;
+        let mut outcome = Outcome::default();
+        made.left_out.iter().for_each(|piece| outcome.leave_out(*piece));
         let limit = self.options.max_length.unwrap_or(usize::MAX);
-        if made.is_text && made.rows.iter().any(|row| row.len() > limit) {
-            if self.options.overlong == Overlong::Split {
-                let pieces: Vec<TrainRow> = made.rows.iter().flat_map(|row| row.pieces(limit)).collect();
-                report.split_texts += 1;
-                report.text_pieces += pieces.len();
-                kept.extend(pieces.into_iter().filter_map(|piece| self.fit(piece, report)));
-                return;
-            }
-            report.cut_texts += usize::from(self.options.overlong == Overlong::Truncate);
+        let mut rows = made.rows;
+        if made.is_text && rows.iter().any(|row| row.len() > limit) {
+            outcome.split_text = self.options.overlong == Overlong::Split;
+            outcome.cut_text = self.options.overlong == Overlong::Truncate;
         }
-        for row in made.rows {
-            if let Some(mut row) = self.fit(row, report) {
-                row.goes_on = kept.len() > first;
+        if outcome.split_text {
+            rows = rows.iter().flat_map(|row| row.pieces(limit)).collect();
+        }
+        let mut kept: Vec<TrainRow> = Vec::with_capacity(rows.len());
+        for row in rows {
+            if let Some(mut row) = self.fit(row, &mut outcome) {
+                row.goes_on = !kept.is_empty() && !outcome.split_text;
                 kept.push(row);
             }
         }
+        Ok((kept, outcome))
     }
 
     /// Tokenizes one example, at its full length.
@@ -341,7 +345,7 @@ impl<'a> Preparer<'a> {
     }
 
     /// Brings a row to its length, or drops it, and counts.
-    fn fit(&self, mut row: TrainRow, report: &mut PrepReport) -> Option<TrainRow> {
+    fn fit(&self, mut row: TrainRow, outcome: &mut Outcome) -> Option<TrainRow> {
         let ends = |row: &TrainRow| {
             let last = row.labels.iter().rposition(|&label| label != IGNORE);
             last.is_some_and(|last| last > 0 && self.is_end(row.input_ids[last]))
@@ -349,29 +353,23 @@ impl<'a> Preparer<'a> {
         let limit = self.options.max_length.unwrap_or(usize::MAX);
         if row.len() > limit {
             if self.options.overlong == Overlong::Drop {
-                report.dropped_overlong += 1;
+                outcome.overlong += 1;
                 return None;
             }
             let had_end = ends(&row);
             row.truncate(limit, self.options.truncation);
-            report.truncated += 1;
-            report.lost_terminators += usize::from(had_end && !ends(&row));
+            outcome.truncated += 1;
+            outcome.lost_terminators += u32::from(had_end && !ends(&row));
         }
-        let label_tokens = row.label_tokens();
-        if label_tokens == 0 {
-            report.dropped_unsupervised += 1;
+        if row.label_tokens() == 0 {
+            outcome.unsupervised += 1;
             return None;
         }
-        report.kept += 1;
-        report.tokens += row.len();
-        report.label_tokens += label_tokens;
-        report.longest = report.longest.max(row.len());
-        let mut trained = row.labels.iter().skip(1).filter_map(|&label| u32::try_from(label).ok());
-        report.rows_with_terminator += usize::from(trained.any(|id| self.is_end(id)));
         Some(row)
     }
 
-    fn check(&self, report: &PrepReport) -> Result<()> {
+    /// Refuses a selection of which nothing can be trained.
+    pub(crate) fn check(&self, report: &PrepReport) -> Result<()> {
         if report.kept > 0 {
             return Ok(());
         }

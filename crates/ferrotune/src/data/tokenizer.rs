@@ -6,7 +6,9 @@
 use crate::data::chat_template::{ChatTemplate, Clock};
 use crate::error::{Error, Result};
 use crate::formats::folder::named_templates;
+use crate::formats::hash::hex;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
 /// What stands beside the vocabulary: special tokens, the chat template, whether texts get a BOS.
@@ -72,6 +74,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     pad: Option<u32>,
+    sha256: String,
 }
 
 /// Why a tokenizer that could be read fails on a text.
@@ -107,7 +110,10 @@ impl Tokenizer {
         let special =
             inner.get_added_tokens_decoder().into_iter().filter(|(_, t)| t.special).map(|(id, _)| id);
         let special = special.chain(bos).chain(eos).chain(pad).collect();
-        Ok(Tokenizer { inner, settings, prefix, special, bos, eos, pad })
+        let mut hash = Sha256::new();
+        hash.update(tokenizer_json);
+        hash.update(format!("{settings:?}"));
+        Ok(Tokenizer { inner, settings, prefix, special, bos, eos, pad, sha256: hex(&hash.finalize()) })
     }
 
     /// Ids and byte offsets of a text as it stands: special tokens in it are found, none is added.
@@ -117,6 +123,11 @@ impl Tokenizer {
             .encode(text, false)
             .map_err(|e| Error::train(format!("cannot tokenize: {e}")).with_hint(DAMAGED))?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+    }
+
+    /// A hash of the file and the settings that it was made of.
+    pub(crate) fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// What a plain text starts with: BOS, or nothing.

@@ -9,6 +9,7 @@ pub(crate) mod folder;
 mod generation_config;
 mod gguf;
 pub mod hash;
+pub(crate) mod kept_files;
 pub mod mlx;
 pub mod mmap;
 pub mod quantized;

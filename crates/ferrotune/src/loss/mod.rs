@@ -94,12 +94,13 @@ pub fn evaluate(
     objective: &dyn Objective,
     model: &Decoder,
     pass: &Pass<'_>,
-    batches: &[PackedBatch],
+    batches: impl IntoIterator<Item = Result<PackedBatch>>,
 ) -> Result<Loss> {
     let mut total = Loss::default();
     for batch in batches {
-        let x = model.forward(pass, batch.into())?;
-        total.add(objective.loss(model, pass, batch, &x)?);
+        let batch = batch?;
+        let x = model.forward(pass, (&batch).into())?;
+        total.add(objective.loss(model, pass, &batch, &x)?);
     }
     Ok(total)
 }

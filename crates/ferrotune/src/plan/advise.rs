@@ -13,7 +13,6 @@ use crate::arch::families::architecture;
 use crate::data::PreparedData;
 use crate::data::batches::{BatchSizes, Batches};
 use crate::data::loader::LoaderOptions;
-use crate::data::train_row::TrainRow;
 use crate::formats::Checkpoint;
 use crate::memory::available;
 use crate::model::{Activations, Policies};
@@ -55,6 +54,8 @@ pub struct Load {
     length: f64,
     /// Share of the tokens that are supervised.
     supervised: f64,
+    /// Optimizer steps and tokens of the whole run, if rows are there.
+    run: Option<(usize, usize)>,
 }
 
 impl Load {
@@ -65,18 +66,25 @@ impl Load {
             batches: BatchSizes { largest, bytes: 0, single: false },
             length: config.data.max_length as f64,
             supervised: 1.0,
+            run: None,
         }
     }
 
     /// Of rows that are there: the steps are made as the run would make them.
     pub fn from_rows(config: &RunConfig, checkpoint: &Checkpoint, prepared: PreparedData) -> Result<Self> {
-        let tokens = prepared.train.iter().map(TrainRow::len).sum::<usize>().max(1) as f64;
+        let tokens = prepared.train.total_tokens().max(1) as f64;
         let length = tokens / prepared.train.len().max(1) as f64;
         let supervised = prepared.train_report.label_tokens as f64 / tokens;
         let lora = init_adapter::lora(config, checkpoint)?;
         let grouping = grouping(config, checkpoint, lora.as_ref())?;
-        let batches = Batches::new(config, grouping, prepared.train, &prepared.eval)?;
-        Ok(Load { batches: batches.size, length, supervised })
+        let batches = Batches::new(config, grouping, prepared.train, prepared.eval)?;
+        let run = Some((batches.loader.steps_total(), batches.tokens));
+        Ok(Load { batches: batches.size, length, supervised, run })
+    }
+
+    /// Optimizer steps and tokens of the whole run; none if no rows are there.
+    pub fn run(&self) -> Option<(usize, usize)> {
+        self.run
     }
 
     /// Tokens of the largest micro-batch.

@@ -298,11 +298,21 @@ section! {
         pub share_prefixes: bool = true,
         /// Another order of the rows in each epoch.
         pub shuffle: bool = true,
+        /// The step with the largest micro-batch is the first one: a run that does not fit into memory says so at once.
+        #[schemars(extend("x-rare" = true))]
+        pub longest_first: bool = false,
         /// Which end of a row that is too long survives.
         #[schemars(extend("x-aliases" = ["truncation_mode"]))]
         pub truncation: Truncation = Truncation::KeepStart,
         /// What happens to a row that is too long.
         pub overlong: Overlong = Overlong::Truncate,
+        /// Rows are read from the beginning of the files only until `train.max_steps` have enough of them, and shuffled among
+        /// themselves: training on very large data starts at once.
+        #[schemars(extend("x-rare" = true))]
+        pub streaming: bool = false,
+        /// Tokens of data of some size are kept on disk for the next start with the same data, model and options.
+        #[schemars(extend("x-rare" = true, "x-numbers" = false))]
+        pub cache: bool = true,
         /// What happens to rows that cannot be used.
         #[schemars(extend("x-rare" = true, "x-numbers" = false))]
         pub bad_rows: BadRowPolicy = BadRowPolicy::Fail,

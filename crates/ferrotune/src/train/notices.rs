@@ -40,15 +40,6 @@ pub(crate) fn of_base(
     Ok(texts.into_iter().map(|text| Event::Warning { text }).collect())
 }
 
-/// The tokens that end an answer as far as the rows teach to write them.
-pub(crate) fn taught_ends(prepared: &PreparedData) -> Vec<u32> {
-    let taught = |id: &u32| {
-        let label = i32::try_from(*id).ok();
-        prepared.train.iter().any(|row| row.labels.iter().skip(1).any(|l| Some(*l) == label))
-    };
-    prepared.stop_ids.iter().copied().filter(taught).collect()
-}
-
 /// What a user should hear about the rows.
 pub fn of_rows(prepared: &PreparedData) -> Vec<Event> {
     let mut events =

@@ -204,7 +204,7 @@ impl<'a> Session<'a> {
     }
 
     /// The loss on held-out rows.
-    pub fn evaluate(&self, batches: &[PackedBatch]) -> Result<Loss> {
+    pub fn evaluate(&self, batches: impl IntoIterator<Item = Result<PackedBatch>>) -> Result<Loss> {
         loss::evaluate(&*self.objective, &self.model, &self.pass(), batches)
     }
 }

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use ferrotune_kernels::{Device, Precision};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::notices;
 use super::progress::Progress;
@@ -15,10 +14,7 @@ use super::session::{Session, StepArgs};
 use crate::base::BaseModel;
 use crate::data::PreparedData;
 use crate::data::batches::Batches;
-use crate::data::loader::{Loader, Step};
-use crate::data::packed_batch::PackedBatch;
-use crate::data::train_row::TrainRow;
-use crate::formats::hash::hex;
+use crate::data::loader::{EvalBatches, Loader, Step};
 use crate::load::BaseForm;
 use crate::loss::Loss;
 use crate::memory;
@@ -60,7 +56,7 @@ pub struct Trainer<'a> {
     summary: Summary,
     loader: Loader,
     schedule: Schedule,
-    held_out: Vec<PackedBatch>,
+    held_out: EvalBatches,
     fingerprints: (String, String),
     /// Settings that were changed when the run was resumed, now or before.
     changes: Vec<Changed>,
@@ -85,12 +81,12 @@ impl<'a> Trainer<'a> {
         prepared: PreparedData,
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Self> {
-        let longest = prepared.train.iter().chain(&prepared.eval).map(TrainRow::len).max().unwrap_or(1);
-        let data_hash = hash_rows(&prepared.train);
-        let ends = notices::taught_ends(&prepared);
+        let longest = prepared.train.longest().max(prepared.eval.longest()).max(1);
+        let data_hash = prepared.train.sha256();
+        let ends = prepared.train.taught().to_vec();
         let lora = init_adapter::lora(config, &base.checkpoint)?;
         let grouping = plan::grouping(config, &base.checkpoint, lora.as_ref())?;
-        let batches = Batches::new(config, grouping, prepared.train, &prepared.eval)?;
+        let batches = Batches::new(config, grouping, prepared.train, prepared.eval)?;
         let plan = RunPlan::new(config, &base.checkpoint, dev, lora, batches.size)?;
         notices::of_base(config, &base.checkpoint, plan.form, &dev.threads())?
             .iter()
@@ -165,7 +161,7 @@ impl<'a> Trainer<'a> {
         let mut epoch = self.loader.epochs_done();
         let mut on_disk = outcome.steps;
         while !stop.load(Ordering::Relaxed) {
-            let Some(next) = self.loader.next_step() else { break };
+            let Some(next) = self.loader.next_step()? else { break };
             let number = self.loader.state().step;
             let record = self.step(&next).map_err(|e| e.in_step(number))?;
             note(folder, &record)?;
@@ -237,7 +233,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn evaluate(&self, folder: Option<&RunFolder>, on_event: &mut dyn FnMut(&Event)) -> Result<f64> {
-        let loss = self.session.evaluate(&self.held_out)?;
+        let loss = self.session.evaluate(self.held_out.iter())?;
         let record = EvalRecord {
             step: self.loader.state().step,
             eval_loss: loss.mean(),
@@ -294,15 +290,4 @@ fn summary(config: &RunConfig, session: &Session<'_>, plan: &RunPlan, batches: &
         streamed: plan.way.streamed,
         plan: plan.way.memory,
     }
-}
-
-/// SHA-256 of the rows, in order.
-fn hash_rows(rows: &[TrainRow]) -> String {
-    let mut hash = Sha256::new();
-    for row in rows {
-        hash.update((row.len() as u64).to_le_bytes());
-        row.input_ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-        row.labels.iter().for_each(|l| hash.update(l.to_le_bytes()));
-    }
-    hex(&hash.finalize())
 }

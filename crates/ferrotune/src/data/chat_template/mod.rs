@@ -42,6 +42,7 @@ pub struct ChatTemplate {
     special_tokens: Map<String, Json>,
     /// Variables of a whole run; those of a row count more.
     variables: Map<String, Json>,
+    clock: Clock,
     has_generation: bool,
     words: BTreeSet<String>,
     literals: BTreeSet<String>,
@@ -94,20 +95,36 @@ impl ChatTemplate {
             source: source.to_string(),
             special_tokens,
             variables: Map::new(),
+            clock: Clock::now(),
             has_generation: rewritten.has_generation,
             words: rewritten.words,
             literals: rewritten.literals,
             tool_use: None,
         };
         template.check_names(&rewritten.filters, &rewritten.tests)?;
-        Ok(template.with_clock(Clock::now()))
+        let clock = template.clock;
+        Ok(template.with_clock(clock))
     }
 
     /// The same template with its clock standing still at a time.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.env.add_function("strftime_now", move |pattern: &str| clock.format(pattern));
+        self.clock = clock;
         self
+    }
+
+    /// What decides how it renders a chat, as text. Of its clock that is what it prints: most templates ask for the day.
+    pub(crate) fn deciding(&self) -> String {
+        let dated = self.words.contains("strftime_now");
+        let patterns = self.literals.iter().filter(|text| dated && text.contains('%'));
+        let times: Vec<String> = patterns.map(|pattern| self.clock.format(pattern)).collect();
+        let time = match dated && times.is_empty() {
+            true => self.clock.unix_seconds.to_string(),
+            false => times.join("\n"),
+        };
+        let tool_use = self.tool_use().map(ChatTemplate::deciding);
+        format!("{:?} {:?} {:?} {time:?} {tool_use:?}", self.source, self.special_tokens, self.variables)
     }
 
     /// The same template with another one for chats that have tools, as some models bring it.

@@ -2,13 +2,14 @@
 
 use super::files::DataFile;
 use crate::error::Error;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// How many are told with their reasons.
 const SHOWN: usize = 20;
 
 /// A row that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
     /// Its file, an index into `Dataset::files`.
     pub file: usize,
@@ -21,7 +22,7 @@ pub struct BadRow {
 }
 
 /// All rows that cannot be used: how many, and the first of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRows {
     count: usize,
     first: Vec<BadRow>,
@@ -44,12 +45,6 @@ impl BadRows {
         if self.first.len() < SHOWN {
             self.first.push(row);
         }
-    }
-
-    /// The rows of files that stand behind so many others.
-    pub(super) fn behind(mut self, files: usize) -> BadRows {
-        self.first.iter_mut().for_each(|row| row.file += files);
-        self
     }
 
     /// Both together, in the order of the files.

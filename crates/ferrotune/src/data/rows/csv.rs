@@ -108,14 +108,14 @@ impl RowSource for Table<'_> {
             if self.record.len() != self.columns.len() {
                 let problem = format!("{} values for {} columns", self.record.len(), self.columns.len());
                 let hint = "put a value with a separator, a quote or a line break into double quotes";
-                return Ok(Some(RawRow { line, fields: Err((problem, Some(hint.to_string()))) }));
+                return Ok(Some(RawRow::new(line, Err((problem, Some(hint.to_string()))))));
             }
             let value = |text: &str| match text.is_empty() {
                 true => Value::Null,
                 false => Value::from(text),
             };
             let named = self.columns.iter().cloned().zip(self.record.iter().map(value));
-            return Ok(Some(RawRow { line, fields: Ok(named.collect::<Fields>()) }));
+            return Ok(Some(RawRow::new(line, Ok(named.collect::<Fields>()))));
         }
         Ok(None)
     }

@@ -34,6 +34,6 @@ impl RowSource for Document<'_> {
         }
         // Line ends of Windows are of the file, not of the text.
         let fields = Fields::from_iter([("text".to_string(), Value::from(text.replace("\r\n", "\n")))]);
-        Ok(Some(RawRow { line: 1, fields: Ok(fields) }))
+        Ok(Some(RawRow::new(1, Ok(fields))))
     }
 }

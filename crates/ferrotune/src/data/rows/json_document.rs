@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::content::Content;
-use super::{Format, RawRow, RowSource, json_lines, parse};
+use super::{Format, RawRow, RowSource, json_lines};
 use crate::{Error, Result};
 
 pub(super) const FORMAT: Format = Format { is: |_, head| is_array(head) || may_hold_rows(head), open };
@@ -58,7 +58,7 @@ fn open<'a>(path: &Path, content: Content<'a>) -> Result<Box<dyn RowSource + 'a>
 impl RowSource for JsonDocument {
     fn next_row(&mut self) -> Result<Option<RawRow>> {
         let text = |range: Option<Range<usize>>| range.map_or(",", |range| self.text[range].trim_end());
-        Ok(self.left.pop().map(|element| parse(element.line, text(element.range))))
+        Ok(self.left.pop().map(|element| RawRow::json(element.line, text(element.range))))
     }
 }
 

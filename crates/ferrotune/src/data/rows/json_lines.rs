@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use super::{RawRow, RowSource, not_utf8, parse};
+use super::{RawRow, RowSource, not_utf8};
 use crate::units::human;
 use crate::{Error, Result};
 
@@ -37,11 +37,11 @@ impl RowSource for JsonLines<'_> {
                 self.buffer = Vec::new();
                 let problem = format!("the line is longer than {}", human(LONGEST as u64));
                 let hint = "a row stands on a line of its own; texts of this size belong into .txt files";
-                return Ok(Some(RawRow { line: self.line, fields: Err((problem, Some(hint.to_string()))) }));
+                return Ok(Some(RawRow::new(self.line, Err((problem, Some(hint.to_string()))))));
             }
             let text = std::str::from_utf8(&self.buffer).map_err(|_| not_utf8(&self.path, self.line))?;
             if !text.trim().is_empty() {
-                return Ok(Some(parse(self.line, text.trim())));
+                return Ok(Some(RawRow::json(self.line, text.trim())));
             }
         }
     }

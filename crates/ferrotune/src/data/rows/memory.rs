@@ -27,6 +27,6 @@ impl<I: Iterator<Item = Value>> RowSource for InMemory<I> {
             Value::Object(fields) => Ok(fields),
             other => Err((format!("found {}, expected an object", kind(&other)), None)),
         };
-        Ok(Some(RawRow { line: self.number, fields }))
+        Ok(Some(RawRow::new(self.number, fields)))
     }
 }

@@ -13,9 +13,10 @@ mod parquet;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use content::{Content, has_ending};
 pub(super) use document::is_document;
@@ -33,10 +34,69 @@ pub type Problem = (String, Option<String>);
 /// A row as its container has it.
 #[derive(Debug)]
 pub struct RawRow {
-    /// Where it is: a line of a text file, or its number; from 1.
-    pub line: usize,
-    /// Its fields, or why it has none; without a hint of its own the known shapes are named.
-    pub fields: std::result::Result<Fields, Problem>,
+    line: usize,
+    content: RawContent,
+}
+
+#[derive(Debug)]
+enum RawContent {
+    Fields(std::result::Result<Fields, Problem>),
+    /// The text of a JSON object; rows are parsed together with others, on all threads.
+    Json(String),
+}
+
+impl RawRow {
+    /// A row with its place (a line of a text file, or its number; from 1) and its fields, or why it has none; without a
+    /// hint of its own the known shapes are named.
+    pub fn new(line: usize, fields: std::result::Result<Fields, Problem>) -> Self {
+        RawRow { line, content: RawContent::Fields(fields) }
+    }
+
+    /// A row that is the text of a JSON object, which begins at `line`.
+    fn json(line: usize, text: impl Into<String>) -> Self {
+        RawRow { line, content: RawContent::Json(text.into()) }
+    }
+
+    /// About how many bytes of text it has.
+    pub(super) fn bytes(&self) -> usize {
+        fn of(value: &Value) -> usize {
+            match value {
+                Value::String(text) => text.len() + 8,
+                Value::Array(items) => items.iter().map(of).sum(),
+                Value::Object(fields) => fields.values().map(of).sum(),
+                _ => 8,
+            }
+        }
+        match &self.content {
+            RawContent::Json(text) => text.len(),
+            RawContent::Fields(Ok(fields)) => fields.values().map(of).sum(),
+            RawContent::Fields(Err(_)) => 0,
+        }
+    }
+
+    /// Its place and its fields.
+    pub(super) fn parsed(self) -> (usize, std::result::Result<Fields, Problem>) {
+        match self.content {
+            RawContent::Fields(fields) => (self.line, fields),
+            RawContent::Json(text) => parse(self.line, &text),
+        }
+    }
+
+    /// Adds its content to a hash.
+    pub(super) fn hash(&self, hash: &mut Sha256) {
+        match &self.content {
+            RawContent::Json(text) => hash.update(text),
+            RawContent::Fields(Ok(fields)) => {
+                // Each value by itself, so that the fields need not be copied into one.
+                for (name, value) in fields {
+                    hash.update(Value::from(name.as_str()).to_string());
+                    hash.update(value.to_string());
+                }
+                hash.update("\n");
+            }
+            RawContent::Fields(Err(_)) => {}
+        }
+    }
 }
 
 /// Gives the rows of a container, in order.
@@ -71,6 +131,11 @@ fn is_json(head: &[u8]) -> bool {
 /// Whether a file holds rows by its name.
 pub(super) fn holds_rows(path: &Path) -> bool {
     has_ending(path, &["jsonl", "ndjson", "json", "csv", "tsv", "tab", "parquet"])
+}
+
+/// Bytes of some files; what cannot be asked for counts nothing.
+pub(super) fn bytes_of(paths: &[&PathBuf]) -> u64 {
+    paths.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|about| about.len()).sum()
 }
 
 /// Goes through the rows of a file while `each` wants more, and gives the digest of the whole file.
@@ -125,18 +190,16 @@ fn refuse_others(path: &Path, head: &[u8]) -> Result<()> {
     }
 }
 
-/// The fields of a row that is the text of a JSON object, which begins at `line`.
-fn parse(line: usize, json: &str) -> RawRow {
+/// The fields of a row that is the text of a JSON object, which begins at `line`; an error has a line of its own.
+fn parse(line: usize, json: &str) -> (usize, std::result::Result<Fields, Problem>) {
     match crate::json::from_text(json) {
-        Ok(Value::Object(fields)) => RawRow { line, fields: Ok(fields) },
-        Ok(other) => {
-            RawRow { line, fields: Err((format!("found {}, expected an object", kind(&other)), None)) }
-        }
+        Ok(Value::Object(fields)) => (line, Ok(fields)),
+        Ok(other) => (line, Err((format!("found {}, expected an object", kind(&other)), None))),
         Err(error) => {
             let problem = format!("not valid JSON: {} at column {}", error.problem, error.column);
             let hint = "a file holds one whole JSON object on each line, or one array of objects";
             // Within a row the parser counts lines from 1 again.
-            RawRow { line: line + error.line - 1, fields: Err((problem, Some(hint.to_string()))) }
+            (line + error.line - 1, Err((problem, Some(hint.to_string()))))
         }
     }
 }

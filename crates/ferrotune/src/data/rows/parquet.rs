@@ -62,7 +62,7 @@ impl RowSource for Columns {
         let rows = &mut self.rows;
         let Some(row) = reading(&self.path, || rows.next().transpose())? else { return Ok(None) };
         self.number += 1;
-        Ok(Some(RawRow { line: self.number, fields: fields(row) }))
+        Ok(Some(RawRow::new(self.number, fields(row))))
     }
 }
 

@@ -35,6 +35,19 @@ pub enum Piece {
 }
 
 impl Piece {
+    /// All of them.
+    pub(super) const ALL: &[Piece] = &[
+        Piece::SystemText,
+        Piece::LaterSystemText,
+        Piece::Tools,
+        Piece::UserText,
+        Piece::Answer,
+        Piece::ToolCall,
+        Piece::ToolResult,
+        Piece::OtherText,
+        Piece::Thought,
+    ];
+
     /// The piece in the words of a warning.
     pub fn words(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! What happened to the rows of a data set.
 
 use super::pieces::Piece;
-use crate::data::dataset::Source;
+use crate::data::selection::Source;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -9,11 +9,10 @@
 //! A file's name is a hash of everything that decides its content: the storage asked for, the versions below, and the
 //! model's fingerprint, which covers every byte of its weight files.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use ferrotune_kernels::Threads;
 use ferrotune_kernels::quant::Weight;
@@ -21,6 +20,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::formats::hash::hex;
+use crate::formats::kept_files::KeptFiles;
 use crate::formats::safetensors::{SafeFile, Shards};
 use crate::formats::{Checkpoint, quantized};
 use crate::load::BaseForm;
@@ -36,9 +36,6 @@ const FORMAT: u32 = 1;
 /// Version of the quantizers: to be raised when they give other bytes.
 const QUANTIZER: u32 = 1;
 
-/// Half-written files of programs that were killed are removed when they are older.
-const STALE: Duration = Duration::from_secs(24 * 3600);
-
 /// Blocks of 4 KiB that the digest covers.
 const BLOCKS: usize = 64;
 
@@ -48,8 +45,7 @@ const ABOUT: [&str; 3] = ["key", "base", "storage"];
 /// A folder of quantized bases.
 #[derive(Debug)]
 pub struct BaseCache {
-    folder: PathBuf,
-    limit: u64,
+    kept: KeptFiles,
     /// Files that are on their way to the disk.
     writes: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -58,7 +54,7 @@ impl BaseCache {
     /// A cache in `folder`, which need not exist yet, whose files take up to `limit` bytes; of more, those that were
     /// not used for longest are removed.
     pub fn new(folder: &Path, limit: u64) -> Self {
-        BaseCache { folder: folder.to_path_buf(), limit, writes: Mutex::default() }
+        BaseCache { kept: files_in(folder, limit), writes: Mutex::default() }
     }
 
     /// The place of a base in a form; none for forms of which nothing is quantized.
@@ -72,7 +68,7 @@ impl BaseCache {
         let mut hash = Sha256::new();
         hash.update(format!("{FORMAT} {QUANTIZER} {storage} {}", checkpoint.fingerprint(threads)?));
         let key = hex(&hash.finalize());
-        let path = self.folder.join(format!("{}.safetensors", &key[..32]));
+        let path = self.kept.path(&key);
         let base = checkpoint.path().display().to_string();
         Ok(Some(Entry { cache: self, path, about: [key, base, storage] }))
     }
@@ -114,14 +110,13 @@ impl Entry<'_> {
         if file.get(writer::DIGEST).map(|t| t.bytes.as_slice()) != Some(digest(&file).as_slice()) {
             return Err(Error::file(&self.path, "its content does not fit its digest"));
         }
-        // When it was last used; one that this user may not change is only thrown out earlier.
-        let _ = File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
+        KeptFiles::used(&self.path);
         Ok(Some(CachedBase { shards: Shards::single(file) }))
     }
 
     /// Starts a new file for up to `linears` linears.
     pub(crate) fn create(&self, linears: usize) -> Result<BaseWriter> {
-        fs::create_dir_all(&self.cache.folder).map_err(|e| Error::io(&self.cache.folder, e))?;
+        self.cache.kept.make_folder()?;
         BaseWriter::create(&self.path, linears)
     }
 
@@ -130,10 +125,10 @@ impl Entry<'_> {
         let values = self.about.iter().map(|text| Value::from(text.as_str()));
         let about = ABOUT.into_iter().map(str::to_string).zip(values).collect();
         let (file, unnamed) = writer.finish(about)?;
-        let (path, folder, limit) = (self.path.clone(), self.cache.folder.clone(), self.cache.limit);
+        let (path, kept) = (self.path.clone(), self.cache.kept.clone());
         let write = std::thread::Builder::new().name("keep base".into()).spawn(move || {
             if unnamed.keep(&path).is_ok() {
-                shrink(&folder, limit, &path);
+                kept.shrink(&path);
             }
         });
         // Without a thread it is made again at the next start.
@@ -178,7 +173,8 @@ pub struct Kept {
 
 /// The files of the cache in `folder`, the one that was used last first; none if there is no folder.
 pub fn list(folder: &Path) -> Result<Vec<Kept>> {
-    let mut all: Vec<Kept> = files(folder)?
+    let mut all: Vec<Kept> = files_in(folder, 0)
+        .files()?
         .into_iter()
         .map(|(path, bytes, used)| {
             let about = SafeFile::open(&path).map(|f| f.metadata().clone()).unwrap_or_default();
@@ -192,59 +188,11 @@ pub fn list(folder: &Path) -> Result<Vec<Kept>> {
 
 /// Removes all files of the cache in `folder`, half-written ones too; gives the bytes that are free now.
 pub fn clear(folder: &Path) -> Result<u64> {
-    let mut freed = 0;
-    for (path, bytes, _) in files(folder)?.into_iter().chain(unnamed(folder)) {
-        fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
-        freed += bytes;
-    }
-    Ok(freed)
+    files_in(folder, 0).clear()
 }
 
-type Found = (PathBuf, u64, SystemTime);
-
-/// Files of the folder with this extension, hidden or not.
-fn entries(folder: &Path, hidden: bool, extension: &str) -> std::io::Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)?.flatten() {
-        let path = entry.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-        if name.starts_with('.') == hidden
-            && path.extension().is_some_and(|e| e == extension)
-            && let Ok(about) = entry.metadata()
-        {
-            found.push((path, about.len(), about.modified().unwrap_or(UNIX_EPOCH)));
-        }
-    }
-    Ok(found)
-}
-
-fn files(folder: &Path) -> Result<Vec<Found>> {
-    match entries(folder, false, "safetensors") {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        found => found.map_err(|e| Error::io(folder, e)),
-    }
-}
-
-fn unnamed(folder: &Path) -> Vec<Found> {
-    entries(folder, true, "tmp").unwrap_or_default()
-}
-
-/// Removes the files that were not used for longest until the rest takes at most `limit` bytes; `newest` stays.
-fn shrink(folder: &Path, limit: u64, newest: &Path) {
-    let mut all = files(folder).unwrap_or_default();
-    all.sort_by_key(|(path, _, used)| (path != newest, std::cmp::Reverse(*used)));
-    let mut total = 0u64;
-    for (i, (path, bytes, _)) in all.iter().enumerate() {
-        total = total.saturating_add(*bytes);
-        if i > 0 && total > limit {
-            let _ = fs::remove_file(path);
-        }
-    }
-    for (path, _, written) in unnamed(folder) {
-        if written.elapsed().is_ok_and(|age| age > STALE) {
-            let _ = fs::remove_file(path);
-        }
-    }
+fn files_in(folder: &Path, limit: u64) -> KeptFiles {
+    KeptFiles { folder: folder.to_path_buf(), extension: "safetensors", limit }
 }
 
 #[cfg(test)]
