@@ -1,4 +1,4 @@
-//! Models of the Hugging Face hub and files of a package index.
+//! Models and data sets of the Hugging Face hub, and files of a package index.
 //!
 //! A download goes on where an earlier one stopped, also one of another process; it is checked by length and SHA-256, and
 //! a file appears under its name only when it is whole. Nothing is read from the environment, and no process-wide state
@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+pub mod dataset;
 mod download;
 mod error;
 pub mod files;
@@ -32,6 +33,7 @@ pub mod hash;
 pub mod hub;
 pub mod index;
 pub mod net;
+mod repository;
 pub mod wheel;
 
 pub use error::{Error, Result};
