@@ -103,7 +103,7 @@ pub struct EvalArgs {
     /// What to evaluate.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Files of rows (JSON Lines, JSON, CSV, Parquet).
+    /// Files of rows (JSON Lines, JSON, CSV, Parquet), or data sets of the hub (owner/name:test).
     #[arg(long, required = true, num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Also let the model answer every row greedily and count the answers that equal the expected ones.

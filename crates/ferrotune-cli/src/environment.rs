@@ -20,6 +20,8 @@ pub struct Environment {
     pub cache: PathBuf,
     /// The hub and its cache.
     pub hub: HubSettings,
+    /// The same for data sets.
+    pub data_sets: HubSettings,
     /// The package index as `pip` is set up.
     pub index: IndexSettings,
 }
@@ -74,6 +76,7 @@ impl Environment {
             offline: offline || flag("HF_HUB_OFFLINE") || flag("TRANSFORMERS_OFFLINE"),
             net: net.clone(),
         };
+        let data_sets = HubSettings { offline: hub.offline || flag("HF_DATASETS_OFFLINE"), ..hub.clone() };
         let pip = pip::Pip::read(&get, home.as_deref());
         let mut index_net = net;
         if let Some(cert) = &pip.cert {
@@ -94,7 +97,7 @@ impl Environment {
             logins: logins.map(|text| netrc::parse(&text)).unwrap_or_default(),
             net: index_net,
         };
-        Environment { cache: cache(&get), hub, index }
+        Environment { cache: cache(&get), hub, data_sets, index }
     }
 }
 
@@ -150,6 +153,7 @@ mod tests {
             ("HF_HUB_OFFLINE", "1"),
             ("PIP_CONFIG_FILE", "/dev/null"),
         ]);
+        assert!(e.data_sets.offline);
         assert_eq!(e.cache, Path::new("/x/ferrotune"));
         assert_eq!(e.hub.cache_dir, Path::new("/x/huggingface/hub"));
         assert!(e.hub.offline);
@@ -158,7 +162,9 @@ mod tests {
             ("HF_HOME", "~/hf"),
             ("FERROTUNE_CACHE", "/f"),
             ("HF_TOKEN", " t\n"),
+            ("HF_DATASETS_OFFLINE", "1"),
         ]);
+        assert!(e.data_sets.offline && !e.hub.offline);
         assert_eq!(e.cache, Path::new("/f"));
         assert_eq!(e.hub.cache_dir, Path::new("/h/hf/hub"));
         assert_eq!(e.hub.token.as_deref(), Some("t"));

@@ -48,12 +48,12 @@ pub mod arch;
 #[allow(clippy::disallowed_methods, reason = "reads and writes checkpoints")]
 pub mod formats;
 
-#[allow(clippy::disallowed_methods, reason = "finds starter models")]
-pub mod fetch;
-
 pub mod run_config;
 
 pub mod data;
+
+#[allow(clippy::disallowed_methods, reason = "finds starter models and files of data sets")]
+pub mod fetch;
 
 pub mod model;
 

@@ -15,7 +15,8 @@ use ferrotune_kernels::Device;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{device, open_base, run_file, train::duration};
+use super::train::duration;
+use super::{data_sets, device, open_base, run_file};
 use crate::args::{Args, DataArgs};
 use crate::pages;
 use crate::report::{Report, grouped};
@@ -30,7 +31,8 @@ pub fn run(args: &Args, a: &DataArgs, report: &Report) -> Result<ExitCode> {
     let config = run_file::load(&a.run, &a.set, report)?;
     let dev = device(args, config.train.threads)?;
     let base = open_base(args, &config.model.base, report)?;
-    let (prepared, data) = base.data_report(&dev.threads(), &config)?;
+    let located = data_sets::locate(args, &config, report)?;
+    let (prepared, data) = base.data_report(&dev.threads(), &located.config)?;
     let files = prepared.files.clone();
     let samples = if a.html.is_some() { samples(&base, &prepared.train)? } else { Vec::new() };
     let run = forecast(&config, &base, &dev, prepared)?;

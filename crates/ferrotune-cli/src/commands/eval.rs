@@ -1,5 +1,6 @@
 //! `eval`: loss, perplexity and exact match on rows.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ferrotune::data::dataset::ReadOptions;
@@ -14,8 +15,8 @@ use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
-use super::device;
 use super::open::{Loaded, open};
+use super::{data_sets, device};
 use crate::args::{Args, EvalArgs};
 use crate::report::{Report, grouped};
 
@@ -23,8 +24,9 @@ use crate::report::{Report, grouped};
 const MICRO_BATCH: usize = 2048;
 
 pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
+    let files = data_sets::locate_paths(args, "--data", &a.data, report)?;
     let loaded = open(args, &a.model, device(args, None)?, a.max_length + a.max_new_tokens, report)?;
-    let (rows, prepared) = rows(&loaded, a)?;
+    let (rows, prepared) = rows(&loaded, a, &files)?;
     for text in prepared.warnings_in(Names::OPTIONS) {
         report.event(&Event::Warning { text });
     }
@@ -59,7 +61,7 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(TokenRows, PrepReport)> {
+fn rows(loaded: &Loaded, a: &EvalArgs, files: &[PathBuf]) -> Result<(TokenRows, PrepReport)> {
     let at_least = |option: &str, found: usize, least: usize| match found >= least {
         true => Ok(()),
         false => Err(Error::config(option, format!("found {found}, expected at least {least}"))),
@@ -70,5 +72,5 @@ fn rows(loaded: &Loaded, a: &EvalArgs) -> Result<(TokenRows, PrepReport)> {
     let read = ReadOptions { limit: a.limit, other_names: true, ..read };
     let data = DataOptions { max_length: a.max_length, ..loaded.data.clone() };
     let preparer = loaded.base.preparer(&data).named(Names::OPTIONS);
-    loaded.base.prepare_files(&loaded.dev.threads(), &preparer, &a.data, read)
+    loaded.base.prepare_files(&loaded.dev.threads(), &preparer, files, read)
 }

@@ -5,6 +5,7 @@ mod chat;
 mod combine;
 mod config;
 mod data;
+mod data_sets;
 mod eval;
 mod generate;
 mod merge;

@@ -16,7 +16,7 @@ use ferrotune::units::human;
 use ferrotune_kernels::Threads;
 use serde_json::json;
 
-use super::{device, open_base, run_file};
+use super::{data_sets, device, open_base, run_file};
 use crate::args::{Args, PlanArgs};
 use crate::environment::Environment;
 use crate::report::Report;
@@ -77,7 +77,10 @@ fn subject(
     let base = open_base(args, &config.model.base, report)?;
     let load = match config.data.is_empty() {
         true => Load::bound(config),
-        false => Load::from_rows(config, &base.checkpoint, base.prepare(threads, config)?)?,
+        false => {
+            let located = data_sets::locate(args, config, report)?;
+            Load::from_rows(config, &base.checkpoint, base.prepare(threads, &located.config)?)?
+        }
     };
     Ok((base.checkpoint, load))
 }

@@ -8,7 +8,7 @@ use ferrotune::data::train_row::{IGNORE, TrainRow};
 use ferrotune::train::notices;
 use serde_json::json;
 
-use super::{device, open_base, run_file};
+use super::{data_sets, device, open_base, run_file};
 use crate::args::{Args, PreviewArgs};
 use crate::report::Report;
 use crate::words::Color;
@@ -17,7 +17,8 @@ pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
     let config = run_file::load(&a.run, &a.set, report)?;
     let threads = device(args, config.train.threads)?.threads();
     let base = open_base(args, &config.model.base, report)?;
-    let prepared = base.prepare(&threads, &config)?;
+    let located = data_sets::locate(args, &config, report)?;
+    let prepared = base.prepare(&threads, &located.config)?;
     for event in notices::of_rows(&prepared) {
         report.event(&event);
     }

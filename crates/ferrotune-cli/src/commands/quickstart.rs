@@ -24,7 +24,7 @@ use ferrotune_kernels::Threads;
 use serde_json::{Value, json};
 
 use super::starter::open_starter;
-use super::{device, run_file, train, weight_bytes};
+use super::{data_sets, device, run_file, train, weight_bytes};
 use crate::args::{Args, QuickstartArgs};
 use crate::report::Report;
 
@@ -61,14 +61,15 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
         questions.len()
     ));
 
-    let prepared = base.prepare(&dev.threads(), &config)?;
+    let located = data_sets::locate(args, &config, report)?;
+    let prepared = base.prepare(&dev.threads(), &located.config)?;
     for event in notices::of_rows(&prepared) {
         report.event(&event);
     }
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |event| report.event(event))?;
     let asked = questions_of(&dev.threads(), &base, &dir.join("validation.jsonl"))?;
     let before = ask(&trainer, &base, &asked, "before", report)?;
-    let outcome = train::finish(&config, &base, &mut trainer, &folder, &stop, report)?;
+    let outcome = train::finish(&config, &base, &mut trainer, &folder, &located.data_sets, &stop, report)?;
     if outcome.interrupted {
         return Ok(ExitCode::from(130));
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use ferrotune::base::BaseModel;
 use ferrotune::data::chat_template::Clock;
+use ferrotune::fetch::data_sets::DataSet;
 use ferrotune::plan::init_adapter;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::{EvalSource, MethodKind, RunConfig};
@@ -19,7 +20,7 @@ use ferrotune::{Error, Result};
 use ferrotune_kernels::Device;
 use serde_json::json;
 
-use super::{device, open_cached, run_file, weight_bytes};
+use super::{data_sets, device, open_cached, run_file, weight_bytes};
 use crate::args::{Args, TrainArgs};
 use crate::report::Report;
 
@@ -29,7 +30,7 @@ pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
     let dev = device(args, config.train.threads)?;
     let mut base = open_cached(args, &config.model.base, Some(&config), report)?;
     init_adapter::adopt(&mut config, &base.checkpoint)?;
-    let (outcome, summary) = train(&config, &mut base, &dev, a, report)?;
+    let (outcome, summary) = train(args, &config, &mut base, &dev, a, report)?;
     if outcome.steps > 0 && !outcome.interrupted && !report.json() {
         report.say(conclusion(&config, &outcome, &summary, start.elapsed().as_secs_f64()));
     }
@@ -52,6 +53,7 @@ pub fn run(args: &Args, a: &TrainArgs, report: &Report) -> Result<ExitCode> {
 
 /// Trains and writes the whole run folder.
 fn train(
+    args: &Args,
     config: &RunConfig,
     base: &mut BaseModel,
     dev: &Device,
@@ -71,7 +73,8 @@ fn train(
     if let Some(point) = &point {
         base.set_clock(Clock { unix_seconds: point.state.clock });
     }
-    let prepared = base.prepare(&dev.threads(), config)?;
+    let located = data_sets::locate(args, config, report)?;
+    let prepared = base.prepare(&dev.threads(), &located.config)?;
     for event in notices::of_rows(&prepared) {
         report.event(&event);
     }
@@ -81,7 +84,7 @@ fn train(
     if a.resume {
         trainer.resume(&folder, point, a.accept_changes, &mut on_event)?;
     }
-    let outcome = finish(config, base, &mut trainer, &folder, &stop, report)?;
+    let outcome = finish(config, base, &mut trainer, &folder, &located.data_sets, &stop, report)?;
     Ok((outcome, trainer.summary().clone()))
 }
 
@@ -91,6 +94,7 @@ pub fn finish(
     base: &BaseModel,
     trainer: &mut Trainer<'_>,
     folder: &RunFolder,
+    data_sets: &[DataSet],
     stop: &AtomicBool,
     report: &Report,
 ) -> Result<Outcome> {
@@ -101,7 +105,7 @@ pub fn finish(
         report.say("stopped before the first step: there are no results");
         return Ok(outcome);
     }
-    outputs::write(folder, config, base, trainer, &outcome)?;
+    outputs::write(folder, config, base, trainer, &outcome, data_sets)?;
     report.say(format!("results in {}", folder.path().display()));
     Ok(outcome)
 }

@@ -11,7 +11,10 @@ mod combine;
 mod config;
 mod containers;
 mod data_files;
+#[path = "../../../ferrotune-hub/tests/server/data_hub.rs"]
+mod data_hub;
 mod data_report;
+mod data_sets;
 mod eval_rows;
 mod exports;
 mod faults;
@@ -32,6 +35,8 @@ mod rows;
 mod run_folder;
 mod run_paths;
 mod same_numbers;
+#[path = "../../../ferrotune-hub/tests/server/mod.rs"]
+mod server;
 mod settings;
 mod sources;
 mod streams;

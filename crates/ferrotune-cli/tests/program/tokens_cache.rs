@@ -87,7 +87,8 @@ fn streaming_reads_what_the_steps_need() {
         let base = ["preview", "run.yaml", "-n", "1", "--json", "--set", "data.streaming=true"];
         place.run(&[&base[..], more].concat())
     };
-    let report = streaming(&["--set", "train.max_steps=5", "--set", "data.eval=50%"]).json()["report"].clone();
+    let report =
+        streaming(&["--set", "train.max_steps=5", "--set", "data.eval=50%"]).json()["report"].clone();
     // A part of 4096 rows has more than enough, and half of it is held out.
     assert_eq!(report["rows"], 2048);
     let more = streaming(&["--set", "train.max_steps=1000"]).json()["report"].clone();

@@ -135,7 +135,7 @@ fn inputs<'a>(config: &'a RunConfig, model: TextModel<'a>) -> Result<Vec<Input<'
         let columns = if source.columns.is_empty() { read.columns } else { &source.columns };
         let format = if source.format == DataFormat::Auto { read.format } else { source.format };
         let read = ReadOptions { columns, format, limit: source.rows, ..read };
-        inputs.push(Input { paths: files::expand(&[&source.path])?, read });
+        inputs.push(Input { paths: files::expand(&source.paths())?, read });
     }
     Ok(inputs)
 }
@@ -229,10 +229,16 @@ pub(crate) fn read_options<'a>(data: &'a DataOptions, template: Option<&'a ChatT
 fn enough(config: &RunConfig) -> Result<Enough> {
     let refused = |problem: &str, hint| Err(Error::config("data.streaming", problem).with_hint(hint));
     let Some(steps) = config.train.max_steps else {
-        return refused("without train.max_steps all rows are needed", "set train.max_steps, or leave streaming out");
+        return refused(
+            "without train.max_steps all rows are needed",
+            "set train.max_steps, or leave streaming out",
+        );
     };
     if !config.data.sources.is_empty() {
-        return refused("the weights of data.sources need all rows", "use data.train alone, or leave streaming out");
+        return refused(
+            "the weights of data.sources need all rows",
+            "use data.train alone, or leave streaming out",
+        );
     }
     let share = if let EvalSource::Share(share) = config.data.eval { share } else { 0.0 };
     let with_held = |needed: usize| (needed as f64 / (1.0 - share).max(1e-6)).ceil() as usize;

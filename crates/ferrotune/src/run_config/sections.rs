@@ -236,8 +236,15 @@ section! {
 section! {
     /// A source of rows beside others.
     pub struct SourceOptions {
-        /// A file, a folder or a pattern.
+        /// A file, a folder, a pattern or a data set of the hub.
         pub path: String = String::new(),
+        /// Config of a data set of the hub; its default one if absent.
+        #[schemars(extend("x-aliases" = ["name", "subset"]))]
+        pub config: Option<String> = None,
+        /// Split of a data set of the hub; `train` if absent.
+        pub split: Option<String> = None,
+        /// Branch, tag or commit of a data set of the hub; `main` if absent.
+        pub revision: Option<String> = None,
         /// How often each row is taken in an epoch; a fraction takes a share of the rows.
         #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
         pub weight: f64 = 1.0,
@@ -250,6 +257,33 @@ section! {
         #[serde(with = "pairs")]
         #[schemars(with = "BTreeMap<String, String>")]
         pub columns: Vec<(String, String)> = Vec::new(),
+        /// The files of this machine that the path stands for, where it is no path of this machine.
+        #[serde(skip)]
+        pub files: Vec<String> = Vec::new(),
+    }
+}
+
+impl SourceOptions {
+    /// The files, folder or pattern on this machine.
+    pub(crate) fn paths(&self) -> Vec<&str> {
+        match self.files.is_empty() {
+            true => vec![&self.path],
+            false => self.files.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Whether it has a key that only a data set of the hub has.
+    pub(crate) fn of_the_hub(&self) -> bool {
+        self.config.is_some() || self.split.is_some() || self.revision.is_some()
+    }
+
+    /// The path with revision, config and split, as one text that is read where a path is.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let split = self.split.as_deref().or(self.config.as_ref().map(|_| "train"));
+        let parts = [("@", self.revision.as_deref()), (":", self.config.as_deref()), (":", split)];
+        let parts = parts.into_iter().filter_map(|(sign, part)| Some([sign, part?]));
+        std::iter::once(self.path.as_str()).chain(parts.flatten()).collect()
     }
 }
 
@@ -257,7 +291,8 @@ section! {
     /// The rows, and which of their tokens are supervised.
     pub struct DataOptions {
         /// Rows: a file (JSON Lines, JSON, CSV, TSV, Parquet, text; also compressed), a folder, a pattern such as
-        /// `logs/*.csv`, or a list of these.
+        /// `logs/*.csv`, a data set of the hub (`owner/name`, `owner/name@revision:config:split` or
+        /// `hf://datasets/owner/name/file.parquet`), or a list of these.
         #[schemars(
             example = "rows.jsonl",
             extend("x-numbers" = false, "x-path" = "rows", "x-expected" = "a file or a list of files")
@@ -265,14 +300,14 @@ section! {
         pub train: Vec<String> = Vec::new(),
         /// Rows beside those of `train`, a list of sources. Each has a `path` (as for `train`) and may have a `weight` (how
         /// often each row is taken in an epoch: 2 takes all twice, 0.25 a quarter of them), `rows` (only the first so
-        /// many), `format` and `columns`.
+        /// many), `format` and `columns`; a data set of the hub also `config`, `split` and `revision`.
         #[schemars(extend(
             "x-numbers" = false, "x-path" = "rows", "x-rare" = true,
             "x-expected" = "a list of sources such as {path: logs.csv, weight: 0.5}"
         ))]
         pub sources: Vec<SourceOptions> = Vec::new(),
-        /// Rows to evaluate on: a share of the training rows such as `5%` or `0.05`, which is kept out of training, or files as
-        /// for `train`.
+        /// Rows to evaluate on: a share of the training rows such as `5%` or `0.05`, which is kept out of training, or files
+        /// and data sets as for `train`, such as `owner/name:test`.
         #[schemars(extend("x-numbers" = false, "x-path" = "rows"))]
         pub eval: EvalSource = EvalSource::None,
         /// Shape of the rows.
@@ -337,9 +372,8 @@ impl DataOptions {
 
     /// The paths of all rows to train on.
     #[must_use]
-    pub fn paths(&self) -> Vec<&str> {
-        let sources = self.sources.iter().map(|source| source.path.as_str());
-        self.train.iter().map(String::as_str).chain(sources).collect()
+    pub fn paths(&self) -> Vec<String> {
+        self.train.iter().cloned().chain(self.sources.iter().map(SourceOptions::name)).collect()
     }
 }
 

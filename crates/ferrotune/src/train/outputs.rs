@@ -1,5 +1,6 @@
 //! What stands in a run folder when a run has ended: the adapter or model, tokenizer, receipt and model card.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ferrotune_kernels::{DType, Device};
@@ -7,6 +8,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::base::BaseModel;
+use crate::fetch::data_sets::DataSet;
 use crate::formats::atomic;
 use crate::lora::{Adapter, Init, peft};
 use crate::model::Decoder;
@@ -22,13 +24,14 @@ use super::{Outcome, Trainable, Trainer};
 /// Folder of an adapter that was made into a plain LoRA for the original weights.
 const CONVERTED: &str = "adapter_converted";
 
-/// Writes the results of a run beside its metrics and checkpoints.
+/// Writes the results of a run beside its metrics and checkpoints; the receipt names the commits of its data sets.
 pub fn write(
     folder: &RunFolder,
     config: &RunConfig,
     base: &BaseModel,
     trainer: &Trainer<'_>,
     outcome: &Outcome,
+    data_sets: &[DataSet],
 ) -> Result<()> {
     save_into(folder.path(), base, trainer)?;
     let (trainable, summary) = (&trainer.session.trainable, trainer.summary());
@@ -36,7 +39,7 @@ pub fn write(
     let receipt = json!({
         "ferrotune": env!("CARGO_PKG_VERSION"),
         "base": {"name": base.name, "fingerprint": base_hash, "format": summary.base_format},
-        "data": {"files": config.data.paths(), "rows_sha256": data_hash},
+        "data": {"files": config.data.paths(), "data_sets": data_sets, "rows_sha256": data_hash},
         "seed": config.train.seed,
         "method": summary.method,
         "precision": summary.precision,
@@ -53,7 +56,7 @@ pub fn write(
         "planned_bytes": summary.plan.total(),
     });
     folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
-    folder.write("README.md", card(config, base, trainable, summary, outcome).as_bytes())
+    folder.write("README.md", card(config, base, trainable, summary, outcome, data_sets).as_bytes())
 }
 
 /// Writes what was trained, with the tokenizer, into a new or empty folder: the adapter as PEFT reads it, or the whole model.
@@ -118,12 +121,28 @@ fn start(trainable: &Trainable) -> String {
     }
 }
 
-fn card(config: &RunConfig, base: &BaseModel, trainable: &Trainable, s: &Summary, o: &Outcome) -> String {
+/// The key `datasets` of the card's head, by which the hub links a model with its data.
+fn linked(data_sets: &[DataSet]) -> String {
+    let names: BTreeSet<&str> = data_sets.iter().map(|set| set.data_set.as_str()).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("datasets: [{}]\n", names.into_iter().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn card(
+    config: &RunConfig,
+    base: &BaseModel,
+    trainable: &Trainable,
+    s: &Summary,
+    o: &Outcome,
+    data_sets: &[DataSet],
+) -> String {
     let kind = if s.method == "full" { "model" } else { "LoRA adapter (PEFT)" };
     let library = if s.method == "full" { "transformers" } else { "peft" };
     let held = o.eval_loss.map_or(String::new(), |l| format!("| held-out loss | {l:.4} |\n"));
     format!(
-        "---\nbase_model: {base}\nlibrary_name: {library}\ntags: [ferrotune]\n---\n\n\
+        "---\nbase_model: {base}\nlibrary_name: {library}\n{linked}tags: [ferrotune]\n---\n\n\
          # {dir}\n\nA {kind} on `{base}`, trained with ferrotune {version}.\n\n\
          | what | value |\n|---|---|\n\
          | method | {method}, base in {format} |\n\
@@ -134,6 +153,7 @@ fn card(config: &RunConfig, base: &BaseModel, trainable: &Trainable, s: &Summary
          | seed | {seed} |\n\n{start}\
          `run.yaml` holds the whole configuration, `receipt.json` versions and hashes, `metrics.jsonl` every step.\n",
         base = base.name,
+        linked = linked(data_sets),
         dir = config.output.dir,
         version = env!("CARGO_PKG_VERSION"),
         method = s.method,

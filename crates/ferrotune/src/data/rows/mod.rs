@@ -129,7 +129,7 @@ fn is_json(head: &[u8]) -> bool {
 }
 
 /// Whether a file holds rows by its name.
-pub(super) fn holds_rows(path: &Path) -> bool {
+pub(crate) fn holds_rows(path: &Path) -> bool {
     has_ending(path, &["jsonl", "ndjson", "json", "csv", "tsv", "tab", "parquet"])
 }
 
