@@ -43,7 +43,7 @@ pub fn run(args: &Args, a: &DataArgs, report: &Report) -> Result<ExitCode> {
             json!({
                 "title": format!("Data of {}", a.run.display()), "version": env!("CARGO_PKG_VERSION"),
                 "model": config.model.base, "shapes": shapes(&data), "data": data, "findings": findings,
-                "run": run, "files": files, "samples": samples,
+                "run": run, "files": files, "samples": samples, "languages": languages(&data),
             }),
         )?;
         fs::write(path, page).map_err(|e| Error::io(path, e))?;
@@ -121,18 +121,33 @@ fn shapes(data: &DataReport) -> String {
     shapes.map(|(shape, rows)| format!("{} rows of {shape}", grouped(*rows))).collect::<Vec<_>>().join(", ")
 }
 
+/// A language of the rows.
+#[derive(Debug, Serialize)]
+struct Language<'a> {
+    name: &'a str,
+    rows: usize,
+    percent: f64,
+}
+
+/// The languages, the most frequent first.
+fn languages(data: &DataReport) -> Vec<Language<'_>> {
+    let told: usize = data.languages.values().sum();
+    let of = |(name, &rows): (&'_ String, &usize)| Language { name, rows, percent: 100.0 * rows as f64 / told.max(1) as f64 };
+    let mut languages: Vec<Language<'_>> = data.languages.iter().map(of).collect();
+    languages.sort_by_key(|language| (std::cmp::Reverse(language.rows), language.name));
+    languages
+}
+
 fn text(data: &DataReport, run: &Forecast) -> String {
     let mut lines = vec![format!("read      {}", shapes(data))];
     lines.extend(part("train", &data.train));
     if let Some(eval) = &data.eval {
         lines.extend(part("held out", eval));
     }
-    if data.languages.len() > 1 {
-        let mut languages: Vec<_> = data.languages.iter().collect();
-        languages.sort_by_key(|(name, rows)| (std::cmp::Reverse(**rows), *name));
-        let languages =
-            languages.into_iter().take(8).map(|(name, rows)| format!("{name} {}", grouped(*rows)));
-        lines.push(format!("languages {}", languages.collect::<Vec<_>>().join(", ")));
+    let languages = languages(data);
+    if languages.len() > 1 {
+        let named = |language: &Language<'_>| format!("{} {}", language.name, grouped(language.rows));
+        lines.push(format!("languages {}", languages.iter().take(8).map(named).collect::<Vec<_>>().join(", ")));
     }
     let time = run.time.as_ref().map_or(String::new(), |time| format!(", about {time} on this machine"));
     let memory = run.peak_bytes.map_or(String::new(), |bytes| {

@@ -17,11 +17,12 @@ pub const DATA: &str = include_str!("data.html");
 
 /// Writes a page. Texts are escaped; what a data set says can never become markup.
 pub fn render(template: &'static str, values: impl Serialize) -> Result<String> {
-    let failed = |e: minijinja::Error| Error::train(format!("a page cannot be written: {e:#}"));
+    let failed = |e: minijinja::Error| Error::train(format!("a page cannot be written: {e}"));
     let mut pages = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     pages.set_syntax(syntax.map_err(failed)?);
     pages.add_filter("grouped", |number: usize| grouped(number));
+    pages.add_filter("quoted", |text: String| format!("{text:?}"));
     pages.add_filter("bytes", |bytes: u64| human(bytes));
     pages.add_template("frame.html", FRAME).map_err(failed)?;
     pages.add_template("page.html", template).map_err(failed)?;

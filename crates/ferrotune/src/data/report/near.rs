@@ -16,7 +16,7 @@ const BANDS: usize = 16;
 const SIMILAR: f32 = 0.8;
 
 /// Rows that are kept to be compared; each takes about a kilobyte.
-const MOST: usize = 200_000;
+pub(super) const MOST: usize = 200_000;
 
 /// Texts of fewer words say little about whether they are copies.
 const WORDS: usize = 8;

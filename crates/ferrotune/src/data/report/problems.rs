@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::near::MOST;
 use super::{DataReport, Pairs, PartReport, Places};
 use crate::data::tokenize::Names;
 
@@ -70,7 +71,7 @@ impl DataReport {
             pairs(exact),
         );
         let text = format!("{} rows are nearly the same as an earlier one", near.rows);
-        let text = match self.duplicates.near_among < rows.saturating_sub(exact.rows + near.rows) {
+        let text = match self.duplicates.near_among >= MOST {
             true => format!("{text} (looked for among {} rows)", self.duplicates.near_among),
             false => text,
         };

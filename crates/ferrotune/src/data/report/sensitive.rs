@@ -140,7 +140,7 @@ mod tests {
             (key("sk-", 40), "API key (sk-...)"),
             (key("hf_", 34), "Hugging Face token"),
             (format!("{}.{}.{}", key("eyJ", 12), key("eyJ", 12), key("", 12)), "JSON web token"),
-            ("postgres://app:hunter22@db.internal/x".to_string(), "password in an address"),
+            ("postgres://app:hunter22@db/x".to_string(), "password in an address"),
             ("password: \"tr0ub4dor3\"".to_string(), "password or key that is set"),
             ("write to anna.berg@firma.example.org please".to_string(), "e-mail address"),
             ("IBAN DE89 3704 0044 0532 0130 00".to_string(), "bank account (IBAN)"),

@@ -1,4 +1,4 @@
-//! What the head of a data set's `README.md` says of its configs: the key `configs`, as `datasets` 4 reads it.
+//! What the head of a data set's `README.md` says of its configs: the key `configs`, as `datasets` 5.2 reads it.
 
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Data sets of the hub in the place of files of rows.
 //!
 //! What a run file calls `owner/name`, with a config, a split and a revision, becomes files in the hub's cache before any
-//! row is read. Which files those are is decided as `datasets` 4 decides it: by the `configs` of the README, else by the
+//! row is read. Which files those are is decided as `datasets` 5.2 decides it: by the `configs` of the README, else by the
 //! names of files and folders. Where a repository has nothing that is read here, as with a loading script, the hub's own
 //! Parquet branch is taken.
 

@@ -1,4 +1,4 @@
-//! Which files of a repository are a split: by patterns, or by the names of files and folders as `datasets` 4 has it
+//! Which files of a repository are a split: by patterns, or by the names of files and folders as `datasets` 5.2 has it
 //! (its `data_files.py`).
 
 use glob::{MatchOptions, Pattern};
