@@ -45,6 +45,10 @@ pub struct ModelArgs {
     /// Quantize the base anew, and do not keep it for the next start.
     #[arg(long)]
     pub no_cache: bool,
+    /// Chat template in the place of the model's or the run's: a name that the model has for one, a .jinja file, or the
+    /// template itself.
+    #[arg(long, value_name = "TEMPLATE")]
+    pub template: Option<String>,
     /// Variable of the chat template, such as enable_thinking=false, beside those that the run was trained with; may be
     /// repeated.
     #[arg(long = "template-variable", value_name = "NAME=VALUE", value_parser = words::variable)]

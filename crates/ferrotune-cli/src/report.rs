@@ -177,6 +177,24 @@ impl Report {
                         source.rows, source.taken
                     ));
                 }
+                if train.thoughts > 0 {
+                    self.say(format!("reasoning: {} thoughts masked or dropped", train.thoughts));
+                }
+                if let Some(files) = train.shapes.get("source files") {
+                    let left: Vec<String> = train
+                        .left_out_files
+                        .iter()
+                        .map(|(reason, count)| format!("{count} {reason}"))
+                        .collect();
+                    let left = if left.is_empty() { "none".to_string() } else { left.join(", ") };
+                    self.say(format!(
+                        "source files: {files} taken; left out: {left}; hidden ones are not looked at"
+                    ));
+                    if train.permuted_rows > 0 {
+                        let (permuted, kept) = (train.permuted_rows, train.kept);
+                        self.say(format!("fill-in-the-middle: {permuted} of {kept} rows"));
+                    }
+                }
                 // Nothing was chosen where all rows have one shape under its own names.
                 if train.shapes.len() > 1 || train.shapes.keys().any(|shape| shape.contains('`')) {
                     let shapes: Vec<String> =

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ferrotune_kernels::{Device, Threads};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::data::chat_template::{ChatTemplate, Clock, ContentForms, RenderOptions};
 use crate::data::dataset::ReadOptions;
@@ -50,6 +50,7 @@ impl BaseModel {
                 .collect(),
             chat_template: checkpoint.chat_template()?,
             tool_template: checkpoint.tool_template()?,
+            other_templates: checkpoint.other_templates()?,
             add_bos: checkpoint.add_bos()?,
         };
         let tokenizer = Tokenizer::new(&checkpoint.tokenizer_json()?, settings, &path.display().to_string())?;
@@ -77,11 +78,17 @@ impl BaseModel {
         self.template = self.template.take().map(|template| template.with_clock(clock));
     }
 
-    /// Sets variables of the template for everything that is rendered from now on: those that a run had in
+    /// Sets the template for everything that is rendered from now on to that of a run, `data.template` with
     /// `data.template_variables`, so that answers are asked for as they were trained.
-    pub fn set_template_variables(&mut self, variables: &Map<String, Value>) -> Result<()> {
-        self.template = crate::data::with_variables(variables, self.template.as_ref())?;
+    pub fn set_template(&mut self, data: &DataOptions) -> Result<()> {
+        self.template = crate::data::template_of(data, self.text())?;
         Ok(())
+    }
+
+    /// The source of the template that `data.template` names, if it does.
+    pub fn chosen_template(&self, data: &DataOptions) -> Result<Option<String>> {
+        let source = |choice: &String| crate::data::template_choice::source(choice, &self.tokenizer);
+        data.template.as_ref().map(source).transpose()
     }
 
     /// Loads the network in a form for sequences of up to `positions` tokens, quantized matrices through the cache.
@@ -172,6 +179,11 @@ impl BaseModel {
 
     fn text(&self) -> TextModel<'_> {
         let vocab_size = Some(self.checkpoint.config().vocab_size);
-        TextModel { tokenizer: &self.tokenizer, template: self.template.as_ref(), vocab_size }
+        TextModel {
+            tokenizer: &self.tokenizer,
+            template: self.template.as_ref(),
+            clock: self.clock,
+            vocab_size,
+        }
     }
 }

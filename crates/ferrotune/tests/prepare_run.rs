@@ -22,7 +22,12 @@ fn run(overrides: &[String]) -> Result<(PreparedData, RunConfig)> {
         prepare(
             &Threads::one(),
             &config,
-            TextModel { tokenizer: &tokenizer, template: template.as_ref(), vocab_size: Some(320) },
+            TextModel {
+                tokenizer: &tokenizer,
+                template: template.as_ref(),
+                clock: Clock { unix_seconds: 0 },
+                vocab_size: Some(320),
+            },
             None,
         )?,
         config,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use ferrotune::formats::atomic::write_folder;
-use ferrotune::results::model_folder;
+use ferrotune::results::model_folder::{self, Learned};
 use ferrotune::results::stops;
 use ferrotune::train::Event;
 use ferrotune::train::outputs::output_dtype;
@@ -34,9 +34,11 @@ pub fn run(args: &Args, a: &MergeArgs, report: &Report) -> Result<ExitCode> {
     let adapter = super::open::adapter(&dev, &folder, &model, &base, report)?;
     let dtype = a.dtype.dtype().map_or_else(|| output_dtype(&base, &model), Ok)?;
     let onto = model.storage_name();
-    let learned = stops::of_adapter(&folder, model.arch.vocab)?;
+    let ends = stops::of_adapter(&folder, model.arch.vocab)?;
+    let template = found.template()?;
+    let learned = Learned { ends: &ends, template: template.as_deref() };
     write_folder(&a.output, |folder| {
-        model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype, &learned)
+        model_folder::write(folder, &base, &model, &none, Some(&adapter), dtype, learned)
     })?;
     let trained = trained_base(&folder)?.map(|(_, fingerprint)| fingerprint);
     let own_base = trained.as_ref() == Some(&base.checkpoint.fingerprint(&dev.threads())?);

@@ -8,6 +8,7 @@ use ferrotune::load::{BaseForm, BaseStorage};
 use ferrotune::lora::{Adapter, peft};
 use ferrotune::model::{Decoder, Params, Pass};
 use ferrotune::plan::form;
+use ferrotune::results::model_folder::TEMPLATE_FILE;
 use ferrotune::results::trained_beside::TrainedBeside;
 use ferrotune::run_config::{DataOptions, FloatKind, RunConfig};
 use ferrotune::train::Event;
@@ -100,6 +101,19 @@ pub fn resolve(model: &str, adapter: Option<&str>, base: Option<&str>) -> Result
 }
 
 impl Resolved {
+    /// The chat template that the adapter was trained with, if its run had one of its own.
+    pub fn template(&self) -> Result<Option<String>> {
+        let (Some(folder), Some(run)) = (&self.adapter, &self.run) else { return Ok(None) };
+        if run.data.template.is_none() {
+            return Ok(None);
+        }
+        let file = folder.join(TEMPLATE_FILE);
+        std::fs::read_to_string(&file).map(Some).map_err(|e| {
+            Error::file(&file, format!("the template that the adapter was trained with cannot be read: {e}"))
+                .with_hint("data.template of its run.yaml was used; copy that template here")
+        })
+    }
+
     /// Opens the base. If it is not here and only the adapter names it, the error says so.
     pub fn open_base(&self, args: &Args, report: &Report) -> Result<BaseModel> {
         let opened = open_cached(args, &self.base, self.run.as_ref(), report);
@@ -162,7 +176,7 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
         base.cache = None;
     }
     let data = data_options(&found, a)?;
-    base.set_template_variables(&data.template_variables)?;
+    base.set_template(&data)?;
     let precision = form::precision(a.precision, &dev);
     let (form, _) = found.form(a.quant, &base, precision, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
@@ -181,6 +195,11 @@ fn data_options(found: &Resolved, a: &ModelArgs) -> Result<DataOptions> {
         None => DataOptions::default(),
     };
     data.template_variables.extend(a.template_variables.iter().cloned());
+    // A template that was given by a path may lie elsewhere by now; that of a model trained in full is in its folder.
+    data.template = match &a.template {
+        Some(asked) => Some(asked.clone()),
+        None => found.template()?,
+    };
     Ok(data)
 }
 

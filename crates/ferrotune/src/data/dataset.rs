@@ -6,6 +6,7 @@
 
 mod bad_rows;
 mod chats;
+mod code;
 pub(crate) mod columns;
 mod example;
 mod fields;
@@ -18,7 +19,7 @@ mod shapes;
 mod text;
 
 pub use bad_rows::{BadRow, BadRows};
-pub use example::{Chat, Example};
+pub use example::{Chat, CodeFile, Example};
 pub use files::DataFile;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 #[allow(clippy::disallowed_methods, reason = "opens the files of rows")]
 pub mod rows;
 
-#[allow(clippy::disallowed_methods, reason = "asks which files a path stands for")]
+#[allow(clippy::disallowed_methods, reason = "asks which files a path stands for, and reads a template's")]
 pub(crate) mod files;
 
 pub mod dataset;
@@ -39,12 +39,16 @@ pub mod loader;
 
 pub mod random;
 
+mod languages;
+
+pub(crate) mod template_choice;
+
 use ferrotune_kernels::Threads;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::run_config::{DataFormat, DataOptions, EvalSource, RunConfig};
-use chat_template::ChatTemplate;
+use chat_template::{ChatTemplate, Clock};
 use dataset::{DataFile, ReadOptions};
 use reading::{Enough, Input, Reading, Tokenized};
 use report::{DataReport, PartReport, Purpose, TextReport};
@@ -78,6 +82,8 @@ pub struct TextModel<'a> {
     pub tokenizer: &'a Tokenizer,
     /// How chats are written, if the model says.
     pub template: Option<&'a ChatTemplate>,
+    /// The time that a template prints if it asks for one.
+    pub clock: Clock,
     /// Ids that the model has, if they are known.
     pub vocab_size: Option<usize>,
 }
@@ -90,7 +96,7 @@ pub fn prepare(
     model: TextModel<'_>,
     cache: Option<&TokenCache>,
 ) -> Result<PreparedData> {
-    let template = with_variables(&config.data.template_variables, model.template)?;
+    let template = template_of(&config.data, model)?;
     let model = TextModel { template: template.as_ref(), ..model };
     Ok(read_all(threads, config, model, cache)?.data)
 }
@@ -105,7 +111,7 @@ pub fn report(
     model: TextModel<'_>,
     cache: Option<&TokenCache>,
 ) -> Result<(PreparedData, DataReport)> {
-    let template = with_variables(&config.data.template_variables, model.template)?;
+    let template = template_of(&config.data, model)?;
     let model = TextModel { template: template.as_ref(), ..model };
     let Selected { data, inputs, held_out, is_held } = read_all(threads, config, model, cache)?;
     let held = |example: usize| is_held.as_ref().is_some_and(|is_held| is_held[example]);
@@ -130,12 +136,12 @@ fn inputs<'a>(config: &'a RunConfig, model: TextModel<'a>) -> Result<Vec<Input<'
             .with_hint("data.train is a file of rows, a folder, or a list of them"));
     }
     let read = read_options(&config.data, model.template);
-    let mut inputs = vec![Input { paths: files::expand(&config.data.train)?, read }];
+    let mut inputs = vec![Input::new(&config.data.train, read)?];
     for source in &config.data.sources {
         let columns = if source.columns.is_empty() { read.columns } else { &source.columns };
         let format = if source.format == DataFormat::Auto { read.format } else { source.format };
         let read = ReadOptions { columns, format, limit: source.rows, ..read };
-        inputs.push(Input { paths: files::expand(&source.paths())?, read });
+        inputs.push(Input::new(&source.paths(), read)?);
     }
     Ok(inputs)
 }
@@ -162,7 +168,7 @@ fn read_all<'a>(
     let all = match config.data.streaming {
         false => reading::tokenized(threads, &preparer, &inputs, cache.as_ref())?,
         true => {
-            let mut reading = Reading::new(threads, &preparer, None);
+            let mut reading = Reading::new(threads, &preparer, None)?;
             reading.enough = Some(enough(config)?);
             reading.add_files(&inputs)?;
             reading.finish()?
@@ -180,12 +186,12 @@ pub fn prepare_rows(
     (name, rows): (&str, &mut dyn RowSource),
     cache: Option<&TokenCache>,
 ) -> Result<PreparedData> {
-    let template = with_variables(&config.data.template_variables, model.template)?;
+    let template = template_of(&config.data, model)?;
     let model = TextModel { template: template.as_ref(), ..model };
     let preparer = preparer(config, model);
     // Nobody can tell beforehand what the source will give.
     let cache = cache.map(TokenCache::unnamed);
-    let mut reading = Reading::new(threads, &preparer, cache.as_ref());
+    let mut reading = Reading::new(threads, &preparer, cache.as_ref())?;
     reading.add_source(name, rows, read_options(&config.data, model.template))?;
     Ok(selected(threads, config, model, reading.finish()?, cache.as_ref())?.data)
 }
@@ -198,13 +204,26 @@ pub(crate) fn prepare_files(
     read: ReadOptions<'_>,
     cache: Option<&TokenCache>,
 ) -> Result<(TokenRows, PrepReport)> {
-    let input = Input { paths: files::expand(paths)?, read };
-    reading::tokenized(threads, preparer, &[input], cache)?.whole(preparer)
+    reading::tokenized(threads, preparer, &[Input::new(paths, read)?], cache)?.whole(preparer)
 }
 
 fn preparer<'a>(config: &RunConfig, model: TextModel<'a>) -> Preparer<'a> {
-    let options = PrepareOptions { vocab_size: model.vocab_size, ..PrepareOptions::from(&config.data) };
+    let mut options = PrepareOptions { vocab_size: model.vocab_size, ..PrepareOptions::from(&config.data) };
+    options.fim.seed = config.train.seed;
     Preparer::new(model.tokenizer, model.template, options)
+}
+
+/// The template of a run with its variables: that of `data.template`, or the model's.
+pub(crate) fn template_of(data: &DataOptions, model: TextModel<'_>) -> Result<Option<ChatTemplate>> {
+    let Some(choice) = &data.template else {
+        return with_variables(&data.template_variables, model.template);
+    };
+    let source = template_choice::source(choice, model.tokenizer)?;
+    let special_tokens = model.tokenizer.settings().special_tokens.clone();
+    let template = ChatTemplate::parse(&source, special_tokens)
+        .map_err(|e| Error::config("data.template", e.to_string()).with_hint("see the template"))?
+        .with_clock(model.clock);
+    with_variables(&data.template_variables, Some(&template))
 }
 
 /// The template with the variables of a run.
@@ -270,7 +289,7 @@ fn selected<'a>(
         }
         EvalSource::Files(paths) => {
             let read = read_options(&config.data, model.template);
-            held_out.push(Input { paths: files::expand(paths)?, read });
+            held_out.push(Input::new(paths, read)?);
             let held = reading::tokenized(threads, &eval_preparer, &held_out, cache)?;
             files.extend(held.about.files.iter().filter(|file| !all.about.files.contains(file)).cloned());
             (None, Some(held.whole(&eval_preparer)?))

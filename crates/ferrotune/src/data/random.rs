@@ -7,6 +7,24 @@ pub fn hash(key: &[u64]) -> u64 {
     })
 }
 
+/// A number of a text.
+pub fn hash_text(text: &str) -> u64 {
+    let word = |bytes: &[u8]| bytes.iter().fold(0, |word, &byte| (word << 8) | u64::from(byte));
+    let words: Vec<u64> = text.as_bytes().chunks(8).map(word).chain([text.len() as u64]).collect();
+    hash(&words)
+}
+
+/// An even choice from `0..count` for a key (`count` above 0), up to 2^-32 of bias for any real count.
+pub fn below(key: &[u64], count: usize) -> usize {
+    ((u128::from(hash(key)) * count as u128) >> 64) as usize
+}
+
+/// Whether something with this probability happens for a key.
+pub fn happens(key: &[u64], probability: f64) -> bool {
+    // 53 bits are all that an f64 holds of a number below 1.
+    ((hash(key) >> 11) as f64) * (0.5_f64).powi(53) < probability
+}
+
 fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,10 +37,7 @@ pub fn permutation(key: &[u64], count: usize) -> Vec<u32> {
     let base = hash(key);
     let mut order: Vec<u32> = (0..count as u32).collect();
     for i in (1..count).rev() {
-        // The high word of a product maps evenly to 0..=i, up to 2^-32 of bias for any real count.
-        let random = u128::from(hash(&[base, i as u64]));
-        let j = ((random * (i as u128 + 1)) >> 64) as usize;
-        order.swap(i, j);
+        order.swap(i, below(&[base, i as u64], i + 1));
     }
     order
 }

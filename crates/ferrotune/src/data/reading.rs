@@ -1,7 +1,7 @@
 //! Rows on their way from files to tokens: a part of them is in memory at a time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferrotune_kernels::Threads;
@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::dataset::{BadRow, BadRows, DataFile, Dataset, ReadOptions, no_rows, read_row};
-use super::rows::{self, RawRow, RowSource};
+use super::files;
+use super::rows::{self, RawRow, RowSource, SourceFolder};
 use super::token_rows::{Parts, RowMeta, RowStore, RowWriter, TokenCache, TokenRows, key};
 use super::tokenize::{Outcome, PrepReport, Preparer, Problem};
 use super::train_row::TrainRow;
 use crate::formats::hash::{Digest, hex};
+use crate::run_config::DataFormat;
 use crate::{Error, Result};
 
 /// Rows that are tokenized together at most.
@@ -28,6 +30,20 @@ pub(crate) struct Input<'a> {
     pub(crate) read: ReadOptions<'a>,
 }
 
+impl<'a> Input<'a> {
+    /// The files that paths stand for, or the folders of source code where that is the format.
+    ///
+    /// # Errors
+    /// A path is not there, or a pattern matches nothing.
+    pub(crate) fn new(paths: &[impl AsRef<Path>], read: ReadOptions<'a>) -> Result<Self> {
+        let paths = match read.format {
+            DataFormat::Code => files::repositories(paths)?,
+            _ => files::expand(paths)?,
+        };
+        Ok(Input { paths, read })
+    }
+}
+
 /// What was read beside the rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct About {
@@ -35,6 +51,8 @@ pub(crate) struct About {
     pub(crate) files: Vec<DataFile>,
     /// How many rows have which shape, in words.
     pub(crate) shapes: BTreeMap<String, usize>,
+    /// How many files of folders of source code were left out for which reason, in words.
+    pub(crate) left_out: BTreeMap<String, usize>,
     /// Rows that cannot be used.
     pub(crate) bad: BadRows,
     /// Those of them that could not be read, so that there is no example.
@@ -90,6 +108,7 @@ impl Tokenized {
     pub(crate) fn complete(&self, preparer: &Preparer<'_>, report: &mut PrepReport) -> Result<()> {
         report.rows += self.about.unreadable;
         report.shapes = self.about.shapes.clone();
+        report.left_out_files = self.about.left_out.clone();
         let all = self.outcomes.len() + self.about.unreadable;
         preparer.told(&self.about.bad, &self.about.files, all, report)?;
         preparer.check(report)
@@ -103,7 +122,11 @@ pub(crate) fn tokenized(
     inputs: &[Input<'_>],
     cache: Option<&TokenCache>,
 ) -> Result<Tokenized> {
-    let mut reading = Reading::new(threads, preparer, cache);
+    // Folders of source code are looked through at every start.
+    let is_code = inputs.iter().any(|input| input.read.format == DataFormat::Code);
+    let cache = cache.map(|cache| if is_code { cache.unnamed() } else { cache.clone() });
+    let cache = cache.as_ref();
+    let mut reading = Reading::new(threads, preparer, cache)?;
     if let Some(cache) = cache
         && let Some(files) = hashed(threads, inputs, cache.kept_from)?
     {
@@ -174,8 +197,8 @@ pub(crate) fn each_row<T: Send>(
     inputs: &[Input<'_>],
     work: impl Fn(RawRow, ReadOptions<'_>) -> T + Sync,
     take: &mut Take<'_, T>,
-) -> Result<Vec<DataFile>> {
-    let (mut files, mut more) = (Vec::new(), true);
+) -> Result<Seen> {
+    let (mut seen, mut more) = (Seen::default(), true);
     for (number, input) in inputs.iter().enumerate() {
         let mut waiting = Waiting::new(threads, input.read, &work);
         let mut left = input.read.limit.unwrap_or(usize::MAX);
@@ -183,25 +206,52 @@ pub(crate) fn each_row<T: Send>(
             if !more {
                 break;
             }
-            let place = Place { input: number, file: files.len() };
-            let mut found = false;
-            let digest = rows::read_file(path, &mut |row| {
-                found = true;
-                if left == 0 {
-                    return Ok(false);
+            let place = Place { input: number, file: seen.files.len() };
+            let sha256 = if input.read.format == DataFormat::Code {
+                let mut folder = SourceFolder::open(path)?;
+                while left > 0
+                    && more
+                    && let Some(row) = folder.next_row()?
+                {
+                    left -= 1;
+                    more = waiting.push(place, row, take)?;
                 }
-                left -= 1;
-                more = waiting.push(place, row, take)?;
-                Ok(more)
-            })?;
-            if !found {
-                return Err(no_rows(path));
-            }
-            files.push(DataFile { path: path.clone(), sha256: digest.sha256 });
+                if left > 0 && more {
+                    folder.refuse_empty(path)?;
+                }
+                for (words, count) in folder.left_out() {
+                    *seen.left_out.entry(words.clone()).or_default() += count;
+                }
+                folder.sha256()
+            } else {
+                let mut found = false;
+                let digest = rows::read_file(path, &mut |row| {
+                    found = true;
+                    if left == 0 {
+                        return Ok(false);
+                    }
+                    left -= 1;
+                    more = waiting.push(place, row, take)?;
+                    Ok(more)
+                })?;
+                if !found {
+                    return Err(no_rows(path));
+                }
+                digest.sha256
+            };
+            seen.files.push(DataFile { path: path.clone(), sha256 });
         }
         more = more && waiting.work(take)?;
     }
-    Ok(files)
+    Ok(seen)
+}
+
+/// What was gone through.
+#[derive(Default)]
+pub(crate) struct Seen {
+    files: Vec<DataFile>,
+    /// How many files of folders of source code were left out for which reason, in words.
+    left_out: BTreeMap<String, usize>,
 }
 
 /// Takes what was made of a row, and says whether more is wanted.
@@ -269,12 +319,15 @@ pub(crate) enum Enough {
 }
 
 impl<'a> Reading<'a> {
+    /// # Errors
+    /// The model lacks what the options ask for.
     pub(crate) fn new(
         threads: &'a Threads,
         preparer: &'a Preparer<'a>,
         cache: Option<&'a TokenCache>,
-    ) -> Self {
-        Reading {
+    ) -> Result<Self> {
+        preparer.check_options()?;
+        Ok(Reading {
             threads,
             preparer,
             cache,
@@ -284,14 +337,15 @@ impl<'a> Reading<'a> {
             enough: None,
             outcomes: Vec::new(),
             about: About::default(),
-        }
+        })
     }
 
     /// Takes the rows of files.
     pub(crate) fn add_files(&mut self, inputs: &[Input<'_>]) -> Result<()> {
         let (threads, preparer) = (self.threads, self.preparer);
         let work = |row: RawRow, read: ReadOptions<'_>| Read::new(preparer, row, read);
-        self.about.files = each_row(threads, inputs, work, &mut |place, read| self.take(place, read))?;
+        let seen = each_row(threads, inputs, work, &mut |place, read| self.take(place, read))?;
+        (self.about.files, self.about.left_out) = (seen.files, seen.left_out);
         Ok(())
     }
 

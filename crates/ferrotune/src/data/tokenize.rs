@@ -9,13 +9,16 @@
 //!   several rows (`spans`). What a template leaves out of a chat is counted (`pieces`).
 
 mod arguments;
+mod code;
 mod ends;
 mod outcome;
 mod pieces;
 mod problem;
+mod reasoning;
 mod report;
 mod spans;
 
+pub use code::FimOptions;
 pub(crate) use outcome::Outcome;
 pub use pieces::Piece;
 pub use problem::Problem;
@@ -30,8 +33,10 @@ use crate::data::token_rows::TokenRows;
 use crate::data::tokenizer::{Encoded, Tokenizer};
 use crate::data::train_row::{IGNORE, TrainRow};
 use crate::error::{Error, Result};
-use crate::run_config::{BadRowPolicy, DataOptions, Overlong, Supervise, Truncation};
+use crate::run_config::{BadRowPolicy, DataOptions, Overlong, Reasoning, Supervise, Truncation};
+use code::CodeStyle;
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 /// Which parts of a row are supervised; a token must be in all that are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +69,10 @@ pub struct PrepareOptions {
     pub system: Option<String>,
     /// Rows of the model's embedding; ids from there on are refused.
     pub vocab_size: Option<usize>,
+    /// What happens to thoughts.
+    pub reasoning: Reasoning,
+    /// Which source files are permuted.
+    pub fim: FimOptions,
     /// What happens to rows that cannot be used.
     pub bad_rows: BadRowPolicy,
     /// What messages call the rows and the options.
@@ -79,6 +88,8 @@ impl From<&DataOptions> for PrepareOptions {
             overlong: options.overlong,
             system: options.system.clone(),
             vocab_size: None,
+            reasoning: options.reasoning,
+            fim: options.into(),
             bad_rows: options.bad_rows,
             names: Names::default(),
         }
@@ -89,7 +100,8 @@ impl PrepareOptions {
     /// What of them decides the rows, as text.
     fn deciding(&self) -> String {
         let names = Names::default();
-        format!("{:?}", PrepareOptions { bad_rows: BadRowPolicy::Fail, names, ..self.clone() })
+        let fim = if self.fim.rate > 0.0 { self.fim } else { FimOptions::default() };
+        format!("{:?}", PrepareOptions { bad_rows: BadRowPolicy::Fail, names, fim, ..self.clone() })
     }
 }
 
@@ -102,6 +114,8 @@ pub struct Preparer<'a> {
     styles: Vec<spans::Style<'a>>,
     options: PrepareOptions,
     known: pieces::Known,
+    /// How source files are written, once there are some.
+    code: OnceLock<CodeStyle>,
 }
 
 /// What an example became.
@@ -113,6 +127,10 @@ pub struct Made {
     pub left_out: BTreeSet<Piece>,
     /// Whether it is a text, which can be cut anywhere.
     pub is_text: bool,
+    /// How many of its rows are in fill-in-the-middle order.
+    pub permuted: usize,
+    /// How many thoughts were masked or dropped.
+    pub thoughts: usize,
 }
 
 impl From<TrainRow> for Made {
@@ -134,7 +152,7 @@ impl<'a> Preparer<'a> {
             .chain(tools)
             .map(|template| spans::Style::probe(tokenizer, template))
             .collect();
-        Preparer { tokenizer, template, styles, options, known: pieces::Known::default() }
+        Preparer { tokenizer, template, styles, options, known: pieces::Known::default(), code: OnceLock::new() }
     }
 
     /// What decides which rows an example becomes, as texts: the program, tokenizer, template and options.
@@ -159,6 +177,10 @@ impl<'a> Preparer<'a> {
         ids
     }
 
+    fn code(&self) -> &CodeStyle {
+        self.code.get_or_init(|| CodeStyle::probe(self.tokenizer))
+    }
+
     fn marks(&self) -> impl Iterator<Item = &ends::Mark> {
         self.styles.iter().flat_map(|style| &style.ends.marks)
     }
@@ -171,9 +193,14 @@ impl<'a> Preparer<'a> {
     /// Tokenizes all rows of a data set, in their order, on these threads. Rows that cannot be used are an error about all
     /// of them, unless the options leave them out.
     pub fn prepare(&self, threads: &Threads, dataset: &Dataset) -> Result<(TokenRows, PrepReport)> {
-        let mut reading = Reading::new(threads, self, None);
+        let mut reading = Reading::new(threads, self, None)?;
         reading.take_all(dataset)?;
         reading.finish()?.whole(self)
+    }
+
+    /// Refuses options that the model lacks something for.
+    pub(crate) fn check_options(&self) -> Result<()> {
+        if self.options.fim.rate > 0.0 { self.code().check(self.options.fim) } else { Ok(()) }
     }
 
     /// Rows that cannot be used, of `all`, end the preparation or are counted.
@@ -196,11 +223,12 @@ impl<'a> Preparer<'a> {
     /// The rows that an example becomes, brought to their length, and what happened to it.
     pub(crate) fn fitted(&self, example: &Example) -> std::result::Result<(Vec<TrainRow>, Outcome), Problem> {
         let made = self.rows(example)?;
-        let mut outcome = Outcome::default();
+        let mut outcome =
+            Outcome { permuted: made.permuted as u32, thoughts: made.thoughts as u32, ..Outcome::default() };
         made.left_out.iter().for_each(|piece| outcome.leave_out(*piece));
         let limit = self.options.max_length.unwrap_or(usize::MAX);
         let mut rows = made.rows;
-        if made.is_text && rows.iter().any(|row| row.len() > limit) {
+        if made.is_text && (rows.len() > 1 || rows.iter().any(|row| row.len() > limit)) {
             outcome.split_text = self.options.overlong == Overlong::Split;
             outcome.cut_text = self.options.overlong == Overlong::Truncate;
         }
@@ -226,6 +254,11 @@ impl<'a> Preparer<'a> {
                 self.text(&format!("{prompt}{completion}"), start)?.into()
             }
             Example::Chat(chat) => self.chat(chat)?,
+            Example::Code(file) => {
+                let limit = self.options.max_length.unwrap_or(usize::MAX);
+                let made = self.code().rows(file, self.options.fim, limit, self.options.overlong)?;
+                Made { rows: made.rows, permuted: made.permuted, is_text: true, ..Made::default() }
+            }
             Example::Tokens { input_ids, labels } => {
                 TrainRow { input_ids: input_ids.clone(), labels: labels.clone(), goes_on: false }.into()
             }
@@ -285,19 +318,25 @@ impl<'a> Preparer<'a> {
         {
             chat.insert_system(system);
         }
+        let mut thoughts = 0;
+        if self.options.reasoning == Reasoning::Drop {
+            thoughts = reasoning::drop_thoughts(&mut chat.messages)?;
+        }
         style.forms.fit(&mut chat.messages);
-        match self.rendered(&chat, style) {
+        let made = match self.rendered(&chat, style) {
             // Some templates join the arguments of a call to other text, which an object cannot be.
             Err(problem) if arguments::to_text(&mut chat.messages) => {
                 self.rendered(&chat, style).map_err(|_| problem)
             }
             made => made,
-        }
+        };
+        made.map(|made| Made { thoughts: made.thoughts + thoughts, ..made })
     }
 
     fn rendered(&self, row: &Chat, style: &spans::Style<'_>) -> std::result::Result<Made, Problem> {
         let masks = self.options.masks;
-        let chat = spans::Chat::new(style, &row.messages, row.tools.as_deref(), &row.extra)?;
+        let masked = self.options.reasoning == Reasoning::Mask;
+        let chat = spans::Chat::new(style, &row.messages, row.tools.as_deref(), &row.extra, masked)?;
         let first = if masks.completion { row.prompt_messages } else { 0 };
         let is_answer = |k: &usize| row.messages[*k]["role"] == "assistant" && !row.untrained.contains(k);
         let answers: Vec<usize> = match masks.assistant {
@@ -329,7 +368,9 @@ impl<'a> Preparer<'a> {
             }))
         };
         let rows = carriers.iter().map(one).collect::<std::result::Result<_, Problem>>()?;
-        Ok(Made { rows, left_out, is_text: false })
+        let has_thought = |k: &&usize| reasoning::thought(&row.messages[**k]).is_some();
+        let thoughts = if masked { answers.iter().filter(has_thought).count() } else { 0 };
+        Ok(Made { rows, left_out, thoughts, ..Made::default() })
     }
 
     fn check_bos(&self, ids: &[u32]) -> std::result::Result<(), Problem> {

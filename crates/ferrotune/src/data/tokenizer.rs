@@ -3,6 +3,10 @@
 //! `tokenizers` does the work. What it adds around a text by itself (its post-processor) is found out once and taken
 //! off, so that each caller decides if a text gets it: plain text does, a rendered chat does not.
 
+mod plain;
+
+pub(crate) use plain::PlainText;
+
 use crate::data::chat_template::{ChatTemplate, Clock};
 use crate::error::{Error, Result};
 use crate::formats::folder::named_templates;
@@ -20,6 +24,8 @@ pub struct TokenizerSettings {
     pub chat_template: Option<String>,
     /// The source of the template for chats with tools, where it is another one.
     pub tool_template: Option<String>,
+    /// Names and sources of further templates.
+    pub other_templates: Vec<(String, String)>,
     /// Whether a text starts with BOS; the tokenizer's own habit if absent.
     pub add_bos: Option<bool>,
 }
@@ -42,6 +48,7 @@ impl TokenizerSettings {
             special_tokens,
             chat_template: template,
             tool_template,
+            other_templates: Vec::new(),
             add_bos: config["add_bos_token"].as_bool(),
         }
     }

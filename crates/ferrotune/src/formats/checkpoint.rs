@@ -142,6 +142,11 @@ impl Checkpoint {
         self.source.tool_template()
     }
 
+    /// Names and sources of templates beside those two.
+    pub fn other_templates(&self) -> Result<Vec<(String, String)>> {
+        self.source.other_templates()
+    }
+
     /// The special tokens by role: `bos_token`, `eos_token`, `pad_token`, `unk_token`, ...
     pub fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         self.source.special_tokens()

@@ -34,6 +34,9 @@ const SIDECARS: &[&str] = &[
     "USE_POLICY.md",
 ];
 
+/// Named templates that are files.
+const TEMPLATES: &str = "additional_chat_templates";
+
 /// The template for chats with tools, where it is a file.
 pub(crate) const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
 
@@ -43,15 +46,16 @@ pub(crate) struct Folder {
     pub(crate) shards: Shards,
     /// The small files around the weights as they were when the folder was opened: what a run writes at its end is what it
     /// began with, whatever has become of the folder since.
-    files: Vec<(&'static str, Vec<u8>)>,
+    files: Vec<(String, Vec<u8>)>,
 }
 
 impl Folder {
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let shards = Shards::open(dir)?;
         let mut files = Vec::new();
-        for &name in SIDECARS {
-            let path = dir.join(name);
+        let named = named_files(&dir.join(TEMPLATES))?;
+        for name in SIDECARS.iter().map(|name| (*name).to_string()).chain(named) {
+            let path = dir.join(&name);
             match std::fs::read(&path) {
                 Ok(bytes) => files.push((name, bytes)),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -76,7 +80,7 @@ impl Folder {
 
     /// A small file of the folder; `None` if it was not there.
     fn file(&self, name: &str) -> Option<&[u8]> {
-        self.files.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &bytes[..])
+        self.files.iter().find(|(own, _)| own == name).map(|(_, bytes)| &bytes[..])
     }
 
     /// A JSON file of the folder; `None` if it was not there.
@@ -189,6 +193,29 @@ impl Source for Folder {
         }
     }
 
+    fn other_templates(&self) -> Result<Vec<(String, String)>> {
+        let mut templates = Vec::new();
+        for (file, _) in &self.files {
+            let Some(name) = file.strip_prefix(TEMPLATES).and_then(|name| name.strip_suffix(".jinja")) else {
+                continue;
+            };
+            if file != TOOL_TEMPLATE {
+                templates.extend(self.text(file)?.map(|source| (name.trim_matches('/').to_string(), source)));
+            }
+        }
+        for file in ["tokenizer_config.json", "chat_template.json"] {
+            let json = self.json(file)?;
+            let list = json.as_ref().and_then(|json| json["chat_template"].as_array());
+            for template in list.into_iter().flatten() {
+                if let (Some(name), Some(source)) = (template["name"].as_str(), template["template"].as_str())
+                {
+                    templates.push((name.to_string(), source.to_string()));
+                }
+            }
+        }
+        Ok(templates)
+    }
+
     fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         let mut tokens = BTreeMap::new();
         // The tokenizer's own configuration is the newer of the two and wins.
@@ -218,8 +245,29 @@ impl Source for Folder {
     }
 
     fn sidecars(&self, _: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
-        Ok(self.files.iter().map(|(name, bytes)| (name.to_string(), bytes.clone())).collect())
+        Ok(self.files.clone())
     }
+}
+
+/// The files of templates in a folder but that for tools, under the names of sidecars; none if there is no such folder.
+fn named_files(dir: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(Error::io(dir, e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|e| Error::io(dir, e))?.file_name().to_string_lossy().into_owned();
+        let name = format!("{TEMPLATES}/{name}");
+        if name.ends_with(".jinja") && name != TOOL_TEMPLATE {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The template for ordinary chats and the one for chats with tools, of a text or a list of named ones.

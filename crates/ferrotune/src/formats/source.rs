@@ -57,6 +57,11 @@ pub(super) trait Source: Send + Sync {
     /// The template for chats with tools, if it is another one.
     fn tool_template(&self) -> Result<Option<String>>;
 
+    /// Names and sources of templates beside those two.
+    fn other_templates(&self) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
+
     /// The special tokens by role, such as `bos_token`.
     fn special_tokens(&self) -> Result<BTreeMap<String, String>>;
 

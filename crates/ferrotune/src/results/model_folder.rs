@@ -20,8 +20,16 @@ use crate::{Error, Result};
 /// Bytes of a shard at most, as transformers splits.
 pub(crate) const SHARD: usize = 5_000_000_000;
 
-/// Writes the model with its adapter folded in, or with its trained parameters, to `folder` as `dtype`; `learned` are
-/// tokens that it ends an answer with now.
+/// What a result says otherwise than its base does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Learned<'a> {
+    /// Further tokens that end an answer.
+    pub ends: &'a [u32],
+    /// The chat template, if it is not the base's.
+    pub template: Option<&'a str>,
+}
+
+/// Writes the model with its adapter folded in, or with its trained parameters, to `folder` as `dtype`.
 ///
 /// Weights are made one at a time: the peak is the model in memory and one matrix.
 pub fn write(
@@ -31,7 +39,7 @@ pub fn write(
     params: &Params,
     adapter: Option<&Adapter>,
     dtype: DType,
-    learned: &[u32],
+    learned: Learned<'_>,
 ) -> Result<()> {
     if let Some(adapter) = adapter {
         check(model, adapter)?;
@@ -69,17 +77,36 @@ pub fn write(
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
-    write_config(folder, base, dtype, untied, learned)?;
+    write_config(folder, base, dtype, untied, learned.ends)?;
     write_sidecars(folder, base, learned)
 }
 
-/// Tokenizer, chat template and generation settings of the base, with the tokens that end an answer now.
-pub(crate) fn write_sidecars(folder: &Path, base: &BaseModel, learned: &[u32]) -> Result<()> {
+/// Tokenizer, chat template and generation settings of the base, with what was learned.
+pub(crate) fn write_sidecars(folder: &Path, base: &BaseModel, learned: Learned<'_>) -> Result<()> {
     for (name, content) in base.checkpoint.sidecars()? {
-        write_sidecar(folder, &name, &content)?;
+        match learned.template {
+            None => write_sidecar(folder, &name, &content)?,
+            // No template but the chosen one, wherever readers look for one.
+            Some(_) if name.contains(TEMPLATE) => {}
+            Some(_) if name == "tokenizer_config.json" => {
+                let mut config = crate::json::in_file(Path::new(&name), &content)?;
+                config.as_object_mut().map(|fields| fields.shift_remove(TEMPLATE));
+                write_sidecar(folder, &name, format!("{config:#}\n").as_bytes())?;
+            }
+            Some(_) => write_sidecar(folder, &name, &content)?,
+        }
     }
-    stops::write(folder, &base.checkpoint, learned)
+    if let Some(template) = learned.template {
+        write_sidecar(folder, TEMPLATE_FILE, template.as_bytes())?;
+    }
+    stops::write(folder, &base.checkpoint, learned.ends)
 }
+
+/// What files and keys of chat templates are called.
+const TEMPLATE: &str = "chat_template";
+
+/// The file of the chat template, where transformers looks first.
+pub const TEMPLATE_FILE: &str = "chat_template.jinja";
 
 /// Writes a file beside the weights; a few of them have a folder of their own.
 pub(crate) fn write_sidecar(folder: &Path, name: &str, content: &[u8]) -> Result<()> {

@@ -32,8 +32,8 @@ pub use method::{MethodKind, MethodOptions, QuantOptions};
 pub(crate) use paths::matches;
 pub use sections::{
     ActivationPolicy, ActivationStorage, BadRowPolicy, DataFormat, DataOptions, FloatKind, LossNormalization,
-    ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Shape, SourceOptions, StreamPolicy,
-    Supervise, TableKind, TrainOptions, Truncation, WeightKind,
+    ModelOptions, ObjectiveKind, OptimizerKind, OutputOptions, Overlong, Reasoning, Shape, SourceOptions,
+    StreamPolicy, Supervise, TableKind, TrainOptions, Truncation, WeightKind,
 };
 pub use settings::{Difference, Settings, differences};
 pub(crate) use validate::MEANINGS;

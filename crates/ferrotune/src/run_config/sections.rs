@@ -56,6 +56,8 @@ choice! {
         Messages = "messages" | "chat" | "sharegpt" | "conversations",
         /// `{"input_ids", "labels"}`.
         Tokens = "tokens",
+        /// No rows: paths are folders of source code, and each file in them is a row.
+        Code = "code",
     }
 }
 
@@ -67,6 +69,19 @@ choice! {
         Assistant = "assistant" | "completion",
         /// Every token.
         All = "all",
+    }
+}
+
+choice! {
+    /// What happens to what an assistant thought before its answer.
+    pub enum Reasoning {
+        /// It is trained as the rest of the answer.
+        #[default]
+        Keep = "keep",
+        /// It stays in the text and is not supervised.
+        Mask = "mask",
+        /// It is taken out of the messages.
+        Drop = "drop",
     }
 }
 
@@ -322,6 +337,9 @@ section! {
         pub columns: Vec<(String, String)> = Vec::new(),
         /// Which tokens are supervised.
         pub supervise: Supervise = Supervise::Assistant,
+        /// What happens to the assistant's thoughts (`reasoning_content`, `<think>...</think>`).
+        #[schemars(extend("x-rare" = true))]
+        pub reasoning: Reasoning = Reasoning::Keep,
         /// Length of a row at most.
         #[schemars(range(min = 2), extend("x-unit" = "tokens", "x-aliases" = ["max_seq_length", "cutoff_len"]))]
         pub max_length: usize = 1024,
@@ -348,9 +366,22 @@ section! {
         /// Tokens of data of some size are kept on disk for the next start with the same data, model and options.
         #[schemars(extend("x-rare" = true, "x-numbers" = false))]
         pub cache: bool = true,
+        /// Share of the source files (`format: code`) that are trained in fill-in-the-middle order, with the tokens that the
+        /// model has for it; 0.5 is usual.
+        #[schemars(range(min = 0, max = 1))]
+        pub fim_rate: f64 = 0.0,
+        /// Share of those in which the suffix stands before prefix and middle (SPM) and not between them (PSM); if absent
+        /// as the model's family was trained: 0.5 for StarCoder and its like, 0 for others.
+        #[schemars(range(min = 0, max = 1), extend("x-rare" = true))]
+        pub fim_spm_rate: Option<f64> = None,
         /// What happens to rows that cannot be used.
         #[schemars(extend("x-rare" = true, "x-numbers" = false))]
         pub bad_rows: BadRowPolicy = BadRowPolicy::Fail,
+        /// Chat template in the place of the model's: the name of another one that the model has (`tool_use`, ...), a `.jinja`
+        /// file, or the template itself. It is written into the result, and answers of what was trained are rendered
+        /// with it too.
+        #[schemars(extend("x-aliases" = ["chat_template"], "x-path" = "rows", "x-rare" = true))]
+        pub template: Option<String> = None,
         /// Variables of the chat template for all rows, such as `enable_thinking: false`; a row's own
         /// `chat_template_kwargs` count more. Answers of what was trained are rendered with them too.
         #[schemars(with = "BTreeMap<String, Value>", extend(

@@ -1,7 +1,8 @@
 //! Checks of a whole configuration: the declared ranges, and what keys ask of each other.
 
 use super::{
-    EvalSource, FloatKind, Init, MethodKind, OptimizerKind, RunConfig, TableKind, Targets, WeightKind,
+    DataFormat, EvalSource, FloatKind, Init, MethodKind, OptimizerKind, Reasoning, RunConfig, Supervise,
+    TableKind, Targets, WeightKind,
 };
 use crate::error::{Error, Result};
 use crate::options::{fit, schema_of};
@@ -35,6 +36,7 @@ impl RunConfig {
         self.validate_adapter()?;
         self.validate_forms()?;
         self.validate_columns()?;
+        self.validate_supervision()?;
         let warmup = self.train.warmup;
         if warmup >= 1.0 && warmup.fract() != 0.0 {
             return Err(wrong("train.warmup", &warmup, "a share below 1 or a whole number of steps"));
@@ -62,6 +64,24 @@ impl RunConfig {
             )
             .with_hint(format!("one of {}", MEANINGS.join(", ")))),
         }
+    }
+
+    /// Fill-in-the-middle is for source files, and thoughts are masked where other tokens are.
+    fn validate_supervision(&self) -> Result<()> {
+        let data = &self.data;
+        let has_code = data.format == DataFormat::Code
+            || data.sources.iter().any(|source| source.format == DataFormat::Code);
+        if data.fim_rate > 0.0 && !has_code {
+            let problem = format!("{} without source files", data.fim_rate);
+            return Err(Error::config("data.fim_rate", problem)
+                .with_hint("it is for data.format: code, which trains folders of source code"));
+        }
+        if data.reasoning == Reasoning::Mask && data.supervise == Supervise::All {
+            let problem = "`mask` with data.supervise: all, which trains every token";
+            return Err(Error::config("data.reasoning", problem)
+                .with_hint("use data.supervise: assistant, or data.reasoning: drop"));
+        }
+        Ok(())
     }
 
     /// What is branched, and how the branches start.

@@ -12,7 +12,7 @@ use crate::fetch::data_sets::DataSet;
 use crate::formats::atomic;
 use crate::lora::{Adapter, Init, peft};
 use crate::model::Decoder;
-use crate::results::model_folder;
+use crate::results::model_folder::{self, Learned};
 use crate::results::run_folder::RunFolder;
 use crate::results::stops;
 use crate::results::trained_beside::TrainedBeside;
@@ -68,13 +68,15 @@ pub fn save(folder: &Path, base: &BaseModel, trainer: &Trainer<'_>) -> Result<()
 }
 
 fn save_into(folder: &Path, base: &BaseModel, trainer: &Trainer<'_>) -> Result<()> {
-    let (model, learned, beside) = (&trainer.session.model, trainer.ends(), trainer.beside());
+    let (model, ends, beside) = (&trainer.session.model, trainer.ends(), trainer.beside());
+    let template = base.chosen_template(&trainer.config.data)?;
+    let learned = Learned { ends, template: template.as_deref() };
     match &trainer.session.trainable {
         Trainable::Adapter(adapter) => {
-            write_adapter(folder, adapter, model, base, &beside, learned)?;
+            write_adapter(folder, adapter, model, base, &beside, ends)?;
             // Where the start changed the base weights: the same for programs that know the original ones only.
             if let Some(plain) = adapter.converted(&Device::reference(), model)? {
-                write_adapter(&folder.join(CONVERTED), &plain, model, base, &beside, learned)?;
+                write_adapter(&folder.join(CONVERTED), &plain, model, base, &beside, ends)?;
             }
             model_folder::write_sidecars(folder, base, learned)
         }

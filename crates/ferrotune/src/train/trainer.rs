@@ -49,7 +49,7 @@ pub struct Outcome {
 
 /// A run that is ready to start.
 pub struct Trainer<'a> {
-    config: &'a RunConfig,
+    pub(super) config: &'a RunConfig,
     base: &'a BaseModel,
     /// The model with what is trained.
     pub session: Session<'a>,

@@ -16,6 +16,8 @@ pub enum Example {
     },
     /// Messages for the chat template.
     Chat(Chat),
+    /// A file of a repository.
+    Code(CodeFile),
     /// Ready-made token ids.
     Tokens {
         /// The ids.
@@ -23,6 +25,17 @@ pub enum Example {
         /// One label for each of `input_ids`, not shifted; -100 is not supervised.
         labels: Vec<i32>,
     },
+}
+
+/// A source file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CodeFile {
+    /// Name of the repository that it is in.
+    pub repository: String,
+    /// Its path there, with `/`.
+    pub path: String,
+    /// What it says.
+    pub text: String,
 }
 
 /// Messages for the chat template.

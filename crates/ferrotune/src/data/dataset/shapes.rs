@@ -2,7 +2,7 @@
 
 use super::example::Example;
 use super::fields::{Fields, KNOWN, Problem, found};
-use super::{chats, flags, plain};
+use super::{chats, code, flags, plain};
 use crate::data::chat_template::ChatTemplate;
 use crate::run_config::DataFormat;
 
@@ -14,6 +14,7 @@ pub(super) enum Shape {
     Instruction,
     Tokens,
     Text,
+    Code,
 }
 
 impl Shape {
@@ -26,6 +27,7 @@ impl Shape {
             DataFormat::Instruction => Some(Shape::Instruction),
             DataFormat::Messages => Some(Shape::Messages),
             DataFormat::Tokens => Some(Shape::Tokens),
+            DataFormat::Code => Some(Shape::Code),
         }
     }
 
@@ -37,6 +39,7 @@ impl Shape {
             Shape::Instruction => "instructions",
             Shape::Tokens => "token ids",
             Shape::Text => "texts",
+            Shape::Code => "source files",
         }
     }
 
@@ -73,6 +76,7 @@ impl Shape {
             Shape::Instruction => plain::instruction(fields, template),
             Shape::Messages => chats::chat(fields, template),
             Shape::Tokens => plain::tokens(fields),
+            Shape::Code => code::code(fields),
         }
     }
 }

@@ -5,8 +5,6 @@ use serde_json::json;
 use super::super::selection::{Source, weighed};
 use super::super::tokenize::PrepareOptions;
 use super::super::tokenizer::{Tokenizer, TokenizerSettings};
-use std::path::Path;
-
 use super::*;
 use crate::data::rows::InMemory;
 use crate::run_config::{BadRowPolicy, DataOptions};
@@ -97,7 +95,7 @@ fn rows_of_a_program_are_like_those_of_a_file() {
     let tokenizer = tokenizer();
     let preparer = preparer(&tokenizer);
     let threads = Threads::one();
-    let mut reading = Reading::new(&threads, &preparer, None);
+    let mut reading = Reading::new(&threads, &preparer, None).unwrap();
     reading.add_source("mine", &mut InMemory::new(rows()), ReadOptions::default()).unwrap();
     let own = reading.finish().unwrap();
     assert_eq!(own.about.bad.lines(&own.about.files), ["mine:2: found a number, expected an object"]);

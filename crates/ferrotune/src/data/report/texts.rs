@@ -79,6 +79,8 @@ struct Parts {
     question: String,
     answer: String,
     empty_answer: bool,
+    /// A source file: its words are in no language, and it may hold marks and signs of any kind.
+    is_code: bool,
 }
 
 impl Parts {
@@ -87,6 +89,10 @@ impl Parts {
         match example {
             Example::Tokens { .. } => return None,
             Example::Text(text) => parts.answer.clone_from(text),
+            Example::Code(file) => {
+                parts.is_code = true;
+                parts.answer.clone_from(&file.text);
+            }
             Example::Completion { prompt, completion } => {
                 parts.empty_answer = completion.trim().is_empty();
                 (parts.question, parts.answer) = (prompt.clone(), completion.clone());
@@ -147,9 +153,9 @@ impl TextScan {
             whole: hash(&[&parts.question, &parts.answer]),
             question: (!parts.question.trim().is_empty()).then(|| hash(&[&parts.question])),
             signature: signature(&both),
-            language: language(&both),
+            language: if parts.is_code { None } else { language(&both) },
             empty_answer: parts.empty_answer,
-            oddities: oddities(&all),
+            oddities: if parts.is_code { Vec::new() } else { oddities(&all) },
             sensitive: sensitive::found(&all),
         }
     }

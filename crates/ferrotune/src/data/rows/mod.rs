@@ -10,6 +10,7 @@ mod json_document;
 mod json_lines;
 mod memory;
 mod parquet;
+mod source_folder;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use content::{Content, has_ending};
 pub(super) use document::is_document;
 pub use memory::InMemory;
+pub(super) use source_folder::SourceFolder;
 
 use crate::formats::hash::{Digest, HashingReader};
 use crate::{Error, Result};

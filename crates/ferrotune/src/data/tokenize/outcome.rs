@@ -18,7 +18,7 @@ pub(crate) struct Outcome {
     /// A text that was cut.
     pub(super) cut_text: bool,
     /// What the template leaves out, a bit for each of [`Piece::ALL`].
-    left_out: u16,
+    pub(super) left_out: u16,
     /// Rows that were cut to the maximal length.
     pub(super) truncated: u32,
     /// Rows that lost the end of their answer so.
@@ -27,10 +27,14 @@ pub(crate) struct Outcome {
     pub(super) overlong: u32,
     /// Rows left out because no token of theirs is predicted and supervised.
     pub(super) unsupervised: u32,
+    /// Rows of source files in fill-in-the-middle order.
+    pub(super) permuted: u32,
+    /// Thoughts that were masked or dropped.
+    pub(super) thoughts: u32,
 }
 
 impl Outcome {
-    pub(crate) const BYTES: usize = 28;
+    pub(crate) const BYTES: usize = 36;
 
     /// An example that cannot be used.
     pub(crate) fn bad() -> Self {
@@ -52,7 +56,14 @@ impl Outcome {
         let flags = [self.bad, self.split_text, self.cut_text];
         let flags = flags.iter().enumerate().map(|(bit, on)| u32::from(*on) << bit).sum::<u32>();
         let last = flags << 16 | u32::from(self.left_out);
-        let counts = [self.truncated, self.lost_terminators, self.overlong, self.unsupervised];
+        let counts = [
+            self.truncated,
+            self.lost_terminators,
+            self.overlong,
+            self.unsupervised,
+            self.permuted,
+            self.thoughts,
+        ];
         let mut bytes = [0; Self::BYTES];
         let words = [self.first_row, self.input, last].into_iter().chain(counts);
         bytes.chunks_exact_mut(4).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
@@ -74,6 +85,8 @@ impl Outcome {
             lost_terminators: word(4)?,
             overlong: word(5)?,
             unsupervised: word(6)?,
+            permuted: word(7)?,
+            thoughts: word(8)?,
         })
     }
 }
@@ -96,6 +109,8 @@ impl PrepReport {
             debug_assert!(bit < 16);
             *self.left_out.entry(*piece).or_default() += 1;
         }
+        self.permuted_rows += outcome.permuted as usize;
+        self.thoughts += outcome.thoughts as usize;
         self.truncated += outcome.truncated as usize;
         self.lost_terminators += outcome.lost_terminators as usize;
         self.dropped_overlong += outcome.overlong as usize;
@@ -124,6 +139,8 @@ mod tests {
             lost_terminators: 2,
             overlong: 300_000,
             unsupervised: 4,
+            permuted: 5,
+            thoughts: 6,
             ..Outcome::default()
         };
         Piece::ALL.iter().step_by(2).for_each(|piece| outcome.leave_out(*piece));

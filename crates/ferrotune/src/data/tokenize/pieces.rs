@@ -4,7 +4,8 @@
 //! come out for, the template leaves out. Few builds make up most data sets, so that is done once for each. The texts
 //! themselves are looked for too, as a template may decide by them.
 
-use super::spans::{Carrier, Chat, thought};
+use super::reasoning::thought;
+use super::spans::{Carrier, Chat};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};

@@ -42,6 +42,13 @@ pub struct PrepReport {
     /// Sources with weights of their own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Source>,
+    /// How many files of folders of source code were left out for which reason, in words; those of sources too.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out_files: BTreeMap<String, usize>,
+    /// Rows of source files in fill-in-the-middle order.
+    pub permuted_rows: usize,
+    /// Thoughts that were masked or dropped, as `data.reasoning` asks.
+    pub thoughts: usize,
     /// Rows that are left, with those that were added.
     pub kept: usize,
     /// Rows that cannot be used and were left out, as `data.bad_rows: skip` asks.

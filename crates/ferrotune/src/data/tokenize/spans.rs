@@ -7,6 +7,7 @@
 
 use super::ends::EndOfTurn;
 use super::problem::Problem;
+use super::reasoning::{self, empty_thought, has_thought_tags, thought};
 use crate::data::chat_template::{ChatTemplate, ContentForms, Conversation, RenderOptions, Rendered};
 use crate::data::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
@@ -45,6 +46,8 @@ pub(super) struct Chat<'a> {
     pub(super) messages: &'a [Value],
     pub(super) tools: Option<&'a [Value]>,
     pub(super) kwargs: &'a Map<String, Value>,
+    /// Whether thoughts are not trained.
+    masks_thoughts: bool,
     conversation: Conversation<'a>,
 }
 
@@ -76,9 +79,10 @@ impl<'a> Chat<'a> {
         messages: &'a [Value],
         tools: Option<&'a [Value]>,
         kwargs: &'a Map<String, Value>,
+        masks_thoughts: bool,
     ) -> Result<Self> {
         let conversation = style.template.conversation(messages, tools, kwargs)?;
-        Ok(Chat { style, messages, tools, kwargs, conversation })
+        Ok(Chat { style, messages, tools, kwargs, masks_thoughts, conversation })
     }
 
     /// Renders the first messages.
@@ -253,6 +257,11 @@ impl<'a> Chat<'a> {
             last.end - mark.map_or(0, |mark| mark.text.len())
         });
         // A call that the template does not write leaves nothing that could be learnt but to say nothing.
+        if self.masks_thoughts
+            && let Some(place) = self.thought_place(own, k, text.len())?
+        {
+            spans = reasoning::without(spans, &place);
+        }
         let nothing = spans
             .iter()
             .all(|span| text[span.start.min(content_end)..span.end.min(content_end)].trim().is_empty());
@@ -260,6 +269,18 @@ impl<'a> Chat<'a> {
             spans.clear();
         }
         Ok(Answer { spans, content_end, thought_lost: lost, joined })
+    }
+
+    /// Where the thought of the answer `k` stands in a text of `length` bytes that ends as the chat up to it does.
+    fn thought_place(&self, own: &Rendered, k: usize, length: usize) -> Result<Option<Range<usize>>> {
+        let Some(other) = reasoning::with_other_thought(&self.messages[k]) else { return Ok(None) };
+        let mut messages = self.messages[..=k].to_vec();
+        messages[k] = other;
+        let other = self.render_others(&messages, self.tools, false)?;
+        let place = reasoning::place(&own.text, &other.text);
+        // What stands before the answer may have another length than in its own chat.
+        let there = |at: usize| (length + at).saturating_sub(own.text.len());
+        Ok(place.map(|place| there(place.start)..there(place.end)))
     }
 
     /// The template's own marks of the last message, with the end-of-turn token.
@@ -305,36 +326,6 @@ fn carried(text: &str, own: &str, answer: &Answer, ends: &EndOfTurn) -> Option<V
         last.end = end + mark.text.len();
     }
     Some(spans)
-}
-
-/// The thought of an answer: in a field of its own, or in its text.
-pub(super) fn thought(message: &Value) -> Option<String> {
-    let field =
-        ["reasoning_content", "reasoning", "thinking"].iter().find_map(|name| message[*name].as_str());
-    let text = match (field, &message["content"]) {
-        (Some(thought), _) => thought,
-        (None, Value::String(content)) => {
-            let (before, _) = content.split_once("</think>")?;
-            before.split_once("<think>").map_or(before, |(_, thought)| thought)
-        }
-        _ => return None,
-    };
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_string())
-}
-
-fn has_thought_tags(message: &Value) -> bool {
-    thought(message).is_some() || message["content"].as_str().is_some_and(|text| text.contains("</think>"))
-}
-
-/// Bytes of the empty thought that a text begins with. A template writes it before an answer without one; to learn it
-/// would be to learn not to think.
-fn empty_thought(text: &str) -> usize {
-    let behind = |text: &'_ str| -> Option<usize> {
-        let rest = text.trim_start().strip_prefix("<think>")?.trim_start().strip_prefix("</think>")?;
-        Some(text.len() - rest.trim_start_matches(['\n', '\r']).len())
-    };
-    behind(text).unwrap_or(0)
 }
 
 fn says_something(message: &Value) -> bool {

@@ -175,6 +175,19 @@ impl Source for GgufModel {
         Ok(self.file.text("tokenizer.chat_template.tool_use")?.map(str::to_string))
     }
 
+    fn other_templates(&self) -> Result<Vec<(String, String)>> {
+        let mut templates = Vec::new();
+        for key in self.file.meta.keys() {
+            let name = key.strip_prefix("tokenizer.chat_template.").filter(|name| *name != "tool_use");
+            if let Some(name) = name
+                && let Some(source) = self.file.text(key)?
+            {
+                templates.push((name.to_string(), source.to_string()));
+            }
+        }
+        Ok(templates)
+    }
+
     fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
         tokenizer::special_tokens(&self.file)
     }
