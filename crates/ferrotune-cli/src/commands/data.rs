@@ -132,8 +132,10 @@ struct Language<'a> {
 /// The languages, the most frequent first.
 fn languages(data: &DataReport) -> Vec<Language<'_>> {
     let told: usize = data.languages.values().sum();
-    let of = |(name, &rows): (&'_ String, &usize)| Language { name, rows, percent: 100.0 * rows as f64 / told.max(1) as f64 };
-    let mut languages: Vec<Language<'_>> = data.languages.iter().map(of).collect();
+    let all = data.languages.iter();
+    let percent = |rows: usize| 100.0 * rows as f64 / told.max(1) as f64;
+    let mut languages: Vec<Language<'_>> =
+        all.map(|(name, &rows)| Language { name, rows, percent: percent(rows) }).collect();
     languages.sort_by_key(|language| (std::cmp::Reverse(language.rows), language.name));
     languages
 }
@@ -147,7 +149,10 @@ fn text(data: &DataReport, run: &Forecast) -> String {
     let languages = languages(data);
     if languages.len() > 1 {
         let named = |language: &Language<'_>| format!("{} {}", language.name, grouped(language.rows));
-        lines.push(format!("languages {}", languages.iter().take(8).map(named).collect::<Vec<_>>().join(", ")));
+        lines.push(format!(
+            "languages {}",
+            languages.iter().take(8).map(named).collect::<Vec<_>>().join(", ")
+        ));
     }
     let time = run.time.as_ref().map_or(String::new(), |time| format!(", about {time} on this machine"));
     let memory = run.peak_bytes.map_or(String::new(), |bytes| {

@@ -160,7 +160,7 @@ fn open_base(args: &Args, name: &str, report: &Report) -> Result<BaseModel> {
 fn opened(path: &Path, name: &str, report: &Report) -> Result<BaseModel> {
     let mut base = BaseModel::open(path, name)?;
     base.tokens = Some(cache::tokens());
-    for text in base.checkpoint.warnings()? {
+    for text in base.warnings()? {
         report.event(&Event::Warning { text });
     }
     Ok(base)

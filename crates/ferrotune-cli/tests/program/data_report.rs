@@ -46,6 +46,8 @@ fn sound() -> Vec<String> {
 fn place(rows: &[String]) -> Place {
     let place = Place::with_run("lora");
     place.write("rows.jsonl", &rows.concat());
+    let run = place.read("run.yaml").replace("max_length: 128", "max_length: 512");
+    place.write("run.yaml", &run);
     place
 }
 
@@ -114,7 +116,7 @@ fn every_planted_fault_is_found_and_its_row_named() {
     pair(&data["duplicates"]["near"], "rows.jsonl:62", "rows.jsonl:11");
     pair(&data["leakage"]["exact"], "eval.jsonl:1", "rows.jsonl:21");
     pair(&data["leakage"]["near"], "eval.jsonl:2", "rows.jsonl:31");
-    assert_eq!(data["leakage"]["questions"]["first"].as_array().unwrap().last().unwrap()[0], "eval.jsonl:3");
+    pair(&data["leakage"]["questions"], "eval.jsonl:3", "rows.jsonl:41");
     let one = |value: &Value, row: &str| assert_eq!(*value, json!({"rows": 1, "first": [row]}), "{data:#}");
     one(&data["other_language"], "rows.jsonl:63");
     one(&data["sensitive"]["e-mail address"], "rows.jsonl:64");

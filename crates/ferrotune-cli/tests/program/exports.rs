@@ -54,6 +54,11 @@ fn answers_end_where_the_chat_template_ended_them() {
     assert_eq!(own["eos_token_id"], 2);
     expected["eos_token_id"] = json!([2, 4]);
     assert_eq!(place.json("out/generation_config.json"), expected, "the other settings stay");
+    let card = place.read("out/README.md");
+    assert!(
+        card.contains("Answers end with `<|im_end|>` (4).") && card.contains("from_pretrained"),
+        "{card}"
+    );
     let base = model("llama_tied").display().to_string();
     for (adapter, merged) in [("out", "merged"), ("out/checkpoints/step-2", "from-checkpoint")] {
         place.run(&["merge", adapter, "--base", &base, "--output", merged]).ok();

@@ -55,12 +55,44 @@ fn what_does_not_fit_together_is_named() {
     let deep = format!("{{\"text\": \"a\", \"x\": {}{}}}\n", "[".repeat(10_000), "]".repeat(10_000));
     place.write("rows.jsonl", &deep);
     place.run(&["preview", "run.yaml"]).refused(&["rows.jsonl:1", "nested deeper than 127"]);
-    // A tokenizer with more tokens than the model has rows.
-    let mut config = place.json("model/config.json");
-    config["vocab_size"] = json!(100);
-    place.write("model/config.json", &config.to_string());
-    place.preview_refused(&[chat()], &["rows.jsonl:1", "outside of the model's vocabulary of 100"]);
+    let outside = json!({"input_ids": [1, 320], "labels": [1, 320]});
+    place.preview_refused(
+        &[outside],
+        &["rows.jsonl:1", "token 320 is outside of the model's vocabulary of 320"],
+    );
     // No end token in the template: nothing teaches to stop.
     let endless = PLAIN.replace("<|im_end|>", "");
     assert!(Place::with_template(&endless).preview(&[chat()], &[]).warns(&["will not learn to stop"]));
+}
+
+/// A copy of the tiny model whose configuration says another number of rows.
+fn with_rows(rows: usize) -> Place {
+    let place = Place::with_template(PLAIN);
+    let mut config = place.json("model/config.json");
+    config["vocab_size"] = json!(rows);
+    place.write("model/config.json", &config.to_string());
+    place
+}
+
+#[test]
+fn a_tokenizer_of_another_size_than_the_embedding_is_said_where_it_is_not_padding() {
+    // 315 of its 320 tokens are ordinary ones.
+    with_rows(100).preview_refused(&[chat()], &["model", "320 tokens", "100 rows", "of another model"]);
+    assert!(with_rows(320).preview(&[chat()], &[]).warnings.is_empty());
+    // Rounded up to a multiple of 16, as Qwen's 151,669 tokens have 151,936 rows.
+    assert!(with_rows(336).preview(&[chat()], &[]).warnings.is_empty());
+    let shown = with_rows(512).preview(&[chat()], &[]);
+    assert!(shown.warns(&["320 tokens", "512 rows", "more than padding"]), "{:?}", shown.warnings);
+    // A token that was added behind the vocabulary counts where a row has it.
+    let place = Place::with_template(PLAIN);
+    let mut tokenizer = place.json("model/tokenizer.json");
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(json!({
+        "id": 320, "content": "<image>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": true,
+    }));
+    place.write("model/tokenizer.json", &tokenizer.to_string());
+    assert!(place.preview(&[chat()], &[]).warnings.is_empty());
+    let image =
+        json!({"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "b."}]});
+    place.preview_refused(&[image], &["rows.jsonl:1", "token 320 is outside of the model's vocabulary"]);
 }

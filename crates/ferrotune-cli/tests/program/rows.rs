@@ -238,6 +238,9 @@ fn json_kept_as_text_is_read() {
     ] {
         place.preview_refused(&[row], &["rows.jsonl:1", word, "not JSON"]);
     }
+    // One tool in the place of a list of them.
+    let one = json!({"messages": messages, "tools": tool()});
+    place.preview_refused(&[one], &["rows.jsonl:1", "`tools` is an object, expected a list"]);
     // An answer may be JSON by itself.
     let answer = json!({"prompt": "People?", "completion": "[{\"role\": \"boss\", \"content\": \"x\"}]"});
     assert_eq!(place.preview(&[answer], &[]).trained(), ["[{\"role\": \"boss\", \"content\": \"x\"}]</s>"]);

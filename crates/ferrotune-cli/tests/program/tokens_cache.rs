@@ -84,14 +84,14 @@ fn streaming_reads_what_the_steps_need() {
     let row = |i: usize| format!("{}\n", json!({"text": format!("row number {i} of many rows")}));
     place.write("rows.jsonl", &(0..30_000).map(row).collect::<String>());
     let streaming = |more: &[&str]| {
-        let base = ["preview", "run.yaml", "-n", "1", "--json", "--set", "data.streaming=true"];
+        let base = ["preview", "run.yaml", "-n", "1", "--set", "data.streaming=true"];
         place.run(&[&base[..], more].concat())
     };
-    let report =
-        streaming(&["--set", "train.max_steps=5", "--set", "data.eval=50%"]).json()["report"].clone();
+    let told = |more: &[&str]| streaming(&[&["--json"], more].concat()).json()["report"].clone();
+    let report = told(&["--set", "train.max_steps=5", "--set", "data.eval=50%"]);
     // A part of 4096 rows has more than enough, and half of it is held out.
     assert_eq!(report["rows"], 2048);
-    let more = streaming(&["--set", "train.max_steps=1000"]).json()["report"].clone();
+    let more = told(&["--set", "train.max_steps=1000"]);
     assert_eq!(more["rows"], 8192);
     streaming(&[]).refused(&["data.streaming", "train.max_steps"]);
     let source = "data.sources=[{path: rows.jsonl}]";

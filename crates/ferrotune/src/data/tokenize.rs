@@ -152,7 +152,14 @@ impl<'a> Preparer<'a> {
             .chain(tools)
             .map(|template| spans::Style::probe(tokenizer, template))
             .collect();
-        Preparer { tokenizer, template, styles, options, known: pieces::Known::default(), code: OnceLock::new() }
+        Preparer {
+            tokenizer,
+            template,
+            styles,
+            options,
+            known: pieces::Known::default(),
+            code: OnceLock::new(),
+        }
     }
 
     /// What decides which rows an example becomes, as texts: the program, tokenizer, template and options.

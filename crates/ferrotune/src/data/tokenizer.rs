@@ -14,6 +14,7 @@ use crate::formats::hash::hex;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
+use std::path::Path;
 
 /// What stands beside the vocabulary: special tokens, the chat template, whether texts get a BOS.
 #[derive(Clone, Debug, Default)]
@@ -167,6 +168,21 @@ impl Tokenizer {
     /// Number of tokens, added ones included. A model may have more rows than that.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// Refuses a tokenizer that is larger than the embedding of its model, which has `rows` rows. A few tokens that were added
+    /// behind the vocabulary (that of images in a model of text) do not count: rows that use them are refused by themselves.
+    pub(crate) fn check_rows(&self, rows: usize, model: &Path) -> Result<()> {
+        let added =
+            self.inner.get_added_tokens_decoder().into_keys().filter(|id| *id as usize >= rows).count();
+        let tokens = self.inner.get_vocab_size(false);
+        if tokens <= rows.saturating_add(added) {
+            return Ok(());
+        }
+        let problem = format!("the tokenizer has {tokens} tokens, and the model's embedding {rows} rows");
+        Err(Error::file(model, problem).with_hint(
+            "the tokenizer is that of another model, or of this one after tokens were added: take both from one place",
+        ))
     }
 
     /// Beginning of a text.

@@ -18,7 +18,6 @@ use crate::results::stops;
 use crate::results::trained_beside::TrainedBeside;
 use crate::run_config::RunConfig;
 
-use super::record::Summary;
 use super::{Outcome, Trainable, Trainer};
 
 /// Folder of an adapter that was made into a plain LoRA for the original weights.
@@ -34,7 +33,7 @@ pub fn write(
     data_sets: &[DataSet],
 ) -> Result<()> {
     save_into(folder.path(), base, trainer)?;
-    let (trainable, summary) = (&trainer.session.trainable, trainer.summary());
+    let summary = trainer.summary();
     let (data_hash, base_hash) = trainer.fingerprints();
     let receipt = json!({
         "ferrotune": env!("CARGO_PKG_VERSION"),
@@ -56,7 +55,7 @@ pub fn write(
         "planned_bytes": summary.plan.total(),
     });
     folder.write("receipt.json", format!("{receipt:#}\n").as_bytes())?;
-    folder.write("README.md", card(config, base, trainable, summary, outcome, data_sets).as_bytes())
+    folder.write("README.md", card(config, base, trainer, outcome, data_sets).as_bytes())
 }
 
 /// Writes what was trained, with the tokenizer, into a new or empty folder: the adapter as PEFT reads it, or the whole model.
@@ -132,14 +131,28 @@ fn linked(data_sets: &[DataSet]) -> String {
     }
 }
 
+/// The tokens that end an answer now, for readers that take them from nowhere else: PEFT reads no settings of generation.
+fn ends(base: &BaseModel, ends: &[u32]) -> String {
+    let words: Vec<String> =
+        ends.iter().filter_map(|id| Some(format!("`{}` ({id})", base.tokenizer.token(*id)?))).collect();
+    match words.is_empty() {
+        true => String::new(),
+        false => format!(
+            "Answers end with {}. `generation_config.json` says so; with PEFT, load it by \
+             `GenerationConfig.from_pretrained` and give it to `generate`.\n\n",
+            words.join(", ")
+        ),
+    }
+}
+
 fn card(
     config: &RunConfig,
     base: &BaseModel,
-    trainable: &Trainable,
-    s: &Summary,
+    trainer: &Trainer<'_>,
     o: &Outcome,
     data_sets: &[DataSet],
 ) -> String {
+    let (trainable, s) = (&trainer.session.trainable, trainer.summary());
     let kind = if s.method == "full" { "model" } else { "LoRA adapter (PEFT)" };
     let library = if s.method == "full" { "transformers" } else { "peft" };
     let held = o.eval_loss.map_or(String::new(), |l| format!("| held-out loss | {l:.4} |\n"));
@@ -152,7 +165,7 @@ fn card(
          | data | {data} |\n\
          | steps | {steps} |\n\
          | loss of the last step | {loss:.4} |\n{held}\
-         | seed | {seed} |\n\n{start}\
+         | seed | {seed} |\n\n{start}{ends}\
          `run.yaml` holds the whole configuration, `receipt.json` versions and hashes, `metrics.jsonl` every step.\n",
         base = base.name,
         linked = linked(data_sets),
@@ -167,5 +180,6 @@ fn card(
         loss = o.loss,
         seed = config.train.seed,
         start = start(trainable),
+        ends = ends(base, trainer.ends()),
     )
 }

@@ -309,7 +309,7 @@ impl TextReport {
             (_, None, None) => {}
         }
         let question = text.question.and_then(|question| self.questions.get(&question).copied());
-        if let (Purpose::Eval, None, Some(other)) = (purpose, whole, question) {
+        if let (Purpose::Eval, None, None, Some(other)) = (purpose, whole, near, question) {
             found.push((|all| &mut all.leakage.questions, other));
         }
         for (of, other) in found {

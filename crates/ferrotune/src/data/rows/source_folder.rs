@@ -287,7 +287,7 @@ mod tests {
         let mut source = SourceFolder::open(path).unwrap();
         let mut rows = Vec::new();
         while let Some(row) = source.next_row().unwrap() {
-            let fields = row.fields.unwrap();
+            let fields = row.parsed().1.unwrap();
             let text = |name: &str| fields[name].as_str().unwrap().to_string();
             rows.push((text("path"), text("content")));
         }
