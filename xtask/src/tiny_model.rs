@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use ferrotune::base::BaseModel;
 use ferrotune::formats::safetensors::{OutTensor, write};
 use ferrotune::formats::write_atomic;
-use ferrotune::results::model_folder::{self, Learned};
+use ferrotune::results::model_folder;
 use ferrotune::results::run_folder::{Begin, RunFolder};
 use ferrotune::run_config::RunConfig;
 use ferrotune::train::{Event, Trainer};
@@ -239,7 +239,7 @@ fn train(start: &Path, work: &Path, out: &Path) -> Outcome<()> {
         trainer.session.trainable.params(),
         None,
         DType::Bf16,
-        Learned { ends: trainer.ends(), template: None },
+        trainer.learned(),
     )?;
     Ok(())
 }

@@ -50,7 +50,7 @@ fn a_folder_of_source_code_is_trained_with_the_place_of_each_file() {
         "<|repo_name|>shop\n<|file_sep|>src/util/add.js\nexport const add = (a, b) => a + b;\r\n</s>",
     ];
     assert_eq!(shown.texts, texts);
-    assert!(shown.supervised.iter().zip(&shown.texts).all(|(runs, text)| runs == &[text.clone()]));
+    assert!(shown.supervised.iter().zip(&shown.texts).all(|(runs, text)| *runs == [text.as_str()]));
     assert_eq!(shown.report["shapes"], json!({"source files": 3}));
     let left_out =
         json!({"lock files": 1, "named in .gitignore or .ignore": 1, "no source by their names": 1});

@@ -88,7 +88,10 @@ fn every_planted_fault_is_found_and_its_row_named() {
     let (copied, near, leaked) = (copy(3), copy(10).replace("somebody", "someone"), copy(20).to_uppercase());
     let (near_leak, question) = (
         copy(30).replace("call the", "phone the"),
-        chat("Number 40: what should I do about the delivery in the garden?", "Something else entirely."),
+        chat(
+            "Number 40: what should I do about the password form in the garden?",
+            "Something else entirely.",
+        ),
     );
     rows.push(copied);
     rows.push(near);

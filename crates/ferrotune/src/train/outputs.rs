@@ -12,7 +12,7 @@ use crate::fetch::data_sets::DataSet;
 use crate::formats::atomic;
 use crate::lora::{Adapter, Init, peft};
 use crate::model::Decoder;
-use crate::results::model_folder::{self, Learned};
+use crate::results::model_folder;
 use crate::results::run_folder::RunFolder;
 use crate::results::stops;
 use crate::results::trained_beside::TrainedBeside;
@@ -67,9 +67,8 @@ pub fn save(folder: &Path, base: &BaseModel, trainer: &Trainer<'_>) -> Result<()
 }
 
 fn save_into(folder: &Path, base: &BaseModel, trainer: &Trainer<'_>) -> Result<()> {
-    let (model, ends, beside) = (&trainer.session.model, trainer.ends(), trainer.beside());
-    let template = base.chosen_template(&trainer.config.data)?;
-    let learned = Learned { ends, template: template.as_deref() };
+    let (model, learned, beside) = (&trainer.session.model, trainer.learned(), trainer.beside());
+    let ends = learned.ends;
     match &trainer.session.trainable {
         Trainable::Adapter(adapter) => {
             write_adapter(folder, adapter, model, base, &beside, ends)?;

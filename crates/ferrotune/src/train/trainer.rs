@@ -20,6 +20,7 @@ use crate::loss::Loss;
 use crate::memory;
 use crate::optim::schedule::Schedule;
 use crate::plan::{self, RunPlan, init_adapter};
+use crate::results::model_folder::Learned;
 use crate::results::run_folder::RunFolder;
 use crate::results::train_state::Changed;
 use crate::results::trained_beside::TrainedBeside;
@@ -49,7 +50,7 @@ pub struct Outcome {
 
 /// A run that is ready to start.
 pub struct Trainer<'a> {
-    pub(super) config: &'a RunConfig,
+    config: &'a RunConfig,
     base: &'a BaseModel,
     /// The model with what is trained.
     pub session: Session<'a>,
@@ -66,6 +67,8 @@ pub struct Trainer<'a> {
     base_replaced: bool,
     /// Tokens that end an answer, as the rows teach.
     ends: Vec<u32>,
+    /// The chat template of the rows, if it is not the base's. Its file may change while the run goes on.
+    template: Option<String>,
     /// How the base is held.
     form: BaseForm,
     /// The hard limit on memory, which may change while a run goes on.
@@ -84,6 +87,7 @@ impl<'a> Trainer<'a> {
         let longest = prepared.train.longest().max(prepared.eval.longest()).max(1);
         let data_hash = prepared.train.sha256();
         let ends = prepared.train.taught().to_vec();
+        let template = base.chosen_template(&config.data)?;
         let lora = init_adapter::lora(config, &base.checkpoint)?;
         let grouping = plan::grouping(config, &base.checkpoint, lora.as_ref())?;
         let batches = Batches::new(config, grouping, prepared.train, prepared.eval)?;
@@ -110,6 +114,7 @@ impl<'a> Trainer<'a> {
             held_out: batches.held_out,
             base_replaced: false,
             ends,
+            template,
             form: plan.form,
             limit: memory::limit,
         })
@@ -128,6 +133,11 @@ impl<'a> Trainer<'a> {
     /// The base, as an adapter's folder names it.
     pub fn beside(&self) -> TrainedBeside {
         TrainedBeside::new(&self.base.name, self.fingerprints.1.clone(), self.form)
+    }
+
+    /// What a result says otherwise than the base.
+    pub fn learned(&self) -> Learned<'_> {
+        Learned { ends: &self.ends, template: self.template.as_deref() }
     }
 
     /// Tokens that the rows teach to end an answer with.

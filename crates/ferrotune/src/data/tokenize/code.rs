@@ -134,6 +134,13 @@ pub(super) struct CodeRows {
     pub(super) permuted: usize,
 }
 
+impl CodeRows {
+    fn push(&mut self, (row, permuted): (TrainRow, bool)) {
+        self.rows.push(row);
+        self.permuted += usize::from(permuted);
+    }
+}
+
 impl CodeStyle {
     pub(super) fn probe(tokenizer: &Tokenizer) -> CodeStyle {
         let place = PLACES
@@ -177,7 +184,7 @@ impl CodeStyle {
         let mut made = CodeRows::default();
         let whole = self.row(self.plain_parts(file, &file.text), true)?;
         if whole.len() <= limit || overlong != Overlong::Split {
-            self.take(file, &file.text, whole, 0, options, limit, &mut made)?;
+            made.push(self.lot(file, &file.text, whole, 0, options, limit)?);
             return Ok(made);
         }
         let around = self.row(self.plain_parts(file, ""), true)?.len();
@@ -192,7 +199,7 @@ impl CodeStyle {
         while !rest.is_empty() {
             let (text, row) = self.piece(file, rest, room, limit)?.ok_or_else(no_room)?;
             rest = &rest[text.len()..];
-            self.take(file, text, row, made.rows.len(), options, limit, &mut made)?;
+            made.push(self.lot(file, text, row, made.rows.len(), options, limit)?);
         }
         Ok(made)
     }
@@ -230,9 +237,8 @@ impl CodeStyle {
         Ok(None)
     }
 
-    /// Adds the row of a text, permuted if that is its lot and if it fits.
-    #[allow(clippy::too_many_arguments, reason = "private; the two callers say all of it")]
-    fn take(
+    /// The row of a text, permuted if that is its lot and if it fits; and whether it is.
+    fn lot(
         &self,
         file: &CodeFile,
         text: &str,
@@ -240,27 +246,19 @@ impl CodeStyle {
         piece: usize,
         options: FimOptions,
         limit: usize,
-        made: &mut CodeRows,
-    ) -> std::result::Result<(), Problem> {
+    ) -> std::result::Result<(TrainRow, bool), Problem> {
         let names = [&file.repository, &file.path].map(|name| random::hash_text(name));
         let key = random::hash(&[options.seed, PERMUTED, names[0], names[1], piece as u64]);
-        if let Some((_, usual)) = self.fim
-            && random::happens(&[key, 0], options.rate)
-        {
-            let suffix_first = random::happens(&[key, 1], options.spm_rate.unwrap_or(usual));
-            let characters = text.chars().count();
-            let [a, b] = [2, 3].map(|draw| random::below(&[key, draw], characters + 1));
-            let cut = Cut::new(text, a.min(b), a.max(b), suffix_first);
-            // The end of the middle is the end of the answer, also where the file goes on.
-            let row = self.row(self.permuted_parts(file, &cut), true)?;
-            if row.len() <= limit {
-                made.rows.push(row);
-                made.permuted += 1;
-                return Ok(());
-            }
-        }
-        made.rows.push(plain);
-        Ok(())
+        let Some((_, usual)) = self.fim.filter(|_| random::happens(&[key, 0], options.rate)) else {
+            return Ok((plain, false));
+        };
+        let suffix_first = random::happens(&[key, 1], options.spm_rate.unwrap_or(usual));
+        let characters = text.chars().count();
+        let [a, b] = [2, 3].map(|draw| random::below(&[key, draw], characters + 1));
+        let cut = Cut::new(text, a.min(b), a.max(b), suffix_first);
+        // The end of the middle is the end of the answer, also where the file goes on.
+        let row = self.row(self.permuted_parts(file, &cut), true)?;
+        Ok(if row.len() <= limit { (row, true) } else { (plain, false) })
     }
 
     /// What stands before a text: the repository, and the file.
