@@ -306,7 +306,11 @@ mod tests {
 
     #[test]
     fn chats_of_several_rows_stay_together_unless_a_step_cannot_hold_them() {
-        let row = |i: usize, n| TrainRow { input_ids: vec![1; n], labels: vec![1; n], goes_on: i % 4 != 0 };
+        let row = |i: usize, n| TrainRow {
+            input_ids: vec![1; n],
+            labels: vec![1; n],
+            goes_on: !i.is_multiple_of(4),
+        };
         let together: TokenRows = (0..400).map(|i| row(i, 50)).collect();
         let order = Order::new(&together, options(450), 0);
         for step in 0..order.steps() {

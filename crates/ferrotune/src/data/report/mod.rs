@@ -212,6 +212,11 @@ pub(crate) struct TextReport {
 /// Where a row stands: its file and line.
 type Spot = (u32, u32);
 
+/// A place as `file:line`.
+fn name(files: &[String], (file, line): Spot) -> String {
+    format!("{}:{line}", files.get(file as usize).map_or("", String::as_str))
+}
+
 #[derive(Default)]
 struct Spots {
     rows: usize,
@@ -271,10 +276,6 @@ impl TextReport {
         Ok(())
     }
 
-    fn name(&self, (file, line): Spot) -> String {
-        format!("{}:{line}", self.files.get(file as usize).map_or("", String::as_str))
-    }
-
     fn add(&mut self, spot: Spot, purpose: Purpose, scan: Scan) {
         let Some(text) = scan.text else {
             self.without_text += 1;
@@ -300,24 +301,19 @@ impl TextReport {
         let near = signature.and_then(|signature| self.near.like(signature));
         let near = near.and_then(|number| self.near.spot(number));
         let whole = self.whole.get(&text.whole).copied();
-        let mut found: Vec<(fn(&mut Self) -> &mut Pairs, Spot)> = Vec::new();
-        match (purpose, whole, near) {
-            (Purpose::Train, Some(other), _) => found.push((|all| &mut all.duplicates.exact, other)),
-            (Purpose::Train, None, Some(other)) => found.push((|all| &mut all.duplicates.near, other)),
-            (Purpose::Eval, Some(other), _) => found.push((|all| &mut all.leakage.exact, other)),
-            (Purpose::Eval, None, Some(other)) => found.push((|all| &mut all.leakage.near, other)),
-            (_, None, None) => {}
-        }
         let question = text.question.and_then(|question| self.questions.get(&question).copied());
-        if let (Purpose::Eval, None, None, Some(other)) = (purpose, whole, near, question) {
-            found.push((|all| &mut all.leakage.questions, other));
-        }
-        for (of, other) in found {
-            let names = [self.name(spot), self.name(other)];
-            let pairs = of(self);
+        let fellow = match (purpose, whole, near, question) {
+            (Purpose::Train, Some(other), ..) => Some((&mut self.duplicates.exact, other)),
+            (Purpose::Train, None, Some(other), _) => Some((&mut self.duplicates.near, other)),
+            (Purpose::Eval, Some(other), ..) => Some((&mut self.leakage.exact, other)),
+            (Purpose::Eval, None, Some(other), _) => Some((&mut self.leakage.near, other)),
+            (Purpose::Eval, None, None, Some(other)) => Some((&mut self.leakage.questions, other)),
+            _ => None,
+        };
+        if let Some((pairs, other)) = fellow {
             pairs.rows += 1;
             if pairs.first.len() < SHOWN {
-                pairs.first.push(names);
+                pairs.first.push([name(&self.files, spot), name(&self.files, other)]);
             }
         }
         if purpose == Purpose::Train {
@@ -335,7 +331,7 @@ impl TextReport {
     pub(crate) fn finish(mut self, train: PartReport, eval: Option<PartReport>) -> DataReport {
         let named = |spots: &Spots| Places {
             rows: spots.rows,
-            first: spots.first.iter().map(|spot| self.name(*spot)).collect(),
+            first: spots.first.iter().map(|spot| name(&self.files, *spot)).collect(),
         };
         let told: usize = self.languages.values().map(|(rows, _)| rows).sum();
         let most = self.languages.values().map(|(rows, _)| *rows).max().unwrap_or(0);

@@ -25,9 +25,7 @@ pub(super) type Signature = MinHashSig<HASHES>;
 
 /// The signature of a text; none if it is too short to be compared.
 pub(super) fn signature(text: &str) -> Option<Signature> {
-    if text.split_whitespace().nth(WORDS - 1).is_none() {
-        return None;
-    }
+    text.split_whitespace().nth(WORDS - 1)?;
     let words = ShingleTokenizer { k: 3, inner: WordTokenizer };
     MinHashFingerprinter::<_, HASHES>::new(Canonicalizer::default(), words).fingerprint(text).ok()
 }

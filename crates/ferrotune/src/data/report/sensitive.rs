@@ -126,9 +126,7 @@ mod tests {
     fn every_rule_finds_its_kind_and_nothing_else() {
         assert!(PATTERNS.is_some());
         // Built from parts, so that no scanner of source code takes them for real ones.
-        let key = |prefix: &str, count: usize| {
-            format!("{prefix}{}", "aB3dE6gH9jK2".repeat(10)[..count].to_string())
-        };
+        let key = |prefix: &str, count: usize| format!("{prefix}{}", &"aB3dE6gH9jK2".repeat(10)[..count]);
         for (text, rule) in [
             (format!("-----BEGIN RSA {} KEY-----\nMII", "PRIVATE"), "private key"),
             (format!("use {} here", key("AKIA", 16).to_uppercase()), "AWS access key"),

@@ -116,7 +116,7 @@ impl RowWriter {
 
     /// The rows, if all are in memory.
     pub(super) fn into_store(self) -> RowStore {
-        self.store_with(|memory| Words::Memory(memory))
+        self.store_with(Words::Memory)
     }
 
     /// The rows, and the file that they are in if there is one.
