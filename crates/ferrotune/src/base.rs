@@ -10,7 +10,7 @@ use crate::data::dataset::ReadOptions;
 use crate::data::report::DataReport;
 use crate::data::rows::RowSource;
 use crate::data::token_rows::{TokenCache, TokenRows};
-use crate::data::tokenize::{PrepReport, PrepareOptions, Preparer};
+use crate::data::tokenize::{ControlWords, PrepReport, PrepareOptions, Preparer};
 use crate::data::tokenizer::{Tokenizer, TokenizerSettings};
 use crate::data::{PreparedData, TextModel};
 use crate::formats::Checkpoint;
@@ -150,8 +150,14 @@ impl BaseModel {
         })?;
         let mut messages = messages.to_vec();
         ContentForms::probe(template).fit(&mut messages);
-        let rendered = template.render(&messages, None, &RenderOptions::prompt(true))?;
-        Ok(self.tokenizer.encode(&rendered.text)?.ids)
+        // What a user types ends no turn and begins none.
+        let mark = ControlWords::of(&self.tokenizer).shield(&mut messages, None);
+        let text = template.render(&messages, None, &RenderOptions::prompt(true))?.text;
+        let encoded = match mark {
+            None => self.tokenizer.encode(&text)?,
+            Some(mark) => self.tokenizer.encode_shielded(&text, mark)?,
+        };
+        Ok(encoded.ids)
     }
 
     /// Tokenizes rows of a program; `name` stands for their file in messages. `data.eval` takes its share of them.

@@ -101,7 +101,7 @@ fn every_planted_fault_is_found_and_its_row_named() {
     ));
     rows.push(chat("Who can help?", "Ask anna.berg@firma.example.org, or call her."));
     rows.push(chat("What is the key?", &format!("It is {}aB3dE6gH9jK2aB3dE6gH9jK2aB3dE6gH9jK2.", "ghp_")));
-    rows.push(chat("Was ist das?", "Das ist KÃ¤se."));
+    rows.push(chat("What do you sell?", "We sell KÃ¤se."));
     rows.push(chat("What is it?", "It is bro\u{200b}ken."));
     let place = place(&rows);
     let leaked = leaked.replace("MESSAGES", "messages").replace("ROLE", "role").replace("CONTENT", "content");

@@ -10,6 +10,7 @@
 
 mod arguments;
 mod code;
+mod control;
 mod ends;
 mod outcome;
 mod pieces;
@@ -19,6 +20,7 @@ mod report;
 mod spans;
 
 pub use code::FimOptions;
+pub(crate) use control::ControlWords;
 pub(crate) use outcome::Outcome;
 pub use pieces::Piece;
 pub use problem::Problem;
@@ -30,7 +32,7 @@ use crate::data::chat_template::ChatTemplate;
 use crate::data::dataset::{BadRows, Chat, DataFile, Dataset, Example};
 use crate::data::reading::Reading;
 use crate::data::token_rows::TokenRows;
-use crate::data::tokenizer::{Encoded, Tokenizer};
+use crate::data::tokenizer::{Encoded, PlainText, Tokenizer};
 use crate::data::train_row::{IGNORE, TrainRow};
 use crate::error::{Error, Result};
 use crate::run_config::{BadRowPolicy, DataOptions, Overlong, Reasoning, Supervise, Truncation};
@@ -65,6 +67,8 @@ pub struct PrepareOptions {
     pub truncation: Truncation,
     /// Whether it survives at all.
     pub overlong: Overlong,
+    /// Whether words of control tokens are text; in messages of chats alone if absent.
+    pub split_special_tokens: Option<bool>,
     /// System message for chats that have none.
     pub system: Option<String>,
     /// Rows of the model's embedding; ids from there on are refused.
@@ -86,6 +90,7 @@ impl From<&DataOptions> for PrepareOptions {
             max_length: Some(options.max_length),
             truncation: options.truncation,
             overlong: options.overlong,
+            split_special_tokens: options.split_special_tokens,
             system: options.system.clone(),
             vocab_size: None,
             reasoning: options.reasoning,
@@ -114,6 +119,9 @@ pub struct Preparer<'a> {
     styles: Vec<spans::Style<'a>>,
     options: PrepareOptions,
     known: pieces::Known,
+    control: ControlWords,
+    /// For texts in which words of control tokens are text, once there are some.
+    plain: OnceLock<PlainText>,
     /// How source files are written, once there are some.
     code: OnceLock<CodeStyle>,
 }
@@ -131,6 +139,8 @@ pub struct Made {
     pub permuted: usize,
     /// How many thoughts were masked or dropped.
     pub thoughts: usize,
+    /// Whether words of control tokens in it were read as text.
+    pub control_words: bool,
 }
 
 impl From<TrainRow> for Made {
@@ -158,6 +168,8 @@ impl<'a> Preparer<'a> {
             styles,
             options,
             known: pieces::Known::default(),
+            control: ControlWords::of(tokenizer),
+            plain: OnceLock::new(),
             code: OnceLock::new(),
         }
     }
@@ -232,6 +244,7 @@ impl<'a> Preparer<'a> {
         let made = self.rows(example)?;
         let mut outcome =
             Outcome { permuted: made.permuted as u32, thoughts: made.thoughts as u32, ..Outcome::default() };
+        outcome.control_words = made.control_words;
         made.left_out.iter().for_each(|piece| outcome.leave_out(*piece));
         let limit = self.options.max_length.unwrap_or(usize::MAX);
         let mut rows = made.rows;
@@ -288,7 +301,10 @@ impl<'a> Preparer<'a> {
 
     /// A text with BOS as its tokenizer wants it and EOS at its end; supervised from a byte on.
     fn text(&self, text: &str, start: Option<usize>) -> std::result::Result<TrainRow, Problem> {
-        let Encoded { mut ids, mut offsets } = self.tokenizer.encode(text)?;
+        let Encoded { mut ids, mut offsets } = match self.options.split_special_tokens {
+            Some(true) => self.plain.get_or_init(|| self.tokenizer.plain(&[])).encode(text)?,
+            _ => self.tokenizer.encode(text)?,
+        };
         // A text that brings its own BOS does not get a second one.
         let bos = self.tokenizer.bos();
         let has_own = bos.is_some() && ids.first().copied() == bos;
@@ -330,17 +346,27 @@ impl<'a> Preparer<'a> {
             thoughts = reasoning::drop_thoughts(&mut chat.messages)?;
         }
         style.forms.fit(&mut chat.messages);
-        let made = match self.rendered(&chat, style) {
+        let mark = match self.options.split_special_tokens {
+            Some(false) => None,
+            _ => self.control.shield(&mut chat.messages, chat.tools.as_mut()),
+        };
+        let made = match self.rendered(&chat, style, mark) {
             // Some templates join the arguments of a call to other text, which an object cannot be.
             Err(problem) if arguments::to_text(&mut chat.messages) => {
-                self.rendered(&chat, style).map_err(|_| problem)
+                self.rendered(&chat, style, mark).map_err(|_| problem)
             }
             made => made,
         };
-        made.map(|made| Made { thoughts: made.thoughts + thoughts, ..made })
+        made.map(|made| Made { thoughts: made.thoughts + thoughts, control_words: mark.is_some(), ..made })
     }
 
-    fn rendered(&self, row: &Chat, style: &spans::Style<'_>) -> std::result::Result<Made, Problem> {
+    /// The rows of a chat in which words of control tokens have this mark.
+    fn rendered(
+        &self,
+        row: &Chat,
+        style: &spans::Style<'_>,
+        mark: Option<char>,
+    ) -> std::result::Result<Made, Problem> {
         let masks = self.options.masks;
         let masked = self.options.reasoning == Reasoning::Mask;
         let chat = spans::Chat::new(style, &row.messages, row.tools.as_deref(), &row.extra, masked)?;
@@ -366,7 +392,11 @@ impl<'a> Preparer<'a> {
             left_out.insert(Piece::Thought);
         }
         let one = |carrier: &spans::Carrier| {
-            let Encoded { ids, offsets } = self.tokenizer.encode(&carrier.rendered.text)?;
+            let text = &carrier.rendered.text;
+            let Encoded { ids, offsets } = match mark {
+                None => self.tokenizer.encode(text)?,
+                Some(mark) => self.tokenizer.encode_shielded(text, mark)?,
+            };
             self.check_bos(&ids)?;
             Ok(TrainRow::new(ids, |i| {
                 let (from, to) = offsets[i];

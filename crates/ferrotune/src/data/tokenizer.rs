@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// What stands beside the vocabulary: special tokens, the chat template, whether texts get a BOS.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +84,8 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     sha256: String,
+    /// For text in which words of control tokens are text; made when it is first needed.
+    guarded: OnceLock<plain::Guarded>,
 }
 
 /// Why a tokenizer that could be read fails on a text.
@@ -121,7 +124,17 @@ impl Tokenizer {
         let mut hash = Sha256::new();
         hash.update(tokenizer_json);
         hash.update(format!("{settings:?}"));
-        Ok(Tokenizer { inner, settings, prefix, special, bos, eos, pad, sha256: hex(&hash.finalize()) })
+        Ok(Tokenizer {
+            inner,
+            settings,
+            prefix,
+            special,
+            bos,
+            eos,
+            pad,
+            sha256: hex(&hash.finalize()),
+            guarded: OnceLock::new(),
+        })
     }
 
     /// Ids and byte offsets of a text as it stands: special tokens in it are found, none is added.

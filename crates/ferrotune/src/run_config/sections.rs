@@ -337,6 +337,10 @@ section! {
         pub columns: Vec<(String, String)> = Vec::new(),
         /// Which tokens are supervised.
         pub supervise: Supervise = Supervise::Assistant,
+        /// Whether words of control tokens (`<|im_end|>`) in the data are text; if absent they are in messages of chats, and not in
+        /// texts and completions, which may have been rendered already.
+        #[schemars(extend("x-rare" = true))]
+        pub split_special_tokens: Option<bool> = None,
         /// What happens to the assistant's thoughts (`reasoning_content`, `<think>...</think>`).
         #[schemars(extend("x-rare" = true))]
         pub reasoning: Reasoning = Reasoning::Keep,

@@ -43,7 +43,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "payment card",
-        pattern: r"\b(?:[0-9][ -]?){12,18}[0-9]\b",
+        pattern: r"\b(?:[0-9]{4}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{4}|[0-9]{4}[ -][0-9]{6}[ -][0-9]{5}|[0-9]{13,19})\b",
         check: |found| is_card(&found[0]),
     },
     Rule {

@@ -17,6 +17,8 @@ pub(crate) struct Outcome {
     pub(super) split_text: bool,
     /// A text that was cut.
     pub(super) cut_text: bool,
+    /// Words of control tokens in it were read as text.
+    pub(super) control_words: bool,
     /// What the template leaves out, a bit for each of [`Piece::ALL`].
     pub(super) left_out: u16,
     /// Rows that were cut to the maximal length.
@@ -53,7 +55,7 @@ impl Outcome {
     }
 
     pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
-        let flags = [self.bad, self.split_text, self.cut_text];
+        let flags = [self.bad, self.split_text, self.cut_text, self.control_words];
         let flags = flags.iter().enumerate().map(|(bit, on)| u32::from(*on) << bit).sum::<u32>();
         let last = flags << 16 | u32::from(self.left_out);
         let counts = [
@@ -80,6 +82,7 @@ impl Outcome {
             bad: flag(0),
             split_text: flag(1),
             cut_text: flag(2),
+            control_words: flag(3),
             left_out: word(2)? as u16,
             truncated: word(3)?,
             lost_terminators: word(4)?,
@@ -104,6 +107,7 @@ impl PrepReport {
             self.added_rows += made - 1;
         }
         self.cut_texts += usize::from(outcome.cut_text);
+        self.control_words += usize::from(outcome.control_words);
         for (bit, piece) in Piece::ALL.iter().enumerate().filter(|(bit, _)| outcome.left_out >> bit & 1 == 1)
         {
             debug_assert!(bit < 16);
@@ -135,6 +139,7 @@ mod tests {
             first_row: 7,
             input: 3,
             cut_text: true,
+            control_words: true,
             truncated: 1,
             lost_terminators: 2,
             overlong: 300_000,

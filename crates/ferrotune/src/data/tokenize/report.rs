@@ -66,6 +66,8 @@ pub struct PrepReport {
     pub text_pieces: usize,
     /// Texts that were cut to the maximal length.
     pub cut_texts: usize,
+    /// Rows in whose messages words of control tokens were read as text.
+    pub control_words: usize,
     /// Rows of which the template leaves out a piece, by the piece.
     pub left_out: BTreeMap<Piece, usize>,
     /// Rows that were cut to the maximal length.
@@ -108,6 +110,16 @@ impl PrepReport {
         for (piece, count) in &self.left_out {
             let words = piece.words();
             warnings.push(format!("{count} of {} rows: the chat template leaves out {words}", self.rows));
+        }
+        if self.control_words > 0 {
+            let (count, rows) = (self.control_words, self.rows);
+            let otherwise = match names.has_run_file {
+                true => " (data.split_special_tokens=false makes tokens of them)",
+                false => "",
+            };
+            warnings.push(format!(
+                "{count} of {rows} rows: words of control tokens in messages are read as text{otherwise}"
+            ));
         }
         let whole = match self.cut_texts > 0 && names.has_run_file {
             true => " (data.overlong=split trains all of a text)",

@@ -12,7 +12,99 @@ pub(crate) struct PlainText {
     words: Vec<String>,
 }
 
+/// Stands before a text that goes on after something else, so that it is tokenized as what goes on.
+const BEFORE: char = '\u{fdf0}';
+
+/// This tokenizer without its control tokens, and the id of [`BEFORE`].
+#[derive(Clone, Debug)]
+pub(super) struct Guarded {
+    inner: tokenizers::Tokenizer,
+}
+
+impl Guarded {
+    fn new(tokenizer: &Tokenizer) -> Self {
+        let mut inner = tokenizer.inner.clone();
+        inner.set_encode_special_tokens(true);
+        let before = tokenizers::AddedToken::from(BEFORE.to_string(), false).normalized(false);
+        // A token that cannot be added would be text, and its tokens are passed over like its own.
+        let _ = inner.add_tokens(&[before]);
+        Guarded { inner }
+    }
+}
+
 impl Tokenizer {
+    /// The words of control tokens.
+    pub(crate) fn control_words(&self) -> Vec<String> {
+        self.special.iter().filter_map(|id| self.token(*id)).filter(|word| !word.is_empty()).collect()
+    }
+
+    /// Ids and byte offsets of a text in which words of control tokens that are text have a mark behind their first
+    /// character. The marks are in the offsets, and not in the ids.
+    pub(crate) fn encode_shielded(&self, text: &str, mark: char) -> Result<Encoded> {
+        let Encoded { ids, offsets } = self.encode(text)?;
+        let mut all = Encoded::default();
+        // Up to where the text was taken, and the tokens since the last control token.
+        let (mut done, mut run) = (0, 0);
+        for at in 0..=ids.len() {
+            if at < ids.len() && !self.is_special(ids[at]) {
+                continue;
+            }
+            let end = offsets.get(at).map_or(text.len(), |offset| offset.0);
+            if text.get(done..end).is_some_and(|piece| piece.contains(mark)) {
+                self.encode_guarded(text, done..end, mark, &mut all)?;
+            } else {
+                all.ids.extend_from_slice(&ids[run..at]);
+                all.offsets.extend_from_slice(&offsets[run..at]);
+            }
+            if at < ids.len() {
+                all.ids.push(ids[at]);
+                all.offsets.push(offsets[at]);
+                done = offsets[at].1;
+            }
+            run = at + 1;
+        }
+        Ok(all)
+    }
+
+    /// Adds the tokens of a part of a text without its marks; nothing in it is a control token.
+    fn encode_guarded(
+        &self,
+        text: &str,
+        part: std::ops::Range<usize>,
+        mark: char,
+        all: &mut Encoded,
+    ) -> Result<()> {
+        let before = if part.start > 0 { BEFORE.to_string() } else { String::new() };
+        let plain: String = text[part.clone()].chars().filter(|c| *c != mark).collect();
+        let guarded = self.guarded.get_or_init(|| Guarded::new(self));
+        let encoding = guarded
+            .inner
+            .encode(format!("{before}{plain}"), false)
+            .map_err(|e| Error::train(format!("cannot tokenize: {e}")).with_hint(DAMAGED))?;
+        // Where each byte of the plain text stands in the marked one.
+        let mut places: Vec<usize> = Vec::with_capacity(plain.len() + 1);
+        for (at, c) in text[part.clone()].char_indices().filter(|(_, c)| *c != mark) {
+            places.extend((0..c.len_utf8()).map(|byte| part.start + at + byte));
+        }
+        places.push(part.end);
+        for (&id, &(from, to)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            let (Some(from), Some(to)) = (from.checked_sub(before.len()), to.checked_sub(before.len()))
+            else {
+                continue;
+            };
+            // What stands before the text is no part of it.
+            if to == 0 && !before.is_empty() {
+                continue;
+            }
+            let place = |at: usize| places.get(at).copied().unwrap_or(part.end);
+            // The end is behind the last byte, with no mark that follows it.
+            let end = if to > from { place(to - 1) + 1 } else { place(from) };
+            all.ids.push(id);
+            all.offsets.push((place(from), end));
+        }
+        Ok(())
+    }
+
     /// This tokenizer for text that is data. `control` are words of control tokens beside those that look like one.
     pub(crate) fn plain(&self, control: &[&str]) -> PlainText {
         let mut inner = self.inner.clone();
