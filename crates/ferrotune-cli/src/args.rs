@@ -6,6 +6,8 @@ use ferrotune::lora::algebra::{MajoritySign, Method};
 use ferrotune::run_config::{FloatKind, MethodKind, QuantKind};
 use ferrotune_kernels::cpu::Isa;
 
+use crate::commands::recipe::{self, Recipe};
+use crate::commands::starter;
 use crate::words::{self, Color, FloatType, FourBit, Onto, QuantChoice, word};
 
 /// What every command takes.
@@ -98,6 +100,29 @@ pub struct QuickstartArgs {
     pub questions: Option<usize>,
     /// Override a key of the run, such as `--set train.lr=1e-3`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `ferrotune recipe [NAME] [--run]`
+#[derive(Debug, clap::Args)]
+pub struct RecipeArgs {
+    /// What to write (default: list what there is).
+    #[arg(value_parser = recipe::parser())]
+    pub name: Option<&'static Recipe>,
+    /// Folder to write (default: recipe-NAME).
+    #[arg(long, short, requires = "name")]
+    pub output: Option<PathBuf>,
+    /// Base model of the run file: model folder, .gguf file or hub id.
+    #[arg(long, default_value = starter::WORD, requires = "name")]
+    pub model: String,
+    /// Also run it: evaluation, training, evaluation.
+    #[arg(long, requires = "name")]
+    pub run: bool,
+    /// With --run: measure on this many rows of each test only (default: all).
+    #[arg(long, requires = "run")]
+    pub limit: Option<usize>,
+    /// With --run: override a key of the run file, such as `--set train.lr=1e-4`.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
     pub set: Vec<String>,
 }
 

@@ -8,7 +8,7 @@ use ferrotune::data::loader::EvalBatches;
 use ferrotune::data::pack::Packing;
 use ferrotune::data::token_rows::TokenRows;
 use ferrotune::data::tokenize::{Names, PrepReport};
-use ferrotune::generate::answers::{Question, answer};
+use ferrotune::generate::answers::answer;
 use ferrotune::loss::{NextToken, evaluate};
 use ferrotune::run_config::DataOptions;
 use ferrotune::train::Event;
@@ -16,7 +16,7 @@ use ferrotune::{Error, Result};
 use serde_json::json;
 
 use super::open::{Loaded, open};
-use super::{data_sets, device};
+use super::{data_sets, device, held_out};
 use crate::args::{Args, EvalArgs};
 use crate::report::{Report, grouped};
 
@@ -43,9 +43,7 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
         "rows": rows.len(), "report": prepared, "eval_loss": mean, "eval_label_tokens": loss.count, "perplexity": perplexity,
     });
     if a.exact_match {
-        let question = |row| Question::of(&rows.row(row)?, &loaded.base);
-        let questions = (0..rows.len()).map(question).collect::<Result<Vec<_>>>()?;
-        let questions: Vec<Question> = questions.into_iter().flatten().collect();
+        let questions = held_out::questions((0..rows.len()).map(|row| rows.row(row)), &loaded.base)?;
         if questions.is_empty() {
             return Err(Error::config("--exact-match", "no row has a prompt and an answer")
                 .with_hint("rows of plain text have nothing to answer"));

@@ -8,15 +8,18 @@ mod data;
 mod data_sets;
 mod eval;
 mod generate;
+mod held_out;
 mod merge;
 mod open;
 mod plan;
 mod preview;
 mod quantize;
 mod quickstart;
+pub mod recipe;
 mod run_file;
-mod starter;
+pub mod starter;
 mod train;
+mod us_gaap;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,7 +35,7 @@ use ferrotune_kernels::Device;
 
 use crate::args::{
     Args, CacheArgs, ChatArgs, CombineArgs, ConfigArgs, DataArgs, EvalArgs, GenerateArgs, MergeArgs,
-    PlanArgs, PreviewArgs, QuantizeArgs, QuickstartArgs, TrainArgs,
+    PlanArgs, PreviewArgs, QuantizeArgs, QuickstartArgs, RecipeArgs, TrainArgs,
 };
 use crate::environment::Environment;
 use crate::report::Report;
@@ -58,6 +61,8 @@ macro_rules! commands {
 commands! {
     /// Learn a finance task with a small model, measured from before to after: the tour of ferrotune.
     Quickstart(QuickstartArgs) = quickstart,
+    /// Write a worked example for a use of fine-tuning (chatbot, code, voice, finance); run it from before to after.
+    Recipe(RecipeArgs) = recipe,
     /// Train as a run file says.
     Train(TrainArgs) = train,
     /// Memory and speed of every way to train a model on this machine, before anything is loaded.

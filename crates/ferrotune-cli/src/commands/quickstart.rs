@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use ferrotune::Result;
 use ferrotune::base::BaseModel;
-use ferrotune::data::dataset::Dataset;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::memory::resident;
 use ferrotune::plan::init_adapter;
@@ -19,17 +19,13 @@ use ferrotune::run_config::{
 };
 use ferrotune::train::{Trainer, notices};
 use ferrotune::units::human;
-use ferrotune::{Error, Result};
-use ferrotune_kernels::Threads;
 use serde_json::{Value, json};
 
 use super::starter::open_starter;
-use super::{data_sets, device, run_file, train, weight_bytes};
+use super::us_gaap::{self, Fact};
+use super::{data_sets, device, held_out, run_file, train, weight_bytes};
 use crate::args::{Args, QuickstartArgs};
 use crate::report::Report;
-
-/// See `data/README.md` for where the facts come from.
-const FACTS: &str = include_str!("../../data/us-gaap-concepts.jsonl");
 
 /// Tokens of an answer; the longest expected one has 13.
 const ANSWER: usize = 20;
@@ -53,8 +49,8 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     let stop = train::interrupt_flag()?;
     let dev = device(args, config.train.threads)?;
     folder.make()?;
-    folder.write("train.jsonl", lines(&train_facts).as_bytes())?;
-    folder.write("validation.jsonl", lines(&questions).as_bytes())?;
+    folder.write("train.jsonl", us_gaap::lines(&train_facts).as_bytes())?;
+    folder.write("validation.jsonl", us_gaap::lines(&questions).as_bytes())?;
     report.say(format!(
         "task: the statement and section of a US-GAAP concept; {} facts to learn, {} other concepts asked before and after",
         train_facts.len(),
@@ -67,7 +63,9 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
         report.event(&event);
     }
     let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |event| report.event(event))?;
-    let asked = questions_of(&dev.threads(), &base, &dir.join("validation.jsonl"))?;
+    let asked =
+        held_out::rows(&dev.threads(), &base, &DataOptions::default(), &dir.join("validation.jsonl"))?;
+    let asked = held_out::questions(asked.into_iter().map(Ok), &base)?;
     let before = ask(&trainer, &base, &asked, "before", report)?;
     let outcome = train::finish(&config, &base, &mut trainer, &folder, &located.data_sets, &stop, report)?;
     if outcome.interrupted {
@@ -100,41 +98,12 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A concept and what is right about it.
-struct Fact {
-    concept: String,
-    answer: String,
-}
-
-/// The facts to learn and the concepts to ask about.
+/// The facts to learn and the concepts to ask about, as many as are asked for.
 fn facts(a: &QuickstartArgs) -> Result<(Vec<Fact>, Vec<Fact>)> {
-    let (mut train, mut validation) = (Vec::new(), Vec::new());
-    for (i, line) in FACTS.lines().enumerate() {
-        let row: Value = serde_json::from_str(line)
-            .map_err(|e| Error::data("us-gaap-concepts.jsonl", i + 1, e.to_string()))?;
-        let text = |key: &str| row[key].as_str().map(str::to_string);
-        let statement = text("statement").unwrap_or_default();
-        let section = text("section").unwrap_or_else(|| "no section".into());
-        let fact =
-            Fact { concept: text("concept").unwrap_or_default(), answer: format!("{statement} / {section}") };
-        if row["split"] == "train" { train.push(fact) } else { validation.push(fact) }
-    }
+    let (mut train, mut validation) = us_gaap::facts()?;
     train.truncate(a.facts.unwrap_or(usize::MAX).max(1));
     validation.truncate(a.questions.unwrap_or(usize::MAX).max(1));
     Ok((train, validation))
-}
-
-/// Facts as rows of messages.
-fn lines(facts: &[Fact]) -> String {
-    let row = |f: &Fact| {
-        let question = format!("US-GAAP concept: {}", f.concept);
-        let messages = json!([
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": f.answer},
-        ]);
-        format!("{}\n", json!({"messages": messages}))
-    };
-    facts.iter().map(row).collect()
 }
 
 /// The folder asked for, or the first free `runs/quickstart`, `runs/quickstart-2`, ...
@@ -182,13 +151,6 @@ fn config(a: &QuickstartArgs, dir: &Path, model: &str, base: &BaseModel) -> Resu
         ..Default::default()
     };
     run_file::at_home(config.with(&a.set)?)
-}
-
-fn questions_of(threads: &Threads, base: &BaseModel, file: &Path) -> Result<Vec<Question>> {
-    let dataset = Dataset::read(&[file], base.read_options(&DataOptions::default()))?;
-    let (rows, _) = base.preparer(&DataOptions::default()).prepare(threads, &dataset)?;
-    let questions = rows.to_vec()?.iter().map(|r| Question::of(r, base)).collect::<Result<Vec<_>>>()?;
-    Ok(questions.into_iter().flatten().collect())
 }
 
 /// Shares of right answers.

@@ -32,6 +32,7 @@ mod prefixes;
 mod quantize;
 mod quickstart;
 mod reasoning;
+mod recipes;
 mod resume;
 mod rows;
 mod run_folder;
