@@ -150,6 +150,28 @@ fn answers_are_counted_for_each_test_and_for_all() {
 }
 
 #[test]
+fn what_was_learned_is_answered_exactly() {
+    let place = Place::new();
+    // Two of the four questions that are asked are learned by heart, in full.
+    let learned = "data.sources=[{path: r/faq-test.jsonl, rows: 2}]";
+    let more = [
+        "data.train=[]",
+        learned,
+        "method.kind=full",
+        "train.max_steps=50",
+        "train.batch_rows=2",
+        "train.eval_every=50",
+    ];
+    let more: Vec<&str> = more.iter().flat_map(|set| ["--set", set]).collect();
+    let result = small_run(&place, "chatbot", &more);
+    assert_eq!((number(&result, "before"), number(&result, "after")), (0.0, 0.5), "{result}");
+    assert_eq!(number(&result, "after_standard_error"), 0.25);
+    assert!((number(&result, "difference_standard_error") - (1.0_f64 / 12.0).sqrt()).abs() < 1e-9);
+    let again = ["eval", "r/result", "--data", "r/faq-test.jsonl", "--limit", "4", "--exact-match", "--json"];
+    assert_eq!(number(&place.run(&again).json(), "exact_match"), 0.5);
+}
+
+#[test]
 fn a_recipe_that_cannot_be_measured_says_so() {
     let place = Place::new();
     let run = |more: &[&str]| place.run(&[&["recipe", "chatbot", "--run"][..], more].concat());
