@@ -62,7 +62,7 @@ fn what_is_written_is_previewed_trained_and_evaluated() {
             let words = command.split(' ').skip(1).collect::<Vec<_>>();
             place.run(&[&words[..], more].concat())
         };
-        // The commands as they are said, in their order; the last one talks with the result.
+        // The commands as they are said, in their order; the last one asks the result.
         run(next[0], &[]).ok();
         let small: Vec<&str> = [&SMALL[2..], &["--set", "train.max_steps=2"]].concat();
         let trained = run(next[1], &[&small[..], &["--json"]].concat()).json();
@@ -71,6 +71,7 @@ fn what_is_written_is_previewed_trained_and_evaluated() {
         let measured = run(next[2], &["--json", "--limit", "2", "--max-length", "128"]).json();
         assert_eq!(measured["rows"], 2, "{name}");
         assert_eq!(measured["exact_match"].is_f64(), ["chatbot", "finance"].contains(&name), "{measured}");
+        run(next[3], &["--max-new-tokens", "2"]).ok();
     }
 }
 

@@ -74,7 +74,7 @@ pub fn next(recipe: &Recipe, dir: &str) -> Vec<(String, &'static str)> {
     let try_it = match recipe.measure {
         Measure::ExactMatch { .. } => (format!("ferrotune chat {dir}/result"), "ask it"),
         Measure::Loss => (
-            format!("ferrotune generate {dir}/result --raw --max-new-tokens 120 -p TEXT"),
+            format!("ferrotune generate {dir}/result --raw --temperature 0.8 -p TEXT"),
             "let it go on with a text",
         ),
     };
