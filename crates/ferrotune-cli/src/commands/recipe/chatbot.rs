@@ -23,6 +23,7 @@ pub const RECIPE: Recipe = Recipe {
     measure: Measure::ExactMatch { max_new_tokens: 40 },
     settings: Settings { max_length: 256, epochs: 3, batch_rows: 8, lr: "1.0e-3" },
     files,
+    origin: "The data is made up for this recipe.",
     own_data: "Write one line for each question and each of its wordings, into the same two files:\n\n```json\n\
                {\"messages\": [{\"role\": \"user\", \"content\": \"When are you open?\"}, {\"role\": \"assistant\", \
                \"content\": \"From 9:00 to 18:00.\"}]}\n```\n\n\

@@ -32,6 +32,7 @@ pub const RECIPE: Recipe = Recipe {
     measure: Measure::Loss,
     settings: Settings { max_length: 1024, epochs: 3, batch_rows: 2, lr: "3.0e-4" },
     files,
+    origin: "The data is made up for this recipe.",
     own_data: "Write a line `{\"text\": \"...\"}` for each source file into the two files, the path of the file as a comment \
                at the top. Keep whole features for the test, not single files of features that are trained on, and leave \
                out generated files and copies: they make the figure look better than the model is. For files longer than \

@@ -37,6 +37,7 @@ pub const RECIPE: Recipe = Recipe {
     measure: Measure::ExactMatch { max_new_tokens: 24 },
     settings: Settings { max_length: 384, epochs: 2, batch_rows: 8, lr: "1.0e-3" },
     files,
+    origin: "The reports are made up for this recipe; the US-GAAP concepts come from `edgartools` (MIT licence).",
     own_data: "Write a line for each question, the report before it in the same message:\n\n```json\n\
                {\"messages\": [{\"role\": \"user\", \"content\": \"REPORT\\n\\nQuestion: What was net income?\"}, \
                {\"role\": \"assistant\", \"content\": \"$31 million\"}]}\n```\n\n\

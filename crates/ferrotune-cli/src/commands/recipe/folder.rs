@@ -52,15 +52,14 @@ fn run_file(recipe: &Recipe, dir: &Path, model: &str) -> String {
 }
 
 fn readme(recipe: &Recipe, dir: &Path) -> String {
-    let Recipe { name, about, own_data, .. } = recipe;
+    let Recipe { name, about, origin, own_data, .. } = recipe;
     let parts = recipe.train.iter().chain(recipe.test);
     let parts: String = parts.map(|p| format!("- `{}`: {}\n", p.path, p.what)).collect();
     let commands = as_lines(&next(recipe, &dir.display().to_string()));
     format!(
-        "# Recipe {name}\n\n{about}.\n\n{parts}- `run.yaml`: the run file\n\nThe data is made up for this recipe{source}. \
+        "# Recipe {name}\n\n{about}.\n\n{parts}- `run.yaml`: the run file\n\n{origin} \
          Commands, to be given where the folder was written:\n\n```sh\n{commands}\n```\n\n\
          `ferrotune recipe {name} --run` does all of it and measures before and after.\n\n## Your own data\n\n{own_data}\n",
-        source = if *name == "finance" { ", but for the US-GAAP concepts" } else { "" },
     )
 }
 

@@ -42,6 +42,8 @@ pub struct Recipe {
     settings: Settings,
     /// Paths in the recipe's folder and texts of all files of rows.
     files: fn() -> Result<Vec<(String, String)>>,
+    /// Where its data comes from, as a sentence.
+    origin: &'static str,
     /// How a user puts own data in the place of the recipe's.
     own_data: &'static str,
 }

@@ -19,6 +19,7 @@ pub const RECIPE: Recipe = Recipe {
     measure: Measure::Loss,
     settings: Settings { max_length: 512, epochs: 4, batch_rows: 2, lr: "3.0e-4" },
     files,
+    origin: "The data is made up for this recipe.",
     own_data: "Put your articles into the two folders, a .txt or .md file each, about a quarter of them into the test. \
                Twenty articles show the voice; two hundred teach it. With few texts watch the held-out loss that each \
                epoch ends with: when it rises, take fewer epochs. For articles longer than `data.max_length` set \
