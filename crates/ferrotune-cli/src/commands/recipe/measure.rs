@@ -1,8 +1,7 @@
 //! How a recipe is measured: one value for each row of its tests, before and after, and what that says.
 
 use ferrotune::base::BaseModel;
-use ferrotune::data::loader::evaluation_batches;
-use ferrotune::data::pack::Packing;
+use ferrotune::data::packed_batch::PackedBatch;
 use ferrotune::data::train_row::TrainRow;
 use ferrotune::generate::answers::answer;
 use ferrotune::train::Trainer;
@@ -43,7 +42,7 @@ impl Measure {
         let (model, pass) = (&trainer.session.model, trainer.session.pass());
         match self {
             Measure::ExactMatch { max_new_tokens } => {
-                let asked = questions(rows, base)?;
+                let asked = questions(rows.iter().cloned().map(Ok), base)?;
                 let answers = answer(model, &pass, base, &asked, max_new_tokens, progress)?;
                 Ok(asked.iter().zip(&answers).map(|(q, a)| f64::from(q.expected == *a)).collect())
             }
@@ -54,8 +53,9 @@ impl Measure {
 
 /// The mean loss of a row's label tokens; rows are evaluated one by one, so each has its own.
 fn loss(trainer: &Trainer<'_>, row: &TrainRow) -> Result<f64> {
-    let batches = evaluation_batches(std::slice::from_ref(row), 1, row.len(), Packing::Alone);
-    let loss = trainer.session.evaluate(&batches)?;
+    let mut batch = PackedBatch::default();
+    batch.push(&row.input_ids, &row.labels);
+    let loss = trainer.session.evaluate([Ok(batch)])?;
     match loss.count {
         0 => Err(Error::config("data.eval", "a row has no token to predict")),
         _ => Ok(loss.mean()),

@@ -43,7 +43,7 @@ pub fn run(args: &Args, a: &RecipeArgs, recipe: &Recipe, dir: &Path, report: &Re
     }
     init_adapter::adopt(&mut config, &base.checkpoint)?;
     keep_quantized(&mut base, &config.model);
-    base.set_template_variables(&config.data.template_variables)?;
+    base.set_template(&config.data)?;
     let stop = train::interrupt_flag()?;
     let dev = device(args, config.train.threads)?;
     let mut folder = RunFolder::at(Path::new(&config.output.dir), Begin::New)?;
@@ -63,7 +63,7 @@ pub fn run(args: &Args, a: &RecipeArgs, recipe: &Recipe, dir: &Path, report: &Re
         tests.iter().map(of).collect()
     };
     let before = values(&trainer, "before")?;
-    let outcome = train::finish(&config, &base, &mut trainer, &folder, &stop, report)?;
+    let outcome = train::finish(&config, &base, &mut trainer, &folder, &[], &stop, report)?;
     if outcome.interrupted {
         return Ok(ExitCode::from(130));
     }
@@ -126,7 +126,7 @@ fn tests(
         let measurable = match measure {
             Measure::Loss => !rows.is_empty(),
             Measure::ExactMatch { max_new_tokens } => {
-                let questions = held_out::questions(&rows, base)?;
+                let questions = held_out::questions(rows.iter().cloned().map(Ok), base)?;
                 let longest = questions.iter().map(|q| q.prompt.len()).max().unwrap_or(0);
                 let (needed, found) = (longest + max_new_tokens, config.data.max_length);
                 // The model is loaded for sequences of this length.
