@@ -92,7 +92,8 @@ fn a_tokenizer_of_another_size_than_the_embedding_is_said_where_it_is_not_paddin
     }));
     place.write("model/tokenizer.json", &tokenizer.to_string());
     assert!(place.preview(&[chat()], &[]).warnings.is_empty());
-    let image =
-        json!({"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "b."}]});
-    place.preview_refused(&[image], &["rows.jsonl:1", "token 320 is outside of the model's vocabulary"]);
+    place.preview_refused(
+        &[json!({"text": "an <image> here"})],
+        &["rows.jsonl:1", "token 320 is outside of the model's vocabulary"],
+    );
 }
