@@ -422,9 +422,14 @@ impl<'a> Reading<'a> {
             && !self.has_file
             && self.writer.bytes_in_memory() > self.in_memory
         {
-            let (file, path) = cache.begin()?;
-            self.writer.move_to(file, &path)?;
-            self.has_file = true;
+            match cache.begin() {
+                Ok((file, path)) => {
+                    self.writer.move_to(file, &path)?;
+                    self.has_file = true;
+                }
+                // Where no file can be made all stays in memory.
+                Err(_) => self.in_memory = usize::MAX,
+            }
         }
         Ok(())
     }

@@ -87,6 +87,21 @@ fn rows_are_the_same_from_files_from_memory_and_from_the_cache() {
 }
 
 #[test]
+fn where_no_file_can_be_made_rows_stay_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = tokenizer();
+    let preparer = preparer(&tokenizer);
+    fs::write(folder.path().join("cache"), "a file where the folder should be").unwrap();
+    let cache = TokenCache::new(&folder.path().join("cache"), 1 << 30).with_bounds(0, 0);
+    let path = write(folder.path(), "a.jsonl", 0..100);
+    let inputs = [Input::new(&[&path], ReadOptions::default()).unwrap()];
+    let threads = Threads::one();
+    let with = tokenized(&threads, &preparer, &inputs, Some(&cache)).unwrap().whole(&preparer).unwrap();
+    let without = tokenized(&threads, &preparer, &inputs, None).unwrap().whole(&preparer).unwrap();
+    assert!(with == without);
+}
+
+#[test]
 fn rows_of_a_program_are_like_those_of_a_file() {
     let rows = || [json!({"text": "a"}), json!(7), json!({"prompt": "q", "completion": "a"})];
     let folder = tempfile::tempdir().unwrap();

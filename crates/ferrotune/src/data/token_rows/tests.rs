@@ -53,6 +53,20 @@ proptest! {
 }
 
 #[test]
+fn a_writer_that_is_given_up_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = TokenCache::new(folder.path(), 1 << 30);
+    for cache in [cache.clone(), cache.unnamed()] {
+        let mut writer = RowWriter::in_memory();
+        let (file, path) = cache.begin().unwrap();
+        writer.move_to(file, &path).unwrap();
+        writer.push(&row(&[1, 2], &[1, 2], false)).unwrap();
+        drop(writer);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn a_file_that_is_not_whole_is_none_and_a_damaged_row_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let cache = TokenCache::new(folder.path(), 1 << 30);

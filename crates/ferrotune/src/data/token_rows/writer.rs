@@ -12,11 +12,27 @@ use crate::data::train_row::{IGNORE, TrainRow};
 use crate::formats::hash::hex;
 use crate::{Error, Result};
 
+/// A file that is written; one that is not ended leaves nothing behind.
+struct Target {
+    /// None once it was ended.
+    file: Option<BufWriter<File>>,
+    path: PathBuf,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // A file without a name has that of its folder here, which stays.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Takes rows in their order.
 pub(crate) struct RowWriter {
     /// What is not in the file, if there is one.
     memory: Vec<u8>,
-    file: Option<(BufWriter<File>, PathBuf)>,
+    file: Option<Target>,
     words: u64,
     tokens: usize,
     rows: Vec<RowMeta>,
@@ -65,14 +81,14 @@ impl RowWriter {
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&self.memory).map_err(|e| Error::io(path, e))?;
         self.memory = Vec::new();
-        self.file = Some((file, path.to_path_buf()));
+        self.file = Some(Target { file: Some(file), path: path.to_path_buf() });
         Ok(())
     }
 
     /// Adds a row.
     pub(crate) fn push(&mut self, row: &TrainRow) -> Result<()> {
         self.push_in_memory(row);
-        if let Some((file, path)) = &mut self.file {
+        if let Some(Target { file: Some(file), path }) = &mut self.file {
             file.write_all(&self.memory).map_err(|e| Error::io(&*path, e))?;
             self.memory.clear();
         }
@@ -121,8 +137,12 @@ impl RowWriter {
 
     /// The rows, and the file that they are in if there is one.
     pub(crate) fn finish(mut self) -> Result<RowStore> {
-        let Some((file, path)) = self.file.take() else { return Ok(self.into_store()) };
-        let file = file.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
+        let Some(mut target) = self.file.take() else { return Ok(self.into_store()) };
+        let path = target.path.clone();
+        let Some(writer) = &mut target.file else { return Ok(self.into_store()) };
+        writer.flush().map_err(|e| Error::io(&path, e))?;
+        let file = writer.get_ref().try_clone().map_err(|e| Error::io(&path, e))?;
+        target.file = None;
         Ok(self.store_with(|_| Words::File(file, path)))
     }
 
