@@ -3,30 +3,20 @@
 #[path = "server/data_hub.rs"]
 mod data_hub;
 mod server;
+#[path = "server/settings.rs"]
+mod settings;
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
 
 use data_hub::{DataHub, Files, Tricks, files};
 use ferrotune_hub::dataset::{DatasetId, Snapshot};
 use ferrotune_hub::hub::HubSettings;
-use ferrotune_hub::net::{NetSettings, Progress};
+use ferrotune_hub::net::Progress;
 use ferrotune_hub::{Error, Result};
 use server::{Answer, Server, nowhere, sha256};
+use settings::settings;
 
 const ID: &str = "acme/rows";
-
-fn settings(endpoint: &str, cache: &Path) -> HubSettings {
-    let net = NetSettings {
-        connect_timeout: Duration::from_secs(2),
-        read_timeout: Duration::from_secs(5),
-        retries: 2,
-        retry_pause: Duration::from_millis(1),
-        ..NetSettings::default()
-    };
-    HubSettings { endpoint: endpoint.into(), cache_dir: cache.into(), token: None, offline: false, net }
-}
 
 fn id(revision: Option<&str>) -> DatasetId {
     DatasetId::new(ID, revision).unwrap()

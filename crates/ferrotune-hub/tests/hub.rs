@@ -1,6 +1,8 @@
 //! Downloads from a hub, over real connections to servers of the test.
 
 mod server;
+#[path = "server/settings.rs"]
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrotune_hub::hub::{self, HubId, HubSettings, cached, fetch_config};
-use ferrotune_hub::net::{NetSettings, OnProgress, Progress};
+use ferrotune_hub::net::{OnProgress, Progress};
 use ferrotune_hub::{Error, Result};
 use server::{COMMIT, Hub, HubTricks, nowhere, proxy, sha256};
+use settings::settings;
 
 const ID: &str = "acme/tiny-llama";
 
@@ -26,17 +29,6 @@ fn files() -> BTreeMap<String, Vec<u8>> {
     files.insert("README.md".into(), b"not needed".to_vec());
     files.insert("onnx/model.onnx".into(), b"not needed".to_vec());
     files
-}
-
-fn settings(endpoint: &str, cache: &Path) -> HubSettings {
-    let net = NetSettings {
-        connect_timeout: Duration::from_secs(2),
-        read_timeout: Duration::from_secs(5),
-        retries: 2,
-        retry_pause: Duration::from_millis(1),
-        ..NetSettings::default()
-    };
-    HubSettings { endpoint: endpoint.into(), cache_dir: cache.into(), token: None, offline: false, net }
 }
 
 /// Files beside the weights that are taken if the model has them.

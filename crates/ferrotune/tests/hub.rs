@@ -2,17 +2,18 @@
 
 #[path = "../../ferrotune-hub/tests/server/mod.rs"]
 mod server;
+#[path = "../../ferrotune-hub/tests/server/settings.rs"]
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ferrotune::Error;
-use ferrotune::fetch::hub::{HubId, HubSettings, fetch, fetch_config};
-use ferrotune::fetch::net::NetSettings;
+use ferrotune::fetch::hub::{HubId, fetch, fetch_config};
 use ferrotune::formats::Checkpoint;
 use server::{Hub, HubTricks, nowhere};
+use settings::settings;
 
 const ID: &str = "acme/tiny-llama";
 
@@ -29,17 +30,6 @@ fn files() -> BTreeMap<String, Vec<u8>> {
         files.insert(name.into(), name.into());
     }
     files
-}
-
-fn settings(endpoint: &str, cache: &Path) -> HubSettings {
-    let net = NetSettings {
-        connect_timeout: Duration::from_secs(2),
-        read_timeout: Duration::from_secs(5),
-        retries: 2,
-        retry_pause: Duration::from_millis(1),
-        ..NetSettings::default()
-    };
-    HubSettings { endpoint: endpoint.into(), cache_dir: cache.into(), token: None, offline: false, net }
 }
 
 fn id() -> HubId {
