@@ -153,11 +153,7 @@ impl BaseModel {
         // What a user types ends no turn and begins none.
         let mark = ControlWords::of(&self.tokenizer).shield(&mut messages, None);
         let text = template.render(&messages, None, &RenderOptions::prompt(true))?.text;
-        let encoded = match mark {
-            None => self.tokenizer.encode(&text)?,
-            Some(mark) => self.tokenizer.encode_shielded(&text, mark)?,
-        };
-        Ok(encoded.ids)
+        Ok(self.tokenizer.encode_shielded(&text, mark)?.ids)
     }
 
     /// Tokenizes rows of a program; `name` stands for their file in messages. `data.eval` takes its share of them.

@@ -115,18 +115,13 @@ pub fn report(
     let model = TextModel { template: template.as_ref(), ..model };
     let Selected { data, inputs, held_out, is_held } = read_all(threads, config, model, cache)?;
     let held = |example: usize| is_held.as_ref().is_some_and(|is_held| is_held[example]);
-    let purpose = |example| if held(example) { Purpose::Eval } else { Purpose::Train };
     let mut texts = TextReport::new();
-    // Rows to train on first: the others are looked for among them.
-    texts.read(threads, &inputs, Purpose::Train, purpose)?;
-    if is_held.is_some() {
-        texts.read(threads, &inputs, Purpose::Eval, purpose)?;
-    }
-    texts.read(threads, &held_out, Purpose::Eval, |_| Purpose::Eval)?;
+    texts.read(threads, &inputs, |example| if held(example) { Purpose::Eval } else { Purpose::Train })?;
+    texts.read(threads, &held_out, |_| Purpose::Eval)?;
     let part = |rows, report| PartReport::new(rows, report, model.tokenizer, &data.stop_ids);
     let train = part(&data.train, data.train_report.clone())?;
     let eval = data.eval_report.clone().map(|report| part(&data.eval, report)).transpose()?;
-    Ok((data.clone(), texts.finish(train, eval)))
+    Ok((data, texts.finish(train, eval)))
 }
 
 /// The files that the run file's section `data` names to train on.
@@ -174,7 +169,17 @@ fn read_all<'a>(
             reading.finish()?
         }
     };
-    Ok(Selected { inputs, ..selected(threads, config, model, all, cache.as_ref())? })
+    Ok(Selected {
+        inputs,
+        ..selected(
+            threads,
+            config,
+            &preparer,
+            read_options(&config.data, model.template),
+            all,
+            cache.as_ref(),
+        )?
+    })
 }
 
 /// Tokenizes the rows of a program's own source; `name` stands for its file in messages. `data.eval` takes its share of
@@ -192,8 +197,10 @@ pub fn prepare_rows(
     // Nobody can tell beforehand what the source will give.
     let cache = cache.map(TokenCache::unnamed);
     let mut reading = Reading::new(threads, &preparer, cache.as_ref())?;
-    reading.add_source(name, rows, read_options(&config.data, model.template))?;
-    Ok(selected(threads, config, model, reading.finish()?, cache.as_ref())?.data)
+    let read = read_options(&config.data, model.template);
+    reading.add_source(name, rows, read)?;
+    let all = reading.finish()?;
+    Ok(selected(threads, config, &preparer, read, all, cache.as_ref())?.data)
 }
 
 /// Tokenizes the rows of files, without a run file.
@@ -204,7 +211,8 @@ pub(crate) fn prepare_files(
     read: ReadOptions<'_>,
     cache: Option<&TokenCache>,
 ) -> Result<(TokenRows, PrepReport)> {
-    reading::tokenized(threads, preparer, &[Input::new(paths, read)?], cache)?.whole(preparer)
+    reading::tokenized(threads, preparer, &[Input::new(paths, read)?], cache)?
+        .whole(preparer, preparer.names())
 }
 
 fn preparer<'a>(config: &RunConfig, model: TextModel<'a>) -> Preparer<'a> {
@@ -271,12 +279,11 @@ fn enough(config: &RunConfig) -> Result<Enough> {
 fn selected<'a>(
     threads: &Threads,
     config: &'a RunConfig,
-    model: TextModel<'a>,
+    preparer: &Preparer<'_>,
+    read: ReadOptions<'a>,
     all: Tokenized,
     cache: Option<&TokenCache>,
 ) -> Result<Selected<'a>> {
-    let train_preparer = preparer(config, model);
-    let eval_preparer = preparer(config, model).named(Names::EVAL);
     let count = all.outcomes.len();
     let mut files = all.about.files.clone();
     let mut held_out = Vec::new();
@@ -288,11 +295,10 @@ fn selected<'a>(
             (Some(is_held), Some(held))
         }
         EvalSource::Files(paths) => {
-            let read = read_options(&config.data, model.template);
             held_out.push(Input::new(paths, read)?);
-            let held = reading::tokenized(threads, &eval_preparer, &held_out, cache)?;
+            let held = reading::tokenized(threads, preparer, &held_out, cache)?;
             files.extend(held.about.files.iter().filter(|file| !all.about.files.contains(file)).cloned());
-            (None, Some(held.whole(&eval_preparer)?))
+            (None, Some(held.whole(preparer, Names::EVAL)?))
         }
     };
     let mut sources: Vec<Source> = config.data.sources.iter().map(Source::new).collect();
@@ -300,10 +306,10 @@ fn selected<'a>(
     let taken = selection::weighed(&all, trained, &mut sources, config.train.seed);
     let (train, mut train_report) = all.some(taken.into_iter().map(|example| example as usize));
     train_report.sources = sources;
-    all.complete(&train_preparer, &mut train_report)?;
+    all.complete(preparer, Names::TRAIN, &mut train_report)?;
     let (eval, eval_report) = eval.unzip();
-    eval_report.iter().try_for_each(|report| eval_preparer.check(report))?;
-    let stop_ids = train_preparer.stop_ids();
+    eval_report.iter().try_for_each(|report| Preparer::check(report, Names::EVAL))?;
+    let stop_ids = preparer.stop_ids();
     let eval = eval.unwrap_or_else(TokenRows::none);
     let data = PreparedData { train, train_report, eval, eval_report, files, stop_ids };
     Ok(Selected { data, inputs: Vec::new(), held_out, is_held })

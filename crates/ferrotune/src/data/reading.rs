@@ -12,7 +12,7 @@ use super::dataset::{BadRow, BadRows, DataFile, Dataset, ReadOptions, no_rows, r
 use super::files;
 use super::rows::{self, RawRow, RowSource, SourceFolder};
 use super::token_rows::{Parts, RowMeta, RowStore, RowWriter, TokenCache, TokenRows, key};
-use super::tokenize::{Outcome, PrepReport, Preparer, Problem};
+use super::tokenize::{Names, Outcome, PrepReport, Preparer, Problem};
 use super::train_row::TrainRow;
 use crate::formats::hash::{Digest, hex};
 use crate::run_config::DataFormat;
@@ -97,21 +97,26 @@ impl Tokenized {
         (rows, report)
     }
 
-    /// All rows.
-    pub(crate) fn whole(self, preparer: &Preparer<'_>) -> Result<(TokenRows, PrepReport)> {
+    /// All rows; `names` says what messages call them.
+    pub(crate) fn whole(self, preparer: &Preparer<'_>, names: Names) -> Result<(TokenRows, PrepReport)> {
         let (rows, mut report) = self.some(0..self.outcomes.len());
-        self.complete(preparer, &mut report)?;
+        self.complete(preparer, names, &mut report)?;
         Ok((rows, report))
     }
 
     /// Adds to a report what concerns all that was read, and refuses what cannot be trained.
-    pub(crate) fn complete(&self, preparer: &Preparer<'_>, report: &mut PrepReport) -> Result<()> {
+    pub(crate) fn complete(
+        &self,
+        preparer: &Preparer<'_>,
+        names: Names,
+        report: &mut PrepReport,
+    ) -> Result<()> {
         report.rows += self.about.unreadable;
         report.shapes = self.about.shapes.clone();
         report.left_out_files = self.about.left_out.clone();
         let all = self.outcomes.len() + self.about.unreadable;
         preparer.told(&self.about.bad, &self.about.files, all, report)?;
-        preparer.check(report)
+        Preparer::check(report, names)
     }
 }
 

@@ -214,7 +214,7 @@ impl<'a> Preparer<'a> {
     pub fn prepare(&self, threads: &Threads, dataset: &Dataset) -> Result<(TokenRows, PrepReport)> {
         let mut reading = Reading::new(threads, self, None)?;
         reading.take_all(dataset)?;
-        reading.finish()?.whole(self)
+        reading.finish()?.whole(self, self.names())
     }
 
     /// Refuses options that the model lacks something for.
@@ -393,10 +393,7 @@ impl<'a> Preparer<'a> {
         }
         let one = |carrier: &spans::Carrier| {
             let text = &carrier.rendered.text;
-            let Encoded { ids, offsets } = match mark {
-                None => self.tokenizer.encode(text)?,
-                Some(mark) => self.tokenizer.encode_shielded(text, mark)?,
-            };
+            let Encoded { ids, offsets } = self.tokenizer.encode_shielded(text, mark)?;
             self.check_bos(&ids)?;
             Ok(TrainRow::new(ids, |i| {
                 let (from, to) = offsets[i];
@@ -446,12 +443,17 @@ impl<'a> Preparer<'a> {
         Some(row)
     }
 
-    /// Refuses a selection of which nothing can be trained.
-    pub(crate) fn check(&self, report: &PrepReport) -> Result<()> {
+    /// What messages call the rows and the options.
+    pub(crate) fn names(&self) -> Names {
+        self.options.names
+    }
+
+    /// Refuses a selection of which nothing can be trained, in the words of where its rows come from.
+    pub(crate) fn check(report: &PrepReport, names: Names) -> Result<()> {
         if report.kept > 0 {
             return Ok(());
         }
-        let Names { data, max_length, has_run_file } = self.options.names;
+        let Names { data, max_length, has_run_file } = names;
         let (otherwise, keep_end, all) = match has_run_file {
             true => (" or use data.overlong=truncate", " or use data.truncation=keep_end", true),
             false => ("", "", false),

@@ -51,7 +51,7 @@ fn rows_are_the_same_from_files_from_memory_and_from_the_cache() {
     let cache = TokenCache::new(&folder.path().join("cache"), 1 << 30).with_bounds(0, 10_000);
     let read = |preparer: &Preparer<'_>| {
         let all = tokenized(&threads, preparer, &inputs, Some(&cache)).unwrap();
-        (all.about.clone(), all.outcomes.clone(), all.whole(preparer).unwrap())
+        (all.about.clone(), all.outcomes.clone(), all.whole(preparer, preparer.names()).unwrap())
     };
     let (about, outcomes, (rows, its_report)) = read(&preparer);
     assert!(rows == expected);
@@ -96,8 +96,12 @@ fn where_no_file_can_be_made_rows_stay_in_memory() {
     let path = write(folder.path(), "a.jsonl", 0..100);
     let inputs = [Input::new(&[&path], ReadOptions::default()).unwrap()];
     let threads = Threads::one();
-    let with = tokenized(&threads, &preparer, &inputs, Some(&cache)).unwrap().whole(&preparer).unwrap();
-    let without = tokenized(&threads, &preparer, &inputs, None).unwrap().whole(&preparer).unwrap();
+    let with = tokenized(&threads, &preparer, &inputs, Some(&cache))
+        .unwrap()
+        .whole(&preparer, preparer.names())
+        .unwrap();
+    let without =
+        tokenized(&threads, &preparer, &inputs, None).unwrap().whole(&preparer, preparer.names()).unwrap();
     assert!(with == without);
 }
 
@@ -116,7 +120,10 @@ fn rows_of_a_program_are_like_those_of_a_file() {
     assert_eq!(own.about.bad.lines(&own.about.files), ["mine:2: found a number, expected an object"]);
     let input = Input { paths: vec![path], read: ReadOptions::default() };
     let file = tokenized(&threads, &preparer, &[input], None).unwrap();
-    assert!(own.whole(&preparer).unwrap().0 == file.whole(&preparer).unwrap().0);
+    assert!(
+        own.whole(&preparer, preparer.names()).unwrap().0
+            == file.whole(&preparer, preparer.names()).unwrap().0
+    );
 }
 
 #[test]

@@ -249,7 +249,8 @@ impl TextReport {
         }
     }
 
-    /// Reads inputs once more. `purpose` says what the numbered examples are for; all rows to train on must come first.
+    /// Reads inputs once more. `purpose` says what the numbered examples are for. Rows to evaluate on are looked for among
+    /// all rows to train on, so they wait for the end of these inputs.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -257,22 +258,25 @@ impl TextReport {
         &mut self,
         threads: &Threads,
         inputs: &[Input<'_>],
-        which: Purpose,
         purpose: impl Fn(usize) -> Purpose,
     ) -> Result<()> {
         let before = self.files.len();
         self.files
             .extend(inputs.iter().flat_map(|input| &input.paths).map(|path| path.display().to_string()));
         let mut example = 0;
+        let mut waiting = Vec::new();
         let work = |row: RawRow, read: super::dataset::ReadOptions<'_>| Scan::new(row, read);
         each_row(threads, inputs, work, &mut |place: Place, scan| {
             let Some(scan) = scan else { return Ok(true) };
-            if purpose(example) == which {
-                self.add(((before + place.file) as u32, scan.line as u32), which, scan);
+            let spot = ((before + place.file) as u32, scan.line as u32);
+            match purpose(example) {
+                Purpose::Train => self.add(spot, Purpose::Train, scan),
+                Purpose::Eval => waiting.push((spot, scan)),
             }
             example += 1;
             Ok(true)
         })?;
+        waiting.into_iter().for_each(|(spot, scan)| self.add(spot, Purpose::Eval, scan));
         Ok(())
     }
 

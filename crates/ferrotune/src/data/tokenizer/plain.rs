@@ -39,9 +39,11 @@ impl Tokenizer {
     }
 
     /// Ids and byte offsets of a text in which words of control tokens that are text have a mark behind their first
-    /// character. The marks are in the offsets, and not in the ids.
-    pub(crate) fn encode_shielded(&self, text: &str, mark: char) -> Result<Encoded> {
-        let Encoded { ids, offsets } = self.encode(text)?;
+    /// character, if there are any. The marks are in the offsets, and not in the ids.
+    pub(crate) fn encode_shielded(&self, text: &str, mark: Option<char>) -> Result<Encoded> {
+        let encoded = self.encode(text)?;
+        let Some(mark) = mark else { return Ok(encoded) };
+        let Encoded { ids, offsets } = encoded;
         let mut all = Encoded::default();
         // Up to where the text was taken, and the tokens since the last control token.
         let (mut done, mut run) = (0, 0);
