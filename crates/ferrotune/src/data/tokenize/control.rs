@@ -33,7 +33,7 @@ impl ControlWords {
         }
         // Characters that Unicode keeps out of texts; one that is in this text all the same is not the mark.
         let free = |mark: &char| !all.iter().any(|value| any_text(value, &|text| text.contains(*mark)));
-        let mark = ('\u{fdd0}'..='\u{fdef}').find(free)?;
+        let mark = ('\u{fdd0}'..='\u{fdee}').find(free)?;
         all.into_iter().for_each(|value| each_text(value, &|text| marked(pattern, text, mark)));
         Some(mark)
     }

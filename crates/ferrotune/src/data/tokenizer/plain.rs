@@ -12,10 +12,11 @@ pub(crate) struct PlainText {
     words: Vec<String>,
 }
 
-/// Stands before a text that goes on after something else, so that it is tokenized as what goes on.
-const BEFORE: char = '\u{fdf0}';
+/// Stands before a text that goes on after something else, so that it is tokenized as what goes on. Unicode keeps it out of
+/// texts.
+const BEFORE: char = '\u{fdef}';
 
-/// This tokenizer without its control tokens, and the id of [`BEFORE`].
+/// A tokenizer without its control tokens that knows [`BEFORE`].
 #[derive(Clone, Debug)]
 pub(super) struct Guarded {
     inner: tokenizers::Tokenizer,
@@ -78,6 +79,10 @@ impl Tokenizer {
     ) -> Result<()> {
         let before = if part.start > 0 { BEFORE.to_string() } else { String::new() };
         let plain: String = text[part.clone()].chars().filter(|c| *c != mark).collect();
+        if plain.contains(BEFORE) {
+            let problem = "a text with words of control tokens holds the noncharacter U+FDEF".to_string();
+            return Err(Error::train(problem).with_hint("take the character out"));
+        }
         let guarded = self.guarded.get_or_init(|| Guarded::new(self));
         let encoding = guarded
             .inner
