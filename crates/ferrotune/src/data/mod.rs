@@ -19,6 +19,8 @@ pub mod token_rows;
 
 pub mod tokenize;
 
+mod outcomes;
+
 mod reading;
 
 pub mod selection;

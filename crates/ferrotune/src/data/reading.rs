@@ -10,8 +10,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::dataset::{BadRow, BadRows, DataFile, Dataset, ReadOptions, no_rows, read_row};
 use super::files;
+use super::outcomes::Outcomes;
 use super::rows::{self, RawRow, RowSource, SourceFolder};
-use super::token_rows::{Parts, RowMeta, RowStore, RowWriter, TokenCache, TokenRows, key};
+use super::token_rows::{Parts, RowStore, RowWriter, TokenCache, TokenRows, key};
 use super::tokenize::{Names, Outcome, PrepReport, Preparer, Problem};
 use super::train_row::TrainRow;
 use crate::formats::hash::{Digest, hex};
@@ -62,30 +63,20 @@ pub(crate) struct About {
 /// Everything that was read together.
 pub(crate) struct Tokenized {
     pub(crate) store: Arc<RowStore>,
-    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) outcomes: Outcomes,
     pub(crate) about: About,
 }
 
 impl Tokenized {
-    /// The rows of an example.
-    pub(crate) fn rows_of(&self, example: usize) -> std::ops::Range<u32> {
-        let end =
-            self.outcomes.get(example + 1).map_or(self.store.rows().len() as u32, |next| next.first_row);
-        self.outcomes[example].first_row..end
-    }
-
-    pub(crate) fn metas_of(&self, example: usize) -> &[RowMeta] {
-        let rows = self.rows_of(example);
-        &self.store.rows()[rows.start as usize..rows.end as usize]
-    }
-
     /// The rows of some examples in this order, and what happened to them.
     pub(crate) fn some(&self, examples: impl Iterator<Item = usize>) -> (TokenRows, PrepReport) {
         let mut report = PrepReport::default();
         let mut rows = Vec::new();
         for example in examples {
-            report.add(&self.outcomes[example], self.metas_of(example));
-            rows.extend(self.rows_of(example));
+            let found = self.outcomes.get(example);
+            let metas = &self.store.rows()[found.rows.start as usize..found.rows.end as usize];
+            report.add(&found.outcome, metas);
+            rows.extend(found.rows);
         }
         let all = rows.len() == self.store.rows().len()
             && rows.iter().enumerate().all(|(i, &row)| i == row as usize);
@@ -143,7 +134,7 @@ pub(crate) fn tokenized(
     reading.add_files(inputs)?;
     let mut all = reading.finish()?;
     if let (Some(cache), Some(store)) = (cache, Arc::get_mut(&mut all.store)) {
-        let examples = all.outcomes.iter().flat_map(|outcome| outcome.to_bytes()).collect();
+        let examples = all.outcomes.to_bytes();
         let about =
             serde_json::to_vec(&all.about).map_err(|e| Error::train(format!("cannot be written: {e}")))?;
         cache.keep(&key_of(preparer, inputs, &all.about.files), store, &Parts { examples, about });
@@ -171,8 +162,7 @@ fn kept(
     files: Vec<DataFile>,
 ) -> Option<Tokenized> {
     let (store, parts) = cache.open(&key_of(preparer, inputs, &files))?;
-    let outcomes =
-        parts.examples.chunks(Outcome::BYTES).map(Outcome::from_bytes).collect::<Option<Vec<_>>>()?;
+    let outcomes = Outcomes::from_bytes(&parts.examples)?;
     let about: About = serde_json::from_slice(&parts.about).ok()?;
     Some(Tokenized { store: Arc::new(store), outcomes, about: About { files, ..about } })
 }
@@ -312,7 +302,7 @@ pub(crate) struct Reading<'a> {
     has_file: bool,
     /// What need not be exceeded.
     pub(crate) enough: Option<Enough>,
-    outcomes: Vec<Outcome>,
+    outcomes: Outcomes,
     about: About,
 }
 
@@ -340,7 +330,7 @@ impl<'a> Reading<'a> {
             in_memory: cache.map_or(usize::MAX, |cache| cache.in_memory),
             has_file: false,
             enough: None,
-            outcomes: Vec::new(),
+            outcomes: Outcomes::default(),
             about: About::default(),
         })
     }
@@ -416,10 +406,10 @@ impl<'a> Reading<'a> {
             self.about.bad.push(BadRow { file: place.file, line, problem: text, hint });
             (Vec::new(), Outcome::bad())
         });
-        let first_row = u32::try_from(self.writer.len() + rows.len())
-            .map(|end| end - rows.len() as u32)
-            .map_err(|_| Error::config("data.train", "there are more than 2^32 rows"))?;
-        self.outcomes.push(outcome.at(first_row, place.input as u32));
+        let count = u32::try_from(rows.len()).ok();
+        count
+            .and_then(|count| self.outcomes.push(place.input as u32, count, outcome))
+            .ok_or_else(|| Error::config("data.train", "there are more than 2^32 rows"))?;
         for row in &rows {
             self.writer.push(row)?;
         }

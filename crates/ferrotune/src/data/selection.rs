@@ -63,7 +63,7 @@ pub(super) fn weighed(
 ) -> Vec<u32> {
     let mut taken = Vec::with_capacity(examples.size_hint().0);
     for (i, example) in examples.enumerate() {
-        let input = all.outcomes[example].input as usize;
+        let input = all.outcomes.get(example).input as usize;
         let times = match input.checked_sub(1).and_then(|source| sources.get_mut(source)) {
             None => 1,
             Some(source) => {

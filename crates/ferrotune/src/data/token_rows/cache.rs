@@ -5,7 +5,7 @@
 //! hash of everything that decides its content.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -17,7 +17,7 @@ use crate::formats::kept_files::KeptFiles;
 use crate::{Error, Result};
 
 /// The last bytes of a whole file.
-const MAGIC: &[u8; 8] = b"FTROWS1\n";
+const MAGIC: &[u8; 8] = b"FTROWS2\n";
 
 /// Three places, a SHA-256 and the magic.
 const FOOTER: usize = 3 * 8 + 32 + 8;
@@ -26,7 +26,7 @@ const FOOTER: usize = 3 * 8 + 32 + 8;
 const IN_MEMORY: usize = 64 << 20;
 
 /// Files of fewer bytes are tokenized again at every start: that takes no longer than to look for what was kept.
-const KEPT_FROM: u64 = 16 << 20;
+const KEPT_FROM: u64 = 2 << 20;
 
 /// A folder of tokenized data.
 #[derive(Clone, Debug)]
@@ -153,6 +153,44 @@ fn head(sha256: &str, taught: &[u32]) -> Vec<u8> {
     head
 }
 
+/// A writer or reader whose bytes are hashed on their way.
+struct Hashed<T> {
+    inner: T,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<T> Hashed<T> {
+    fn new(inner: T) -> Self {
+        Hashed { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    fn seen(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.seen(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.seen(&buffer[..n]);
+        Ok(n)
+    }
+}
+
 fn append(
     file: &mut File,
     rows: &[RowMeta],
@@ -161,20 +199,22 @@ fn append(
     parts: &Parts,
 ) -> std::io::Result<()> {
     let words = file.seek(SeekFrom::End(0))?;
-    let mut tail: Vec<u8> = rows.iter().flat_map(|row| row.to_bytes()).collect();
-    let mut places = [words, 0, 0];
-    for (place, part) in places[1..]
-        .iter_mut()
-        .zip([&parts.examples, &[head(sha256, taught).as_slice(), &parts.about].concat()])
-    {
-        *place = words + tail.len() as u64;
-        tail.extend(part);
+    let mut tail = Hashed::new(BufWriter::new(file));
+    for row in rows {
+        tail.write_all(&row.to_bytes())?;
     }
-    tail.extend(places.iter().flat_map(|place| place.to_le_bytes()));
-    let hash = Sha256::digest(&tail);
-    tail.extend(hash);
-    tail.extend(MAGIC);
-    file.write_all(&tail)
+    let examples = words + tail.bytes;
+    tail.write_all(&parts.examples)?;
+    let about = words + tail.bytes;
+    tail.write_all(&head(sha256, taught))?;
+    tail.write_all(&parts.about)?;
+    for place in [words, examples, about] {
+        tail.write_all(&place.to_le_bytes())?;
+    }
+    let mut file = tail.inner;
+    file.write_all(&tail.hash.finalize())?;
+    file.write_all(MAGIC)?;
+    file.flush()
 }
 
 /// A file's parts; none if it is not whole.
@@ -193,22 +233,36 @@ fn read(path: &Path) -> Option<(RowStore, Parts)> {
     if !(words <= examples && examples <= about && about <= footer_at) {
         return None;
     }
-    let mut tail = vec![0; usize::try_from(footer_at - words).ok()? + 3 * 8];
-    file.seek(SeekFrom::Start(words)).ok()?;
-    file.read_exact(&mut tail).ok()?;
-    if Sha256::digest(&tail)[..] != footer[24..56] {
+    let count = usize::try_from(examples - words).ok()?;
+    if !count.is_multiple_of(RowMeta::BYTES) {
         return None;
     }
-    let part = |from: u64, to: u64| &tail[(from - words) as usize..(to - words) as usize];
-    let rows =
-        part(words, examples).chunks(RowMeta::BYTES).map(RowMeta::from_bytes).collect::<Option<Vec<_>>>()?;
-    let last = part(about, footer_at);
+    let count = count / RowMeta::BYTES;
+    file.seek(SeekFrom::Start(words)).ok()?;
+    // The file itself stays the store's.
+    let mut tail = Hashed::new(BufReader::new(&file));
+    let mut bytes = [0; RowMeta::BYTES];
+    let mut rows = Vec::with_capacity(count);
+    for _ in 0..count {
+        tail.read_exact(&mut bytes).ok()?;
+        rows.push(RowMeta::from_bytes(&bytes)?);
+    }
+    let mut part = |bytes: u64| {
+        let mut part = vec![0; usize::try_from(bytes).ok()?];
+        tail.read_exact(&mut part).ok().map(|()| part)
+    };
+    let examples = part(about - examples)?;
+    let last = part(footer_at - about)?;
+    part(3 * 8)?;
+    if tail.hash.finalize()[..] != footer[24..56] {
+        return None;
+    }
     let (sha256, rest) = last.split_at_checked(64)?;
     let (count, rest) = rest.split_at_checked(4)?;
     let count = u32::from_le_bytes(count.try_into().ok()?) as usize;
     let (taught, rest) = rest.split_at_checked(4 * count)?;
     let taught = taught.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
-    let parts = Parts { examples: part(examples, about).to_vec(), about: rest.to_vec() };
+    let parts = Parts { examples, about: rest.to_vec() };
     let sha256 = String::from_utf8(sha256.to_vec()).ok()?;
     Some((RowStore { words: Words::File(file, path.to_path_buf()), rows, sha256, taught }, parts))
 }

@@ -7,10 +7,6 @@ use crate::data::token_rows::RowMeta;
 /// What became of an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Its first row; those of the next example follow its own.
-    pub(crate) first_row: u32,
-    /// Which input of the run it came from.
-    pub(crate) input: u32,
     /// It cannot be used.
     pub(crate) bad: bool,
     /// A text that became several rows because it is too long.
@@ -36,16 +32,11 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) const BYTES: usize = 36;
+    pub(crate) const BYTES: usize = 28;
 
     /// An example that cannot be used.
     pub(crate) fn bad() -> Self {
         Outcome { bad: true, ..Outcome::default() }
-    }
-
-    /// The outcome with its place.
-    pub(crate) fn at(self, first_row: u32, input: u32) -> Self {
-        Outcome { first_row, input, ..self }
     }
 
     /// Notes that the template leaves a piece out.
@@ -58,7 +49,8 @@ impl Outcome {
         let flags = [self.bad, self.split_text, self.cut_text, self.control_words];
         let flags = flags.iter().enumerate().map(|(bit, on)| u32::from(*on) << bit).sum::<u32>();
         let last = flags << 16 | u32::from(self.left_out);
-        let counts = [
+        let words = [
+            last,
             self.truncated,
             self.lost_terminators,
             self.overlong,
@@ -67,7 +59,6 @@ impl Outcome {
             self.thoughts,
         ];
         let mut bytes = [0; Self::BYTES];
-        let words = [self.first_row, self.input, last].into_iter().chain(counts);
         bytes.chunks_exact_mut(4).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
         bytes
     }
@@ -75,21 +66,19 @@ impl Outcome {
     /// The outcome of these bytes; absent if they are too few.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let word = |i: usize| Some(u32::from_le_bytes(bytes.get(4 * i..4 * i + 4)?.try_into().ok()?));
-        let flag = |bit: u32| word(2).is_some_and(|last| last >> (16 + bit) & 1 == 1);
+        let flag = |bit: u32| word(0).is_some_and(|last| last >> (16 + bit) & 1 == 1);
         Some(Outcome {
-            first_row: word(0)?,
-            input: word(1)?,
             bad: flag(0),
             split_text: flag(1),
             cut_text: flag(2),
             control_words: flag(3),
-            left_out: word(2)? as u16,
-            truncated: word(3)?,
-            lost_terminators: word(4)?,
-            overlong: word(5)?,
-            unsupervised: word(6)?,
-            permuted: word(7)?,
-            thoughts: word(8)?,
+            left_out: word(0)? as u16,
+            truncated: word(1)?,
+            lost_terminators: word(2)?,
+            overlong: word(3)?,
+            unsupervised: word(4)?,
+            permuted: word(5)?,
+            thoughts: word(6)?,
         })
     }
 }
@@ -136,8 +125,6 @@ mod tests {
     #[test]
     fn bytes_keep_everything() {
         let mut outcome = Outcome {
-            first_row: 7,
-            input: 3,
             cut_text: true,
             control_words: true,
             truncated: 1,
