@@ -39,7 +39,12 @@ pub fn run(args: &Args, a: &PreviewArgs, report: &Report) -> Result<ExitCode> {
             continue;
         }
         report.say(format!("row {}: {} tokens, {} supervised", i + 1, row.len(), row.label_tokens()));
-        let text: String = pieces.iter().map(|(text, on)| paint(text, *on, colour)).collect();
+        let stretches = pieces.chunk_by(|(_, a), (_, b)| a == b);
+        let text: String = stretches
+            .map(|same| {
+                paint(&same.iter().map(|(text, _)| text.as_str()).collect::<String>(), same[0].1, colour)
+            })
+            .collect();
         report.output(&text);
         if a.tokens {
             report.output(&table(&row, &base.tokenizer));

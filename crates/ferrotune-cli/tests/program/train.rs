@@ -350,10 +350,11 @@ fn preview_marks_supervised_text_without_colour() {
     args.extend(set);
     let out = place.run(&args).ok();
     assert!(!out.stdout.contains('\u{1b}'), "no colour into a pipe");
-    let supervised: String =
+    let supervised: Vec<&str> =
         out.stdout.split('⟦').skip(1).map(|piece| piece.split('⟧').next().unwrap_or_default()).collect();
-    assert!(supervised.contains("After 0 comes 1."), "{supervised}");
-    assert!(!supervised.contains("What comes"), "{supervised}");
+    assert_eq!(supervised.len(), 2, "a stretch for each answer: {supervised:?}");
+    assert!(supervised[0].contains("After 0 comes 1."), "{supervised:?}");
+    assert!(!supervised.concat().contains("What comes"), "{supervised:?}");
     assert!(!place.path("out").exists(), "a look at the rows writes nothing");
     let json = place.run(&["preview", "run.yaml", "--json"]).json();
     assert_eq!(json["rows"].as_array().map(Vec::len), Some(3));
