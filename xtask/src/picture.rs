@@ -18,14 +18,18 @@ fn document(width: f64, height: f64, title: &str, body: &str) -> String {
     )
 }
 
-/// A terminal that shows a command and what it printed. Lines of more than `columns` characters are cut.
+/// Colours of a terminal's text: a command, plain text, and what the codes 32 (green) and 2 (dim) ask for.
+const GREEN: &str = "#98c379";
+const PLAIN: &str = "#d7dae0";
+const DIM: &str = "#8b929e";
+
+/// A terminal that shows a command and what it printed. Lines of more than `columns` characters are cut. The program's
+/// colours stay.
 pub fn terminal(command: &str, transcript: &str, columns: usize) -> String {
-    let cut = |line: &str| match line.chars().count() > columns {
-        true => line.chars().take(columns - 1).chain(['…']).collect(),
-        false => line.to_string(),
-    };
-    let lines: Vec<String> =
-        [format!("$ {command}")].into_iter().chain(transcript.lines().map(cut)).collect();
+    let mut colour = PLAIN;
+    let printed = transcript.lines().map(|line| cut(spans(line, &mut colour), columns));
+    let command_line = vec![(GREEN, format!("$ {command}"))];
+    let lines: Vec<Vec<(&str, String)>> = [command_line].into_iter().chain(printed).collect();
     let (width, height) = (columns as f64 * CHARACTER + 32.0, lines.len() as f64 * LINE + 52.0);
     let mut body = format!(
         "<rect width=\"{width:.0}\" height=\"{height:.0}\" rx=\"8\" fill=\"#1e2127\"/>\n\
@@ -36,10 +40,50 @@ pub fn terminal(command: &str, transcript: &str, columns: usize) -> String {
     );
     for (i, line) in lines.iter().enumerate() {
         let y = 46.0 + i as f64 * LINE;
-        let colour = if i == 0 { "#98c379" } else { "#d7dae0" };
-        body += &format!("<text x=\"16\" y=\"{y:.0}\" fill=\"{colour}\">{}</text>\n", escaped(line));
+        let (first, rest) = match line.split_first() {
+            Some(((colour, text), rest)) => ((*colour, text.as_str()), rest),
+            None => ((PLAIN, ""), &[][..]),
+        };
+        body += &format!("<text x=\"16\" y=\"{y:.0}\" fill=\"{}\">{}", first.0, escaped(first.1));
+        for (colour, text) in rest {
+            body += &format!("<tspan fill=\"{colour}\">{}</tspan>", escaped(text));
+        }
+        body += "</text>\n";
     }
     document(width, height, command, &(body + "</g>\n"))
+}
+
+/// The parts of a line by colour. A colour holds until the next code, on later lines too.
+fn spans(line: &str, colour: &mut &'static str) -> Vec<(&'static str, String)> {
+    let mut parts = line.split("\u{1b}[");
+    let mut spans = vec![(*colour, parts.next().unwrap_or_default().to_string())];
+    for part in parts {
+        let (code, text) = part.split_once('m').unwrap_or(("", part));
+        *colour = match code {
+            "32" => GREEN,
+            "2" => DIM,
+            _ => PLAIN,
+        };
+        spans.push((*colour, text.to_string()));
+    }
+    spans.retain(|(_, text)| !text.is_empty());
+    spans
+}
+
+fn cut(spans: Vec<(&'static str, String)>, columns: usize) -> Vec<(&'static str, String)> {
+    if spans.iter().map(|(_, text)| text.chars().count()).sum::<usize>() <= columns {
+        return spans;
+    }
+    let mut room = columns - 1;
+    let mut kept: Vec<(&str, String)> = Vec::new();
+    for (colour, text) in spans {
+        let text: String = text.chars().take(room).collect();
+        room -= text.chars().count();
+        kept.push((colour, text));
+    }
+    kept.retain(|(_, text)| !text.is_empty());
+    kept.last_mut().into_iter().for_each(|(_, text)| text.push('…'));
+    kept
 }
 
 /// A bar of a chart.
@@ -90,10 +134,17 @@ pub fn bars(title: &str, bars: &[Bar], mark: f64) -> String {
 /// Characters of a line of the terminal.
 const COLUMNS: usize = 108;
 
-/// Writes the terminal of the README from the transcript beside it.
+/// The terminals of the README: the command, and the name of the picture and of the transcript beside it.
+const TERMINALS: [(&str, &str); 2] =
+    [("ferrotune quickstart", "quickstart"), ("ferrotune preview recipe-chatbot/run.yaml -n 2", "preview")];
+
+/// Writes the terminals of the README from their transcripts.
 pub fn write(docs: &Path) -> std::io::Result<()> {
-    let transcript = std::fs::read_to_string(docs.join("quickstart.txt"))?;
-    std::fs::write(docs.join("quickstart.svg"), terminal("ferrotune quickstart", &transcript, COLUMNS))
+    for (command, name) in TERMINALS {
+        let transcript = std::fs::read_to_string(docs.join(name).with_extension("txt"))?;
+        std::fs::write(docs.join(name).with_extension("svg"), terminal(command, &transcript, COLUMNS))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -101,11 +152,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_picture_shows_the_transcript() {
+    fn the_pictures_show_the_transcripts() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        let text = |name: &str| std::fs::read_to_string(docs.join(name)).unwrap();
-        let made = terminal("ferrotune quickstart", &text("quickstart.txt"), COLUMNS);
-        assert!(made == text("quickstart.svg"), "docs/quickstart.svg is not as `cargo xtask docs` writes it");
+        for (command, name) in TERMINALS {
+            let text =
+                |extension| std::fs::read_to_string(docs.join(name).with_extension(extension)).unwrap();
+            let made = terminal(command, &text("txt"), COLUMNS);
+            assert!(made == text("svg"), "docs/{name}.svg is not as `cargo xtask docs` writes it");
+        }
+    }
+
+    #[test]
+    fn colours_of_the_program_stay() {
+        let svg = terminal("x", "\u{1b}[2ma\nb\u{1b}[0m\u{1b}[32mcdef\u{1b}[0mg", 5);
+        let shown = |text: &str| svg.contains(text);
+        assert!(shown(&format!("fill=\"{DIM}\">a</text>")), "{svg}");
+        assert!(shown(&format!("fill=\"{DIM}\">b<tspan fill=\"{GREEN}\">cde…</tspan>")), "{svg}");
+        assert!(!shown(">g") && !shown("\u{1b}"), "{svg}");
     }
 
     #[test]
