@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod ci;
+pub mod data;
 #[cfg(unix)]
 pub mod faults;
 pub mod golden;

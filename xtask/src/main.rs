@@ -29,6 +29,8 @@ enum Task {
     },
     /// Measure speed and memory, beside the peer in alternation if asked.
     Bench(xtask::bench::Options),
+    /// Many rows on their way to tokens: speed and memory, beside the peer if asked, and a run killed in the middle.
+    Data(xtask::data::Options),
     /// Kill runs at any moment, give them too little memory, and look whether a checkpoint is lost or a bit differs.
     #[cfg(unix)]
     Faults {
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Task::Ci { tools } => xtask::ci::run(tools),
         Task::Golden { dirs } => golden(&dirs),
         Task::Bench(options) => xtask::bench::run(options),
+        Task::Data(options) => xtask::data::run(&options),
         #[cfg(unix)]
         Task::Faults { kills, quick, work } => {
             xtask::faults::run(&xtask::faults::Options { kills, quick, work })
