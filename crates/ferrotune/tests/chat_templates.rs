@@ -64,7 +64,7 @@ fn all_golden_cases_render_exactly() {
     let mut files: Vec<String> = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "unparsable.json")
+        .filter(|name| !["unparsable.json", "language.json"].contains(&name.as_str()))
         .collect();
     files.sort();
     for name in &files {
@@ -88,7 +88,30 @@ fn all_golden_cases_render_exactly() {
         }
     }
     assert!(failures.is_empty(), "{} of {cases}:\n{}", failures.len(), failures.join("\n"));
-    assert_eq!((files.len(), cases), (13, 581));
+    assert_eq!((files.len(), cases), (14, 603));
+}
+
+/// One small template for each filter, test, method, operator, statement and way to control whitespace.
+#[test]
+fn the_language_is_that_of_pythons_jinja() {
+    let fixture = fixture("language.json");
+    let (messages, tools) = (fixture["messages"].as_array().unwrap(), fixture["tools"].as_array().unwrap());
+    let options = RenderOptions { kwargs: object(&fixture["kwargs"]), ..RenderOptions::prompt(true) };
+    let render = |source: &str| {
+        let template = ChatTemplate::parse(source, object(&fixture["special_tokens"]))?;
+        template.with_clock(Clock { unix_seconds: 1_741_100_767 }).render(messages, Some(tools), &options)
+    };
+    let mut failures = Vec::new();
+    let cases = fixture["cases"].as_array().unwrap();
+    for case in cases {
+        let source = case["template"].as_str().unwrap();
+        let found = render(source).map(|rendered| rendered.text);
+        if found.as_deref().ok() != case["rendered"].as_str() {
+            failures.push(format!("{source:?}: {found:?}, expected {} {}", case["rendered"], case["error"]));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    assert!(cases.len() > 4000);
 }
 
 #[test]
@@ -103,6 +126,9 @@ fn templates_that_are_not_jinja_are_refused() {
 /// Rendering ends, with an error or a text, whatever the template does.
 #[test]
 fn hostile_templates_end() {
+    let chain = |link: &str| format!("{{{{ 1{} }}}}", link.repeat(50_000));
+    let chains =
+        [".a", "|upper", " + 1", " ~ 1", " and 1", " if 1", "[1]", " is none", " == 1", "()"].map(chain);
     let deep = format!("{{{{ {}1{} }}}}", "[".repeat(5000), "]".repeat(5000));
     let sources = [
         "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
@@ -132,13 +158,20 @@ fn hostile_templates_end() {
         "{% import 'chat_template' as t %}{{ t }}",
         "{% extends 'chat_template' %}",
         "{{ strftime_now('%') }}{{ strftime_now(3) }}",
+        "{% set ns=namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = ns.x ~ 'aaaaaaaaaaaaaaaaaaaa' %}{% endfor %}",
+        "{% set d=dict.fromkeys(range(99999)) %}{% for i in range(99999) %}{{ d[i] }}{% endfor %}",
+        "{{ (range(99999)|list + range(99999)|list)|unique|list|length }}",
+        "{% set x = 'é'*30000000 %}{% for i in range(99999) %}{{ x|length ~ x[5] ~ x.count('b') }}{% endfor %}",
+        "{% set x = range(99999)|list %}{% for i in range(99999) %}{{ x.index(99998) }}{% endfor %}",
+        "{% macro f(n) %}{% for i in [1] %}{% if n %}{{ [f(n - 1)|upper ~ 'a']|join }}{% endif %}{% endfor %}{% endmacro %}{{ f(900) }}",
+        "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
         "{{",
         "{{ ) }}",
         "{% raw %}",
         "{# open",
         deep.as_str(),
     ];
-    for source in sources {
+    for source in sources.into_iter().chain(chains.iter().map(String::as_str)) {
         if let Ok(template) = ChatTemplate::parse(source, Map::new()) {
             let _ = template.render(
                 &[serde_json::json!({"role": "user", "content": "x"})],
@@ -202,7 +235,6 @@ fn generation_blocks_see_and_change_what_is_around_them() {
     assert_eq!((rendered.text.as_str(), spans_of(&rendered)), ("é!!b!", vec![(0, 2), (4, 5)]));
 }
 
-/// The marks inside are code points that a chat may hold by itself.
 #[test]
 fn noncharacters_in_a_chat_are_text() {
     let source = "<{% generation %}{{ messages[0].content }}{% endgeneration %}>";
@@ -210,9 +242,9 @@ fn noncharacters_in_a_chat_are_text() {
     assert_eq!(rendered.text, "<\u{fdd0}a\u{fdd3}>");
     assert_eq!(spans_of(&rendered), [(1, rendered.text.len() - 1)]);
     let all: String = (0xfdd0..0xfdf0_u32).filter_map(char::from_u32).collect();
-    let template = ChatTemplate::parse(source, Map::new()).unwrap();
-    let message = serde_json::json!({"role": "user", "content": all});
-    assert!(template.render(&[message], None, &RenderOptions::default()).is_err());
+    let rendered = text_of(source, &all);
+    assert_eq!(rendered.text, format!("<{all}>"));
+    assert_eq!(spans_of(&rendered), [(1, 1 + all.len())]);
 }
 
 /// A value that grows with every turn of a loop is stopped, by its size, before anything has to walk or drop it.

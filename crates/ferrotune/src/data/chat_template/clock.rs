@@ -34,11 +34,13 @@ impl Clock {
                 Some('%') => out.push('%'),
                 // Those of Python's C locale; a naive time has no zone there.
                 Some('x') => out.push_str(&time.strftime("%m/%d/%y").to_string()),
+                Some('c') => out.push_str(&time.strftime("%a %b %e %H:%M:%S %Y").to_string()),
+                Some('r') => out.push_str(&time.strftime("%I:%M:%S %p").to_string()),
                 Some('X') => out.push_str(&time.strftime("%H:%M:%S").to_string()),
                 Some('f') => out.push_str("000000"),
                 Some('Z' | 'z') => {}
                 // jiff has more directives than Python.
-                Some(letter) if "aAbBdDeFhHIjmMnpRsStTuwyY".contains(letter) => {
+                Some(letter) if "aAbBCdDeFgGhHIjklmMnpPRsStTuUVwWyY".contains(letter) => {
                     out.push_str(&time.strftime(directive).to_string());
                 }
                 _ => out.push_str(directive),

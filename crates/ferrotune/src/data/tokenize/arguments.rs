@@ -11,7 +11,7 @@ pub(super) fn to_text(messages: &mut [Value]) -> bool {
             let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
             // What is nested too deeply to be written stays, and is the template's to refuse.
             if !arguments.is_string()
-                && let Ok(text) = dumped(arguments)
+                && let Some(text) = dumped(arguments)
             {
                 *arguments = Value::String(text);
                 any = true;
