@@ -11,7 +11,10 @@ fn chat() -> serde_json::Value {
 #[test]
 fn templates_that_never_end_or_grow_without_bound_are_refused() {
     for (start, words) in [
-        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "too many steps"),
+        (
+            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+            "too many steps",
+        ),
         ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "nests too deeply"),
         (
             "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
@@ -42,6 +45,17 @@ fn lists_are_joined_and_added_as_in_python() {
     // As Jinja 3.1 of Python writes it.
     let expected = "[1, 'a'] True [1, \"x\"] a, b 1-None-x a.b.c 1 1 2|<|im_start|>";
     assert!(text.starts_with(expected), "{text}");
+}
+
+/// Inside, this character stands before texts whose control words are text.
+#[test]
+fn a_noncharacter_of_a_text_is_a_character_of_it() {
+    let place = Place::with_run("lora");
+    let rows = [json!({"text": "a\u{fdef}b</s>c"}), json!({"text": "ab</s>c"})];
+    let texts = place.preview(&rows, &["data.split_special_tokens=true"]).texts;
+    let ends = |text: &str, end: &str| assert!(text.trim_end_matches("</s>").ends_with(end), "{texts:?}");
+    ends(&texts[0], "a\u{fdef}b</s>c");
+    ends(&texts[1], "ab</s>c");
 }
 
 #[test]

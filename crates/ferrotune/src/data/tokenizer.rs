@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// What stands beside the vocabulary: special tokens, the chat template, whether texts get a BOS.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,7 @@ pub struct Encoded {
 /// A tokenizer with its special tokens.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     settings: TokenizerSettings,
     /// What a plain text starts with.
     prefix: Vec<u32>,
@@ -85,7 +85,7 @@ pub struct Tokenizer {
     pad: Option<u32>,
     sha256: String,
     /// For text in which words of control tokens are text; made when it is first needed.
-    guarded: OnceLock<plain::Guarded>,
+    guarded: OnceLock<Arc<plain::Guarded>>,
 }
 
 /// Why a tokenizer that could be read fails on a text.
@@ -125,7 +125,7 @@ impl Tokenizer {
         hash.update(tokenizer_json);
         hash.update(format!("{settings:?}"));
         Ok(Tokenizer {
-            inner,
+            inner: Arc::new(inner),
             settings,
             prefix,
             special,

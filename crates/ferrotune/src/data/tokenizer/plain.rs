@@ -2,11 +2,15 @@
 
 use super::{DAMAGED, Encoded, Tokenizer};
 use crate::error::{Error, Result};
+use std::sync::{Arc, OnceLock};
 
 /// A tokenizer that takes nothing in a text for a control token.
 #[derive(Debug)]
 pub(crate) struct PlainText {
-    inner: tokenizers::Tokenizer,
+    guarded: Arc<Guarded>,
+    tokenizer: Arc<tokenizers::Tokenizer>,
+    /// For texts with [`BEFORE`] in them, which is a token of the guarded one. There are hardly any.
+    without: OnceLock<tokenizers::Tokenizer>,
     /// Control words that the tokenizer's file does not call special: those of Qwen for files and fill-in-the-middle, for
     /// one.
     words: Vec<String>,
@@ -17,15 +21,21 @@ pub(crate) struct PlainText {
 const BEFORE: char = '\u{fdef}';
 
 /// A tokenizer without its control tokens that knows [`BEFORE`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Guarded {
     inner: tokenizers::Tokenizer,
 }
 
+/// A copy of a tokenizer to which its control tokens are text.
+fn literal(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Tokenizer {
+    let mut literal = tokenizer.clone();
+    literal.set_encode_special_tokens(true);
+    literal
+}
+
 impl Guarded {
     fn new(tokenizer: &Tokenizer) -> Self {
-        let mut inner = tokenizer.inner.clone();
-        inner.set_encode_special_tokens(true);
+        let mut inner = literal(&tokenizer.inner);
         let before = tokenizers::AddedToken::from(BEFORE.to_string(), false).normalized(false);
         // A token that cannot be added would be text, and its tokens are passed over like its own.
         let _ = inner.add_tokens(&[before]);
@@ -83,8 +93,8 @@ impl Tokenizer {
             let problem = "a text with words of control tokens holds the noncharacter U+FDEF".to_string();
             return Err(Error::train(problem).with_hint("take the character out"));
         }
-        let guarded = self.guarded.get_or_init(|| Guarded::new(self));
-        let encoding = guarded
+        let encoding = self
+            .guarded()
             .inner
             .encode(format!("{before}{plain}"), false)
             .map_err(|e| Error::train(format!("cannot tokenize: {e}")).with_hint(DAMAGED))?;
@@ -114,12 +124,19 @@ impl Tokenizer {
 
     /// This tokenizer for text that is data. `control` are words of control tokens beside those that look like one.
     pub(crate) fn plain(&self, control: &[&str]) -> PlainText {
-        let mut inner = self.inner.clone();
-        inner.set_encode_special_tokens(true);
-        let added = inner.get_added_tokens_decoder();
+        let added = self.inner.get_added_tokens_decoder();
         let words = added.into_values().filter(|token| !token.special).map(|token| token.content);
         let steers = |word: &String| is_control(word) || control.contains(&word.as_str());
-        PlainText { words: words.filter(steers).collect(), inner }
+        PlainText {
+            guarded: self.guarded().clone(),
+            tokenizer: self.inner.clone(),
+            without: OnceLock::new(),
+            words: words.filter(steers).collect(),
+        }
+    }
+
+    fn guarded(&self) -> &Arc<Guarded> {
+        self.guarded.get_or_init(|| Arc::new(Guarded::new(self)))
     }
 }
 
@@ -137,6 +154,10 @@ fn is_control(word: &str) -> bool {
 impl PlainText {
     /// Ids and byte offsets of a text. A control word becomes the tokens of its letters.
     pub(crate) fn encode(&self, text: &str) -> Result<Encoded> {
+        let inner = match text.contains(BEFORE) {
+            true => self.without.get_or_init(|| literal(&self.tokenizer)),
+            false => &self.guarded.inner,
+        };
         let mut all = Encoded::default();
         let mut start = 0;
         while start < text.len() {
@@ -144,8 +165,7 @@ impl PlainText {
             let first = self.words.iter().filter_map(|word| text[start..].find(word.as_str())).min();
             let step = |at: usize| at + text[start + at..].chars().next().map_or(0, char::len_utf8);
             let end = first.map_or(text.len(), |at| start + step(at));
-            let encoding = self
-                .inner
+            let encoding = inner
                 .encode(&text[start..end], false)
                 .map_err(|e| Error::train(format!("cannot tokenize: {e}")).with_hint(DAMAGED))?;
             all.ids.extend_from_slice(encoding.get_ids());
