@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ferrotune::formats::adapter::AdapterFile;
-use ferrotune::formats::atomic::write_folder;
+use ferrotune::formats::atomic::{write_atomic, write_folder};
 use ferrotune::lora::algebra::{Combination, Combined, Input, Method, combine};
 use ferrotune::lora::peft;
+use ferrotune::results::model_folder::TEMPLATE_FILE;
 use ferrotune::results::stops;
 use ferrotune::results::trained_beside::TrainedBeside;
+use ferrotune::train::Event;
 use ferrotune::{Error, Result};
 use serde_json::json;
 
+use super::open::adapter_template;
 use super::{device, new_folder};
 use crate::args::{Args, CombineArgs};
 use crate::report::Report;
@@ -39,11 +42,15 @@ pub fn run(args: &Args, a: &CombineArgs, report: &Report) -> Result<ExitCode> {
         combine(&device(args, None)?.threads(), &inputs, &how)?
     };
     let beside = common_base(&a.adapters)?;
+    let template = common_template(&a.adapters, report)?;
     let ends = stops::of_adapters(a.adapters.iter().map(PathBuf::as_path))?;
     write_folder(&a.output, |folder| {
         made.file.write(folder)?;
         if let Some(beside) = &beside {
             beside.write(folder)?;
+        }
+        if let Some(template) = &template {
+            write_atomic(&folder.join(TEMPLATE_FILE), template.as_bytes())?;
         }
         stops::write_settings(folder, ends.as_ref())
     })?;
@@ -79,6 +86,19 @@ fn common_base(adapters: &[PathBuf]) -> Result<Option<TrainedBeside>> {
         _ => false,
     };
     Ok(first.clone().filter(|_| all.iter().all(same)))
+}
+
+/// The chat template that all of the adapters were trained with, where it is not the model's own.
+fn common_template(adapters: &[PathBuf], report: &Report) -> Result<Option<String>> {
+    let all = adapters.iter().map(|path| adapter_template(path)).collect::<Result<Vec<_>>>()?;
+    let first = all.first().cloned().flatten();
+    if all.iter().any(|other| *other != first) {
+        let text = "the adapters were trained with different chat templates; the result has none of them, and is asked \
+                    in that of its base (--template takes another one)";
+        report.event(&Event::Warning { text: text.to_string() });
+        return Ok(None);
+    }
+    Ok(first)
 }
 
 fn read(path: &Path) -> Result<Input> {

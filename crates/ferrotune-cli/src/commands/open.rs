@@ -82,7 +82,7 @@ pub fn resolve(model: &str, adapter: Option<&str>, base: Option<&str>) -> Result
         return Ok(Resolved { base, adapter: None, run: None, beside: None, named_in: None });
     }
     let file = folder.join("run.yaml");
-    let run = if file.is_file() { Some(RunConfig::load(&file, &[])?) } else { None };
+    let run = run_of(&folder)?;
     let beside = TrainedBeside::read(&folder)?;
     let (base, named_in) = match (base, adapter, &run) {
         (Some(base), ..) => (base.to_string(), None),
@@ -100,18 +100,37 @@ pub fn resolve(model: &str, adapter: Option<&str>, base: Option<&str>) -> Result
     Ok(Resolved { base, adapter: Some(folder), run, beside, named_in })
 }
 
+/// The run file in a folder, if there is one.
+fn run_of(folder: &Path) -> Result<Option<RunConfig>> {
+    let file = folder.join("run.yaml");
+    if file.is_file() { RunConfig::load(&file, &[]).map(Some) } else { Ok(None) }
+}
+
+/// The chat template that the adapter in a folder was trained with, if the folder has one of its own.
+pub fn adapter_template(folder: &Path) -> Result<Option<String>> {
+    own_template(folder, run_of(folder)?.as_ref())
+}
+
+fn own_template(folder: &Path, run: Option<&RunConfig>) -> Result<Option<String>> {
+    let file = folder.join(TEMPLATE_FILE);
+    let has_own = match run {
+        Some(run) => run.data.template.is_some(),
+        // Without a run file, what lies beside the adapter is what it was saved with.
+        None => file.is_file(),
+    };
+    if !has_own {
+        return Ok(None);
+    }
+    std::fs::read_to_string(&file).map(Some).map_err(|e| {
+        Error::file(&file, format!("the template that the adapter was trained with cannot be read: {e}"))
+            .with_hint("it is that of data.template in its run.yaml; copy it here")
+    })
+}
+
 impl Resolved {
-    /// The chat template that the adapter was trained with, if its run had one of its own.
+    /// The chat template that the adapter was trained with, if its folder has one of its own.
     pub fn template(&self) -> Result<Option<String>> {
-        let (Some(folder), Some(run)) = (&self.adapter, &self.run) else { return Ok(None) };
-        if run.data.template.is_none() {
-            return Ok(None);
-        }
-        let file = folder.join(TEMPLATE_FILE);
-        std::fs::read_to_string(&file).map(Some).map_err(|e| {
-            Error::file(&file, format!("the template that the adapter was trained with cannot be read: {e}"))
-                .with_hint("data.template of its run.yaml was used; copy that template here")
-        })
+        self.adapter.as_ref().map_or(Ok(None), |folder| own_template(folder, self.run.as_ref()))
     }
 
     /// Opens the base. If it is not here and only the adapter names it, the error says so.

@@ -93,6 +93,16 @@ fn results_have_the_template_that_they_were_trained_with() {
     }
     assert!((losses[0] - losses[2]).abs() < 1e-3, "{losses:?}");
     assert!(losses.iter().all(|loss| *loss < 2.0), "{losses:?}");
+    // A combination has the template that its adapters share.
+    place.run(&["combine", "out", "out", "--weights", "0.5,0.5", "--output", "both"]).ok();
+    assert_eq!(place.read("both/chat_template.jinja"), OTHER);
+    assert!((ask("both", &[]) - losses[0]).abs() < 1e-3);
+    place.run(&["combine", "both", "--output", "again"]).ok();
+    assert_eq!(place.read("again/chat_template.jinja"), OTHER);
+    place.run(&["train", "run.yaml", "--set", "output.dir=own"]).ok();
+    let mixed = place.run(&["combine", "out", "own", "--output", "mixed"]).ok();
+    assert!(mixed.stderr.contains("different chat templates"), "{mixed:#?}");
+    assert!(!place.path("mixed/chat_template.jinja").exists());
     // What is asked for on the command line counts more.
     let base = place.path("model/chat_template.jinja").display().to_string();
     assert!(ask("out", &["--template", &base]) > 2.0 * losses[0]);
