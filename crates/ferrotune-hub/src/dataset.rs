@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// The branch that the hub keeps of a data set with all rows as Parquet: `CONFIG/SPLIT/0000.parquet`.
 pub const CONVERTED: &str = "refs/convert/parquet";
 
-/// `owner/name` at a revision.
+/// `owner/name`, or the `name` of one of the hub's first data sets, at a revision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DatasetId {
     repository: String,
@@ -23,15 +23,15 @@ pub struct DatasetId {
 }
 
 impl DatasetId {
-    /// An id of two words; a revision is a branch, tag or commit, `main` if absent. `None` if they cannot be such.
+    /// An id of one or two words; a revision is a branch, tag or commit, `main` if absent. `None` if they cannot be such.
     pub fn new(repository: &str, revision: Option<&str>) -> Option<DatasetId> {
-        let (owner, name) = repository.split_once('/')?;
+        let (owner, name) = repository.split_once('/').unwrap_or((repository, repository));
         let revision = revision.unwrap_or("main");
         let fits = word(owner) && word(name) && safe_name(revision) && revision.split('/').all(word);
         fits.then(|| DatasetId { repository: repository.to_string(), revision: revision.to_string() })
     }
 
-    /// `owner/name`.
+    /// `owner/name` or `name`.
     pub fn repository(&self) -> &str {
         &self.repository
     }

@@ -329,6 +329,29 @@ fn paths_of_this_machine_come_first() {
     work.refused("acme/other", &["acme/other", "spelling", "no file or folder `acme/other`"]);
 }
 
+/// The ids of the hub's first data sets are one word, as names of folders are.
+#[test]
+fn one_word_is_a_data_set_unless_it_is_a_path() {
+    let hub = DataHub::start(
+        "squad",
+        files([("train.jsonl", &row("hub")), ("test.jsonl", &row("held"))]),
+        Tricks::default(),
+    );
+    let work = Work::at(&hub);
+    assert_eq!(work.texts("squad"), ["hub"]);
+    assert_eq!(work.texts("squad:test"), ["held"]);
+    assert_eq!(work.texts("hf://datasets/squad@main:test"), ["held"]);
+    assert!(work.place.path("hf/hub/datasets--squad/snapshots").is_dir());
+    let asked = hub.server.asked().len();
+    // A mistyped name of a file is none of a data set; of a word both readings are named.
+    work.refused("rows.jsnl", &["rows.jsnl"]);
+    assert_eq!(hub.server.asked().len(), asked);
+    work.refused("squat", &["/datasets/squat", "no such data set", "no file or folder `squat`"]);
+    work.place.write("squad/rows.jsonl", &String::from_utf8(row("here")).expect("text"));
+    assert_eq!(work.texts("squad"), ["here"]);
+    assert_eq!(work.texts("hf://datasets/squad"), ["hub"]);
+}
+
 #[test]
 fn gated_private_and_hostile_data_sets() {
     let gated =

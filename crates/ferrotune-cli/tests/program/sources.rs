@@ -183,7 +183,7 @@ fn sources_have_weights_limits_and_columns_of_their_own() {
         ("[{path: a, weights: 2}]", &["data.sources.weights", "did you mean `data.sources.weight`"][..]),
         ("[{path: a, weight: 0}]", &["data.sources.weight", "above 0"]),
         ("[{weight: 1}]", &["data.sources", "path"]),
-        ("[{path: nothing}]", &["nothing", "No such file"]),
+        ("[{path: nothing}]", &["nothing", "no file or folder `nothing`"]),
         ("[{path: a, columns: {txt: Satz}}]", &["data.columns", "`txt`"]),
     ] {
         place.run(&["preview", "run.yaml", "--set", &format!("data.sources={sources}")]).refused(words);

@@ -132,7 +132,7 @@ fn named(key: &str, text: &str) -> Result<Option<Name>> {
 
 fn not_of_the_hub(key: &str, path: &str) -> Error {
     Error::config(key, format!("config, split and revision are for data sets of the hub; `{path}` is a path"))
-        .with_hint("a data set is owner/name or hf://datasets/owner/name")
+        .with_hint("a data set is owner/name, name or hf://datasets/owner/name")
 }
 
 /// Brings what a name stands for.

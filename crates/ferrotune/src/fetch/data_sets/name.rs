@@ -1,6 +1,6 @@
 //! How a run file names a data set of the hub.
 //!
-//! `owner/name`, and behind it `@REVISION`, then `:SPLIT` or `:CONFIG:SPLIT`: `openai/gsm8k:main:test`. With
+//! `owner/name`, or for the hub's first data sets `name` alone (`squad`), and behind it `@REVISION`, then `:SPLIT` or `:CONFIG:SPLIT`: `openai/gsm8k:main:test`. With
 //! `hf://datasets/` before it, as in `HfFileSystem`, pandas and DuckDB, a path of the repository may follow
 //! (`hf://datasets/owner/name/data/rows.parquet`, a folder, a pattern), and no path of this machine is meant.
 
@@ -12,7 +12,7 @@ use crate::run_config::SourceOptions;
 /// A data set, or a part of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Name {
-    /// `owner/name`.
+    /// `owner/name` or `name`.
     pub(super) repository: String,
     /// Branch, tag or commit.
     pub(super) revision: Option<String>,
@@ -38,14 +38,19 @@ impl Name {
     /// What is wrong with a text that begins with `hf://`.
     pub(super) fn parse(text: &str) -> Result<Option<Name>, String> {
         let Some(rest) = text.strip_prefix(PREFIX) else {
-            let name = read(text).filter(|name| name.inside.is_none() && !looks_like_rows(&name.repository));
-            return Ok(name);
+            // One word with a point is the name of a file, though it may be mistyped.
+            let is_file = |name: &Name| match name.repository.contains('/') {
+                true => looks_like_rows(&name.repository),
+                false => name.repository.contains('.'),
+            };
+            return Ok(read(text).filter(|name| name.inside.is_none() && !is_file(name)));
         };
         let Some(rest) = rest.strip_prefix("datasets/") else {
             return Err("rows are in data sets: hf://datasets/owner/name".into());
         };
-        let name =
-            read(rest).ok_or("expected hf://datasets/owner/name, hf://datasets/owner/name/file.jsonl")?;
+        let name = read(rest).ok_or(
+            "expected hf://datasets/owner/name, hf://datasets/owner/name/file.jsonl, hf://datasets/name",
+        )?;
         Ok(Some(Name { at_hub: true, ..name }))
     }
 
@@ -72,12 +77,15 @@ impl Name {
     }
 }
 
-/// `owner/name[@revision][/inside]` or `owner/name[@revision][:config][:split]`.
+/// `owner/name[@revision][/inside]` or `owner/name[@revision][:config][:split]`; the owner may be missing.
 fn read(text: &str) -> Option<Name> {
-    let (owner, rest) = text.split_once('/')?;
-    let end = rest.find(['@', '/', ':']).unwrap_or(rest.len());
-    let (name, mut rest) = rest.split_at(end);
-    let mut found = Name { repository: format!("{owner}/{name}"), ..Name::default() };
+    let ends = ['@', '/', ':'];
+    let mut end = text.find(ends).unwrap_or(text.len());
+    if text[end..].starts_with('/') {
+        end = text[end + 1..].find(ends).map_or(text.len(), |at| end + 1 + at);
+    }
+    let (repository, mut rest) = text.split_at(end);
+    let mut found = Name { repository: repository.to_string(), ..Name::default() };
     if let Some(behind) = rest.strip_prefix('@') {
         let special = SPECIAL.iter().find(|special| behind.starts_with(**special)).map_or(0, |s| s.len());
         let end = behind[special..].find(['/', ':']).map_or(behind.len(), |at| special + at);
@@ -160,8 +168,24 @@ mod tests {
                 assert_eq!(name.to_string(), plain);
             }
         }
+        for (text, repository, split) in [
+            ("squad", "squad", None),
+            ("ag_news:test", "ag_news", Some("test")),
+            ("hf://datasets/squad@x:train", "squad", Some("train")),
+        ] {
+            let name = Name::parse(text).unwrap().unwrap_or_else(|| panic!("{text}"));
+            assert_eq!((name.repository.as_str(), name.split.as_deref()), (repository, split), "{text}");
+        }
         for path in [
             "rows.jsonl",
+            "rows.jsnl",
+            ".",
+            "..",
+            "-",
+            "~",
+            "a*",
+            "a b",
+            "squad@x/y",
             "data/rows.jsonl",
             "data/rows.csv.gz",
             "./a/b",
@@ -181,7 +205,7 @@ mod tests {
         ] {
             assert_eq!(Name::parse(path), Ok(None), "{path}");
         }
-        for wrong in ["hf://a/b", "hf://", "hf://datasets/", "hf://datasets/a", "hf://datasets/a/b@../x/y"] {
+        for wrong in ["hf://a/b", "hf://", "hf://datasets/", "hf://datasets/a/b@../x/y"] {
             assert!(Name::parse(wrong).is_err(), "{wrong}");
         }
     }
