@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ferrotune::Result;
 use ferrotune::base::BaseModel;
 use ferrotune::generate::answers::{Question, answer};
 use ferrotune::memory::resident;
@@ -19,6 +18,7 @@ use ferrotune::run_config::{
 };
 use ferrotune::train::{Trainer, notices};
 use ferrotune::units::human;
+use ferrotune::{Error, Result};
 use serde_json::{Value, json};
 
 use super::starter::open_starter;
@@ -62,10 +62,11 @@ pub fn run(args: &Args, a: &QuickstartArgs, report: &Report) -> Result<ExitCode>
     for event in notices::of_rows(&prepared) {
         report.event(&event);
     }
-    let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |event| report.event(event))?;
     let asked =
         held_out::rows(&dev.threads(), &base, &DataOptions::default(), &dir.join("validation.jsonl"))?;
     let asked = held_out::questions(asked.into_iter().map(Ok), &base)?;
+    fits(&asked, config.data.max_length)?;
+    let mut trainer = Trainer::new(&config, &base, &dev, prepared, &mut |event| report.event(event))?;
     let before = ask(&trainer, &base, &asked, "before", report)?;
     let outcome = train::finish(&config, &base, &mut trainer, &folder, &located.data_sets, &stop, report)?;
     if outcome.interrupted {
@@ -104,6 +105,16 @@ fn facts(a: &QuickstartArgs) -> Result<(Vec<Fact>, Vec<Fact>)> {
     train.truncate(a.facts.unwrap_or(usize::MAX).max(1));
     validation.truncate(a.questions.unwrap_or(usize::MAX).max(1));
     Ok((train, validation))
+}
+
+/// Refuses questions that, with their answers, are longer than what the model is loaded for.
+fn fits(asked: &[Question], max_length: usize) -> Result<()> {
+    let needed = asked.iter().map(|question| question.prompt.len()).max().unwrap_or(0) + ANSWER;
+    if needed <= max_length {
+        return Ok(());
+    }
+    let problem = format!("{max_length}, but the longest question with its answer may have {needed} tokens");
+    Err(Error::config("data.max_length", problem).with_hint(format!("set it to {needed} or more")))
 }
 
 /// The folder asked for, or the first free `runs/quickstart`, `runs/quickstart-2`, ...

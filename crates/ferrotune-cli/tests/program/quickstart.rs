@@ -41,6 +41,17 @@ fn every_method_gives_its_numbers() {
     }
 }
 
+/// Cut rows fit a short model; the questions are not cut.
+#[test]
+fn questions_that_do_not_fit_are_refused_before_training() {
+    let place = Place::new();
+    let base = model("llama3_rope").display().to_string();
+    let mut args = vec!["quickstart", "--model", &base, "--offline", "--facts", "8", "--questions", "2"];
+    args.extend(["--output", "tour", "--set", "data.truncation=keep_end", "--set", "data.max_length=60"]);
+    place.run(&args).refused(&["data.max_length", "60", "the longest question", "set it to"]);
+    assert!(!place.path("tour/adapter_model.safetensors").exists());
+}
+
 #[test]
 fn a_refused_tour_leaves_nothing() {
     let place = Place::new();
