@@ -69,6 +69,6 @@ fn rows(loaded: &Loaded, a: &EvalArgs, files: &[PathBuf]) -> Result<(TokenRows, 
     let read = loaded.base.read_options(&loaded.data);
     let read = ReadOptions { limit: a.limit, other_names: true, ..read };
     let data = DataOptions { max_length: a.max_length, ..loaded.data.clone() };
-    let preparer = loaded.base.preparer(&data).named(Names::OPTIONS);
+    let preparer = loaded.base.preparer(&data).named(Names::OPTIONS).seeded(loaded.seed);
     loaded.base.prepare_files(&loaded.dev.threads(), &preparer, files, read)
 }

@@ -33,6 +33,8 @@ pub struct Loaded {
     pub dev: Device,
     /// How the rows were read that it was trained on, or the defaults.
     pub data: DataOptions,
+    /// The seed of that run, which decides how source files are cut.
+    pub seed: u64,
     none: Params,
 }
 
@@ -194,24 +196,27 @@ pub fn open(args: &Args, a: &ModelArgs, dev: Device, positions: usize, report: &
     if a.no_cache {
         base.cache = None;
     }
-    let data = data_options(&found, a)?;
+    let (data, seed) = data_options(&found, a)?;
     base.set_template(&data)?;
     let precision = form::precision(a.precision, &dev);
     let (form, _) = found.form(a.quant, &base, precision, report)?;
     let mut warn = |text| report.event(&Event::Warning { text });
     let (model, none) = base.load(&dev, form, positions, &mut warn)?;
     let adapter = found.adapter.map(|folder| adapter(&dev, &folder, &model, &base, report)).transpose()?;
-    Ok(Loaded { base, model, form, adapter, precision, dev, data, none })
+    Ok(Loaded { base, model, form, adapter, precision, dev, data, seed, none })
 }
 
-/// How the rows of the run were read, whose folder is opened, with the variables of the command line.
-fn data_options(found: &Resolved, a: &ModelArgs) -> Result<DataOptions> {
+/// How the rows of the run were read, whose folder is opened, with the variables of the command line; and its seed.
+fn data_options(found: &Resolved, a: &ModelArgs) -> Result<(DataOptions, u64)> {
     let file = Path::new(&a.model).join("run.yaml");
-    let mut data = match &found.run {
-        Some(run) => run.data.clone(),
+    let (mut data, seed) = match &found.run {
+        Some(run) => (run.data.clone(), run.train.seed),
         // A model that was trained in full.
-        None if file.is_file() => RunConfig::load(&file, &[])?.data,
-        None => DataOptions::default(),
+        None if file.is_file() => {
+            let run = RunConfig::load(&file, &[])?;
+            (run.data, run.train.seed)
+        }
+        None => (DataOptions::default(), 0),
     };
     data.template_variables.extend(a.template_variables.iter().cloned());
     // A template that was given by a path may lie elsewhere by now; that of a model trained in full is in its folder.
@@ -219,7 +224,7 @@ fn data_options(found: &Resolved, a: &ModelArgs) -> Result<DataOptions> {
         Some(asked) => Some(asked.clone()),
         None => found.template()?,
     };
-    Ok(data)
+    Ok((data, seed))
 }
 
 /// The same to give answers: in bf16 on every CPU unless another precision is asked for, as products of a token at a time are

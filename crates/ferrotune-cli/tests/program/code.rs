@@ -118,6 +118,18 @@ fn fill_in_the_middle_is_trained_and_asked_for() {
 }
 
 #[test]
+fn an_evaluation_cuts_files_as_the_run_did() {
+    let place = place(&QWEN);
+    let set = ["data.fim_rate=1", "data.eval=[shop]", "train.seed=5", "train.epochs=1"];
+    let set = set.iter().flat_map(|set| ["--set", set]);
+    let args: Vec<&str> = ["train", "run.yaml", "--json"].into_iter().chain(set).collect();
+    let trained = place.run(&args).json()["eval_loss"].as_f64().unwrap();
+    let evaluated = place.run(&["eval", "out", "--data", "shop", "--max-length", "256", "--json"]).json();
+    let evaluated = evaluated["eval_loss"].as_f64().unwrap();
+    assert!((trained - evaluated).abs() < 1e-4, "{trained} {evaluated}");
+}
+
+#[test]
 fn long_files_are_split_with_their_place() {
     let place = place(&QWEN);
     let lines: String = (0..60).map(|i| format!("value_{i} = compute({i})\n")).collect();

@@ -218,9 +218,8 @@ pub(crate) fn prepare_files(
 }
 
 fn preparer<'a>(config: &RunConfig, model: TextModel<'a>) -> Preparer<'a> {
-    let mut options = PrepareOptions { vocab_size: model.vocab_size, ..PrepareOptions::from(&config.data) };
-    options.fim.seed = config.train.seed;
-    Preparer::new(model.tokenizer, model.template, options)
+    let options = PrepareOptions { vocab_size: model.vocab_size, ..PrepareOptions::from(&config.data) };
+    Preparer::new(model.tokenizer, model.template, options).seeded(config.train.seed)
 }
 
 /// The template of a run with its variables: that of `data.template`, or the model's.

@@ -188,6 +188,13 @@ impl<'a> Preparer<'a> {
         self
     }
 
+    /// This preparer with the seed of a run, which decides with the path of a source file whether and where it is cut.
+    #[must_use]
+    pub fn seeded(mut self, seed: u64) -> Self {
+        self.options.fim.seed = seed;
+        self
+    }
+
     /// The tokens at which a model that was trained on these rows stops: EOS and what ends a turn of the chat template.
     pub fn stop_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self.marks().map(|mark| mark.id).chain(self.tokenizer.eos()).collect();
