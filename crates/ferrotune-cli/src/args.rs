@@ -138,6 +138,9 @@ pub struct EvalArgs {
     /// Also let the model answer every row greedily and count the answers that equal the expected ones.
     #[arg(long)]
     pub exact_match: bool,
+    /// The same, and write every row's expected and given answer into this file, a JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
     /// Only the first rows.
     #[arg(long)]
     pub limit: Option<usize>,

@@ -1,6 +1,8 @@
 //! `eval`: loss, perplexity and exact match on rows.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ferrotune::data::dataset::ReadOptions;
@@ -8,7 +10,7 @@ use ferrotune::data::loader::EvalBatches;
 use ferrotune::data::pack::Packing;
 use ferrotune::data::token_rows::TokenRows;
 use ferrotune::data::tokenize::{Names, PrepReport};
-use ferrotune::generate::answers::answer;
+use ferrotune::generate::answers::{Question, answer};
 use ferrotune::loss::{NextToken, evaluate};
 use ferrotune::run_config::DataOptions;
 use ferrotune::train::Event;
@@ -24,6 +26,7 @@ use crate::report::{Report, grouped};
 const MICRO_BATCH: usize = 2048;
 
 pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
+    let file = a.answers.as_deref().map(AnswersFile::open).transpose()?;
     let files = data_sets::locate_paths(args, "--data", &a.data, report)?;
     let loaded = open(args, &a.model, device(args, None)?, a.max_length + a.max_new_tokens, report)?;
     let (rows, prepared) = rows(&loaded, a, &files)?;
@@ -42,10 +45,11 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
     let mut result = json!({
         "rows": rows.len(), "report": prepared, "eval_loss": mean, "eval_label_tokens": loss.count, "perplexity": perplexity,
     });
-    if a.exact_match {
+    if a.exact_match || a.answers.is_some() {
         let questions = held_out::questions((0..rows.len()).map(|row| rows.row(row)), &loaded.base)?;
         if questions.is_empty() {
-            return Err(Error::config("--exact-match", "no row has a prompt and an answer")
+            let option = if a.exact_match { "--exact-match" } else { "--answers" };
+            return Err(Error::config(option, "no row has a prompt and an answer")
                 .with_hint("rows of plain text have nothing to answer"));
         }
         let answers = answer(&loaded.model, &pass, &loaded.base, &questions, a.max_new_tokens, |_| {})?;
@@ -54,9 +58,37 @@ pub fn run(args: &Args, a: &EvalArgs, report: &Report) -> Result<ExitCode> {
         report.say(format!("exact match {:.1}% ({exact} of {})", 100.0 * share, questions.len()));
         result["exact_match"] = json!(share);
         result["questions"] = json!(questions.len());
+        if let Some(file) = file {
+            file.write(&questions, &answers)?;
+            report.say(format!("answers are in {}", file.path.display()));
+        }
     }
     report.done(&result);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the answers go.
+struct AnswersFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> AnswersFile<'a> {
+    /// Opens the file, so that one that cannot be written is said before the work; what it holds stays until then.
+    fn open(path: &'a Path) -> Result<Self> {
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|e| Error::io(path, e))?;
+        Ok(AnswersFile { path, file })
+    }
+
+    fn write(&self, questions: &[Question], answers: &[String]) -> Result<()> {
+        let line = |(q, given): (&Question, &String)| {
+            format!("{}\n", json!({"expected": q.expected, "answer": given}))
+        };
+        let lines: String = questions.iter().zip(answers).map(line).collect();
+        let written = self.file.set_len(0).and_then(|()| (&self.file).write_all(lines.as_bytes()));
+        written.map_err(|e| Error::io(self.path, e))
+    }
 }
 
 fn rows(loaded: &Loaded, a: &EvalArgs, files: &[PathBuf]) -> Result<(TokenRows, PrepReport)> {
