@@ -1,4 +1,3 @@
-# stock/@one@/record.py
 """@Title@: @about@."""
 
 from dataclasses import dataclass

@@ -1,4 +1,3 @@
-# stock/@one@/service.py
 """What may be done with @many_words@. Every change is checked, stored, audited, in this order."""
 
 from dataclasses import replace

@@ -1,4 +1,3 @@
-# stock/@one@/store.py
 """Where @many_words@ are kept. No rule stands here; see `record`."""
 
 from stock.@one@.record import @Type@Record

@@ -130,6 +130,23 @@ fn an_evaluation_cuts_files_as_the_run_did() {
 }
 
 #[test]
+fn a_recipe_is_measured_on_files_as_they_stand() {
+    let place = place(&QWEN);
+    let run = |rate: &str| {
+        let dir = format!("r{rate}");
+        let rate = format!("data.fim_rate={rate}");
+        let set = [&rate, "data.overlong=split", "data.max_length=256", "train.max_steps=1"];
+        let set = set.iter().flat_map(|set| ["--set", *set]);
+        let args =
+            ["recipe", "code", "--run", "--model", "model", "--limit", "3", "--json", "--output", &dir];
+        place.run(&args.into_iter().chain(set).collect::<Vec<_>>()).json()
+    };
+    let (plain, permuted) = (run("0"), run("1"));
+    assert_eq!(plain["before"], permuted["before"]);
+    assert_ne!(plain["first_loss"], permuted["first_loss"], "the rows of training are permuted");
+}
+
+#[test]
 fn long_files_are_split_with_their_place() {
     let place = place(&QWEN);
     let lines: String = (0..60).map(|i| format!("value_{i} = compute({i})\n")).collect();

@@ -75,6 +75,22 @@ fn what_is_written_is_previewed_trained_and_evaluated() {
     }
 }
 
+#[test]
+fn the_code_base_is_a_folder_of_source_files_with_their_places() {
+    let place = Place::new();
+    place.run(&["recipe", "code"]).ok();
+    let files =
+        |side: &str, thing: &str| names(&place.path(&format!("recipe-code/code-{side}/stock/{thing}")));
+    let folders = |side: &str| names(&place.path(&format!("recipe-code/code-{side}/stock")));
+    assert_eq!((folders("train").len(), folders("test")), (8, vec!["reservation".into(), "transfer".into()]));
+    assert_eq!(files("train", "shelf"), ["record.py", "service.py", "store.py"]);
+    let shown = place.run(&["preview", "recipe-code/run.yaml", "--json"]).json();
+    assert_eq!(shown["report"]["shapes"], serde_json::json!({"source files": 24}), "{shown}");
+    let pieces = shown["rows"][0]["pieces"].as_array().unwrap();
+    let first: String = pieces.iter().flat_map(|piece| piece["text"].as_str()).collect();
+    assert!(first.contains("count_sheet/record.py") && first.contains("class CountSheetRecord:"), "{first}");
+}
+
 /// Runs a recipe small; its result.
 fn small_run(place: &Place, name: &str, more: &[&str]) -> Value {
     let args =

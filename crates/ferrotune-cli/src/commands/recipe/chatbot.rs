@@ -21,7 +21,7 @@ pub const RECIPE: Recipe = Recipe {
     }],
     test: &[Part { path: TEST, what: "two other wordings of each question, never trained on" }],
     measure: Measure::ExactMatch { max_new_tokens: 40 },
-    settings: Settings { max_length: 256, epochs: 3, batch_rows: 8, lr: "1.0e-3" },
+    settings: Settings { data: &[], max_length: 256, epochs: 3, batch_rows: 8, lr: "1.0e-3" },
     files,
     origin: "The data is made up for this recipe.",
     own_data: "Write one line for each question and each of its wordings, into the same two files:\n\n```json\n\

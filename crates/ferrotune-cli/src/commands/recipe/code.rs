@@ -3,41 +3,52 @@
 //! The code base is made here: three files for each thing that a stock room knows, after the same patterns.
 
 use ferrotune::Result;
-use serde_json::json;
 
 use super::measure::Measure;
 use super::{Part, Recipe, Settings};
 
-const TRAIN: &str = "code-train.jsonl";
-const TEST: &str = "code-test.jsonl";
+/// Folders whose last one is the repository's name, which stands in the rows: it is the same in both.
+const TRAIN: &str = "code-train/stock";
+const TEST: &str = "code-test/stock";
 
 /// Things of the test, from the end of [`THINGS`]; each has three files.
 const HELD_OUT: usize = 2;
 
 /// The three files of a thing, with `@words@` that stand for its own.
-const FILES: [&str; 3] = [
-    include_str!("../../../recipes/code/record.py"),
-    include_str!("../../../recipes/code/store.py"),
-    include_str!("../../../recipes/code/service.py"),
+const FILES: [(&str, &str); 3] = [
+    ("record.py", include_str!("../../../recipes/code/record.py")),
+    ("store.py", include_str!("../../../recipes/code/store.py")),
+    ("service.py", include_str!("../../../recipes/code/service.py")),
 ];
 
 pub const RECIPE: Recipe = Recipe {
     name: "code",
     about: "a code assistant that knows the style of your code base",
-    train: &[Part { path: TRAIN, what: "24 files of a Python code base for a stock room, a text each" }],
+    train: &[Part {
+        path: TRAIN,
+        what: "24 source files of a Python code base for a stock room, a folder for each thing that it keeps",
+    }],
     test: &[Part {
         path: TEST,
         what: "six other files of it (two other things that it keeps), never trained on",
     }],
     measure: Measure::Loss,
-    settings: Settings { max_length: 1024, epochs: 3, batch_rows: 2, lr: "3.0e-4" },
+    settings: Settings { data: &[FORMAT, FIM], max_length: 1024, epochs: 3, batch_rows: 2, lr: "3.0e-4" },
     files,
     origin: "The data is made up for this recipe.",
-    own_data: "Write a line `{\"text\": \"...\"}` for each source file into the two files, the path of the file as a comment \
-               at the top. Keep whole features for the test, not single files of features that are trained on, and leave \
-               out generated files and copies: they make the figure look better than the model is. For files longer than \
-               `data.max_length` set `data.overlong: split`.",
+    own_data: "Name your own source folders in `data.train` and `data.eval` of `run.yaml`, or put their files into the two \
+               folders. What `.gitignore` names, dependencies, lock files and generated files are left out. Keep whole \
+               features for the test, not single files of features that are trained on, and no copies: they make the figure \
+               look better than the model is. For files longer than `data.max_length` set `data.overlong: split`.\n\n\
+               `data.fim_rate` needs a base model with tokens for fill-in-the-middle; the starter model has none. It is \
+               what completion in an editor asks for: \
+               `ferrotune recipe code --run --model Qwen/Qwen2.5-Coder-0.5B --set data.fim_rate=0.5`.",
 };
+
+/// Lines of `data` in the run file.
+const FORMAT: &str = "format: code   # folders of source files; a row has the place of its file";
+const FIM: &str =
+    "# fim_rate: 0.5   # fill-in-the-middle, with a base that has tokens for it, such as Qwen2.5-Coder";
 
 /// Kind of a field: its type, and the rule that `record.py` holds it to.
 enum Kind {
@@ -210,12 +221,12 @@ fn capital(word: &str) -> String {
 }
 
 fn files() -> Result<Vec<(String, String)>> {
-    let rows = |things: &[Thing]| -> String {
-        let files = things.iter().flat_map(|thing| FILES.iter().map(|pattern| thing.fill(pattern)));
-        files.map(|text| format!("{}\n", json!({"text": text}))).collect()
+    let first_of_test = THINGS.len() - HELD_OUT;
+    let of = |(i, thing): (usize, &Thing)| {
+        let folder = if i < first_of_test { TRAIN } else { TEST };
+        FILES.map(|(name, pattern)| (format!("{folder}/{}/{name}", thing.one), thing.fill(pattern)))
     };
-    let (train, test) = THINGS.split_at(THINGS.len() - HELD_OUT);
-    Ok(vec![(TRAIN.into(), rows(train)), (TEST.into(), rows(test))])
+    Ok(THINGS.iter().enumerate().flat_map(of).collect())
 }
 
 #[cfg(test)]
@@ -224,7 +235,7 @@ mod tests {
 
     #[test]
     fn no_word_of_a_pattern_is_left() {
-        for text in THINGS.iter().flat_map(|thing| FILES.iter().map(|pattern| thing.fill(pattern))) {
+        for (_, text) in files().unwrap() {
             assert!(text.replace("@dataclass", "").find('@').is_none(), "{text}");
         }
     }

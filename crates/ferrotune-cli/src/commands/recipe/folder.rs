@@ -32,12 +32,13 @@ fn run_file(recipe: &Recipe, dir: &Path, model: &str) -> String {
     let quoted = |text: &str| Value::from(text).to_string();
     let list = |parts: &[Part]| parts.iter().map(|p| quoted(p.path)).collect::<Vec<_>>().join(", ");
     let Recipe { name, about, settings: s, .. } = recipe;
+    let more: String = s.data.iter().map(|line| format!("  {line}\n")).collect();
     format!(
         "# Recipe {name}: {about}.\n\
          # `ferrotune config KEY` explains a key, `ferrotune config` lists all.\n\
          model:\n  base: {model}   # a hub id, a model folder, a .gguf file, or starter\n\
          method:\n  kind: lora   # full, lora, qlora\n  rank: 16\n  alpha: 32\n\
-         data:\n  train: [{train}]\n  eval: [{test}]   # never trained on\n  max_length: {max_length}\n\
+         data:\n  train: [{train}]\n  eval: [{test}]   # never trained on\n  max_length: {max_length}\n{more}\
          train:\n  epochs: {epochs}\n  batch_rows: {batch_rows}\n  lr: {lr}\n  schedule: cosine\n\
          output:\n  dir: {output}\n",
         model = quoted(model),

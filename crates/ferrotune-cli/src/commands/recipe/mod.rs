@@ -58,6 +58,8 @@ struct Part {
 /// What differs between the recipes' run files.
 #[derive(Debug)]
 struct Settings {
+    /// More lines of `data`.
+    data: &'static [&'static str],
     /// `data.max_length`.
     max_length: usize,
     /// `train.epochs`.

@@ -9,7 +9,7 @@ use ferrotune::data::train_row::TrainRow;
 use ferrotune::memory::resident;
 use ferrotune::plan::init_adapter;
 use ferrotune::results::run_folder::{Begin, RunFolder};
-use ferrotune::run_config::{EvalSource, RunConfig};
+use ferrotune::run_config::{DataOptions, EvalSource, RunConfig};
 use ferrotune::train::{Trainer, notices};
 use ferrotune::units::human;
 use ferrotune::{Error, Result};
@@ -120,8 +120,10 @@ fn tests(
     if limit == Some(0) {
         return Err(Error::config("--limit", "found 0, expected at least 1"));
     }
+    // Source files are measured as they stand, so that their losses mean the same at each rate and seed.
+    let data = DataOptions { fim_rate: 0.0, ..config.data.clone() };
     let test = |path: &String| {
-        let mut rows = held_out::rows(threads, base, &config.data, Path::new(path))?;
+        let mut rows = held_out::rows(threads, base, &data, Path::new(path))?;
         rows.truncate(limit.unwrap_or(usize::MAX));
         let measurable = match measure {
             Measure::Loss => !rows.is_empty(),

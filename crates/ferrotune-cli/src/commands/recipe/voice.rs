@@ -17,7 +17,7 @@ pub const RECIPE: Recipe = Recipe {
     train: &[Part { path: TRAIN, what: "18 short articles of a shop that repairs lamps, all in one voice" }],
     test: &[Part { path: TEST, what: "six other articles, never trained on" }],
     measure: Measure::Loss,
-    settings: Settings { max_length: 512, epochs: 4, batch_rows: 2, lr: "3.0e-4" },
+    settings: Settings { data: &[], max_length: 512, epochs: 4, batch_rows: 2, lr: "3.0e-4" },
     files,
     origin: "The data is made up for this recipe.",
     own_data: "Put your articles into the two folders, a .txt or .md file each, about a quarter of them into the test. \
