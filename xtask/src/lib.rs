@@ -1,6 +1,7 @@
 //! What developers of ferrotune run: `cargo xtask <task>`.
 
 pub mod bench;
+pub mod bfcl;
 pub mod ci;
 pub mod data;
 #[cfg(unix)]

@@ -31,6 +31,11 @@ enum Task {
     Bench(xtask::bench::Options),
     /// Many rows on their way to tokens: speed and memory, beside the peer if asked, and a run killed in the middle.
     Data(xtask::data::Options),
+    /// Measure tool calling on questions of the Berkeley Function Calling Leaderboard.
+    Bfcl {
+        #[command(subcommand)]
+        step: xtask::bfcl::Step,
+    },
     /// Kill runs at any moment, give them too little memory, and look whether a checkpoint is lost or a bit differs.
     #[cfg(unix)]
     Faults {
@@ -77,7 +82,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let task = Args::parse().task;
-    if cfg!(debug_assertions) && !matches!(task, Task::Ci { .. } | Task::Docs) {
+    if cfg!(debug_assertions) && !matches!(task, Task::Bfcl { .. } | Task::Ci { .. } | Task::Docs) {
         return in_release();
     }
     let ok = match task {
@@ -85,6 +90,7 @@ fn main() -> ExitCode {
         Task::Golden { dirs } => golden(&dirs),
         Task::Bench(options) => xtask::bench::run(options),
         Task::Data(options) => xtask::data::run(&options),
+        Task::Bfcl { step } => xtask::bfcl::run(&step),
         #[cfg(unix)]
         Task::Faults { kills, quick, work } => {
             xtask::faults::run(&xtask::faults::Options { kills, quick, work })
