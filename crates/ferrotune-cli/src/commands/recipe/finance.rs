@@ -35,7 +35,7 @@ pub const RECIPE: Recipe = Recipe {
         Part { path: REPORTS_TEST, what: "reports of 24 other companies, never trained on" },
     ],
     measure: Measure::ExactMatch { max_new_tokens: 24 },
-    settings: Settings { data: &[], max_length: 384, epochs: 2, batch_rows: 8, lr: "1.0e-3" },
+    settings: Settings { data: &[], max_length: 384, epochs: 1, batch_rows: 8, lr: "1.0e-3" },
     files,
     origin: "The reports are made up for this recipe; the US-GAAP concepts come from `edgartools` (MIT licence).",
     own_data: "Write a line for each question, the report before it in the same message:\n\n```json\n\
