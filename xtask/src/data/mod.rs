@@ -231,7 +231,7 @@ impl Bench {
             "model": model, "rows": file(&self.work, rows, "jsonl"), "cache": out.join("cache"), "out": out,
             "processes": std::thread::available_parallelism()?.get(),
         });
-        let found = python.script("bench/tokenize.py", &out, &job)?;
+        let found = python.script("bench/token_ids.py", &out, &job)?;
         let (seconds, tokens) = (number(&found, "seconds")?, number(&found, "tokens")?);
         let rate = rows as f64 / seconds;
         let versions = found["versions"].as_object().into_iter().flatten();
