@@ -77,6 +77,52 @@ CASES = {
         head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=False,
         rope_parameters=rope(1e6)), (28, 19),
         "weights of the chosen experts not normalised; LoRA on q, v and one of the two stacked weights"),
+    "olmo3": ("olmo3", dict(
+        layer_types=["sliding_attention", "full_attention"], sliding_window=8,
+        rope_parameters={"full_attention": rope(5e4, rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+                         "sliding_attention": rope(5e4)}), (28, 19),
+        "OLMo 2 with a window in the first layer and YaRN in the second alone"),
+    "olmoe": ("olmoe", dict(num_experts=4, num_experts_per_tok=2, rope_parameters=rope()), (28, 19),
+              "four experts, two a token, weights not normalised; norms over whole q and k"),
+    "qwen2_moe": ("qwen2_moe", dict(
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=24,
+        mlp_only_layers=[1], rope_parameters=rope(1e6)), (28, 19),
+        "four experts, two a token, a shared one with a gate; biases on q, k, v; the second layer without experts"),
+    "minimax_m2": ("minimax_m2", dict(
+        head_dim=16, num_local_experts=4, num_experts_per_tok=2, rope_parameters=rope(5e6, partial_rotary_factor=0.5)),
+        (28, 19), "sigmoid scores with a correction, norms over whole q and k, half of each head rotated"),
+    "seed_oss": ("seed_oss", dict(head_dim=16, attention_dropout=0.0, residual_dropout=0.0, rope_parameters=rope(1e6)),
+                 (28, 19), "biases on q, k, v"),
+    "exaone4": ("exaone4", dict(
+        layer_types=["sliding_attention", "full_attention"], sliding_window=8, rope_parameters=rope(1e6)), (28, 19),
+        "norms behind both halves and of heads; a window in the first layer, no rotation in the second"),
+    "ernie4_5": ("ernie4_5", dict(head_dim=16, use_bias=True, tie_word_embeddings=True, rope_parameters=rope(5e5)),
+                 (28, 19), "neighbouring elements rotated, biases everywhere"),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", dict(
+        head_dim=16, tie_word_embeddings=True, rope_parameters=rope(rope_type="dynamic", alpha=1000.0, factor=1.0)),
+        (28, 19), "norms of the heads of q and k behind the rotation, a base enlarged by alpha"),
+    "helium": ("helium", dict(head_dim=16, rope_parameters=rope(1e5)), (28, 19), "neighbouring elements rotated"),
+    "internlm3": ("internlm3", dict(
+        head_dim=16, attention_bias=True, mlp_bias=True,
+        rope_parameters=rope(5e7, rope_type="dynamic", factor=6.0)), (28, 19), "biases everywhere, dynamic rope"),
+    "glm": ("glm", dict(head_dim=16, rope_parameters=rope(partial_rotary_factor=0.5)), (28, 19),
+            "gate and up in one matrix, biases on q, k, v, half of each head rotated in neighbours"),
+    "glm4": ("glm4", dict(head_dim=16, rope_parameters=rope(partial_rotary_factor=0.5)), (28, 19),
+             "glm with norms behind both halves too"),
+    "ministral3": ("ministral3", dict(
+        head_dim=16, rope_parameters=rope(
+            1e6, rope_type="yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=32.0, beta_slow=1.0,
+            mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3)), (40, 19),
+        "YaRN, queries that grow with the position"),
+    "granite4": ("granitemoehybrid", dict(
+        mamba_n_heads=4,
+        num_local_experts=0, shared_intermediate_size=48, layer_types=["full_attention"] * 2, position_embedding_type="rope",
+        embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.22, logits_scaling=4.0,
+        tie_word_embeddings=True, rope_parameters=rope()), (28, 19), "four multipliers, gate and up in one matrix"),
+    "granite4_nope": ("granitemoehybrid", dict(
+        mamba_n_heads=4,
+        num_local_experts=0, shared_intermediate_size=40, layer_types=["full_attention"] * 2,
+        position_embedding_type=None, attention_multiplier=0.25), (28, 19), "no rotation"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -103,7 +149,8 @@ def randomize(model, seed):
     """Values that make every part matter."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, p in sorted(model.named_parameters()):
+        corrections = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+        for name, p in sorted([*model.named_parameters(), *corrections]):
             noise = torch.randn(p.shape, generator=g)
             if p.dim() == 1:
                 ones = name.endswith("weight") and "gemma" not in model.config.model_type
@@ -262,9 +309,12 @@ def make(root, name, seed):
 
 TARGET_PARAMETERS = {
     "mixtral": ["experts.gate_up_proj", "experts.down_proj"],
+    "olmoe": ["experts.gate_up_proj", "experts.down_proj"],
+    "qwen2_moe": ["experts.gate_up_proj", "experts.down_proj"],
+    "minimax_m2": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):

@@ -136,7 +136,7 @@ fn linears_of_experts_take_branches_of_their_own() {
 
 #[test]
 fn all_linear_is_what_peft_makes_of_it_and_survives_a_file() {
-    for case in ["mixtral", "qwen3_moe"] {
+    for case in ["mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "minimax_m2"] {
         let (dev, model, _) = open(&golden(&format!("{case}/model")));
         let config = LoraConfig { rank: 8, alpha: 16.0, ..LoraConfig::default() };
         let adapter = Adapter::init(&dev, &model, config, 1).unwrap();

@@ -16,6 +16,7 @@ use ferrotune::model::pass::DropoutKey;
 use ferrotune::model::{Activations, Decoder, Gradients, Params, Pass, Policies};
 use ferrotune::optim::adamw::{AdamW, AdamWConfig};
 use ferrotune::optim::{Optimizer, clip};
+use ferrotune::run_config::QuantOptions;
 use ferrotune::train::step;
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::rng::Stream;
@@ -51,9 +52,18 @@ struct Case {
 
 impl Case {
     fn new(dev: Device, precision: Precision, targets: Targets, dropout: f64) -> Self {
-        let checkpoint = checkpoint("llama3_rope");
-        let (model, _) = load(&dev, &checkpoint, BaseStorage::AsStored, 128).unwrap();
         let config = LoraConfig { rank: 4, alpha: 8.0, dropout, targets, ..LoraConfig::default() };
+        Self::of(&checkpoint("llama3_rope"), BaseStorage::AsStored, dev, precision, config)
+    }
+
+    fn of(
+        checkpoint: &Checkpoint,
+        storage: BaseStorage,
+        dev: Device,
+        precision: Precision,
+        config: LoraConfig,
+    ) -> Self {
+        let (model, _) = load(&dev, checkpoint, storage, 128).unwrap();
         let mut adapter = Adapter::init(&dev, &model, config, 3).unwrap();
         fill_zeros(&mut adapter);
         Case { dev, precision, model, adapter, seed: 0 }
@@ -216,17 +226,41 @@ fn bf16_rounds_but_does_not_bend() {
     }
 }
 
+/// A small checkpoint of each kind of network, with its name.
+fn every_family() -> Vec<(String, Checkpoint)> {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
+    let mut paths: Vec<_> = std::fs::read_dir(models).unwrap().flatten().map(|e| e.path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 38, "{} families", paths.len());
+    let open = |path: &Path| (path.display().to_string(), Checkpoint::open(&path.join("model")).unwrap());
+    paths.iter().map(|path| open(path)).collect()
+}
+
+/// Rows see nothing of their neighbours, and what is computed twice has the same bits: as stored, and in NF4.
+#[test]
+fn packing_and_policies_change_no_family() {
+    let rows = rows();
+    let nf4 = BaseStorage::from_options(&QuantOptions::default()).unwrap();
+    for (name, checkpoint) in every_family() {
+        for storage in [BaseStorage::AsStored, nf4] {
+            let config = LoraConfig { rank: 2, alpha: 4.0, ..LoraConfig::default() };
+            let case = Case::of(&checkpoint, storage, cpu(2), Precision::F32, config);
+            let packed = batches(&rows, 1000, true);
+            let expected = case.grads(&packed, Activations::Keep);
+            assert_same(&name, &case.grads(&batches(&rows, 1, true), Activations::Keep), &expected);
+            for policy in [Activations::Lean, Activations::Recompute] {
+                assert!(case.grads(&packed, policy) == expected, "{name} {policy:?}");
+            }
+        }
+    }
+}
+
 /// Every part of every family takes and gives the types of the bf16 column.
 #[test]
 fn every_family_trains_in_bf16() {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
-    let mut names: Vec<_> = std::fs::read_dir(models).unwrap().flatten().map(|e| e.path()).collect();
-    names.sort();
-    assert!(names.len() >= 23, "{} families", names.len());
     let random = Stream::new(4, "ids", 0);
-    for path in names {
+    for (name, checkpoint) in every_family() {
         let dev = cpu(2);
-        let checkpoint = Checkpoint::open(&path.join("model")).unwrap();
         let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64).unwrap();
         let ids: Vec<u32> = (0..20).map(|i| random.below(i, model.arch.vocab as u64) as u32).collect();
         let labels = ids.iter().map(|id| *id as i32).collect();
@@ -241,7 +275,7 @@ fn every_family_trains_in_bf16() {
             // Stacked experts take neither dropout nor magnitudes.
             let adapter = Adapter::init(&dev, &model, config(0.1), 1);
             let Ok(adapter) = adapter.or_else(|_| Adapter::init(&dev, &model, config(0.0), 1)) else {
-                assert!(dora, "{}: no adapter", path.display());
+                assert!(dora, "{}: no adapter", name);
                 continue;
             };
             for policy in [Activations::Keep, Activations::Lean, Activations::Recompute] {
@@ -253,9 +287,9 @@ fn every_family_trains_in_bf16() {
                     dropout: Some(DropoutKey { seed: 0, step: 1 }),
                 };
                 let (loss, grads) = gradients(&model, &pass, &batches, policy);
-                assert!((loss / expected - 1.0).abs() < 0.02, "{}: {loss}, {expected}", path.display());
+                assert!((loss / expected - 1.0).abs() < 0.02, "{}: {loss}, {expected}", name);
                 let finite = grads.all().all(|g| g.to_vec().iter().all(|v| v.is_finite()));
-                assert!(finite, "{} {policy:?} dora {dora}", path.display());
+                assert!(finite, "{} {policy:?} dora {dora}", name);
             }
         }
     }

@@ -47,6 +47,10 @@ fn sharing_changes_what_is_computed_and_not_what_is_learned() {
         ("full", "gemma2", ""),
         ("lora", "mixtral", "train.loss_normalization=labels"),
         ("lora", "llama3_rope", "train.micro_batch_tokens=120"),
+        ("lora", "hunyuan_v1_dense", ""),
+        ("full", "ministral3", ""),
+        ("lora", "qwen2_moe", ""),
+        ("qlora", "glm4", ""),
     ] {
         let place = place(base, kind);
         let mut options = vec!["--set", "data.share_prefixes=false"];

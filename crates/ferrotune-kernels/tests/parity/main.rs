@@ -12,6 +12,8 @@ use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::Matrix;
+use ferrotune_kernels::ops::rope::{Pairs, Turn};
+use ferrotune_kernels::ops::route::{Choice, Score};
 use ferrotune_kernels::ops::softmax_xent::Logits;
 use ferrotune_kernels::ops::{adamw, eight_bit, elementwise, embedding, rope, route, softmax_xent};
 use ferrotune_kernels::quant::dynamic8::{Blocks8, DynamicMap};
@@ -126,29 +128,32 @@ fn rope_agrees_and_its_backward_is_its_inverse() {
     let positions: Vec<u32> = (0..9).map(|t| (t * 7) % 40).collect();
     let (cos, sin) = rope_table(&dev, 3);
     let (x, dy) = (random(&dev, 9, 16, "x"), random(&dev, 9, 16, "dy"));
-    // Heads of 8 of which 6 are rotated.
-    let forward = |dev: &Device, x: &Tensor| {
-        let x = elementwise::cast(dev, x, DType::F32);
-        rope::forward(dev, x, 8, &positions, (&cos, &sin), DType::F32).unwrap()
-    };
-    let dx = elementwise::cast(&dev, &dy, DType::F32);
-    let dx = rope::backward(&dev, dx, 8, &positions, (&cos, &sin), DType::F32).unwrap();
-    finite_difference("rope dx", &x, dx.host_f32(), |x| inner(&forward(&Device::reference(), x), &dy));
-    let y = forward(&dev, &x);
-    assert!(error(y.host_f32(), x.host_f32()) > 0.1, "rope must change x");
-    for dev in cpus() {
-        let found = forward(&dev, &x);
-        assert_close("rope", found.host_f32(), y.host_f32(), 1e-6);
-        let again = elementwise::cast(&dev, &x, DType::F32);
-        let narrow = rope::forward(&dev, again, 8, &positions, (&cos, &sin), DType::Bf16).unwrap();
-        let rounded = elementwise::cast(&dev, &found, DType::Bf16);
-        assert_eq!(narrow.host_bf16(), rounded.host_bf16(), "the same, rounded");
-        let back = rope::backward(&dev, found, 8, &positions, (&cos, &sin), DType::F32).unwrap();
-        assert_close("rope inverse", back.host_f32(), x.host_f32(), 1e-6);
+    for pairs in [Pairs::Halves, Pairs::Neighbours] {
+        let turn = Turn { cos: &cos, sin: &sin, pairs };
+        // Heads of 8 of which 6 are rotated.
+        let forward = |dev: &Device, x: &Tensor| {
+            let x = elementwise::cast(dev, x, DType::F32);
+            rope::forward(dev, x, 8, &positions, turn, DType::F32).unwrap()
+        };
+        let dx = elementwise::cast(&dev, &dy, DType::F32);
+        let dx = rope::backward(&dev, dx, 8, &positions, turn, DType::F32).unwrap();
+        finite_difference("rope dx", &x, dx.host_f32(), |x| inner(&forward(&Device::reference(), x), &dy));
+        let y = forward(&dev, &x);
+        assert!(error(y.host_f32(), x.host_f32()) > 0.1, "rope must change x");
+        for dev in cpus() {
+            let found = forward(&dev, &x);
+            assert_close("rope", found.host_f32(), y.host_f32(), 1e-6);
+            let again = elementwise::cast(&dev, &x, DType::F32);
+            let narrow = rope::forward(&dev, again, 8, &positions, turn, DType::Bf16).unwrap();
+            let rounded = elementwise::cast(&dev, &found, DType::Bf16);
+            assert_eq!(narrow.host_bf16(), rounded.host_bf16(), "the same, rounded");
+            let back = rope::backward(&dev, found, 8, &positions, turn, DType::F32).unwrap();
+            assert_close("rope inverse", back.host_f32(), x.host_f32(), 1e-6);
+        }
+        let x = random(&dev, 1, 16, "x");
+        let outside = rope::forward(&dev, x, 8, &[40], turn, DType::F32);
+        assert!(outside.is_err(), "a position outside the table");
     }
-    let x = random(&dev, 1, 16, "x");
-    let outside = rope::forward(&dev, x, 8, &[40], (&cos, &sin), DType::F32);
-    assert!(outside.is_err(), "a position outside the table");
 }
 
 #[test]
@@ -401,17 +406,24 @@ fn routes_choose_the_largest_and_their_gradient_is_that_of_differences() {
     let dev = Device::reference();
     let logits = random(&dev, 6, 5, "logits");
     let dw = random(&dev, 6, 5, "dw");
-    for normalise in [true, false] {
-        let routes = route::forward(&logits, 2, normalise).unwrap();
+    let correction = Some(vec![0.0, 0.9, 0.0, -0.9, 0.3]);
+    let choice = |score, normalise, correction| Choice { k: 2, score, normalise, correction };
+    for choice in [
+        choice(Score::Softmax, true, None),
+        choice(Score::Softmax, false, None),
+        choice(Score::Sigmoid, true, correction.clone()),
+        choice(Score::Sigmoid, false, None),
+    ] {
+        let routes = route::forward(&logits, &choice).unwrap();
         assert_eq!(routes.rows.iter().map(|rows| rows.len()).sum::<usize>(), 12);
         let total = |t: u32| -> f32 {
             let all = routes.rows.iter().zip(&routes.weights);
             all.flat_map(|(r, w)| r.iter().zip(w)).filter(|(r, _)| **r == t).map(|(_, w)| w).sum()
         };
-        assert!((0..6).all(|t| (total(t) - 1.0).abs() < 1e-6) == normalise);
+        assert!((0..6).all(|t| (total(t) - 1.0).abs() < 1e-6) == choice.normalise);
         // The loss reads each chosen weight times a number of its own.
         let loss = |logits: &Tensor| -> f64 {
-            let r = route::forward(logits, 2, normalise).unwrap();
+            let r = route::forward(logits, &choice).unwrap();
             let terms = r.rows.iter().zip(&r.weights).enumerate();
             terms
                 .flat_map(|(e, (rows, w))| rows.iter().zip(w).map(move |(t, w)| (*t as usize, e, *w)))
@@ -420,10 +432,20 @@ fn routes_choose_the_largest_and_their_gradient_is_that_of_differences() {
         };
         let of = |e: usize| routes.rows[e].iter().map(|t| dw.host_f32()[*t as usize * 5 + e]).collect();
         let d: Vec<Vec<f32>> = (0..5).map(of).collect();
-        let gradient = route::backward(&dev, &logits, normalise, &routes, &d).unwrap();
+        let gradient = route::backward(&dev, &logits, &choice, &routes, &d).unwrap();
         finite_difference("route", &logits, gradient.host_f32(), loss);
     }
-    let ties = route::forward(&dev.tensor(1, 3, &[1.0, 1.0, 1.0]), 1, true).unwrap();
+    let one = Choice { k: 1, ..choice(Score::Softmax, true, None) };
+    let ties = route::forward(&dev.tensor(1, 3, &[1.0, 1.0, 1.0]), &one).unwrap();
     assert_eq!(ties.rows, [vec![0], vec![], vec![]]);
-    assert!(route::forward(&logits, 6, true).is_err());
+    let corrected = Choice { correction: Some(vec![0.0, 0.1, 0.0]), ..one.clone() };
+    let chosen = route::forward(&dev.tensor(1, 3, &[1.0, 1.0, 1.0]), &corrected).unwrap();
+    assert_eq!((chosen.rows, &chosen.weights[1]), (vec![vec![], vec![0], vec![]], &vec![1.0]));
+    assert!(route::forward(&logits, &Choice { k: 6, ..one.clone() }).is_err());
+    assert!(route::forward(&logits, &corrected).is_err(), "three corrections for five experts");
+    let (logits, dw) = (random(&dev, 6, 1, "gate"), random(&dev, 6, 1, "dgate"));
+    let gradient = route::gate_backward(&dev, &logits, dw.host_f32()).unwrap();
+    finite_difference("gate", &logits, gradient.host_f32(), |logits| {
+        route::gate(logits).iter().zip(dw.host_f32()).map(|(w, d)| (w * d) as f64).sum()
+    });
 }

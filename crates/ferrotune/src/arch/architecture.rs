@@ -3,9 +3,11 @@
 use ferrotune_kernels::ops::activation::Activation;
 use ferrotune_kernels::ops::norm::NormOp;
 use ferrotune_kernels::ops::rms_norm;
+use ferrotune_kernels::ops::rope::Pairs;
+use ferrotune_kernels::ops::route::Score;
 use ferrotune_kernels::ops::softmax_xent::Logits;
 
-use super::config::{ModelConfig, RopeScaling};
+use super::config::{ModelConfig, RopeConfig, RopeScaling};
 use crate::{Error, Result};
 
 /// A decoder-only network, in flat parameters.
@@ -30,17 +32,17 @@ pub struct Architecture {
     /// Epsilon of the norms.
     pub norm_eps: f32,
     /// Where a layer has norms.
-    pub norms: NormPlaces,
-    /// Norms of q and k before the rotation.
-    pub qk_norm: QkNorm,
+    pub norms: LayerNorms,
+    /// Norms of q and k.
+    pub qk_norm: Option<QkNorm>,
     /// Biases of q, k and v.
     pub qkv_bias: bool,
     /// Bias of o.
     pub o_bias: bool,
     /// Biases of the MLP.
     pub mlp_bias: bool,
-    /// q, k, v in one matrix, and gate and up in another.
-    pub fused: bool,
+    /// q, k, v in one matrix.
+    pub fused_qkv: bool,
     /// Shape of the MLP.
     pub mlp: MlpKind,
     /// Experts in the place of the MLP.
@@ -69,38 +71,107 @@ pub struct Architecture {
 
 /// Where a layer has norms, by the checkpoints' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormPlaces {
-    /// `input_layernorm` before the attention, `post_attention_layernorm` before the MLP.
-    Before,
-    /// `input_layernorm` and `post_attention_layernorm` around the attention, `pre_feedforward_layernorm` and
-    /// `post_feedforward_layernorm` around the MLP.
-    Around,
-    /// `post_attention_layernorm` after the attention, `post_feedforward_layernorm` after the MLP.
-    After,
-    /// `input_layernorm` before both, which read the same input.
-    Parallel,
+pub struct LayerNorms {
+    /// Before the attention.
+    pub before_attention: Option<&'static str>,
+    /// After the attention.
+    pub after_attention: Option<&'static str>,
+    /// Before the MLP; that before the attention, where both read the same input.
+    pub before_mlp: Option<&'static str>,
+    /// After the MLP.
+    pub after_mlp: Option<&'static str>,
+}
+
+impl LayerNorms {
+    /// Before both halves, as Llama has them.
+    pub const BEFORE: LayerNorms = LayerNorms {
+        before_attention: Some("input_layernorm"),
+        after_attention: None,
+        before_mlp: Some("post_attention_layernorm"),
+        after_mlp: None,
+    };
+    /// Around both halves, as Gemma 2 has them.
+    pub const AROUND: LayerNorms = LayerNorms {
+        before_attention: Some("input_layernorm"),
+        after_attention: Some("post_attention_layernorm"),
+        before_mlp: Some("pre_feedforward_layernorm"),
+        after_mlp: Some("post_feedforward_layernorm"),
+    };
+    /// After both halves, as OLMo 2 has them.
+    pub const AFTER: LayerNorms = LayerNorms {
+        before_attention: None,
+        after_attention: Some("post_attention_layernorm"),
+        before_mlp: None,
+        after_mlp: Some("post_feedforward_layernorm"),
+    };
+    /// One norm before both, which read the same input.
+    pub const PARALLEL: LayerNorms = LayerNorms {
+        before_attention: Some("input_layernorm"),
+        after_attention: None,
+        before_mlp: Some("input_layernorm"),
+        after_mlp: None,
+    };
+
+    /// Whether attention and MLP read the same input.
+    pub fn parallel(&self) -> bool {
+        self.before_attention.is_some() && self.before_attention == self.before_mlp
+    }
 }
 
 /// Norms of q and k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkNorm {
-    /// None.
-    None,
-    /// `q_norm` and `k_norm` of each head, one weight for all.
+pub struct QkNorm {
+    /// What a norm goes over.
+    pub over: QkNormOver,
+    /// The modules, in `self_attn`.
+    pub names: [&'static str; 2],
+    /// After the rotation, not before it.
+    pub after_rotation: bool,
+}
+
+/// What a norm of q or k goes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNormOver {
+    /// Each head, with one weight for all.
     Head,
-    /// `q_norm` and `k_norm` over all heads together.
+    /// All heads together.
     Whole,
-    /// `q_layernorm.norms.N` and `k_layernorm.norms.N`: a layer norm without bias for each head.
+    /// Each head, with a layer norm without bias of its own: `NAME.norms.N`.
     OwnLayer,
 }
 
-/// Shape of an MLP.
+impl QkNorm {
+    /// `q_norm` and `k_norm` of each head.
+    pub const HEAD: QkNorm =
+        QkNorm { over: QkNormOver::Head, names: ["q_norm", "k_norm"], after_rotation: false };
+    /// `q_norm` and `k_norm` over all heads.
+    pub const WHOLE: QkNorm = QkNorm { over: QkNormOver::Whole, ..QkNorm::HEAD };
+    /// `q_layernorm.norms.N` and `k_layernorm.norms.N`.
+    pub const OWN_LAYER: QkNorm =
+        QkNorm { over: QkNormOver::OwnLayer, names: ["q_layernorm", "k_layernorm"], after_rotation: false };
+}
+
+/// Shape of an MLP, and its modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MlpKind {
-    /// `down_proj(act(gate_proj(x)) * up_proj(x))`.
-    Gated,
-    /// `c_proj(act(c_fc(x)))`.
-    Plain,
+    /// `down(act(gate(x)) * up(x))`: the names of gate, up and down.
+    Gated([&'static str; 3]),
+    /// The same with gate and up in one matrix: the names of both and of down.
+    Fused([&'static str; 2]),
+    /// `down(act(up(x)))`: the names of up and down.
+    Plain([&'static str; 2]),
+}
+
+impl MlpKind {
+    /// As Llama names it.
+    pub const GATED: MlpKind = MlpKind::Gated(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
+    /// As Phi 3 names it.
+    pub const FUSED: MlpKind = MlpKind::Fused(["mlp.gate_up_proj", "mlp.down_proj"]);
+
+    /// Matrices of `D` by `F` that the activation reads from: 2 with a gate.
+    fn inputs(&self) -> usize {
+        if matches!(self, MlpKind::Plain(_)) { 1 } else { 2 }
+    }
 }
 
 /// Experts of the layers that have some.
@@ -112,14 +183,31 @@ pub struct Experts {
     pub per_token: usize,
     /// Width of an expert.
     pub ffn: usize,
+    /// What makes weights of the router's logits.
+    pub score: Score,
     /// Whether the weights of a token's experts are made to sum to 1.
     pub normalise: bool,
+    /// The tensor that is added to the scores when experts are chosen, in `module`.
+    pub correction: Option<&'static str>,
+    /// An expert that every token goes to.
+    pub shared: Option<SharedExpert>,
     /// Whether each layer has experts; an MLP if not.
     pub layers: Vec<bool>,
     /// The module around router and experts in files, such as `mlp`.
     pub module: &'static str,
     /// Names of gate, up and down of an expert in files.
     pub names: [&'static str; 3],
+}
+
+/// An expert that every token goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedExpert {
+    /// Its width.
+    pub ffn: usize,
+    /// Its module in the layer.
+    pub module: &'static str,
+    /// The linear whose sigmoid is its weight.
+    pub gate: Option<&'static str>,
 }
 
 /// Rotary embeddings.
@@ -131,6 +219,19 @@ pub struct Rope {
     pub scaling: RopeScaling,
     /// Elements of a head that are rotated, from its start.
     pub dims: usize,
+    /// Which elements are rotated together.
+    pub pairs: Pairs,
+    /// How queries grow with their position.
+    pub query_scale: Option<QueryScale>,
+}
+
+/// Queries at position `p` are multiplied by `1 + beta ln(1 + floor(p / context))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryScale {
+    /// Strength.
+    pub beta: f64,
+    /// Context of the pre-training.
+    pub context: usize,
 }
 
 impl Experts {
@@ -142,21 +243,22 @@ impl Experts {
         let problem = format!("`num_experts_per_tok`: {} of {} experts", self.per_token, self.count);
         Err(Error::file(&c.path, problem))
     }
+
+    /// Width of the experts of a token together.
+    fn width(&self) -> usize {
+        self.per_token * self.ffn + self.shared.map_or(0, |shared| shared.ffn)
+    }
 }
 
 impl Architecture {
     /// Name and shape of a linear that every layer has, by whose storage the others are judged.
-    pub(crate) fn probe(&self) -> (&'static str, usize, usize) {
-        match self.mlp {
-            _ if self.experts.is_some() => {
-                ("model.layers.0.self_attn.o_proj.weight", self.hidden, self.heads * self.head_dim)
-            }
-            MlpKind::Gated if self.fused => {
-                ("model.layers.0.mlp.gate_up_proj.weight", 2 * self.ffn, self.hidden)
-            }
-            MlpKind::Gated => ("model.layers.0.mlp.up_proj.weight", self.ffn, self.hidden),
-            MlpKind::Plain => ("model.layers.0.mlp.c_fc.weight", self.ffn, self.hidden),
-        }
+    pub(crate) fn probe(&self) -> (String, usize, usize) {
+        let (module, rows, cols) = match self.mlp {
+            _ if self.experts.is_some() => ("self_attn.o_proj", self.hidden, self.heads * self.head_dim),
+            MlpKind::Fused([both, _]) => (both, 2 * self.ffn, self.hidden),
+            MlpKind::Gated([_, up, _]) | MlpKind::Plain([up, _]) => (up, self.ffn, self.hidden),
+        };
+        (format!("model.layers.0.{module}.weight"), rows, cols)
     }
 
     /// The experts of a layer, if it has some.
@@ -166,7 +268,7 @@ impl Architecture {
 
     /// The most linears that the layers can have.
     pub(crate) fn linear_count(&self) -> usize {
-        (0..self.layers).map(|i| 4 + 3 * self.experts_of(i).map_or(1, |e| e.count)).sum()
+        (0..self.layers).map(|i| 4 + 3 * self.experts_of(i).map_or(1, |e| e.count + 2)).sum()
     }
 
     /// Values of the linears of all layers.
@@ -188,10 +290,13 @@ impl Architecture {
     fn layer_with(&self, layer: usize, experts: usize) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let attention = 2 * (q + kv) * self.hidden;
-        let parts = if self.mlp == MlpKind::Plain { 2 } else { 3 };
+        let parts = 1 + self.mlp.inputs();
         attention
             + match self.experts_of(layer) {
-                Some(e) => self.hidden * (e.count + 3 * experts * e.ffn),
+                Some(e) => {
+                    let shared = e.shared.map_or(0, |s| 3 * s.ffn + usize::from(s.gate.is_some()));
+                    self.hidden * (e.count + 3 * experts * e.ffn + shared)
+                }
                 None => parts * self.ffn * self.hidden,
             }
     }
@@ -199,16 +304,16 @@ impl Architecture {
     /// Values of the largest matrix, whatever is stored together.
     pub(crate) fn largest_matrix(&self) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn);
+        let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn.max(e.shared.map_or(0, |s| s.ffn)));
         self.hidden * self.vocab.max(2 * self.ffn).max(q + 2 * kv).max(expert)
     }
 
     /// Values that the activation reads for a token, in the widest layer.
     pub(crate) fn hidden_width(&self) -> usize {
-        let parts = if self.mlp == MlpKind::Plain { 1 } else { 2 };
+        let parts = self.mlp.inputs();
         match &self.experts {
-            Some(e) if e.layers.iter().all(|l| *l) => 2 * e.per_token * e.ffn,
-            Some(e) => (2 * e.per_token * e.ffn).max(parts * self.ffn),
+            Some(e) if e.layers.iter().all(|l| *l) => 2 * e.width(),
+            Some(e) => (2 * e.width()).max(parts * self.ffn),
             None => parts * self.ffn,
         }
     }
@@ -225,13 +330,13 @@ impl Architecture {
             ffn: c.intermediate_size,
             norm: rms_norm::RMS,
             norm_eps: c.norm_eps as f32,
-            norms: NormPlaces::Before,
-            qk_norm: QkNorm::None,
+            norms: LayerNorms::BEFORE,
+            qk_norm: None,
             qkv_bias: c.attention_bias,
             o_bias: c.attention_bias,
             mlp_bias: c.mlp_bias,
-            fused: false,
-            mlp: MlpKind::Gated,
+            fused_qkv: false,
+            mlp: MlpKind::GATED,
             experts: None,
             activation: c.hidden_act,
             windows: vec![None; c.num_hidden_layers],
@@ -250,5 +355,17 @@ impl Architecture {
 /// The rotary embeddings of all layers, with the family's defaults for base and rotated share.
 pub(crate) fn rope(c: &ModelConfig, theta: f64, partial: f64) -> Rope {
     let dims = (c.head_dim as f64 * c.rope.partial.unwrap_or(partial)) as usize;
-    Rope { theta: c.rope.theta.unwrap_or(theta), scaling: c.rope.scaling.clone(), dims }
+    let theta = c.rope.theta.unwrap_or(theta);
+    Rope { theta, scaling: c.rope.scaling.clone(), dims, pairs: Pairs::Halves, query_scale: None }
+}
+
+/// The rotary embeddings of a kind of layers, as they are stated for it, of whole heads.
+pub(crate) fn rope_of_kind(c: &ModelConfig, stated: Option<&RopeConfig>, theta: f64) -> Rope {
+    Rope {
+        theta: stated.and_then(|r| r.theta).unwrap_or(theta),
+        scaling: stated.map_or(RopeScaling::None, |r| r.scaling.clone()),
+        dims: c.head_dim,
+        pairs: Pairs::Halves,
+        query_scale: None,
+    }
 }

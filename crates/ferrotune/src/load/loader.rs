@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 use ferrotune_kernels::ops::attention::Heads;
 use ferrotune_kernels::ops::layer_norm;
 use ferrotune_kernels::ops::norm::NormOp;
+use ferrotune_kernels::ops::route::Choice;
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
 use super::{BaseForm, BaseStorage, Linears};
-use crate::arch::architecture::{Architecture, Experts, MlpKind, NormPlaces, QkNorm};
+use crate::arch::architecture as arch;
+use crate::arch::architecture::{Architecture, Experts, LayerNorms, MlpKind, QkNorm, QkNormOver};
 use crate::formats::Checkpoint;
-use crate::model::attention::{Attention, Qkv};
+use crate::model::attention::{Attention, QkNorms, Qkv};
 use crate::model::decoder::Decoder;
 use crate::model::layer::{Ffn, Layer};
 use crate::model::mlp::{Mlp, Up};
-use crate::model::moe::{Expert, Moe};
+use crate::model::moe::{Expert, Moe, SharedExpert};
 use crate::model::norm::Norm;
 use crate::model::params::{Group, ParamId, Params};
 use crate::model::parts::TIED_HEAD;
@@ -69,49 +71,31 @@ impl Loader<'_> {
 
     fn layer(&mut self, a: &Architecture, i: usize) -> Result<Layer> {
         let at = |name: &str| format!("model.layers.{i}.{name}");
-        // By the checkpoints' names: before the attention, after it, before the MLP, after it.
-        let [before, after, mlp_before, mlp_after] = match a.norms {
-            NormPlaces::Before => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
-            NormPlaces::Around => [
-                Some("input_layernorm"),
-                Some("post_attention_layernorm"),
-                Some("pre_feedforward_layernorm"),
-                Some("post_feedforward_layernorm"),
-            ],
-            NormPlaces::After => {
-                [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")]
-            }
-            NormPlaces::Parallel => [Some("input_layernorm"), None, Some("input_layernorm"), None],
-        };
+        let LayerNorms { before_attention, after_attention, before_mlp, after_mlp } = a.norms;
         let mut norm = |name: Option<&str>| name.map(|n| self.norm(a, at(n))).transpose();
-        let (before, after) = (norm(before)?, norm(after)?);
-        let (mlp_before, mlp_after) = (norm(mlp_before)?, norm(mlp_after)?);
+        let (before, after) = (norm(before_attention)?, norm(after_attention)?);
+        let (mlp_before, mlp_after) = (norm(before_mlp)?, norm(after_mlp)?);
         let attention = self.attention(a, i, before, after)?;
         let residual = Residual { norm: mlp_after, scale: a.residual_scale };
         let mlp = match a.experts_of(i) {
             Some(experts) => Ffn::Experts(self.experts(a, experts, i, mlp_before, residual)?),
             None => Ffn::Dense(self.mlp(a, i, mlp_before, residual)?),
         };
-        Ok(Layer { attention, mlp, parallel: a.norms == NormPlaces::Parallel })
+        Ok(Layer { attention, mlp, parallel: a.norms.parallel() })
     }
 
     fn mlp(&mut self, a: &Architecture, i: usize, norm: Option<Norm>, residual: Residual) -> Result<Mlp> {
         let at = |name: &str| format!("model.layers.{i}.{name}");
-        let up = match a.mlp {
-            MlpKind::Gated if a.fused => {
-                let rows = 2 * a.ffn;
-                Up::Fused(Box::new(self.linear(at("mlp.gate_up_proj"), rows, a.hidden, a.mlp_bias)?))
+        let mut linear = |name: &str, rows, cols| self.linear(at(name), rows, cols, a.mlp_bias);
+        let (up, down) = match a.mlp {
+            MlpKind::Gated([gate, up, down]) => {
+                let both = [linear(gate, a.ffn, a.hidden)?, linear(up, a.ffn, a.hidden)?];
+                (Up::Gated(Box::new(both)), down)
             }
-            MlpKind::Gated => Up::Gated(Box::new([
-                self.linear(at("mlp.gate_proj"), a.ffn, a.hidden, a.mlp_bias)?,
-                self.linear(at("mlp.up_proj"), a.ffn, a.hidden, a.mlp_bias)?,
-            ])),
-            MlpKind::Plain => {
-                Up::Plain(Box::new(self.linear(at("mlp.c_fc"), a.ffn, a.hidden, a.mlp_bias)?))
-            }
+            MlpKind::Fused([both, down]) => (Up::Fused(Box::new(linear(both, 2 * a.ffn, a.hidden)?)), down),
+            MlpKind::Plain([up, down]) => (Up::Plain(Box::new(linear(up, a.ffn, a.hidden)?)), down),
         };
-        let down = if a.mlp == MlpKind::Plain { "mlp.c_proj" } else { "mlp.down_proj" };
-        let down_proj = self.linear(at(down), a.hidden, a.ffn, a.mlp_bias)?;
+        let down_proj = linear(down, a.hidden, a.ffn)?;
         Ok(Mlp { norm, up, activation: a.activation, down_proj, residual })
     }
 
@@ -171,8 +155,25 @@ impl Loader<'_> {
             Ok(Expert { gate_up, down: part("down_proj", [a.hidden, e.ffn], 0..a.hidden, at(2))? })
         });
         let experts = experts.collect::<Result<Vec<_>>>()?;
-        let (top_k, normalise, activation) = (e.per_token, e.normalise, a.activation);
-        Ok(Moe { norm, router, experts, top_k, normalise, activation, residual })
+        let shared = e.shared.map(|shared| self.shared_expert(a, shared, i)).transpose()?;
+        let named = e.correction.map(|name| format!("{module}.{name}"));
+        let correction = named.as_ref().map(|name| self.values(name, e.count)).transpose()?;
+        let choice = Choice { k: e.per_token, score: e.score, normalise: e.normalise, correction };
+        let activation = a.activation;
+        Ok(Moe { norm, router, experts, choice, correction: named, shared, activation, residual })
+    }
+
+    fn shared_expert(&mut self, a: &Architecture, e: arch::SharedExpert, i: usize) -> Result<SharedExpert> {
+        let at = |name: &str| format!("model.layers.{i}.{}.{name}", e.module);
+        let gate_up = ["gate_proj", "up_proj"].map(|name| self.linear(at(name), e.ffn, a.hidden, false));
+        let [gate, up] = gate_up;
+        let expert =
+            Expert { gate_up: [gate?, up?], down: self.linear(at("down_proj"), a.hidden, e.ffn, false)? };
+        let gate = match e.gate {
+            Some(name) => Some(self.linear(format!("model.layers.{i}.{name}"), 1, a.hidden, false)?),
+            None => None,
+        };
+        Ok(SharedExpert { expert, gate })
     }
 
     fn attention(
@@ -184,7 +185,7 @@ impl Loader<'_> {
     ) -> Result<Attention> {
         let at = |name: &str| format!("model.layers.{i}.self_attn.{name}");
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        let qkv = if a.fused {
+        let qkv = if a.fused_qkv {
             Qkv::Fused(Box::new(self.linear(at("qkv_proj"), q + 2 * kv, a.hidden, a.qkv_bias)?))
         } else {
             Qkv::Separate(Box::new([
@@ -193,20 +194,17 @@ impl Loader<'_> {
                 self.linear(at("v_proj"), kv, a.hidden, a.qkv_bias)?,
             ]))
         };
+        let mut qk_norm = |norm: QkNorm, name: &str, heads: usize| match norm.over {
+            QkNormOver::Head => self.norm_of(a.norm, at(name), a.head_dim, a.norm_eps),
+            QkNormOver::Whole => self.norm_of(a.norm, at(name), heads * a.head_dim, a.norm_eps),
+            QkNormOver::OwnLayer => self.own_norms(at(name), heads, a.head_dim, a.norm_eps),
+        };
         let qk_norm = match a.qk_norm {
-            QkNorm::None => None,
-            QkNorm::Head => {
-                let norm = |l: &mut Self, name| l.norm_of(a.norm, at(name), a.head_dim, a.norm_eps);
-                Some([norm(self, "q_norm")?, norm(self, "k_norm")?])
-            }
-            QkNorm::Whole => Some([
-                self.norm_of(a.norm, at("q_norm"), q, a.norm_eps)?,
-                self.norm_of(a.norm, at("k_norm"), kv, a.norm_eps)?,
-            ]),
-            QkNorm::OwnLayer => Some([
-                self.own_norms(at("q_layernorm"), a.heads, a.head_dim, a.norm_eps)?,
-                self.own_norms(at("k_layernorm"), a.kv_heads, a.head_dim, a.norm_eps)?,
-            ]),
+            Some(norm) => Some(QkNorms {
+                both: [qk_norm(norm, norm.names[0], a.heads)?, qk_norm(norm, norm.names[1], a.kv_heads)?],
+                after_rotation: norm.after_rotation,
+            }),
+            None => None,
         };
         Ok(Attention {
             norm: before,
@@ -318,9 +316,14 @@ impl Loader<'_> {
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
+        let values = self.values(name, len)?;
+        Ok(self.keep_vector(name, &values))
+    }
+
+    fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let values = self.checkpoint.vector(name, len)?;
         self.consumed.insert(name.to_string());
-        Ok(self.keep_vector(name, &values))
+        Ok(values)
     }
 
     fn keep_vector(&mut self, name: &str, values: &[f32]) -> Vector {

@@ -9,7 +9,7 @@ use ferrotune_kernels::{Device, Tensor};
 use super::config::LoraConfig;
 use super::kinds::kind;
 use super::targets::{Targets, matches, unmatched};
-use crate::model::layer::Ffn;
+use crate::model::layer::{Ffn, Layer};
 use crate::model::parts::LinearLayer;
 use crate::model::{Decoder, ParamId};
 use crate::{Error, Result};
@@ -98,11 +98,16 @@ pub(super) fn chosen<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Vec<
 }
 
 /// What PEFT 0.21 makes of `all-linear` where experts are stacked: attention, router and experts, and twice the rank
-/// for gate and up, which are one matrix.
+/// for gate and up, which are one matrix. Beside a shared expert it takes modules alone, no stacked parameter.
 pub(super) fn expand(model: &Decoder, config: LoraConfig) -> LoraConfig {
-    let experts = model.arch.experts.is_some();
-    if !experts || config.targets != Targets::AllLinear || !config.target_parameters.is_empty() {
+    let Some(experts) = &model.arch.experts else { return config };
+    if config.targets != Targets::AllLinear || !config.target_parameters.is_empty() {
         return config;
+    }
+    if experts.shared.is_some() {
+        let modules = model.layers.iter().flat_map(Layer::modules);
+        let targets = Targets::Names(modules.map(|linear| linear.name.clone()).collect());
+        return LoraConfig { targets, ..config };
     }
     let names = |list: &[&str]| list.iter().map(|n| n.to_string()).collect::<Vec<_>>();
     let both = || r".*\.gate_up_proj".to_string();

@@ -24,8 +24,8 @@ pub struct Attention {
     pub norm: Option<Norm>,
     /// The projections to q, k and v.
     pub qkv: Qkv,
-    /// Norms of q and k before the rotation.
-    pub qk_norm: Option<[Norm; 2]>,
+    /// Norms of q and k.
+    pub qk_norm: Option<QkNorms>,
     /// `self_attn.o_proj`.
     pub o_proj: LinearLayer,
     /// How the output joins the stream.
@@ -34,6 +34,15 @@ pub struct Attention {
     pub heads: Heads,
     /// Which rotation of the pass is used.
     pub rotation: Option<usize>,
+}
+
+/// Norms of q and of k.
+#[derive(Debug)]
+pub struct QkNorms {
+    /// That of q, that of k.
+    pub both: [Norm; 2],
+    /// After the rotation, not before it.
+    pub after_rotation: bool,
 }
 
 /// Projections to q, k and v.
@@ -110,7 +119,7 @@ impl Qkv {
 #[derive(Debug)]
 pub struct AttentionSaved {
     x: SavedActivation,
-    /// Before norm and rotation if there are norms, after the rotation if not.
+    /// What the norm reads if there is one, after the rotation if not.
     q: Tensor,
     k: Tensor,
     v: SavedActivation,
@@ -148,18 +157,21 @@ impl Attention {
         // A cache takes f32. In training the backward must see the very values that the forward multiplied; norms of
         // heads are computed again in the backward, from what was stored before them.
         let used = if cache.is_some() { DType::F32 } else { saved };
-        let first = if self.qk_norm.is_some() { saved } else { DType::F32 };
+        let first = if self.norms_before_rotation().is_some() { saved } else { DType::F32 };
         let ([q, k, v], h_qkv) = self.qkv.forward(pass, &n, self.heads, [first, first, used])?;
         drop(n);
         let (raw, [q, k]) = match &self.qk_norm {
-            Some([q_norm, k_norm]) => {
+            Some(QkNorms { both: [q_norm, k_norm], after_rotation: false }) => {
                 let normed = [q_norm.forward(pass, &q, DType::F32)?, k_norm.forward(pass, &k, DType::F32)?];
+                (Some([q, k]), self.rotate(pass, normed, rotation, used)?)
+            }
+            Some(QkNorms { both: [q_norm, k_norm], after_rotation: true }) => {
+                let [q, k] = self.rotate(pass, [q, k], rotation, saved)?;
+                let normed = [q_norm.forward(pass, &q, used)?, k_norm.forward(pass, &k, used)?];
                 (Some([q, k]), normed)
             }
-            None => (None, [q, k]),
+            None => (None, self.rotate(pass, [q, k], rotation, used)?),
         };
-        let q = self.rotate(pass, q, rotation, used)?;
-        let k = self.rotate(pass, k, rotation, used)?;
         if let Some((cache, rows)) = cache {
             elementwise::scatter(dev, &k, rows, &mut cache.k)?;
             elementwise::scatter(dev, &v, rows, &mut cache.v)?;
@@ -192,14 +204,21 @@ impl Attention {
     fn rotate(
         &self,
         pass: &Pass<'_>,
-        t: Tensor,
+        [q, k]: [Tensor; 2],
         rotation: Option<&Rotation<'_>>,
         dtype: DType,
-    ) -> Result<Tensor> {
-        match rotation {
-            Some(r) => Ok(rope::forward(pass.dev, t, self.heads.dim, r.rows(), r.table(), dtype)?),
-            None => Ok(pass.stored(t, dtype)),
-        }
+    ) -> Result<[Tensor; 2]> {
+        let Some(r) = rotation else { return Ok([pass.stored(q, dtype), pass.stored(k, dtype)]) };
+        let turn = |t, by| rope::forward(pass.dev, t, self.heads.dim, r.rows(), by, dtype);
+        Ok([turn(q, r.of_queries())?, turn(k, r.of_keys())?])
+    }
+
+    fn norms_before_rotation(&self) -> Option<&[Norm; 2]> {
+        self.qk_norm.as_ref().filter(|norms| !norms.after_rotation).map(|norms| &norms.both)
+    }
+
+    fn norms_after_rotation(&self) -> Option<&[Norm; 2]> {
+        self.qk_norm.as_ref().filter(|norms| norms.after_rotation).map(|norms| &norms.both)
     }
 
     /// Adds the gradient of the input to `stream.dx`, and sums the parameters'.
@@ -214,7 +233,7 @@ impl Attention {
     ) -> Result<()> {
         let StreamGradient { d_out, dx, need_dx } = stream;
         let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
-        let normed = self.qk_norm.iter().flatten().any(|n| n.trained(pass));
+        let normed = self.qk_norm.iter().flat_map(|norms| &norms.both).any(|n| n.trained(pass));
         let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
         let d = self.residual.backward(pass, &s.residual, d_out.unwrap_or(dx), grads)?;
         let o = s.o.take(pass);
@@ -222,11 +241,11 @@ impl Attention {
         drop(d);
         let Some(d_o) = d_o else { return Ok(()) };
         let again = match &self.qk_norm {
-            Some([q_norm, k_norm]) => {
-                let q = q_norm.forward(pass, &s.q, DType::F32)?;
-                let k = k_norm.forward(pass, &s.k, DType::F32)?;
+            Some(QkNorms { both: [q_norm, k_norm], after_rotation }) => {
                 let saved = pass.precision.saved();
-                Some([self.rotate(pass, q, rotation, saved)?, self.rotate(pass, k, rotation, saved)?])
+                let dtype = if *after_rotation { saved } else { DType::F32 };
+                let normed = [q_norm.forward(pass, &s.q, dtype)?, k_norm.forward(pass, &s.k, dtype)?];
+                Some(if *after_rotation { normed } else { self.rotate(pass, normed, rotation, saved)? })
             }
             None => None,
         };
@@ -235,13 +254,18 @@ impl Attention {
         let outputs = attention::Outputs { o: &o, lse: &s.lse, d_o: &d_o };
         let (mut dq, mut dk, mut dv) = attention::backward(pass.ctx(), self.over(q, k, &v, tokens), outputs)?;
         drop((d_o, again, v, o));
+        if let Some([q_norm, k_norm]) = self.norms_after_rotation() {
+            dq = through(q_norm, pass, &s.q, &dq, grads)?;
+            dk = through(k_norm, pass, &s.k, &dk, grads)?;
+        }
         if let Some(r) = rotation {
             // The projections read them next, unless there are norms.
-            let next = if self.qk_norm.is_some() { DType::F32 } else { pass.precision.saved() };
-            let back = |d| rope::backward(pass.dev, d, self.heads.dim, r.rows(), r.table(), next);
-            (dq, dk, dv) = (back(dq)?, back(dk)?, pass.stored(dv, next));
+            let normed = self.norms_before_rotation().is_some();
+            let next = if normed { DType::F32 } else { pass.precision.saved() };
+            let back = |d, by| rope::backward(pass.dev, d, self.heads.dim, r.rows(), by, next);
+            (dq, dk, dv) = (back(dq, r.of_queries())?, back(dk, r.of_keys())?, pass.stored(dv, next));
         }
-        if let Some([q_norm, k_norm]) = &self.qk_norm {
+        if let Some([q_norm, k_norm]) = self.norms_before_rotation() {
             dq = through(q_norm, pass, &s.q, &dq, grads)?;
             dk = through(k_norm, pass, &s.k, &dk, grads)?;
         }
@@ -268,13 +292,13 @@ impl Attention {
 
     /// The norms.
     pub fn norms(&self) -> impl Iterator<Item = &Norm> {
-        let heads = self.qk_norm.iter().flatten();
+        let heads = self.qk_norm.iter().flat_map(|norms| &norms.both);
         self.norm.iter().chain(heads).chain(&self.residual.norm)
     }
 
     /// The norms, mutable.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
-        let heads = self.qk_norm.iter_mut().flatten();
+        let heads = self.qk_norm.iter_mut().flat_map(|norms| &mut norms.both);
         self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm)
     }
 

@@ -143,6 +143,11 @@ impl Decoder {
         self.norms().into_iter().flat_map(Norm::tensors).chain(biases).collect()
     }
 
+    /// What no training changes, as the checkpoint has it: name and values.
+    pub fn constants(&self) -> impl Iterator<Item = (String, &[f32])> {
+        self.layers.iter().filter_map(|layer| layer.mlp.experts()?.correction())
+    }
+
     /// The output head.
     pub fn head(&self) -> &LinearLayer {
         self.lm_head

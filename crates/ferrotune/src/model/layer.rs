@@ -76,6 +76,11 @@ impl Ffn {
         }
     }
 
+    /// The experts, if there are some.
+    pub(crate) fn experts(&self) -> Option<&Moe> {
+        self.each().1
+    }
+
     fn each(&self) -> (Option<&Mlp>, Option<&Moe>) {
         match self {
             Ffn::Dense(mlp) => (Some(mlp), None),
@@ -181,6 +186,13 @@ impl Layer {
     /// The linears, in the order of their numbers.
     pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
         self.attention.linears().chain(self.mlp.linears())
+    }
+
+    /// The linears that are modules of their own in transformers 5, which stacks experts and has routers of another kind.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &LinearLayer> {
+        let (mlp, moe) = self.mlp.each();
+        let mlp = mlp.into_iter().flat_map(Mlp::linears);
+        self.attention.linears().chain(mlp).chain(moe.into_iter().flat_map(Moe::modules))
     }
 
     /// The linears, mutable.

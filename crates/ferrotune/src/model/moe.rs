@@ -2,7 +2,7 @@
 
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::ops::route::{self, Routes};
+use ferrotune_kernels::ops::route::{self, Choice, Routes};
 use ferrotune_kernels::{DType, Tensor};
 
 use super::norm::Norm;
@@ -22,10 +22,12 @@ pub struct Moe {
     pub router: LinearLayer,
     /// The experts.
     pub experts: Vec<Expert>,
-    /// Experts of a token.
-    pub top_k: usize,
-    /// Whether the weights of a token's experts sum to 1.
-    pub normalise: bool,
+    /// How experts are chosen.
+    pub choice: Choice,
+    /// The tensor that corrects the choice, if there is one.
+    pub correction: Option<String>,
+    /// An expert that every token goes to.
+    pub shared: Option<SharedExpert>,
     /// The function of the gate.
     pub activation: Activation,
     /// How the output joins the stream.
@@ -41,6 +43,15 @@ pub struct Expert {
     pub down: LinearLayer,
 }
 
+/// An expert that every token goes to.
+#[derive(Debug)]
+pub struct SharedExpert {
+    /// The expert.
+    pub expert: Expert,
+    /// `[1, D]`: the sigmoid of its output is the expert's weight, which is 1 without it.
+    pub gate: Option<LinearLayer>,
+}
+
 /// What the backward needs of the forward.
 #[derive(Debug)]
 pub struct MoeSaved {
@@ -49,6 +60,8 @@ pub struct MoeSaved {
     routes: Routes,
     logits: Tensor,
     h_router: Option<Tensor>,
+    /// Logits of the shared expert's gate and `H` of its branch.
+    gate: Option<(Tensor, Option<Tensor>)>,
     /// Gate and up of each expert that got tokens; without them the backward computes them again.
     hidden: Option<Vec<Option<Hidden<SavedActivation>>>>,
     residual: ResidualSaved,
@@ -74,17 +87,43 @@ impl Expert {
     }
 }
 
+impl SharedExpert {
+    /// Weights of all tokens, and what the gate's backward needs.
+    fn weights(&self, pass: &Pass<'_>, n: &Tensor) -> Result<(Vec<f32>, Option<(Tensor, Option<Tensor>)>)> {
+        let Some(gate) = &self.gate else { return Ok((vec![1.0; n.rows()], None)) };
+        let ([logits], h) = pass.linears(n, [gate], DType::F32)?;
+        Ok((route::gate(&logits), Some((logits, h))))
+    }
+}
+
 impl Moe {
+    /// Name and values of what corrects the choice.
+    pub(crate) fn correction(&self) -> Option<(String, &[f32])> {
+        Some((self.correction.clone()?, self.choice.correction.as_deref()?))
+    }
+
+    /// Experts with the shared one last.
+    fn all(&self) -> impl Iterator<Item = &Expert> {
+        self.experts.iter().chain(self.shared.as_ref().map(|shared| &shared.expert))
+    }
+
     /// Adds the experts' outputs for `x` to `x`.
     pub fn forward(&self, pass: &Pass<'_>, x: &mut Tensor, keep: Option<Keep>) -> Result<Option<MoeSaved>> {
         let dev = pass.dev;
         let wide = keep.filter(|keep| keep.wide);
         let n = before(&self.norm, pass, x)?;
         let ([logits], h_router) = pass.linears(&n, [&self.router], DType::F32)?;
-        let routes = route::forward(&logits, self.top_k, self.normalise)?;
+        let mut routes = route::forward(&logits, &self.choice)?;
+        let mut gate = None;
+        if let Some(shared) = &self.shared {
+            let (weights, saved) = shared.weights(pass, &n)?;
+            gate = saved;
+            routes.rows.push((0..n.rows() as u32).collect());
+            routes.weights.push(weights);
+        }
         let mut out = dev.zeros(n.rows(), n.cols());
         let mut kept = Vec::new();
-        for (expert, (rows, weights)) in self.experts.iter().zip(routes.rows.iter().zip(&routes.weights)) {
+        for (expert, (rows, weights)) in self.all().zip(routes.rows.iter().zip(&routes.weights)) {
             if rows.is_empty() {
                 kept.push(None);
                 continue;
@@ -100,7 +139,7 @@ impl Moe {
         let x_in = keep.map(|keep| SavedActivation::copy_of(pass, x, keep));
         let residual = self.residual.add(pass, out, x)?;
         let hidden = wide.map(|_| kept);
-        Ok(x_in.map(|x| MoeSaved { x, routes, logits, h_router, hidden, residual }))
+        Ok(x_in.map(|x| MoeSaved { x, routes, logits, h_router, gate, hidden, residual }))
     }
 
     /// Adds the gradient of the input to `dx` (if `need_dx`), which is the gradient of the output, and sums the
@@ -108,7 +147,7 @@ impl Moe {
     pub fn backward(
         &self,
         pass: &Pass<'_>,
-        s: MoeSaved,
+        mut s: MoeSaved,
         dx: &mut Tensor,
         need_dx: bool,
         grads: &mut Gradients,
@@ -121,8 +160,7 @@ impl Moe {
         let mut dn = dev.zeros(n.rows(), n.cols());
         let mut dweights = Vec::new();
         let mut kept = s.hidden.into_iter().flatten();
-        for (expert, (rows, weights)) in self.experts.iter().zip(s.routes.rows.iter().zip(&s.routes.weights))
-        {
+        for (expert, (rows, weights)) in self.all().zip(s.routes.rows.iter().zip(&s.routes.weights)) {
             let hidden = kept.next().flatten();
             if rows.is_empty() {
                 dweights.push(Vec::new());
@@ -155,7 +193,16 @@ impl Moe {
             }
         }
         drop(d);
-        let dlogits = route::backward(dev, &s.logits, self.normalise, &s.routes, &dweights)?;
+        if let Some(shared) = &self.shared {
+            (s.routes.rows.pop(), s.routes.weights.pop());
+            let dweights = dweights.pop().unwrap_or_default();
+            if let (Some(gate), Some((logits, h))) = (&shared.gate, &s.gate) {
+                let dlogits = route::gate_backward(dev, logits, &dweights)?;
+                let below = pass.linears_backward(&n, h.as_ref(), [gate], [&dlogits], need_dn, grads)?;
+                below.iter().try_for_each(|below| elementwise::add(dev, &mut dn, below, 1.0))?;
+            }
+        }
+        let dlogits = route::backward(dev, &s.logits, &self.choice, &s.routes, &dweights)?;
         let router =
             pass.linears_backward(&n, s.h_router.as_ref(), [&self.router], [&dlogits], need_dn, grads)?;
         drop(n);
@@ -166,16 +213,28 @@ impl Moe {
         Ok(())
     }
 
+    /// The linears that are modules of their own in transformers 5: those of the shared expert.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &LinearLayer> {
+        let shared = self.shared.iter();
+        shared.flat_map(|s| s.expert.gate_up.iter().chain([&s.expert.down]).chain(&s.gate))
+    }
+
     /// The linears, in the order of their numbers.
     pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
-        let experts = self.experts.iter().flat_map(|e| e.gate_up.iter().chain([&e.down]));
-        [&self.router].into_iter().chain(experts)
+        let experts = self.all().flat_map(|e| e.gate_up.iter().chain([&e.down]));
+        let gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
+        [&self.router].into_iter().chain(experts).chain(gate)
     }
 
     /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
-        let experts = self.experts.iter_mut().flat_map(|e| e.gate_up.iter_mut().chain([&mut e.down]));
-        [&mut self.router].into_iter().chain(experts)
+        let (shared, gate) = match &mut self.shared {
+            Some(shared) => (Some(&mut shared.expert), shared.gate.as_mut()),
+            None => (None, None),
+        };
+        let experts = self.experts.iter_mut().chain(shared);
+        let experts = experts.flat_map(|e| e.gate_up.iter_mut().chain([&mut e.down]));
+        [&mut self.router].into_iter().chain(experts).chain(gate)
     }
 
     /// The norms.

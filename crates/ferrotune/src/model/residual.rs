@@ -10,7 +10,7 @@ use super::params::Gradients;
 use super::parts::LinearLayer;
 use super::pass::Pass;
 use crate::Result;
-use crate::arch::architecture::{Architecture, NormPlaces};
+use crate::arch::architecture::Architecture;
 
 /// A tensor that may be somebody else's.
 pub enum Shared<'a> {
@@ -78,9 +78,9 @@ pub struct ResidualSaved {
 impl ResidualSaved {
     /// Bytes that a token takes in it: a half whose output is normed keeps that output.
     pub(super) fn bytes_per_token(a: &Architecture, precision: Precision) -> usize {
-        match a.norms {
-            NormPlaces::Around | NormPlaces::After => a.hidden * precision.saved().size(),
-            NormPlaces::Before | NormPlaces::Parallel => 0,
+        match a.norms.after_attention.or(a.norms.after_mlp) {
+            Some(_) => a.hidden * precision.saved().size(),
+            None => 0,
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
+use ferrotune_kernels::ops::rope::{Pairs, Turn};
 use ferrotune_kernels::{Device, Tensor};
 
 use super::tokens::Tokens;
-use crate::arch::architecture::{Architecture, Rope};
+use crate::arch::architecture::{Architecture, QueryScale, Rope};
 use crate::arch::config::RopeScaling;
 use crate::{Error, Result};
 
@@ -13,22 +14,44 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Rotary {
     rope: Rope,
-    /// Cosines and sines `[positions, dims / 2]` for sequences of the usual length.
-    table: [Tensor; 2],
+    /// For all positions of sequences of the usual length.
+    tables: Tables,
+}
+
+/// Cosines and sines `[rows, dims / 2]`.
+#[derive(Debug)]
+struct Tables {
+    of_keys: [Tensor; 2],
+    /// Those of queries, where they are longer than keys.
+    of_queries: Option<[Tensor; 2]>,
 }
 
 /// Cosines, sines and a row of them for each token of a pass.
 pub struct Rotation<'a> {
-    own: Option<[Tensor; 2]>,
-    table: &'a [Tensor; 2],
+    own: Option<Tables>,
+    tables: &'a Tables,
     rows: Cow<'a, [u32]>,
+    pairs: Pairs,
 }
 
 impl Rotation<'_> {
-    /// Cosines and sines.
-    pub fn table(&self) -> (&Tensor, &Tensor) {
-        let [cos, sin] = self.own.as_ref().unwrap_or(self.table);
-        (cos, sin)
+    /// Cosines and sines that turn keys.
+    pub fn of_keys(&self) -> Turn<'_> {
+        self.turn(&self.tables().of_keys)
+    }
+
+    /// Cosines and sines that turn queries.
+    pub fn of_queries(&self) -> Turn<'_> {
+        let tables = self.tables();
+        self.turn(tables.of_queries.as_ref().unwrap_or(&tables.of_keys))
+    }
+
+    fn tables(&self) -> &Tables {
+        self.own.as_ref().unwrap_or(self.tables)
+    }
+
+    fn turn<'t>(&self, [cos, sin]: &'t [Tensor; 2]) -> Turn<'t> {
+        Turn { cos, sin, pairs: self.pairs }
     }
 
     /// Row of cosines and sines for each token.
@@ -45,8 +68,8 @@ impl Rotary {
         if let Some(limit) = rope.scaling.changes_beyond() {
             frequencies(&rope, limit + 1)?;
         }
-        let table = table(dev, positions, usual.0.len(), |p| (p as f32, &usual));
-        Ok(Rotary { rope, table })
+        let tables = rope.tables(dev, positions, |p| (p as f32, &usual));
+        Ok(Rotary { rope, tables })
     }
 
     /// The rotation of these tokens.
@@ -65,38 +88,44 @@ impl Rotary {
         }
         if tokens.segments.iter().all(|s| s.k_len <= limit) {
             let rows = Cow::Borrowed(tokens.positions);
-            return Ok(Rotation { own: None, table: &self.table, rows });
+            return Ok(Rotation { own: None, tables: &self.tables, rows, pairs: self.rope.pairs });
         }
         let sets = tokens.segments.iter().map(|s| frequencies(&self.rope, s.k_len));
         let sets = sets.collect::<Result<Vec<_>>>()?;
         let segments = tokens.segments.iter().zip(&sets);
         let of: Vec<&Frequencies> = segments.flat_map(|(s, set)| std::iter::repeat_n(set, s.q_len)).collect();
-        let own = table(dev, of.len(), self.rope.dims / 2, |t| (tokens.positions[t] as f32, of[t]));
-        Ok(Rotation { own: Some(own), table: &self.table, rows: (0..of.len() as u32).collect() })
+        let own = self.rope.tables(dev, of.len(), |t| (tokens.positions[t] as f32, of[t]));
+        let rows = (0..of.len() as u32).collect();
+        Ok(Rotation { own: Some(own), tables: &self.tables, rows, pairs: self.rope.pairs })
     }
 }
 
 /// Frequencies, and the factor of cosines and sines.
 type Frequencies = (Vec<f32>, f32);
 
-/// Cosines and sines of `rows` rows; `at(row)` gives a row's position and its frequencies.
-fn table<'f>(
-    dev: &Device,
-    rows: usize,
-    half: usize,
-    at: impl Fn(usize) -> (f32, &'f Frequencies),
-) -> [Tensor; 2] {
-    let (mut cos, mut sin) = (dev.empty(rows, half), dev.empty(rows, half));
-    for row in 0..rows {
-        let (position, (frequencies, scale)) = at(row);
-        for (i, f) in frequencies.iter().enumerate() {
-            // The reference stack multiplies in f32; the angle's rounding is part of its numbers.
-            let angle = (position * f) as f64;
-            cos.host_f32_mut()[row * half + i] = angle.cos() as f32 * scale;
-            sin.host_f32_mut()[row * half + i] = angle.sin() as f32 * scale;
-        }
+impl Rope {
+    /// Cosines and sines of `rows` rows; `at(row)` gives a row's position and its frequencies.
+    fn tables<'f>(&self, dev: &Device, rows: usize, at: impl Fn(usize) -> (f32, &'f Frequencies)) -> Tables {
+        let half = self.dims / 2;
+        let of = |longer: &dyn Fn(f32) -> f32| {
+            let (mut cos, mut sin) = (dev.empty(rows, half), dev.empty(rows, half));
+            for row in 0..rows {
+                let (position, (frequencies, scale)) = at(row);
+                let scale = scale * longer(position);
+                for (i, f) in frequencies.iter().enumerate() {
+                    // The reference stack multiplies in f32; the angle's rounding is part of its numbers.
+                    let angle = (position * f) as f64;
+                    cos.host_f32_mut()[row * half + i] = angle.cos() as f32 * scale;
+                    sin.host_f32_mut()[row * half + i] = angle.sin() as f32 * scale;
+                }
+            }
+            [cos, sin]
+        };
+        let of_queries = self.query_scale.map(|QueryScale { beta, context }| {
+            of(&|position| 1.0 + beta as f32 * (1.0 + (position / context as f32).floor()).ln())
+        });
+        Tables { of_keys: of(&|_| 1.0), of_queries }
     }
-    [cos, sin]
 }
 
 impl Architecture {
@@ -208,7 +237,7 @@ mod tests {
     use super::*;
 
     fn rope(theta: f64, dims: usize, scaling: RopeScaling) -> Rope {
-        Rope { theta, scaling, dims }
+        Rope { theta, scaling, dims, pairs: Pairs::Halves, query_scale: None }
     }
 
     #[test]
@@ -237,7 +266,10 @@ mod tests {
             let ids = vec![0; positions.len()];
             let r = rotary.at(&dev, Tokens { ids: &ids, positions, segments }).unwrap();
             let row = r.rows()[row] as usize;
-            (r.table().0.host_f32()[row * 4..][..4].to_vec(), r.table().1.host_f32()[row * 4..][..4].to_vec())
+            {
+                let turn = r.of_keys();
+                [turn.cos, turn.sin].map(|t| t.host_f32()[row * 4..][..4].to_vec())
+            }
         };
         let short = at(&segments[..1], &positions[..8], 7);
         assert_eq!(at(&segments, &positions, 7), short, "as if it were alone");

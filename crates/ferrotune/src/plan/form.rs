@@ -23,7 +23,7 @@ pub fn precision(kind: FloatKind, dev: &Device) -> Precision {
 fn is_quantized(base: &Checkpoint) -> Result<bool> {
     let a = architecture(base.config())?;
     let (probe, rows, cols) = a.probe();
-    Ok(base.weight(probe, rows, cols)?.dtype().is_none())
+    Ok(base.weight(&probe, rows, cols)?.dtype().is_none())
 }
 
 /// How the base is held for a method.

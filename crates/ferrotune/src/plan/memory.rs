@@ -182,5 +182,5 @@ pub(super) fn bytes_per_value(
     storage: BaseStorage,
 ) -> Result<f64> {
     let (probe, rows, cols) = a.probe();
-    Ok(storage.bytes_per_value(&checkpoint.weight(probe, rows, cols)?))
+    Ok(storage.bytes_per_value(&checkpoint.weight(&probe, rows, cols)?))
 }

@@ -75,6 +75,9 @@ pub fn write(
         let shape = [value.len()];
         tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
     }
+    for (name, values) in model.constants() {
+        tensors.push((name, OutTensor::lazy(Dtype::F32, &[values.len()], || encode(values, DType::F32))));
+    }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
     write_config(folder, base, dtype, untied, learned.ends)?;

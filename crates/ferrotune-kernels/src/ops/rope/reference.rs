@@ -1,13 +1,12 @@
 //! Plain loops.
 
-use crate::tensor::Tensor;
+use super::{Pairs, Turn};
 
 pub(super) fn rotate(
     x: &mut [f32],
     head_dim: usize,
     positions: &[u32],
-    cos: &Tensor,
-    sin: &Tensor,
+    Turn { cos, sin, pairs }: Turn<'_>,
     sign: f32,
 ) {
     let half = cos.cols();
@@ -17,9 +16,13 @@ pub(super) fn rotate(
         for head in row.chunks_exact_mut(head_dim) {
             for i in 0..half {
                 let (c, s) = (cos.host_f32()[at + i], sin.host_f32()[at + i] * sign);
-                let (a, b) = (head[i], head[i + half]);
-                head[i] = a * c - b * s;
-                head[i + half] = b * c + a * s;
+                let [first, second] = match pairs {
+                    Pairs::Halves => [i, i + half],
+                    Pairs::Neighbours => [2 * i, 2 * i + 1],
+                };
+                let (a, b) = (head[first], head[second]);
+                head[first] = a * c - b * s;
+                head[second] = b * c + a * s;
             }
         }
     }

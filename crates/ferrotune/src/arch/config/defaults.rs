@@ -4,6 +4,8 @@
 
 use ferrotune_kernels::ops::activation::Activation;
 
+use super::LayerType;
+
 /// Keys and defaults of a family.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
@@ -23,6 +25,10 @@ pub struct Defaults {
     pub rope: RopeStyle,
     /// Whether `partial_rotary_factor` is read.
     pub partial_rotary: bool,
+    /// Key of the layers' kinds, where `layer_types` is not there.
+    pub layer_types_key: &'static str,
+    /// The kinds of layers that its network has here.
+    pub layer_types: &'static [LayerType],
 }
 
 /// When `sliding_window` counts.
@@ -59,5 +65,7 @@ impl Defaults {
         window: Window::Stated,
         rope: RopeStyle::Common,
         partial_rotary: false,
+        layer_types_key: "layer_types",
+        layer_types: &[LayerType::Full, LayerType::Sliding],
     };
 }

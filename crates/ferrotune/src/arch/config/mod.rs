@@ -86,6 +86,22 @@ pub enum LayerType {
     Sliding,
 }
 
+impl LayerType {
+    const ALL: [LayerType; 2] = [LayerType::Full, LayerType::Sliding];
+
+    /// Its names in configurations, transformers 5's first.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            LayerType::Full => &["full_attention", "attention"],
+            LayerType::Sliding => &["sliding_attention"],
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        LayerType::ALL.into_iter().find(|kind| kind.names().contains(&name))
+    }
+}
+
 impl ModelConfig {
     /// Interprets the content of a `config.json` as a family's code does; `path` is for messages.
     pub(crate) fn from_json(path: &Path, raw: Value, defaults: &Defaults) -> Result<Self> {
@@ -138,7 +154,7 @@ impl ModelConfig {
             mlp_bias: keys.flag("mlp_bias")?.unwrap_or(false),
             sliding_window,
             use_sliding_window,
-            layer_types: layer_types(&keys, layers, sliding_window)?,
+            layer_types: layer_types(&keys, defaults, layers, sliding_window)?,
             bos_token_id: keys.tokens("bos_token_id")?.first().copied(),
             eos_token_ids: keys.tokens("eos_token_id")?,
             pad_token_id: keys.tokens("pad_token_id")?.first().copied(),
@@ -196,22 +212,31 @@ fn window(keys: &Keys<'_>, when: Window, in_use: Option<bool>) -> Result<Option<
     }
 }
 
-fn layer_types(keys: &Keys<'_>, layers: usize, window: Option<usize>) -> Result<Option<Vec<LayerType>>> {
-    let Some(value) = keys.get("layer_types") else { return Ok(None) };
-    let one = |v: &Value| match v.as_str() {
-        Some("full_attention") => Ok(LayerType::Full),
-        Some("sliding_attention") => Ok(LayerType::Sliding),
-        _ => {
-            Err(keys.bad("layer_types", format!("{v} is not supported (full_attention, sliding_attention)")))
-        }
+fn layer_types(
+    keys: &Keys<'_>,
+    defaults: &Defaults,
+    layers: usize,
+    window: Option<usize>,
+) -> Result<Option<Vec<LayerType>>> {
+    const KEY: &str = "layer_types";
+    let key = if keys.has(KEY) { KEY } else { defaults.layer_types_key };
+    let Some(value) = keys.get(key) else { return Ok(None) };
+    let known = defaults.layer_types;
+    let one = |v: &Value| {
+        let found = v.as_str().and_then(LayerType::of_name);
+        found.filter(|kind| known.contains(kind)).ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|kind| kind.names()[0]).collect();
+            let here = format!("in a {} model", keys.family());
+            keys.bad(key, format!("{v} is not supported {here} ({})", names.join(", ")))
+        })
     };
-    let Some(list) = value.as_array() else { return Err(keys.bad("layer_types", "not a list")) };
+    let Some(list) = value.as_array() else { return Err(keys.bad(key, "not a list")) };
     let types = list.iter().map(one).collect::<Result<Vec<_>>>()?;
     if types.len() < layers {
-        return Err(keys.bad("layer_types", format!("{} entries for {layers} layers", types.len())));
+        return Err(keys.bad(key, format!("{} entries for {layers} layers", types.len())));
     }
     if window.is_none() && types[..layers].contains(&LayerType::Sliding) {
-        return Err(keys.bad("layer_types", "it has sliding_attention, and no `sliding_window` is in use"));
+        return Err(keys.bad(key, "it has sliding_attention, and no `sliding_window` is in use"));
     }
     Ok(Some(types))
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Family, only, only_activation, windows};
 use crate::Result;
-use crate::arch::architecture::{Architecture, NormPlaces};
+use crate::arch::architecture::{Architecture, LayerNorms};
 use crate::arch::config::{Defaults, ModelConfig, Window};
 
 /// What Gemma 2 and 3 share.
@@ -38,7 +38,7 @@ pub(super) fn shared(c: &ModelConfig, caps: [Option<f32>; 2]) -> Result<Architec
     })?;
     Ok(Architecture {
         norm: rms_norm::RMS_ONE_PLUS,
-        norms: NormPlaces::Around,
+        norms: LayerNorms::AROUND,
         mlp_bias: false,
         score_scale: scalar.powf(-0.5) as f32,
         score_cap,

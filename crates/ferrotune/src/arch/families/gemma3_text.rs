@@ -3,8 +3,8 @@
 
 use super::{Family, gemma2, windows};
 use crate::Result;
-use crate::arch::architecture::{Architecture, QkNorm, Rope};
-use crate::arch::config::{Defaults, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
+use crate::arch::architecture::{Architecture, QkNorm, rope_of_kind};
+use crate::arch::config::{Defaults, ModelConfig, RopeStyle};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma3_text",
@@ -20,21 +20,16 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
     })?;
     gemma2::needs_window(c)?;
     let windows = windows(c, |i| !(i + 1).is_multiple_of(pattern));
-    let rope = |stated: Option<&RopeConfig>, theta: Option<f64>, default: f64| Rope {
-        theta: stated.and_then(|r| r.theta).or(theta).unwrap_or(default),
-        scaling: stated.map_or(RopeScaling::None, |r| r.scaling.clone()),
-        dims: c.head_dim,
-    };
     let by_layer = &c.rope_by_layer;
     let global = by_layer.get("full_attention").or(Some(&c.rope));
     // Early configurations state one scaling, that of the layers without a window.
-    let local = rope(by_layer.get("sliding_attention"), local, 10_000.0);
+    let local = rope_of_kind(c, by_layer.get("sliding_attention"), local.unwrap_or(10_000.0));
     Ok(Architecture {
-        qk_norm: QkNorm::Head,
+        qk_norm: Some(QkNorm::HEAD),
         // Scores have no cap here, whatever the configuration says: its code does not read that key.
         score_cap: None,
         rope_of_layer: windows.iter().map(|w| Some(w.is_some() as usize)).collect(),
-        ropes: vec![rope(global, None, 1_000_000.0), local],
+        ropes: vec![rope_of_kind(c, global, 1_000_000.0), local],
         windows,
         ..gemma2::shared(c, [None, None])?
     })

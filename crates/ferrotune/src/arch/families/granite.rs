@@ -10,7 +10,7 @@ use crate::arch::config::{Defaults, ModelConfig};
 pub(super) const FAMILY: Family = Family { model_type: "granite", defaults: Defaults::COMMON, architecture };
 
 /// Llama with four multipliers; `logits_scaling` divides.
-fn architecture(c: &ModelConfig) -> Result<Architecture> {
+pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     c.with_keys(|keys| {
         let factor = |key: &str| Ok::<_, crate::Error>(keys.positive(key)?.unwrap_or(1.0) as f32);
         Ok(Architecture {

@@ -1,5 +1,6 @@
 //! Mixtral: Mistral with experts in every layer.
 
+use ferrotune_kernels::ops::route::Score;
 use serde_json::json;
 
 use super::{Family, mistral, only, window_everywhere};
@@ -28,7 +29,10 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
         count,
         per_token,
         ffn: c.intermediate_size,
+        score: Score::Softmax,
         normalise: true,
+        correction: None,
+        shared: None,
         layers: vec![true; c.num_hidden_layers],
         module: "block_sparse_moe",
         names: ["w1", "w3", "w2"],

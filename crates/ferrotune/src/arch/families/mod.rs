@@ -3,17 +3,32 @@
 //! A family says how its own code reads `config.json` ([`Defaults`]) and describes its network as an [`Architecture`].
 //! Adding one takes a file, its `mod` line and its row in [`FAMILIES`].
 
+mod ernie4_5;
+mod exaone4;
 mod gemma2;
 mod gemma3_text;
+mod glm;
+mod glm4;
 mod granite;
+mod granitemoehybrid;
+mod helium;
+mod hunyuan_v1_dense;
+mod internlm3;
 mod llama;
+mod minimax_m2;
+mod ministral3;
+mod missing;
 mod mistral;
 mod mixtral;
 mod olmo2;
+mod olmo3;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
+mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -54,6 +69,20 @@ pub const FAMILIES: &[Family] = &[
     starcoder2::FAMILY,
     mixtral::FAMILY,
     qwen3_moe::FAMILY,
+    olmo3::FAMILY,
+    olmoe::FAMILY,
+    qwen2_moe::FAMILY,
+    minimax_m2::FAMILY,
+    seed_oss::FAMILY,
+    exaone4::FAMILY,
+    ernie4_5::FAMILY,
+    hunyuan_v1_dense::FAMILY,
+    helium::FAMILY,
+    internlm3::FAMILY,
+    glm::FAMILY,
+    glm4::FAMILY,
+    ministral3::FAMILY,
+    granitemoehybrid::FAMILY,
 ];
 
 /// The family of this `model_type`, if there is one.
@@ -84,10 +113,13 @@ pub fn config_from_json(path: &Path, raw: Value) -> Result<ModelConfig> {
     let model_type = keys.text("model_type")?.ok_or_else(|| keys.missing("model_type"))?;
     let Some(family) = find(model_type) else {
         let names: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
-        return Err(Error::file(path, format!("model_type `{model_type}` is not supported")).with_hint(format!(
-            "supported architectures: {}; a similar one is not used in its place, as it would train a wrong model",
-            names.join(", ")
-        )));
+        return Err(Error::file(path, format!("model_type `{model_type}` is not supported")).with_hint(
+            format!(
+                "{}; a similar one is not used in its place, as it would train a wrong model. Supported: {}",
+                missing::hint(model_type, object),
+                names.join(", ")
+            ),
+        ));
     };
     ModelConfig::from_json(path, raw, &family.defaults)
 }

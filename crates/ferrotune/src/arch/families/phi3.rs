@@ -2,7 +2,7 @@
 
 use super::{Family, window_everywhere};
 use crate::Result;
-use crate::arch::architecture::Architecture;
+use crate::arch::architecture::{Architecture, MlpKind};
 use crate::arch::config::{Defaults, ModelConfig, RopeStyle};
 
 pub(super) const FAMILY: Family = Family {
@@ -19,7 +19,8 @@ pub(super) const FAMILY: Family = Family {
 /// Llama with fused projections; a part of each head may be left unrotated.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
-        fused: true,
+        fused_qkv: true,
+        mlp: MlpKind::FUSED,
         qkv_bias: false,
         o_bias: false,
         mlp_bias: false,

@@ -12,7 +12,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 /// Llama with biases, which are a part of the family, not of the configuration.
-fn architecture(c: &ModelConfig) -> Result<Architecture> {
+pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
         qkv_bias: true,
         o_bias: false,

@@ -15,7 +15,7 @@ pub(super) const FAMILY: Family = Family {
 /// Llama with `q_norm` and `k_norm`.
 pub(super) fn architecture(c: &ModelConfig) -> Result<Architecture> {
     Ok(Architecture {
-        qk_norm: QkNorm::Head,
+        qk_norm: Some(QkNorm::HEAD),
         mlp_bias: false,
         windows: upper_windows(c)?,
         ..Architecture::common(c)

@@ -1,5 +1,6 @@
 //! Qwen 3 with experts in all or some layers.
 
+use ferrotune_kernels::ops::route::Score;
 use serde_json::json;
 
 use super::{Family, only, qwen3, window_everywhere};
@@ -13,9 +14,10 @@ pub(super) const FAMILY: Family = Family {
     architecture,
 };
 
-/// Every `decoder_sparse_step`-th layer has experts, but those of `mlp_only_layers`. Losses that balance the router are
-/// not implemented.
-fn architecture(c: &ModelConfig) -> Result<Architecture> {
+/// The experts of Qwen's families, with defaults for their number, how many a token has, and their width: every
+/// `decoder_sparse_step`-th layer has some, but those of `mlp_only_layers`. Losses that balance the router are not
+/// implemented.
+pub(super) fn experts(c: &ModelConfig, [count, per_token, ffn]: [usize; 3]) -> Result<Experts> {
     only(c, "output_router_logits", &json!(false))?;
     let experts = c.with_keys(|keys| {
         let step = keys.optional_size("decoder_sparse_step")?.unwrap_or(1);
@@ -25,16 +27,24 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
             count: match keys.optional_size("num_experts")? {
                 Some(count) => count,
                 // As transformers 5 writes it.
-                None => keys.optional_size("num_local_experts")?.unwrap_or(128),
+                None => keys.optional_size("num_local_experts")?.unwrap_or(count),
             },
-            per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(8),
-            ffn: keys.optional_size("moe_intermediate_size")?.unwrap_or(768),
+            per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(per_token),
+            ffn: keys.optional_size("moe_intermediate_size")?.unwrap_or(ffn),
+            score: Score::Softmax,
             normalise: keys.flag("norm_topk_prob")?.unwrap_or(false),
+            correction: None,
+            shared: None,
             layers: (0..c.num_hidden_layers).map(sparse).collect(),
             module: "mlp",
             names: ["gate_proj", "up_proj", "down_proj"],
         })
     })?;
     experts.check(c)?;
+    Ok(experts)
+}
+
+fn architecture(c: &ModelConfig) -> Result<Architecture> {
+    let experts = experts(c, [128, 8, 768])?;
     Ok(Architecture { experts: Some(experts), windows: window_everywhere(c), ..qwen3::architecture(c)? })
 }

@@ -4,7 +4,7 @@ use ferrotune_kernels::ops::layer_norm;
 
 use super::Family;
 use crate::Result;
-use crate::arch::architecture::{Architecture, NormPlaces, QkNorm, rope};
+use crate::arch::architecture::{Architecture, LayerNorms, QkNorm, rope};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family = Family {
@@ -23,8 +23,8 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let flag = |key: &str| c.with_keys(|keys| Ok(keys.flag(key)?.unwrap_or(false)));
     Ok(Architecture {
         norm: layer_norm::LAYER,
-        norms: if flag("use_parallel_residual")? { NormPlaces::Parallel } else { NormPlaces::Before },
-        qk_norm: if flag("qk_layernorm")? { QkNorm::OwnLayer } else { QkNorm::None },
+        norms: if flag("use_parallel_residual")? { LayerNorms::PARALLEL } else { LayerNorms::BEFORE },
+        qk_norm: flag("qk_layernorm")?.then_some(QkNorm::OWN_LAYER),
         qkv_bias: flag("use_qkv_bias")?,
         o_bias: false,
         mlp_bias: false,

@@ -24,7 +24,7 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let bias = c.with_keys(|keys| Ok(keys.flag("use_bias")?.unwrap_or(true)))?;
     Ok(Architecture {
         norm: layer_norm::LAYER,
-        mlp: MlpKind::Plain,
+        mlp: MlpKind::Plain(["mlp.c_fc", "mlp.c_proj"]),
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: bias,

@@ -88,3 +88,31 @@ fn refusals_name_what_was_found() {
         assert!(message.contains(name), "{message} does not name {name}");
     }
 }
+
+#[test]
+fn a_refused_family_says_what_is_missing_and_which_one_is_nearest() {
+    for (changes, piece, nearest) in [
+        (
+            json!({"model_type": "deepseek_v3", "kv_lora_rank": 512, "n_routed_experts": 256}),
+            "MLA",
+            "qwen3_moe",
+        ),
+        (json!({"model_type": "qwen3_5", "linear_num_value_heads": 16}), "delta rule", "qwen3"),
+        (
+            json!({"model_type": "qwen3_next", "linear_num_value_heads": 16, "num_experts": 512}),
+            "delta rule",
+            "qwen3_moe",
+        ),
+        (json!({"model_type": "lfm2", "conv_L_cache": 3}), "short convolution", "llama"),
+        (
+            json!({"model_type": "gemma3n", "hidden_size_per_layer_input": 256}),
+            "for each layer",
+            "gemma3_text",
+        ),
+        (json!({"model_type": "unheard", "sliding_window": 64}), "its own code", "mistral"),
+    ] {
+        let hint = with(changes).unwrap_err().hint().unwrap().to_string();
+        let expected = format!("nearest supported family is `{nearest}`");
+        assert!(hint.contains(piece) && hint.contains(&expected), "{hint}");
+    }
+}
