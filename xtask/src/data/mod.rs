@@ -118,12 +118,16 @@ impl Bench {
             say(&format!("{rows} rows of {extension}, {tokens} tokens, {rate:.0} rows/s, first start"), took);
             say("the same, second start", self.tokenize(&data)?.1);
         }
-        let data = file(&self.work, self.rows, "jsonl");
         let step = ["train.max_steps=1", "train.batch_rows=4"].map(String::from);
-        say("one training step of 4 of the rows, second start", self.train("step", &data, &step)?);
+        let kept = file(&self.work, self.rows, "parquet");
+        say("one training step of 4 of these rows, third start", self.train("step", &kept, &step)?);
+        let data = file(&self.work, self.rows, "jsonl");
         self.forget()?;
         let streamed = step.into_iter().chain(["data.streaming=true".to_string()]).collect::<Vec<_>>();
-        say("the same with data.streaming, first start", self.train("streamed", &data, &streamed)?);
+        say(
+            "one training step of the jsonl with data.streaming, first start",
+            self.train("streamed", &data, &streamed)?,
+        );
         self.killed(&data)
     }
 

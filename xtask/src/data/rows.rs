@@ -71,10 +71,9 @@ impl<'a> Chats<'a> {
             let defined = vec![4; messages.len()];
             let repeated: Vec<i16> = (0..messages.len()).map(|i| (i % 2) as i16).collect();
             let mut group = file.next_row_group().map_err(failed)?;
-            let columns: [fn(&(&'static str, String)) -> ByteArray; 2] =
-                [|message| message.0.into(), |message| message.1.as_str().into()];
-            for column in columns {
-                let values: Vec<ByteArray> = messages.iter().map(column).collect();
+            let (roles, contents): (Vec<ByteArray>, Vec<ByteArray>) =
+                messages.iter().map(|(role, content)| ((*role).into(), content.as_str().into())).unzip();
+            for values in [roles, contents] {
                 let Some(mut writer) = group.next_column().map_err(failed)? else { break };
                 let typed = writer.typed::<ByteArrayType>();
                 typed.write_batch(&values, Some(&defined), Some(&repeated)).map_err(failed)?;

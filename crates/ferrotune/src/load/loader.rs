@@ -155,7 +155,7 @@ impl Loader<'_> {
             Ok(Expert { gate_up, down: part("down_proj", [a.hidden, e.ffn], 0..a.hidden, at(2))? })
         });
         let experts = experts.collect::<Result<Vec<_>>>()?;
-        let shared = e.shared.map(|shared| self.shared_expert(a, shared, i)).transpose()?;
+        let shared = e.shared.map(|shared| self.shared_expert(a, shared, i)).transpose()?.map(Box::new);
         let named = e.correction.map(|name| format!("{module}.{name}"));
         let correction = named.as_ref().map(|name| self.values(name, e.count)).transpose()?;
         let choice = Choice { k: e.per_token, score: e.score, normalise: e.normalise, correction };

@@ -27,7 +27,7 @@ pub struct Moe {
     /// The tensor that corrects the choice, if there is one.
     pub correction: Option<String>,
     /// An expert that every token goes to.
-    pub shared: Option<SharedExpert>,
+    pub shared: Option<Box<SharedExpert>>,
     /// The function of the gate.
     pub activation: Activation,
     /// How the output joins the stream.
@@ -60,11 +60,18 @@ pub struct MoeSaved {
     routes: Routes,
     logits: Tensor,
     h_router: Option<Tensor>,
-    /// Logits of the shared expert's gate and `H` of its branch.
-    gate: Option<(Tensor, Option<Tensor>)>,
+    /// What the shared expert's gate needs.
+    gate: Option<GateSaved>,
     /// Gate and up of each expert that got tokens; without them the backward computes them again.
     hidden: Option<Vec<Option<Hidden<SavedActivation>>>>,
     residual: ResidualSaved,
+}
+
+/// Logits of a shared expert's gate, and `H` of its branch.
+#[derive(Debug)]
+struct GateSaved {
+    logits: Tensor,
+    h: Option<Tensor>,
 }
 
 /// Gate and up of an expert's tokens (or what waits of them), and `H` of their branches.
@@ -89,10 +96,10 @@ impl Expert {
 
 impl SharedExpert {
     /// Weights of all tokens, and what the gate's backward needs.
-    fn weights(&self, pass: &Pass<'_>, n: &Tensor) -> Result<(Vec<f32>, Option<(Tensor, Option<Tensor>)>)> {
+    fn weights(&self, pass: &Pass<'_>, n: &Tensor) -> Result<(Vec<f32>, Option<GateSaved>)> {
         let Some(gate) = &self.gate else { return Ok((vec![1.0; n.rows()], None)) };
         let ([logits], h) = pass.linears(n, [gate], DType::F32)?;
-        Ok((route::gate(&logits), Some((logits, h))))
+        Ok((route::gate(&logits), Some(GateSaved { logits, h })))
     }
 }
 
@@ -194,9 +201,10 @@ impl Moe {
         }
         drop(d);
         if let Some(shared) = &self.shared {
-            (s.routes.rows.pop(), s.routes.weights.pop());
+            s.routes.rows.pop();
+            s.routes.weights.pop();
             let dweights = dweights.pop().unwrap_or_default();
-            if let (Some(gate), Some((logits, h))) = (&shared.gate, &s.gate) {
+            if let (Some(gate), Some(GateSaved { logits, h })) = (&shared.gate, &s.gate) {
                 let dlogits = route::gate_backward(dev, logits, &dweights)?;
                 let below = pass.linears_backward(&n, h.as_ref(), [gate], [&dlogits], need_dn, grads)?;
                 below.iter().try_for_each(|below| elementwise::add(dev, &mut dn, below, 1.0))?;

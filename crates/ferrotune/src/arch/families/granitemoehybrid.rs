@@ -21,11 +21,12 @@ pub(super) const FAMILY: Family = Family {
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     only(c, "num_local_experts", &json!(0))?;
     c.with_keys(|keys| {
-        for key in ["num_local_experts", "layer_types"] {
-            // The family's defaults are experts, and Mamba in all layers.
-            if !keys.has(key) && !(key == "layer_types" && keys.has("layers_block_type")) {
-                return Err(keys.missing(key));
-            }
+        // The family's defaults are experts, and Mamba in all layers.
+        if !keys.has("num_local_experts") {
+            return Err(keys.missing("num_local_experts"));
+        }
+        if !keys.has("layer_types") && !keys.has("layers_block_type") {
+            return Err(keys.missing("layer_types"));
         }
         let rotated = keys.text("position_embedding_type")? == Some("rope");
         Ok(Architecture {
