@@ -174,8 +174,14 @@ mod tests {
             assert_eq!((id.repository(), id.revision()), ("a/b", revision));
         }
         assert_eq!(DatasetId::new("a/b", None).unwrap().revision(), "main");
+        assert_eq!(
+            DatasetId::new("squad", None).unwrap().repository(),
+            "squad",
+            "the oldest sets have no owner"
+        );
         for (name, revision) in [
-            ("a", None),
+            ("", None),
+            ("..", None),
             ("a/b/c", None),
             ("../b", None),
             ("a/b", Some("../x")),

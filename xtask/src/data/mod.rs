@@ -21,7 +21,7 @@ use watched::{Took, run as watch};
 const COMPARED: usize = 100_000;
 
 /// Tokens that rows are cut to where a whole epoch is trained.
-const CUT: usize = 16;
+const CUT: usize = 6;
 
 /// Steps of that epoch, and the one that a run is killed behind.
 const STEPS: usize = 100;
@@ -185,6 +185,8 @@ impl Bench {
             "data.supervise=all".to_string(),
             format!("data.max_length={CUT}"),
             "data.overlong=truncate".into(),
+            // Rows begin alike, and end each in its own way.
+            "data.truncation=keep_end".into(),
             format!("train.batch_rows={}", self.rows.div_ceil(STEPS)),
             format!("output.checkpoint_every={KILLED_AT}"),
         ];

@@ -27,7 +27,7 @@ fn a_template_is_named_in_three_ways() {
     place
         .write("inline.yaml", &run.replace("max_length: 512", &format!("max_length: 512, template: {text}")));
     let out = place.run(&["preview", "inline.yaml"]).ok();
-    assert!(out.stdout.contains("[user] a?</s>[assistant] ⟦b⟧"), "{}", out.stdout);
+    assert!(out.stdout.contains("[user] a?</s>[assistant] ⟦b.</s>⟧"), "{}", out.stdout);
     // Names of templates that the model has beside its default.
     place.write("model/additional_chat_templates/tool_use.jinja", WITH_TOOLS);
     place.write("model/additional_chat_templates/short.jinja", OTHER);
