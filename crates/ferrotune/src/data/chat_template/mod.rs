@@ -1,6 +1,6 @@
 //! A checkpoint's chat template: messages in, the exact text that the model was trained to see out.
 //!
-//! The language is in [`jinja`]; this module handles the messages before and after rendering, as `transformers` does.
+//! The language is in `jinja`; this module handles the messages before and after rendering, as `transformers` does.
 
 mod clock;
 mod content;
