@@ -20,10 +20,7 @@ use watched::{Took, run as watch};
 /// Rows of the comparison with the peer, which would need hours for a million.
 const COMPARED: usize = 100_000;
 
-/// Tokens that rows are cut to where a whole epoch is trained.
-const CUT: usize = 6;
-
-/// Steps of that epoch, and the one that a run is killed behind.
+/// Steps of a whole epoch, and the one that a run is killed behind.
 const STEPS: usize = 100;
 const KILLED_AT: usize = 50;
 
@@ -80,6 +77,7 @@ fn prepare(options: &Options) -> Result<Bench, Failure> {
             chats.write_jsonl(&lines, rows)?;
             chats.write_parquet(&table, rows)?;
         }
+        chats.write_short(&file(&work, rows, "short.jsonl"), rows)?;
         println!("{rows} rows: {} MB of JSON Lines, {} MB of Parquet", megabytes(&lines), megabytes(&table));
     }
     let python = options.python.as_deref().map(Python::named);
@@ -128,7 +126,7 @@ impl Bench {
             "one training step of the jsonl with data.streaming, first start",
             self.train("streamed", &data, &streamed)?,
         );
-        self.killed(&data)
+        self.killed()
     }
 
     /// Removes the tokens that were kept.
@@ -179,19 +177,16 @@ impl Bench {
     }
 
     /// An epoch of all rows, and the same killed in its middle and resumed.
-    fn killed(&self, data: &Path) -> Result<(), Failure> {
+    fn killed(&self) -> Result<(), Failure> {
+        let data = &file(&self.work, self.rows, "short.jsonl");
         let settings = [
             format!("model.base={}", json!(Path::new(env!("CARGO_MANIFEST_DIR")).join(BUILTIN))),
             "data.supervise=all".to_string(),
-            format!("data.max_length={CUT}"),
-            "data.overlong=truncate".into(),
-            // Rows begin alike, and end each in its own way.
-            "data.truncation=keep_end".into(),
             format!("train.batch_rows={}", self.rows.div_ceil(STEPS)),
             format!("output.checkpoint_every={KILLED_AT}"),
         ];
         say(
-            &format!("an epoch of all rows cut to {CUT} tokens, the built-in model"),
+            &format!("an epoch of {} rows of two words, the built-in model", self.rows),
             self.train("whole", data, &settings)?,
         );
         let mut command = self.training("killed", data, &settings)?;

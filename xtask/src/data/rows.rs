@@ -48,6 +48,15 @@ impl<'a> Chats<'a> {
         [("user", self.text(row, 0, 6, 60)), ("assistant", self.text(row, 1, 6, 400))]
     }
 
+    /// Texts of two words: a whole epoch of many of them takes minutes.
+    pub(super) fn write_short(&self, path: &Path, rows: usize) -> Result<(), Failure> {
+        let mut file = BufWriter::new(File::create(path)?);
+        for row in 0..rows {
+            writeln!(file, "{}", json!({"text": self.text(row, 2, 2, 2)}))?;
+        }
+        Ok(file.flush()?)
+    }
+
     pub(super) fn write_jsonl(&self, path: &Path, rows: usize) -> Result<(), Failure> {
         let mut file = BufWriter::new(File::create(path)?);
         for row in 0..rows {
