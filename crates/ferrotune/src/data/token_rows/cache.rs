@@ -8,19 +8,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use ferrotune_kernels::Threads;
 use sha2::{Digest, Sha256};
 
 use super::{RowMeta, RowStore, Words};
 use crate::formats::atomic::{scratch, sync_folder, temporary_name};
-use crate::formats::hash::hex;
+use crate::formats::hash::{Hashing, HashingReader, hex};
 use crate::formats::kept_files::KeptFiles;
 use crate::{Error, Result};
 
 /// The last bytes of a whole file.
 const MAGIC: &[u8; 8] = b"FTROWS2\n";
 
-/// Three places, a SHA-256 and the magic.
-const FOOTER: usize = 3 * 8 + 32 + 8;
+/// Three places, a SHA-256 in hexadecimal and the magic.
+const FOOTER: usize = PLACES + 64 + 8;
+const PLACES: usize = 3 * 8;
 
 /// Tokens of more bytes go into a file.
 const IN_MEMORY: usize = 64 << 20;
@@ -153,44 +155,6 @@ fn head(sha256: &str, taught: &[u32]) -> Vec<u8> {
     head
 }
 
-/// A writer or reader whose bytes are hashed on their way.
-struct Hashed<T> {
-    inner: T,
-    hash: Sha256,
-    bytes: u64,
-}
-
-impl<T> Hashed<T> {
-    fn new(inner: T) -> Self {
-        Hashed { inner, hash: Sha256::new(), bytes: 0 }
-    }
-
-    fn seen(&mut self, bytes: &[u8]) {
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-    }
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.inner.write(bytes)?;
-        self.seen(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.seen(&buffer[..n]);
-        Ok(n)
-    }
-}
-
 fn append(
     file: &mut File,
     rows: &[RowMeta],
@@ -199,20 +163,21 @@ fn append(
     parts: &Parts,
 ) -> std::io::Result<()> {
     let words = file.seek(SeekFrom::End(0))?;
-    let mut tail = Hashed::new(BufWriter::new(file));
+    let mut file = BufWriter::new(file);
+    let threads = Threads::one();
+    let mut tail = Hashing::new(&threads, &mut file);
     for row in rows {
         tail.write_all(&row.to_bytes())?;
     }
-    let examples = words + tail.bytes;
     tail.write_all(&parts.examples)?;
-    let about = words + tail.bytes;
     tail.write_all(&head(sha256, taught))?;
     tail.write_all(&parts.about)?;
-    for place in [words, examples, about] {
+    let examples = words + (RowMeta::BYTES * rows.len()) as u64;
+    for place in [words, examples, examples + parts.examples.len() as u64] {
         tail.write_all(&place.to_le_bytes())?;
     }
-    let mut file = tail.inner;
-    file.write_all(&tail.hash.finalize())?;
+    let digest = tail.finish()?;
+    file.write_all(digest.sha256.as_bytes())?;
     file.write_all(MAGIC)?;
     file.flush()
 }
@@ -240,7 +205,8 @@ fn read(path: &Path) -> Option<(RowStore, Parts)> {
     let count = count / RowMeta::BYTES;
     file.seek(SeekFrom::Start(words)).ok()?;
     // The file itself stays the store's.
-    let mut tail = Hashed::new(BufReader::new(&file));
+    let length = footer_at - words + PLACES as u64;
+    let mut tail = HashingReader::new(BufReader::new(&file).take(length));
     let mut bytes = [0; RowMeta::BYTES];
     let mut rows = Vec::with_capacity(count);
     for _ in 0..count {
@@ -253,8 +219,7 @@ fn read(path: &Path) -> Option<(RowStore, Parts)> {
     };
     let examples = part(about - examples)?;
     let last = part(footer_at - about)?;
-    part(3 * 8)?;
-    if tail.hash.finalize()[..] != footer[24..56] {
+    if tail.finish().ok()?.sha256.as_bytes() != &footer[PLACES..PLACES + 64] {
         return None;
     }
     let (sha256, rest) = last.split_at_checked(64)?;

@@ -5,7 +5,7 @@ use super::arithmetic::joined;
 use super::ast::{For, Macro, Statement, StatementKind, Target};
 use super::object::{Loop, Object};
 use super::repr::to_str;
-use super::runtime::{Budget, Failure, MAX_TEXT, Result, fail};
+use super::runtime::{Budget, Failure, Result, fail, push};
 use super::scope::Scope;
 use super::value::{Dict, MAX_DEPTH, Text, Value};
 use std::cell::{Cell, RefCell};
@@ -46,18 +46,10 @@ impl Output {
             Value::Str(text) => {
                 let moved = text.spans.iter().flat_map(|spans| spans.iter());
                 self.spans.extend(moved.map(|span| span.start + start..span.end + start));
-                self.push(&text.text)
+                push(&mut self.text, &text.text)
             }
-            other => self.push(&to_str(other)?),
+            other => push(&mut self.text, &to_str(other)?),
         }
-    }
-
-    fn push(&mut self, text: &str) -> Result<()> {
-        if self.text.len() + text.len() > MAX_TEXT {
-            return fail("the text becomes too long");
-        }
-        self.text.push_str(text);
-        Ok(())
     }
 
     fn into_value(self) -> Value {
@@ -94,7 +86,7 @@ impl Renderer<'_> {
 
     fn statement(&self, kind: &StatementKind, scope: &Scope, out: &mut Output) -> Result<Flow> {
         match kind {
-            StatementKind::Text(text) => out.push(text)?,
+            StatementKind::Text(text) => push(&mut out.text, text)?,
             StatementKind::Print(values) => {
                 for value in values {
                     out.write(&self.eval(value, scope)?)?;
