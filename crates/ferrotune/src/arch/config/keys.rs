@@ -83,6 +83,12 @@ impl<'a> Keys<'a> {
             .transpose()
     }
 
+    /// The first of these keys that is stated: names of one size in different versions.
+    pub(crate) fn first_size(&self, keys: [&str; 2]) -> Result<Option<usize>> {
+        let stated = keys.into_iter().find(|key| self.get(key).is_some());
+        stated.map_or(Ok(None), |key| self.optional_size(key))
+    }
+
     pub(crate) fn size(&self, key: &str) -> Result<usize> {
         self.optional_size(key)?.ok_or_else(|| self.missing(key))
     }

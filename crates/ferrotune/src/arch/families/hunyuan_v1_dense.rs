@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Family;
+use super::{Family, rotary_parameters};
 use crate::Result;
 use crate::arch::architecture::{Architecture, QkNorm, QkNormOver, Rope, rope};
 use crate::arch::config::{Defaults, ModelConfig, RopeScaling};
@@ -15,10 +15,7 @@ pub(super) const FAMILY: Family = Family {
 
 /// What the configuration calls `dynamic` is a larger base, the same for any length, where it states `alpha`.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
-    let stated = c.with_keys(|keys| {
-        let scaling = ["rope_parameters", "rope_scaling"].into_iter().find_map(|key| keys.get(key));
-        Ok(scaling.and_then(|s| s.get("alpha")).and_then(Value::as_f64))
-    })?;
+    let stated = rotary_parameters(c).and_then(|s| s.get("alpha")).and_then(Value::as_f64);
     let mut rope = rope(c, 10_000.0, 1.0);
     if let (RopeScaling::Dynamic { .. }, Some(alpha)) = (&rope.scaling, stated.filter(|alpha| *alpha > 0.0)) {
         let dims = rope.dims as f64;

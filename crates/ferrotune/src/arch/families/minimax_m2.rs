@@ -22,10 +22,7 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let (experts, partial) = c.with_keys(|keys| {
         let partial = keys.optional_size("rotary_dim")?.map_or(1.0, |dims| dims as f64 / c.head_dim as f64);
         let experts = Experts {
-            count: match keys.optional_size("num_local_experts")? {
-                Some(count) => count,
-                None => keys.optional_size("num_experts")?.unwrap_or(256),
-            },
+            count: keys.first_size(["num_local_experts", "num_experts"])?.unwrap_or(256),
             per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(8),
             ffn: c.intermediate_size,
             score: Score::Sigmoid,

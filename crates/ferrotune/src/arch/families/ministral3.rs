@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Family, mistral, window_everywhere};
+use super::{Family, mistral, rotary_parameters, window_everywhere};
 use crate::Result;
 use crate::arch::architecture::{Architecture, QueryScale, Rope, rope};
 use crate::arch::config::{Defaults, ModelConfig, RopeScaling};
@@ -27,12 +27,10 @@ const USUAL: RopeScaling = RopeScaling::Yarn {
 
 /// `llama_4_scaling_beta` stands among the rotary parameters.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
-    let stated = c.with_keys(|keys| {
-        Ok(["rope_parameters", "rope_scaling"].into_iter().find_map(|key| keys.get(key)).cloned())
-    })?;
-    let number = |key: &str| stated.as_ref().and_then(|s| s.get(key)).and_then(Value::as_f64);
+    let stated = rotary_parameters(c);
+    let number = |key: &str| stated.and_then(|s| s.get(key)).and_then(Value::as_f64);
     let mut rope = rope(c, 1_000_000.0, 1.0);
-    rope.query_scale = match &stated {
+    rope.query_scale = match stated {
         None => Some(QueryScale { beta: 0.1, context: 16_384 }),
         Some(_) => number("llama_4_scaling_beta")
             .zip(number("original_max_position_embeddings"))

@@ -149,6 +149,11 @@ fn window_everywhere(c: &ModelConfig) -> Vec<Option<usize>> {
     vec![c.sliding_window; c.num_hidden_layers]
 }
 
+/// The object with the rotary parameters, under its name in transformers 5 or 4, for what only one family has in it.
+fn rotary_parameters(c: &ModelConfig) -> Option<&Value> {
+    ["rope_parameters", "rope_scaling"].into_iter().find_map(|key| c.raw.get(key).filter(|v| !v.is_null()))
+}
+
 /// Refuses a key that is set to anything but `usual`, for a feature that is not computed.
 fn only(c: &ModelConfig, key: &str, usual: &serde_json::Value) -> Result<()> {
     c.with_keys(|keys| match keys.get(key) {

@@ -17,10 +17,7 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
     only(c, "clip_qkv", &Value::Null)?;
     let experts = c.with_keys(|keys| {
         Ok(Experts {
-            count: match keys.optional_size("num_experts")? {
-                Some(count) => count,
-                None => keys.optional_size("num_local_experts")?.unwrap_or(64),
-            },
+            count: keys.first_size(["num_experts", "num_local_experts"])?.unwrap_or(64),
             per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(8),
             ffn: c.intermediate_size,
             score: Score::Softmax,

@@ -24,11 +24,8 @@ pub(super) fn experts(c: &ModelConfig, [count, per_token, ffn]: [usize; 3]) -> R
         let dense = keys.indices("mlp_only_layers")?.unwrap_or_default();
         let sparse = |i: usize| (i + 1).is_multiple_of(step) && !dense.contains(&i);
         Ok(Experts {
-            count: match keys.optional_size("num_experts")? {
-                Some(count) => count,
-                // As transformers 5 writes it.
-                None => keys.optional_size("num_local_experts")?.unwrap_or(count),
-            },
+            // The second is what transformers 5 writes.
+            count: keys.first_size(["num_experts", "num_local_experts"])?.unwrap_or(count),
             per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(per_token),
             ffn: keys.optional_size("moe_intermediate_size")?.unwrap_or(ffn),
             score: Score::Softmax,
