@@ -17,7 +17,7 @@ use crate::shared::smollm2;
 use rows::Chats;
 use watched::{Took, run as watch};
 
-/// Rows of the comparison with the peer, which would need hours for a million.
+/// Rows of the comparison with the peer: its rate does not depend on their number.
 const COMPARED: usize = 100_000;
 
 /// Steps of a whole epoch, and the one that a run is killed behind.
@@ -77,9 +77,9 @@ fn prepare(options: &Options) -> Result<Bench, Failure> {
             chats.write_jsonl(&lines, rows)?;
             chats.write_parquet(&table, rows)?;
         }
-        chats.write_short(&file(&work, rows, "short.jsonl"), rows)?;
         println!("{rows} rows: {} MB of JSON Lines, {} MB of Parquet", megabytes(&lines), megabytes(&table));
     }
+    chats.write_short(&file(&work, options.rows, "short.jsonl"), options.rows)?;
     let python = options.python.as_deref().map(Python::named);
     Ok(Bench { ours, work, gguf, rows: options.rows, python })
 }
