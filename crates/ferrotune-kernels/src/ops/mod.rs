@@ -11,6 +11,7 @@
 //! | [`dora`] | `Z m / n + b`, `n` the row lengths of `W + s B A` | dZ, dm |
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
+//! | [`causal_conv`] | a few taps for every channel, with gates or SiLU around them | dx, dw, db |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
 //! | [`route`] | experts of each token and their weights | dlogits |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
@@ -24,6 +25,7 @@ use crate::tensor::Tensor;
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod causal_conv;
 pub mod dora;
 pub mod eight_bit;
 pub mod elementwise;

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod attention;
+mod convolutions;
 mod linear;
 mod norms;
 mod trees;

@@ -1,16 +1,18 @@
 //! Attention of segments that go on from others: what a tree of common beginnings gives is what its rows give.
 
 use ferrotune_kernels::ops::attention::{self, Attention, Heads, Outputs, Segment};
+use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{Device, Precision, Tensor};
 
 use super::{assert_close, cpus, finite_difference, inner, random};
 
 /// Lengths and parents of segments.
-type Shape = &'static [(usize, Option<usize>)];
+pub(super) type Shape = &'static [(usize, Option<usize>)];
 
-const SMALL: Shape = &[(4, None), (3, Some(0)), (2, Some(1)), (5, Some(1)), (6, Some(0)), (7, None)];
+pub(super) const SMALL: Shape =
+    &[(4, None), (3, Some(0)), (2, Some(1)), (5, Some(1)), (6, Some(0)), (7, None)];
 /// Lengths around a tile's, a tree of one segment between two others.
-const BORDERS: Shape = &[
+pub(super) const BORDERS: Shape = &[
     (130, None),
     (64, Some(0)),
     (1, Some(1)),
@@ -23,13 +25,25 @@ const BORDERS: Shape = &[
     (128, Some(6)),
 ];
 
-fn segments(shape: Shape) -> Vec<Segment> {
+pub(super) fn segments(shape: Shape) -> Vec<Segment> {
     let mut start = 0;
     let segment = |(len, parent): &(usize, Option<usize>)| {
         start += len;
         Segment::own(start - len, *len).after(*parent)
     };
     shape.iter().map(segment).collect()
+}
+
+/// The tokens of segment `i` and of those that it goes on from.
+pub(super) fn path(s: &[Segment], i: usize) -> Vec<usize> {
+    let before = s[i].parent.map_or(Vec::new(), |parent| path(s, parent));
+    before.into_iter().chain(s[i].queries()).collect()
+}
+
+/// Some rows of `x`.
+pub(super) fn take(dev: &Device, x: &Tensor, rows: &[usize]) -> Tensor {
+    let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+    elementwise::gather(dev, x, &rows).unwrap()
 }
 
 /// Q, K, V and the gradient of the output.
@@ -64,18 +78,9 @@ fn unfolded(dev: &Device, inputs: &Inputs, s: &[Segment], heads: Heads) -> [Vec<
     let widths = [heads.q * heads.dim, heads.q, heads.q * heads.dim, heads.kv * heads.dim];
     let mut all = [widths[0], widths[1], widths[2], widths[3], widths[3]].map(|w| vec![0.0; rows * w]);
     for (i, own) in s.iter().enumerate() {
-        let mut path = vec![i];
-        while let Some(parent) = s[path[0]].parent {
-            path.insert(0, parent);
-        }
-        let tokens: Vec<usize> =
-            path.iter().flat_map(|p| s[*p].q_start..s[*p].q_start + s[*p].q_len).collect();
+        let tokens = path(s, i);
         let before = tokens.len() - own.q_len;
-        let mut row = Inputs(inputs.0.each_ref().map(|t| {
-            let values: Vec<f32> =
-                tokens.iter().flat_map(|r| t.host_f32()[r * t.cols()..][..t.cols()].to_vec()).collect();
-            dev.tensor(tokens.len(), t.cols(), &values)
-        }));
+        let mut row = Inputs(inputs.0.each_ref().map(|t| take(dev, t, &tokens)));
         row.0[3].host_f32_mut()[..before * widths[0]].fill(0.0);
         let found = row.run(dev, Precision::F32, &[Segment::own(0, tokens.len())], heads);
         for (j, token) in tokens.iter().enumerate() {
