@@ -123,6 +123,13 @@ CASES = {
         mamba_n_heads=4,
         num_local_experts=0, shared_intermediate_size=40, layer_types=["full_attention"] * 2,
         position_embedding_type=None, attention_multiplier=0.25), (28, 19), "no rotation"),
+    "lfm2": ("lfm2", dict(
+        num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], block_multiple_of=8, conv_bias=True,
+        rope_parameters=rope(1e6)), (28, 19),
+        "short convolutions with biases around a layer of attention, two thirds of the stated width in the MLP"),
+    "lfm2_plain": ("lfm2", dict(
+        layer_types=["conv", "full_attention"], conv_L_cache=4, block_auto_adjust_ff_dim=False, tie_word_embeddings=False,
+        rope_parameters=rope(1e6)), (28, 19), "four taps, no biases, a head of its own"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -314,7 +321,7 @@ TARGET_PARAMETERS = {
     "minimax_m2": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):
@@ -345,7 +352,8 @@ def make_full(root, name):
         with torch.no_grad():
             last = float(mean(token_loss(forward(model, x), x["labels"]), x["labels"]))
         case[group] = {"weight_decay": 0.1, "losses": losses, "grad_norms": norms, "loss_after": last}
-        for n in [n for n in named if n.startswith("model.layers.1.") and (".o_proj" in n or "norm" in n)]:
+        for n in [n for n in named if ".conv.conv." in n
+                  or n.startswith("model.layers.1.") and (".o_proj" in n or "norm" in n)]:
             after[f"{group}/{n}"] = named[n].detach().clone()
     save_file(after, os.path.join(out, "params_step5.safetensors"))
     with open(os.path.join(out, "case.json"), "w") as f:

@@ -21,11 +21,12 @@ fn tensors(model: &Decoder, params: &Params) -> Vec<(String, ParamId, Range<usiz
     let whole = |name: &str| params.find(name).map(|id| (name.to_string(), id, 0..params.get(id).len()));
     let matrices =
         params.names().iter().filter(|n| params.find(n).is_some_and(|id| params.get(id).rows() > 1));
-    let vectors = model.vectors().into_iter().filter_map(|(name, v, part)| match v {
-        Vector::Trained(id) => Some((name, *id, part.start..part.end.min(params.get(*id).len()))),
-        Vector::Frozen(_) => None,
+    // The taps of a convolution are a matrix of the parameters.
+    let small = model.small_tensors().into_iter().filter_map(|t| match t.values {
+        Vector::Trained(id) if params.get(*id).rows() == 1 => Some((t.name, *id, t.part)),
+        Vector::Trained(_) | Vector::Frozen(_) => None,
     });
-    matrices.filter_map(|n| whole(n)).chain(vectors).collect()
+    matrices.filter_map(|n| whole(n)).chain(small).collect()
 }
 
 pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {

@@ -86,7 +86,7 @@ fn answer(
     }
     // At least one token must go through, to have logits.
     let shared = cached.iter().zip(&ids).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
-    engine.truncate(0, shared);
+    let shared = engine.truncate(0, shared);
     let pass = loaded.pass(adapter);
     let logits = engine.prefill(&pass, 0, &ids[shared..])?;
     let stop = Stop { max_new: a.sampling.max_new_tokens, ids: loaded.base.stop_ids()? };

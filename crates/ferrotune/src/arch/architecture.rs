@@ -33,6 +33,10 @@ pub struct Architecture {
     pub norm_eps: f32,
     /// Where a layer has norms.
     pub norms: LayerNorms,
+    /// The norm after the last layer, in `model`.
+    pub final_norm: &'static str,
+    /// What mixes the tokens of each layer.
+    pub mixers: Vec<Mixing>,
     /// Norms of q and k.
     pub qk_norm: Option<QkNorm>,
     /// Biases of q, k and v.
@@ -43,6 +47,8 @@ pub struct Architecture {
     pub mlp_bias: bool,
     /// q, k, v in one matrix.
     pub fused_qkv: bool,
+    /// The output projection, in `self_attn`.
+    pub o_proj: &'static str,
     /// Shape of the MLP.
     pub mlp: MlpKind,
     /// Experts in the place of the MLP.
@@ -116,6 +122,24 @@ impl LayerNorms {
     pub fn parallel(&self) -> bool {
         self.before_attention.is_some() && self.before_attention == self.before_mlp
     }
+}
+
+/// What mixes the tokens of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mixing {
+    /// Attention.
+    Attention,
+    /// A short convolution between two gates.
+    ShortConv(ShortConv),
+}
+
+/// Sizes of a short convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShortConv {
+    /// Tokens that it meets, with the own one.
+    pub taps: usize,
+    /// Whether convolution and projections have biases.
+    pub bias: bool,
 }
 
 /// Norms of q and k.
@@ -254,11 +278,33 @@ impl Architecture {
     /// Name and shape of a linear that every layer has, by whose storage the others are judged.
     pub(crate) fn probe(&self) -> (String, usize, usize) {
         let (module, rows, cols) = match self.mlp {
-            _ if self.experts.is_some() => ("self_attn.o_proj", self.hidden, self.heads * self.head_dim),
-            MlpKind::Fused([both, _]) => (both, 2 * self.ffn, self.hidden),
-            MlpKind::Gated([_, up, _]) | MlpKind::Plain([up, _]) => (up, self.ffn, self.hidden),
+            _ if self.experts.is_some() => {
+                let (module, cols) = self.mixing_output(0);
+                (module, self.hidden, cols)
+            }
+            MlpKind::Fused([both, _]) => (both.to_string(), 2 * self.ffn, self.hidden),
+            MlpKind::Gated([_, up, _]) | MlpKind::Plain([up, _]) => (up.to_string(), self.ffn, self.hidden),
         };
         (format!("model.layers.0.{module}.weight"), rows, cols)
+    }
+
+    /// The module that ends the mixing of a layer, and the values that it reads for a token.
+    fn mixing_output(&self, layer: usize) -> (String, usize) {
+        match self.mixers[layer] {
+            Mixing::Attention => (format!("self_attn.{}", self.o_proj), self.heads * self.head_dim),
+            Mixing::ShortConv(_) => ("conv.out_proj".into(), self.hidden),
+        }
+    }
+
+    /// Linears of what mixes the tokens of a layer, and their values.
+    fn mixing(&self, layer: usize) -> (usize, usize) {
+        match self.mixers[layer] {
+            Mixing::Attention => {
+                let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+                (4, 2 * (q + kv) * self.hidden)
+            }
+            Mixing::ShortConv(_) => (2, 4 * self.hidden * self.hidden),
+        }
     }
 
     /// The experts of a layer, if it has some.
@@ -268,7 +314,8 @@ impl Architecture {
 
     /// The most linears that the layers can have.
     pub(crate) fn linear_count(&self) -> usize {
-        (0..self.layers).map(|i| 4 + 3 * self.experts_of(i).map_or(1, |e| e.count + 2)).sum()
+        let ffn = |i| 3 * self.experts_of(i).map_or(1, |e| e.count + 2);
+        (0..self.layers).map(|i| self.mixing(i).0 + ffn(i)).sum()
     }
 
     /// Values of the linears of all layers.
@@ -288,10 +335,8 @@ impl Architecture {
     }
 
     fn layer_with(&self, layer: usize, experts: usize) -> usize {
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let attention = 2 * (q + kv) * self.hidden;
         let parts = 1 + self.mlp.inputs();
-        attention
+        self.mixing(layer).1
             + match self.experts_of(layer) {
                 Some(e) => {
                     let shared = e.shared.map_or(0, |s| 3 * s.ffn + usize::from(s.gate.is_some()));
@@ -305,7 +350,16 @@ impl Architecture {
     pub(crate) fn largest_matrix(&self) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn.max(e.shared.map_or(0, |s| s.ffn)));
-        self.hidden * self.vocab.max(2 * self.ffn).max(q + 2 * kv).max(expert)
+        self.hidden * self.vocab.max(2 * self.ffn).max(q + 2 * kv).max(expert).max(self.mixing_width())
+    }
+
+    /// Values for a token that the widest mixing without attention starts from.
+    pub(crate) fn mixing_width(&self) -> usize {
+        let width = |mixing: &Mixing| match mixing {
+            Mixing::Attention => 0,
+            Mixing::ShortConv(_) => 3 * self.hidden,
+        };
+        self.mixers.iter().map(width).max().unwrap_or(0)
     }
 
     /// Values that the activation reads for a token, in the widest layer.
@@ -331,11 +385,14 @@ impl Architecture {
             norm: rms_norm::RMS,
             norm_eps: c.norm_eps as f32,
             norms: LayerNorms::BEFORE,
+            final_norm: "norm",
+            mixers: vec![Mixing::Attention; c.num_hidden_layers],
             qk_norm: None,
             qkv_bias: c.attention_bias,
             o_bias: c.attention_bias,
             mlp_bias: c.mlp_bias,
             fused_qkv: false,
+            o_proj: "o_proj",
             mlp: MlpKind::GATED,
             experts: None,
             activation: c.hidden_act,

@@ -114,8 +114,13 @@ impl Checkpoint {
 
     /// The vector `name` (a norm's weight, a bias) as f32, after checking its length.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let values = self.source.vector(name, len);
-        // A vector is short, but megabytes around it may have come with it.
+        self.values(name, &[len])
+    }
+
+    /// The values of a small tensor of any shape as f32, after checking it.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let values = self.source.values(name, shape);
+        // It is small, but megabytes around it may have come with it.
         self.release(name);
         values
     }

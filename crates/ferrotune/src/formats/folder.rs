@@ -148,9 +148,9 @@ impl Source for Folder {
         Ok(Weight::dense(rows.len(), cols, dtype, bytes)?)
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (file, tensor) = self.find(name)?;
-        check_shape(file, name, tensor, &[len])?;
+        check_shape(file, name, tensor, shape)?;
         tensor.to_f32().ok_or_else(|| not_float(file, name, tensor.dtype))
     }
 

@@ -112,8 +112,8 @@ impl Source for Shapes {
         self.weight(name, rows.len(), shape[2])
     }
 
-    fn vector(&self, _: &str, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
+    fn values(&self, _: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(vec![0.0; shape.iter().product()])
     }
 
     fn tokenizer_json(&self) -> Result<Vec<u8>> {

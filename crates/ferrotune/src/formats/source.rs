@@ -34,8 +34,8 @@ pub(super) trait Source: Send + Sync {
     /// Rows of matrix `index` in the stacked tensor `name` of `shape` `[matrices, rows, cols]`.
     fn stacked(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Weight>;
 
-    /// The vector `name` as f32, after checking its length.
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>>;
+    /// The values of a small tensor of any shape as f32, after checking it.
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
 
     /// The part of the file that holds this tensor need not stay in memory.
     fn release(&self, _name: &str) {}

@@ -46,9 +46,10 @@ impl<'m> Engine<'m> {
         self.cache.capacity()
     }
 
-    /// Forgets what sequence `i` holds from token `len` on.
-    pub fn truncate(&mut self, i: usize, len: usize) {
-        self.cache.truncate(i, len);
+    /// Forgets what sequence `i` holds from token `len` on, and gives what it holds then: maybe less, as
+    /// [`KvCache::truncate`] says.
+    pub fn truncate(&mut self, i: usize, len: usize) -> usize {
+        self.cache.truncate(i, len)
     }
 
     /// Appends tokens to sequences and gives the logits after the last token of each, `[news, V]`.

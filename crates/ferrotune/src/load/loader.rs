@@ -11,19 +11,21 @@ use ferrotune_kernels::{DType, Device, Weight};
 
 use super::{BaseForm, BaseStorage, Linears};
 use crate::arch::architecture as arch;
-use crate::arch::architecture::{Architecture, Experts, LayerNorms, MlpKind, QkNorm, QkNormOver};
+use crate::arch::architecture::{Architecture, Experts, LayerNorms, Mixing, MlpKind, QkNorm, QkNormOver};
 use crate::formats::Checkpoint;
 use crate::model::attention::{Attention, QkNorms, Qkv};
 use crate::model::decoder::Decoder;
 use crate::model::layer::{Ffn, Layer};
+use crate::model::mixer::Mixer;
 use crate::model::mlp::{Mlp, Up};
 use crate::model::moe::{Expert, Moe, SharedExpert};
 use crate::model::norm::Norm;
 use crate::model::params::{Group, ParamId, Params};
 use crate::model::parts::TIED_HEAD;
-use crate::model::parts::{Base, LinearLayer, Vector};
+use crate::model::parts::{Base, ConvTaps, LinearLayer, Vector};
 use crate::model::residual::Residual;
 use crate::model::rope::Rotary;
+use crate::model::short_conv::ShortConv;
 use crate::units::human;
 use crate::{Error, Result};
 
@@ -42,7 +44,7 @@ impl Loader<'_> {
         let a = &arch;
         let embed = self.matrix("model.embed_tokens", a.vocab, a.hidden, self.form.tables)?;
         let layers = (0..a.layers).map(|i| self.layer(a, i)).collect::<Result<Vec<_>>>()?;
-        let norm = self.norm(a, "model.norm".into())?;
+        let norm = self.norm(a, format!("model.{}", a.final_norm))?;
         let head = |id, base| LinearLayer {
             id,
             name: "lm_head".into(),
@@ -75,13 +77,16 @@ impl Loader<'_> {
         let mut norm = |name: Option<&str>| name.map(|n| self.norm(a, at(n))).transpose();
         let (before, after) = (norm(before_attention)?, norm(after_attention)?);
         let (mlp_before, mlp_after) = (norm(before_mlp)?, norm(after_mlp)?);
-        let attention = self.attention(a, i, before, after)?;
+        let mixer = match a.mixers[i] {
+            Mixing::Attention => Mixer::Attention(self.attention(a, i, before, after)?),
+            Mixing::ShortConv(conv) => Mixer::ShortConv(self.short_conv(a, conv, i, before, after)?),
+        };
         let residual = Residual { norm: mlp_after, scale: a.residual_scale };
         let mlp = match a.experts_of(i) {
             Some(experts) => Ffn::Experts(self.experts(a, experts, i, mlp_before, residual)?),
             None => Ffn::Dense(self.mlp(a, i, mlp_before, residual)?),
         };
-        Ok(Layer { attention, mlp, parallel: a.norms.parallel() })
+        Ok(Layer { mixer, mlp, parallel: a.norms.parallel() })
     }
 
     fn mlp(&mut self, a: &Architecture, i: usize, norm: Option<Norm>, residual: Residual) -> Result<Mlp> {
@@ -157,7 +162,7 @@ impl Loader<'_> {
         let experts = experts.collect::<Result<Vec<_>>>()?;
         let shared = e.shared.map(|shared| self.shared_expert(a, shared, i)).transpose()?.map(Box::new);
         let named = e.correction.map(|name| format!("{module}.{name}"));
-        let correction = named.as_ref().map(|name| self.values(name, e.count)).transpose()?;
+        let correction = named.as_ref().map(|name| self.values(name, &[e.count])).transpose()?;
         let choice = Choice { k: e.per_token, score: e.score, normalise: e.normalise, correction };
         let activation = a.activation;
         Ok(Moe { norm, router, experts, choice, correction: named, shared, activation, residual })
@@ -210,7 +215,7 @@ impl Loader<'_> {
             norm: before,
             qkv,
             qk_norm,
-            o_proj: self.linear(at("o_proj"), a.hidden, q, a.o_bias)?,
+            o_proj: self.linear(at(a.o_proj), a.hidden, q, a.o_bias)?,
             residual: Residual { norm: after, scale: a.residual_scale },
             heads: Heads {
                 q: a.heads,
@@ -222,6 +227,38 @@ impl Loader<'_> {
             },
             rotation: a.rope_of_layer[i],
         })
+    }
+
+    fn short_conv(
+        &mut self,
+        a: &Architecture,
+        conv: arch::ShortConv,
+        i: usize,
+        before: Option<Norm>,
+        after: Option<Norm>,
+    ) -> Result<ShortConv> {
+        let at = |name: &str| format!("model.layers.{i}.conv.{name}");
+        let d = a.hidden;
+        Ok(ShortConv {
+            norm: before,
+            in_proj: self.linear(at("in_proj"), 3 * d, d, conv.bias)?,
+            conv: self.conv_taps(at("conv"), [d, conv.taps], conv.bias)?,
+            out_proj: self.linear(at("out_proj"), d, d, conv.bias)?,
+            residual: Residual { norm: after, scale: a.residual_scale },
+        })
+    }
+
+    /// A convolution of every channel by itself; a file has its taps as `[C, 1, K]`.
+    fn conv_taps(&mut self, name: String, shape: [usize; 2], bias: bool) -> Result<ConvTaps> {
+        let [c, k] = shape;
+        let file = format!("{name}.weight");
+        let values = self.dev.tensor(c, k, &self.values(&file, &[c, 1, k])?);
+        let weight = match self.form.linears {
+            BaseStorage::Trained => Vector::Trained(self.params.push(file, values)),
+            _ => Vector::Frozen(values),
+        };
+        let bias = if bias { Some(self.vector(&format!("{name}.bias"), c)?) } else { None };
+        Ok(ConvTaps { name, weight, bias, shape })
     }
 
     fn read(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
@@ -316,12 +353,12 @@ impl Loader<'_> {
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
-        let values = self.values(name, len)?;
+        let values = self.values(name, &[len])?;
         Ok(self.keep_vector(name, &values))
     }
 
-    fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let values = self.checkpoint.vector(name, len)?;
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let values = self.checkpoint.values(name, shape)?;
         self.consumed.insert(name.to_string());
         Ok(values)
     }

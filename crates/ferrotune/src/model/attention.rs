@@ -6,6 +6,7 @@ use ferrotune_kernels::ops::{elementwise, rope};
 use ferrotune_kernels::{DType, Precision, Tensor};
 
 use super::kv_cache::LayerCache;
+use super::mixer::{Cached, Flow, StreamGradient};
 use super::norm::Norm;
 use super::params::Gradients;
 use super::parts::LinearLayer;
@@ -146,12 +147,11 @@ impl Attention {
         &self,
         pass: &Pass<'_>,
         x: &mut Tensor,
-        tokens: Tokens<'_>,
-        rotation: Option<&Rotation<'_>>,
-        cache: Option<(&mut LayerCache, &[u32])>,
+        flow: Flow<'_>,
+        cache: Option<Cached<'_>>,
         keep: Option<Keep>,
     ) -> Result<Option<AttentionSaved>> {
-        let dev = pass.dev;
+        let (dev, tokens, rotation) = (pass.dev, flow.tokens, self.rotation(flow));
         let n = before(&self.norm, pass, x)?;
         let saved = pass.precision.saved();
         // A cache takes f32. In training the backward must see the very values that the forward multiplied; norms of
@@ -172,10 +172,10 @@ impl Attention {
             }
             None => (None, self.rotate(pass, [q, k], rotation, used)?),
         };
-        if let Some((cache, rows)) = cache {
-            elementwise::scatter(dev, &k, rows, &mut cache.k)?;
-            elementwise::scatter(dev, &v, rows, &mut cache.v)?;
-            let (o, _) = attention::forward(pass.ctx(), self.over(&q, &cache.k, &cache.v, tokens))?;
+        if let Some((LayerCache::Keys { k: keys, v: values }, slots)) = cache {
+            elementwise::scatter(dev, &k, &slots.rows, keys)?;
+            elementwise::scatter(dev, &v, &slots.rows, values)?;
+            let (o, _) = attention::forward(pass.ctx(), self.over(&q, keys, values, tokens))?;
             self.residual.forward(pass, &o, &self.o_proj, x)?;
             return Ok(None);
         }
@@ -213,6 +213,11 @@ impl Attention {
         Ok([turn(q, r.of_queries())?, turn(k, r.of_keys())?])
     }
 
+    /// The rotation that it uses.
+    fn rotation<'a>(&self, flow: Flow<'a>) -> Option<&'a Rotation<'a>> {
+        self.rotation.map(|i| &flow.rotations[i])
+    }
+
     fn norms_before_rotation(&self) -> Option<&[Norm; 2]> {
         self.qk_norm.as_ref().filter(|norms| !norms.after_rotation).map(|norms| &norms.both)
     }
@@ -227,11 +232,11 @@ impl Attention {
         pass: &Pass<'_>,
         s: AttentionSaved,
         stream: StreamGradient<'_>,
-        tokens: Tokens<'_>,
-        rotation: Option<&Rotation<'_>>,
+        flow: Flow<'_>,
         grads: &mut Gradients,
     ) -> Result<()> {
         let StreamGradient { d_out, dx, need_dx } = stream;
+        let (tokens, rotation) = (flow.tokens, self.rotation(flow));
         let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
         let normed = self.qk_norm.iter().flat_map(|norms| &norms.both).any(|n| n.trained(pass));
         let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
@@ -301,21 +306,6 @@ impl Attention {
         let heads = self.qk_norm.iter_mut().flat_map(|norms| &mut norms.both);
         self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm)
     }
-
-    /// Whether anything in here is trained.
-    pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norms().any(|n| n.trained(pass)) || self.linears().any(|l| pass.trains(l))
-    }
-}
-
-/// The gradient of the residual stream at a layer.
-pub struct StreamGradient<'t> {
-    /// The gradient of the output, where `dx` is not that (attention beside the MLP).
-    pub d_out: Option<&'t Tensor>,
-    /// The gradient of the output, to which the gradient of the input is added.
-    pub dx: &'t mut Tensor,
-    /// Whether anything below needs it.
-    pub need_dx: bool,
 }
 
 /// The gradient of a norm's input.

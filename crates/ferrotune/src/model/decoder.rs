@@ -1,15 +1,14 @@
 //! The network: embedding, layers, final norm, head; what is saved per layer is a policy of the caller.
 
-use std::ops::Range;
-
 use ferrotune_kernels::ops::{elementwise, softmax_xent};
 use ferrotune_kernels::{DType, Device, Tensor};
 
 use super::kv_cache::{KvCache, Slots};
 use super::layer::{Layer, LayerSaved};
+use super::mixer::Flow;
 use super::norm::Norm;
 use super::params::Gradients;
-use super::parts::{Base, LinearLayer, Vector};
+use super::parts::{Base, LinearLayer, SmallTensor};
 use super::pass::Pass;
 use super::policy::Policies;
 use super::rope::{Rotary, Rotation};
@@ -76,16 +75,15 @@ impl Backward<'_> {
         let Some(stored) = self.saved.layers.pop().flatten() else { return Ok(false) };
         let i = self.saved.layers.len();
         let layer = &model.layers[i];
+        let flow = Flow { tokens: self.tokens, rotations: &self.rotations };
         model.read_ahead(i.checked_sub(1).filter(|below| *below >= first));
         let kept = match stored {
             Stored::Kept(kept) => Some(kept),
-            Stored::Input(mut x) => {
-                layer.forward(pass, &mut x, self.tokens, &self.rotations, None, Some(Keep::ALL))?
-            }
+            Stored::Input(mut x) => layer.forward(pass, &mut x, flow, None, Some(Keep::ALL))?,
         };
         let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
         let need_dx = i > first || pass.trains_embedding(&model.embed);
-        layer.backward(pass, kept, (&mut self.dx, need_dx), self.tokens, &self.rotations, grads)?;
+        layer.backward(pass, kept, (&mut self.dx, need_dx), flow, grads)?;
         model.leave(i);
         Ok(true)
     }
@@ -134,13 +132,14 @@ impl Decoder {
         }
     }
 
-    /// Norms and biases as the checkpoint has them: name, vector, and the part of the vector that the tensor is.
-    pub fn vectors(&self) -> Vec<(String, &Vector, Range<usize>)> {
-        let biases = self
-            .linears()
-            .into_iter()
-            .filter_map(|l| l.bias.as_ref().map(|b| (format!("{}.bias", l.name), b, 0..l.rows)));
-        self.norms().into_iter().flat_map(Norm::tensors).chain(biases).collect()
+    /// All tensors of the checkpoint that are no matrices of linears.
+    pub fn small_tensors(&self) -> Vec<SmallTensor<'_>> {
+        let biases = self.linears().into_iter().filter_map(|l| {
+            let bias = l.bias.as_ref()?;
+            Some(SmallTensor::whole(format!("{}.bias", l.name), bias, l.rows))
+        });
+        let own = self.layers.iter().flat_map(|layer| layer.mixer.own_tensors());
+        self.norms().into_iter().flat_map(Norm::tensors).chain(own).chain(biases).collect()
     }
 
     /// What no training changes, as the checkpoint has it: name and values.
@@ -158,11 +157,9 @@ impl Decoder {
 
     /// Values of the base; tied ones count once.
     pub(crate) fn base_elements(&self) -> usize {
-        let linears =
-            self.linears().into_iter().map(|l| l.rows * l.cols + l.bias.as_ref().map_or(0, |_| l.rows));
-        let norms = self.norms().into_iter();
-        let norms = norms.map(|n| n.width * n.heads.unwrap_or(1) * (1 + n.bias.is_some() as usize));
-        self.arch.vocab * self.arch.hidden + linears.sum::<usize>() + norms.sum::<usize>()
+        let linears = self.linears().into_iter().map(|l| l.rows * l.cols);
+        let small = self.small_tensors().into_iter().map(|t| t.part.len());
+        self.arch.vocab * self.arch.hidden + linears.chain(small).sum::<usize>()
     }
 
     /// How the linears are stored, for people: `f32`, `nf4`, `gguf blocks`.
@@ -185,10 +182,11 @@ impl Decoder {
     /// The residual stream after the last layer (before the final norm), for evaluation.
     pub fn forward(&self, pass: &Pass<'_>, tokens: Tokens<'_>) -> Result<Tensor> {
         let rotations = self.rotations(pass.dev, tokens)?;
+        let flow = Flow { tokens, rotations: &rotations };
         let mut x = self.embed(pass, tokens.ids)?;
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
-            layer.forward(pass, &mut x, tokens, &rotations, None, None)?;
+            layer.forward(pass, &mut x, flow, None, None)?;
             self.leave(i);
         }
         Ok(x)
@@ -204,9 +202,10 @@ impl Decoder {
     ) -> Result<Tensor> {
         let tokens = Tokens { ids, positions: &slots.positions, segments: &slots.segments };
         let rotations = self.rotations(pass.dev, tokens)?;
+        let flow = Flow { tokens, rotations: &rotations };
         let mut x = self.embed(pass, ids)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
-            layer.forward(pass, &mut x, tokens, &rotations, Some((cache, &slots.rows)), None)?;
+            layer.forward(pass, &mut x, flow, Some((cache, slots)), None)?;
         }
         Ok(x)
     }
@@ -229,6 +228,7 @@ impl Decoder {
         let policies = policies.into();
         let first = self.first_trained(pass);
         let rotations = self.rotations(pass.dev, tokens)?;
+        let flow = Flow { tokens, rotations: &rotations };
         let mut x = self.embed(pass, tokens.ids)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
@@ -237,7 +237,7 @@ impl Decoder {
             let keep = policy.keep(self.eight_bit).filter(|_| i >= first);
             // f32: the second forward must start from the same bits as the first.
             let input = (i >= first && keep.is_none()).then(|| elementwise::cast(pass.dev, &x, x.dtype()));
-            let saved = layer.forward(pass, &mut x, tokens, &rotations, None, keep)?;
+            let saved = layer.forward(pass, &mut x, flow, None, keep)?;
             layers.push(input.map(Stored::Input).or(saved.map(Stored::Kept)));
             // The backward begins with the last one.
             if i + 1 < self.layers.len() {
@@ -285,8 +285,9 @@ impl Decoder {
 
     /// An empty cache for generation.
     pub fn cache(&self, dev: &Device, pass: &Pass<'_>, sequences: usize, capacity: usize) -> KvCache {
-        let a = &self.arch;
-        KvCache::new(dev, pass.precision, a.layers, a.kv_heads * a.head_dim, sequences, capacity)
+        let layers = self.layers.iter();
+        let layers = layers.map(|layer| layer.mixer.cache(dev, pass.precision, sequences, capacity));
+        KvCache::new(layers.collect(), sequences, capacity)
     }
 }
 

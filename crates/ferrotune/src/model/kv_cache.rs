@@ -1,17 +1,32 @@
-//! Keys and values of sequences in generation.
+//! What layers keep of sequences in generation.
 
 use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::{Device, Precision, Tensor};
 
 use crate::{Error, Result};
 
-/// Keys and values of one layer, `[sequences * capacity, G * head_dim]`; a sequence has `capacity` rows of its own.
+/// What one layer keeps.
 #[derive(Debug)]
-pub struct LayerCache {
-    /// Keys after the rotation.
-    pub k: Tensor,
-    /// Values.
-    pub v: Tensor,
+pub enum LayerCache {
+    /// Keys (after the rotation) and values of every token, `[sequences * capacity, G * head_dim]`; a sequence has `capacity`
+    /// rows of its own.
+    Keys {
+        /// Keys.
+        k: Tensor,
+        /// Values.
+        v: Tensor,
+    },
+    /// What a recurrence carries from one token to the next: tensors with as many rows for every sequence, zeros where it
+    /// begins.
+    States(Vec<Tensor>),
+}
+
+impl LayerCache {
+    /// Keys and values of this width.
+    pub(crate) fn keys(dev: &Device, precision: Precision, rows: usize, width: usize) -> Self {
+        let make = || dev.uninit(rows, width, precision.saved());
+        LayerCache::Keys { k: make(), v: make() }
+    }
 }
 
 /// The caches of all layers, and how much of them is filled.
@@ -30,22 +45,15 @@ pub struct Slots {
     pub positions: Vec<u32>,
     /// Row of the cache for each token.
     pub rows: Vec<u32>,
+    /// Sequence of each segment.
+    pub sequences: Vec<usize>,
     /// Attention from the new tokens to the whole sequence.
     pub segments: Vec<Segment>,
 }
 
 impl KvCache {
     /// Room for `sequences` sequences of at most `capacity` tokens.
-    pub fn new(
-        dev: &Device,
-        precision: Precision,
-        layers: usize,
-        width: usize,
-        sequences: usize,
-        capacity: usize,
-    ) -> Self {
-        let make = || dev.uninit(sequences * capacity, width, precision.saved());
-        let layers = (0..layers).map(|_| LayerCache { k: make(), v: make() }).collect();
+    pub fn new(layers: Vec<LayerCache>, sequences: usize, capacity: usize) -> Self {
         KvCache { layers, lengths: vec![0; sequences], capacity }
     }
 
@@ -64,14 +72,29 @@ impl KvCache {
         self.capacity
     }
 
-    /// Forgets what sequence `i` holds from token `len` on.
-    pub fn truncate(&mut self, i: usize, len: usize) {
-        self.lengths[i] = self.lengths[i].min(len);
+    /// Forgets what sequence `i` holds from token `len` on, and gives what it holds then: nothing, where a layer has a state,
+    /// which cannot go back.
+    pub fn truncate(&mut self, i: usize, len: usize) -> usize {
+        if len >= self.lengths[i] {
+            return self.lengths[i];
+        }
+        let sequences = self.lengths.len();
+        self.lengths[i] = len;
+        for layer in &mut self.layers {
+            let LayerCache::States(states) = layer else { continue };
+            for state in states {
+                let n = state.len() / sequences;
+                state.host_f32_mut()[i * n..(i + 1) * n].fill(0.0);
+            }
+            self.lengths[i] = 0;
+        }
+        self.lengths[i]
     }
 
     /// Reserves the next `n` tokens of every listed `(sequence, n)`.
     pub(crate) fn reserve(&mut self, news: &[(usize, usize)]) -> Result<Slots> {
-        let mut slots = Slots { positions: Vec::new(), rows: Vec::new(), segments: Vec::new() };
+        let sequences = news.iter().map(|(i, _)| *i).collect();
+        let mut slots = Slots { positions: Vec::new(), rows: Vec::new(), sequences, segments: Vec::new() };
         for &(i, n) in news {
             let (start, end) = (self.lengths[i], self.lengths[i] + n);
             if end > self.capacity {

@@ -1,10 +1,9 @@
-//! One decoder layer: attention, then (or beside it) the MLP.
+//! One decoder layer: what mixes its tokens, then (or beside it) the MLP.
 
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::{DType, Precision, Tensor};
 
-use super::attention::{Attention, AttentionSaved, StreamGradient};
-use super::kv_cache::LayerCache;
+use super::mixer::{Cached, Flow, Mixer, MixerSaved, StreamGradient};
 use super::mlp::{Mlp, MlpSaved};
 use super::moe::{Moe, MoeSaved};
 use super::norm::Norm;
@@ -12,24 +11,22 @@ use super::params::Gradients;
 use super::parts::LinearLayer;
 use super::pass::Pass;
 use super::residual::ResidualSaved;
-use super::rope::Rotation;
 use super::saved::{Keep, SavedActivation};
-use super::tokens::Tokens;
 use crate::Result;
 use crate::arch::architecture::Architecture;
 
 /// One decoder layer.
 #[derive(Debug)]
 pub struct Layer {
-    /// Attention with its norms.
-    pub attention: Attention,
+    /// Attention, or what is in its place, with its norms.
+    pub mixer: Mixer,
     /// MLP or experts, with their norms.
     pub mlp: Ffn,
     /// Both read the layer's input, and their outputs are added to it together.
     pub parallel: bool,
 }
 
-/// The half of a layer after (or beside) the attention.
+/// The half of a layer after (or beside) the mixer.
 #[derive(Debug)]
 pub enum Ffn {
     /// One MLP for all tokens.
@@ -128,18 +125,24 @@ impl FfnSaved {
 }
 
 /// What the backward of a layer needs.
-pub type LayerSaved = (AttentionSaved, FfnSaved);
+pub type LayerSaved = (MixerSaved, FfnSaved);
 
-/// Bytes that a token takes in a layer's saved activations, without those of branches.
-pub(super) fn saved_bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
-    AttentionSaved::bytes_per_token(a, precision, keep) + FfnSaved::bytes_per_token(a, precision, keep)
+/// Bytes that a token takes in the saved activations of a layer, without those of branches.
+pub(super) fn saved_bytes_per_token(
+    a: &Architecture,
+    layer: usize,
+    precision: Precision,
+    keep: Keep,
+) -> usize {
+    MixerSaved::bytes_per_token(a, layer, precision, keep) + FfnSaved::bytes_per_token(a, precision, keep)
 }
 
 /// Bytes that a token takes while a layer is at work, at its widest moment: gate and up, their gradients, the packed
 /// operands of a product, and the residual stream twice.
 pub(crate) fn workspace_per_token(a: &Architecture, precision: Precision) -> usize {
     let narrow = if precision.saved() == DType::F32 { 1 } else { 2 };
-    4 * a.ffn * 4 + 2 * a.ffn * 4 / narrow + 6 * a.hidden * 4
+    let widest = a.ffn.max(a.mixing_width());
+    4 * widest * 4 + 2 * widest * 4 / narrow + 6 * a.hidden * 4
 }
 
 /// Bytes that a token takes while the activations of a layer are taken out of their 8 bits.
@@ -153,16 +156,14 @@ impl Layer {
         &self,
         pass: &Pass<'_>,
         x: &mut Tensor,
-        tokens: Tokens<'_>,
-        rotations: &[Rotation<'_>],
-        cache: Option<(&mut LayerCache, &[u32])>,
+        flow: Flow<'_>,
+        cache: Option<Cached<'_>>,
         keep: Option<Keep>,
     ) -> Result<Option<LayerSaved>> {
         let input = self.parallel.then(|| elementwise::cast(pass.dev, x, DType::F32));
-        let rotation = self.attention.rotation.map(|i| &rotations[i]);
-        let attention = self.attention.forward(pass, x, tokens, rotation, cache, keep)?;
+        let mixer = self.mixer.forward(pass, x, flow, cache, keep)?;
         let mlp = self.mlp.forward(pass, input.as_ref(), x, keep)?;
-        Ok(attention.zip(mlp))
+        Ok(mixer.zip(mlp))
     }
 
     /// Turns the gradient of the output, `dx`, into that of the input (if `need_dx`), and sums the parameters'.
@@ -171,52 +172,53 @@ impl Layer {
         pass: &Pass<'_>,
         saved: LayerSaved,
         (dx, need_dx): (&mut Tensor, bool),
-        tokens: Tokens<'_>,
-        rotations: &[Rotation<'_>],
+        flow: Flow<'_>,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let (attention, mlp) = saved;
-        let rotation = self.attention.rotation.map(|i| &rotations[i]);
+        let (mixer, mlp) = saved;
         let d_out = self.parallel.then(|| elementwise::cast(pass.dev, dx, DType::F32));
-        self.mlp.backward(pass, mlp, dx, need_dx || self.attention.trains(pass), grads)?;
+        self.mlp.backward(pass, mlp, dx, need_dx || self.mixer.trains(pass), grads)?;
         let stream = StreamGradient { d_out: d_out.as_ref(), dx, need_dx };
-        self.attention.backward(pass, attention, stream, tokens, rotation, grads)
+        self.mixer.backward(pass, mixer, stream, flow, grads)
     }
 
     /// The linears, in the order of their numbers.
     pub fn linears(&self) -> impl Iterator<Item = &LinearLayer> {
-        self.attention.linears().chain(self.mlp.linears())
+        self.mixer.linears().into_iter().chain(self.mlp.linears())
     }
 
     /// The linears that are modules of their own in transformers 5, which stacks experts and has routers of another kind.
     pub(crate) fn modules(&self) -> impl Iterator<Item = &LinearLayer> {
         let (mlp, moe) = self.mlp.each();
         let mlp = mlp.into_iter().flat_map(Mlp::linears);
-        self.attention.linears().chain(mlp).chain(moe.into_iter().flat_map(Moe::modules))
+        self.mixer.linears().into_iter().chain(mlp).chain(moe.into_iter().flat_map(Moe::modules))
     }
 
     /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
-        self.attention.linears_mut().chain(self.mlp.linears_mut())
+        self.mixer.linears_mut().into_iter().chain(self.mlp.linears_mut())
     }
 
     /// The norms; one that both halves read is there once.
     pub fn norms(&self) -> impl Iterator<Item = &Norm> {
         let mlp = self.mlp.norms().filter(|n| !self.parallel || n.name != self.input_norm());
-        self.attention.norms().chain(mlp)
+        self.mixer.norms().into_iter().chain(mlp)
     }
 
     /// All norms, to change: one that both halves read is there twice.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
-        self.attention.norms_mut().chain(self.mlp.norms_mut())
+        self.mixer.norms_mut().into_iter().chain(self.mlp.norms_mut())
     }
 
     fn input_norm(&self) -> &str {
-        self.attention.norm.as_ref().map_or("", |n| &n.name)
+        self.mixer.input_norm().map_or("", |n| &n.name)
     }
 
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        self.norms().any(|n| n.trained(pass)) || self.linears().any(|l| pass.trains(l))
+        let mlp = &self.mlp;
+        self.mixer.trains(pass)
+            || mlp.norms().any(|n| n.trained(pass))
+            || mlp.linears().any(|l| pass.trains(l))
     }
 }

@@ -9,6 +9,7 @@ pub mod embedding;
 pub mod kv_cache;
 pub mod layer;
 pub mod linear;
+pub mod mixer;
 pub mod mlp;
 pub mod moe;
 pub mod norm;
@@ -19,6 +20,7 @@ mod policy;
 pub mod residual;
 pub mod rope;
 pub mod saved;
+pub mod short_conv;
 pub mod tokens;
 
 pub use decoder::{Backward, Decoder};

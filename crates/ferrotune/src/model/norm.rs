@@ -1,12 +1,10 @@
 //! RMS and layer norms with frozen or trained weights, over whole rows or over the heads in them.
 
-use std::ops::Range;
-
 use ferrotune_kernels::ops::norm::{Grads, NormOp, Normed};
 use ferrotune_kernels::{DType, Tensor};
 
 use super::params::{Gradients, ParamId};
-use super::parts::Vector;
+use super::parts::{SmallTensor, Vector};
 use super::pass::Pass;
 use crate::Result;
 
@@ -49,18 +47,19 @@ impl Norm {
         id.map_or_else(|| pass.vector(own), |id| pass.params.get(id))
     }
 
-    /// The checkpoint's tensors: name, vector, and the part of the vector that the tensor is.
-    pub fn tensors(&self) -> Vec<(String, &Vector, Range<usize>)> {
+    /// The checkpoint's tensors.
+    pub fn tensors(&self) -> Vec<SmallTensor<'_>> {
+        let tensor = |name, values| SmallTensor::whole(name, values, self.width);
         match self.heads {
             Some(heads) => (0..heads)
                 .map(|h| {
                     let part = h * self.width..(h + 1) * self.width;
-                    (format!("{}.norms.{h}.weight", self.name), &self.weight, part)
+                    SmallTensor { part, ..tensor(format!("{}.norms.{h}.weight", self.name), &self.weight) }
                 })
                 .collect(),
             None => {
-                let bias = self.bias.iter().map(|b| (format!("{}.bias", self.name), b, 0..usize::MAX));
-                let weight = (format!("{}.weight", self.name), &self.weight, 0..usize::MAX);
+                let bias = self.bias.iter().map(|b| tensor(format!("{}.bias", self.name), b));
+                let weight = tensor(format!("{}.weight", self.name), &self.weight);
                 std::iter::once(weight).chain(bias).collect()
             }
         }

@@ -26,13 +26,81 @@ impl Base {
     }
 }
 
-/// A vector of the model: a norm's weight or a bias, `[1, N]`.
+/// A vector of the model: a norm's weight or a bias, `[1, N]`; or the taps of a convolution.
 #[derive(Debug)]
 pub enum Vector {
     /// Frozen.
     Frozen(Tensor),
     /// A parameter.
     Trained(ParamId),
+}
+
+impl Vector {
+    /// The parameter that it is, if it is one.
+    pub(crate) fn trained(&self) -> Option<ParamId> {
+        match self {
+            Vector::Frozen(_) => None,
+            Vector::Trained(id) => Some(*id),
+        }
+    }
+
+    /// Whether it is a parameter.
+    pub(crate) fn is_trained(&self) -> bool {
+        self.trained().is_some()
+    }
+}
+
+/// A tensor of the checkpoint that is no matrix of a linear: a norm's weight, a bias, the taps of a convolution.
+#[derive(Debug)]
+pub struct SmallTensor<'a> {
+    /// Its name.
+    pub name: String,
+    /// The values that it is a part of.
+    pub values: &'a Vector,
+    /// Which part.
+    pub part: std::ops::Range<usize>,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+impl<'a> SmallTensor<'a> {
+    /// All of these values, `len` in number.
+    pub(crate) fn whole(name: String, values: &'a Vector, len: usize) -> Self {
+        SmallTensor { name, values, part: 0..len, shape: vec![len] }
+    }
+}
+
+/// Taps of a convolution of every channel by itself.
+#[derive(Debug)]
+pub struct ConvTaps {
+    /// Module path, `model.layers.0.conv.conv`.
+    pub name: String,
+    /// `w [C, K]`; `[C, 1, K]` in files.
+    pub weight: Vector,
+    /// `b [1, C]`.
+    pub bias: Option<Vector>,
+    /// Channels `C` and taps `K`.
+    pub shape: [usize; 2],
+}
+
+impl ConvTaps {
+    /// Its tensors.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = SmallTensor<'_>> {
+        let [c, k] = self.shape;
+        let weight = SmallTensor {
+            name: format!("{}.weight", self.name),
+            values: &self.weight,
+            part: 0..c * k,
+            shape: vec![c, 1, k],
+        };
+        let bias = self.bias.iter().map(move |b| SmallTensor::whole(format!("{}.bias", self.name), b, c));
+        std::iter::once(weight).chain(bias)
+    }
+
+    /// Whether it is trained.
+    pub(crate) fn trains(&self) -> bool {
+        self.weight.is_trained()
+    }
 }
 
 /// One linear of the model under its checkpoint name.

@@ -29,9 +29,15 @@ impl Activations {
     }
 
     /// Bytes that a token takes between the two passes of a layer, without those of branches.
-    pub(crate) fn bytes_per_token(self, a: &Architecture, precision: Precision, eight_bit: bool) -> usize {
+    pub(crate) fn bytes_per_token(
+        self,
+        a: &Architecture,
+        layer: usize,
+        precision: Precision,
+        eight_bit: bool,
+    ) -> usize {
         match self.keep(eight_bit) {
-            Some(keep) => layer::saved_bytes_per_token(a, precision, keep),
+            Some(keep) => layer::saved_bytes_per_token(a, layer, precision, keep),
             // f32: the second forward must start from the same bits as the first.
             None => a.hidden * 4,
         }

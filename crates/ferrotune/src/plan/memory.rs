@@ -120,22 +120,25 @@ pub(super) fn plan(
     d: &Demand,
     choice: Choice,
 ) -> Result<MemoryPlan> {
-    let Choice { policies: Policies { below, kept }, streamed } = choice;
+    let Choice { policies, streamed } = choice;
+    let Policies { below, kept } = policies;
     // What is converted while loading leaves memory again, one matrix after the other.
     let linears = (a.linear_elements() as f64 * bytes_per_value(checkpoint, a, d.form.linears)?) as usize;
     let base = linears.saturating_sub(streamed.map_or(0, |s| s.away)) + tables(checkpoint, a, d.form.tables)?;
 
     let branches = d.branches * d.precision.saved().size();
-    let of_token = |policy: Activations| {
-        let own = policy.bytes_per_token(a, d.precision, d.eight_bit);
+    let of_token = |layer: usize| {
+        let policy = policies.for_layer(layer, a.layers);
+        let own = policy.bytes_per_token(a, layer, d.precision, d.eight_bit);
         own + if policy == Activations::Recompute { 0 } else { branches }
     };
-    let per_token = of_token(below) * (a.layers - kept) + of_token(Activations::Keep) * kept;
+    let per_token: usize = (0..a.layers).map(of_token).sum();
 
     let mut busy = layer::workspace_per_token(a, d.precision) + d.adapter;
     if below == Activations::Recompute {
         // A layer that is computed again is used at once, as it is.
-        busy += Activations::Keep.bytes_per_token(a, d.precision, false) + branches;
+        let of_layer = |layer| Activations::Keep.bytes_per_token(a, layer, d.precision, false);
+        busy += (0..a.layers).map(of_layer).max().unwrap_or(0) + branches;
     }
     if d.eight_bit && (below != Activations::Recompute || kept > 0) {
         busy += layer::unpacked_per_token(a, d.precision);

@@ -61,15 +61,8 @@ impl Trained {
     /// All of the model.
     fn full(model: &Decoder) -> Self {
         let mut lengths = vec![model.arch.vocab * model.arch.hidden];
-        for l in model.linears() {
-            lengths.push(l.rows * l.cols);
-            lengths.extend(l.bias.as_ref().map(|_| l.rows));
-        }
-        for n in model.norms() {
-            let len = n.width * n.heads.unwrap_or(1);
-            lengths.push(len);
-            lengths.extend(n.bias.as_ref().map(|_| len));
-        }
+        lengths.extend(model.linears().iter().map(|l| l.rows * l.cols));
+        lengths.extend(model.small_tensors().iter().map(|t| t.part.len()));
         Trained { lengths, kept: 0, workspace: 0, decomposes: false, changed: 0 }
     }
 

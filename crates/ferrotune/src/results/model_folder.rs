@@ -13,7 +13,7 @@ use crate::formats::atomic::write_atomic;
 use crate::formats::safetensors::{OutTensor, write_model};
 use crate::lora::Adapter;
 use crate::merge::{check, merged_embedding, merged_tied_head, merged_vector, merged_weight, unties};
-use crate::model::parts::{Base, LinearLayer, Vector};
+use crate::model::parts::{Base, LinearLayer, SmallTensor, Vector};
 use crate::model::{Decoder, Params};
 use crate::{Error, Result};
 
@@ -69,10 +69,9 @@ pub fn write(
         let values = move || encode(&merged_tied_head(model, adapter), dtype);
         tensors.push(("lm_head.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], values)));
     }
-    for (name, vector, part) in model.vectors() {
-        let value = vector_value(vector, params).host_f32();
-        let value = merged_vector(model, &name, &value[part.start..part.end.min(value.len())], adapter);
-        let shape = [value.len()];
+    for SmallTensor { name, values, part, shape } in model.small_tensors() {
+        let own = &vector_value(values, params).host_f32()[part];
+        let value = merged_vector(model, &name, own, adapter);
         tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
     }
     for (name, values) in model.constants() {

@@ -68,7 +68,6 @@ struct Part<'a> {
     width: usize,
     /// The taps' weights, that of the token itself first.
     weights: [Block; MOST_TAPS],
-    taps: usize,
     bias: Block,
 }
 
@@ -85,7 +84,7 @@ impl<'a> Part<'a> {
         if let Some(b) = conv.bias {
             bias[..width].copy_from_slice(&b.host_f32()[first..first + width]);
         }
-        Part { isa, x: Mat::from(conv.x), around: conv.around, channels, first, width, weights, taps, bias }
+        Part { isa, x: Mat::from(conv.x), around: conv.around, channels, first, width, weights, bias }
     }
 
     /// The channels of a part of a row.

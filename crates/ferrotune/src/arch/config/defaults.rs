@@ -15,6 +15,8 @@ pub struct Defaults {
     pub norm_eps_key: &'static str,
     /// Epsilon of the norms.
     pub norm_eps: f64,
+    /// Another key of `intermediate_size`, which comes before it.
+    pub ffn_key: &'static str,
     /// Key of the activation.
     pub activation_key: &'static str,
     /// Activation of the MLP.
@@ -60,6 +62,7 @@ impl Defaults {
         head_dim: None,
         norm_eps_key: "rms_norm_eps",
         norm_eps: 1e-6,
+        ffn_key: "intermediate_size",
         activation_key: "hidden_act",
         activation: Activation::Silu,
         window: Window::Stated,

@@ -77,23 +77,26 @@ pub struct ModelConfig {
     pub notes: Vec<String>,
 }
 
-/// A layer's attention.
+/// What mixes the tokens of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerType {
-    /// Over the whole segment.
+    /// Attention over the whole segment.
     Full,
-    /// Over the last `sliding_window` tokens.
+    /// Attention over the last `sliding_window` tokens.
     Sliding,
+    /// A short convolution.
+    Conv,
 }
 
 impl LayerType {
-    const ALL: [LayerType; 2] = [LayerType::Full, LayerType::Sliding];
+    const ALL: [LayerType; 3] = [LayerType::Full, LayerType::Sliding, LayerType::Conv];
 
     /// Its names in configurations, transformers 5's first.
     fn names(self) -> &'static [&'static str] {
         match self {
             LayerType::Full => &["full_attention", "attention"],
             LayerType::Sliding => &["sliding_attention"],
+            LayerType::Conv => &["conv"],
         }
     }
 
@@ -138,7 +141,10 @@ impl ModelConfig {
         let sliding_window = window(&keys, defaults.window, use_sliding_window)?;
         Ok(ModelConfig {
             hidden_size,
-            intermediate_size: keys.size("intermediate_size")?,
+            intermediate_size: match keys.first_size([defaults.ffn_key, "intermediate_size"])? {
+                Some(size) => size,
+                None => return Err(keys.missing("intermediate_size")),
+            },
             num_hidden_layers: layers,
             num_attention_heads,
             num_key_value_heads,

@@ -8,7 +8,6 @@ const PIECES: &[(&str, &str)] = &[
     ("kv_lora_rank", "multi-head latent attention (MLA)"),
     ("linear_num_value_heads", "the gated delta rule (linear attention)"),
     ("linear_conv_kernel_dim", "the gated delta rule (linear attention)"),
-    ("conv_L_cache", "short convolution layers"),
     ("mamba_d_state", "Mamba-2 layers"),
     ("mamba_n_heads", "Mamba-2 layers"),
     ("ssm_state_size", "Mamba-2 layers"),

@@ -14,6 +14,7 @@ mod granitemoehybrid;
 mod helium;
 mod hunyuan_v1_dense;
 mod internlm3;
+mod lfm2;
 mod llama;
 mod minimax_m2;
 mod ministral3;
@@ -36,6 +37,7 @@ mod starcoder2;
 use std::path::Path;
 
 use ferrotune_kernels::ops::activation::Activation;
+use ferrotune_kernels::ops::causal_conv::MOST_TAPS;
 use serde_json::Value;
 
 use super::architecture::Architecture;
@@ -83,6 +85,7 @@ pub const FAMILIES: &[Family] = &[
     glm4::FAMILY,
     ministral3::FAMILY,
     granitemoehybrid::FAMILY,
+    lfm2::FAMILY,
 ];
 
 /// The family of this `model_type`, if there is one.
@@ -142,6 +145,14 @@ fn windows(c: &ModelConfig, sliding: impl Fn(usize) -> bool) -> Vec<Option<usize
         None => sliding(i),
     };
     (0..c.num_hidden_layers).map(|i| c.sliding_window.filter(|_| slides(i))).collect()
+}
+
+/// Tokens that a short convolution meets.
+fn taps(keys: &Keys<'_>, key: &str, usual: usize) -> Result<usize> {
+    match keys.optional_size(key)?.unwrap_or(usual) {
+        taps if taps <= MOST_TAPS => Ok(taps),
+        taps => Err(keys.bad(key, format!("{taps} is more than the {MOST_TAPS} that are supported"))),
+    }
 }
 
 /// `sliding_window` in every layer, in families whose code does not read `layer_types`.

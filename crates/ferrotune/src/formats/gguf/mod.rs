@@ -128,12 +128,18 @@ impl Source for GgufModel {
         Err(Error::tensor(self.file.path(), name, "stacked weights are not read"))
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (place, info) = self.find(name)?;
+        let len = shape.iter().product();
         let mut values = vec![0.0; len];
         match place.row {
             None => {
-                let bytes = self.bytes(name, &place.own, info, &[len])?;
+                // The taps of a convolution have no dimension of 1 here.
+                let shape: Vec<usize> = match shape {
+                    [one] => vec![*one],
+                    more => more.iter().copied().filter(|n| *n != 1).collect(),
+                };
+                let bytes = self.bytes(name, &place.own, info, &shape)?;
                 as_weight(info.kind, 1, len, bytes)?.decode(0, 0, &mut values);
             }
             Some(row) => {

@@ -1,0 +1,175 @@
+//! The half of a layer in which tokens meet: attention, or one of the cheaper ways.
+
+use ferrotune_kernels::{Device, Precision, Tensor};
+
+use super::attention::{Attention, AttentionSaved};
+use super::kv_cache::{LayerCache, Slots};
+use super::norm::Norm;
+use super::params::Gradients;
+use super::parts::{LinearLayer, SmallTensor};
+use super::pass::Pass;
+use super::rope::Rotation;
+use super::saved::Keep;
+use super::short_conv::{ShortConv, ShortConvSaved};
+use super::tokens::Tokens;
+use crate::Result;
+use crate::arch::architecture::{Architecture, Mixing};
+
+/// What mixes the tokens of a layer, with its norms.
+#[derive(Debug)]
+pub enum Mixer {
+    /// Softmax attention.
+    Attention(Attention),
+    /// A short convolution between gates.
+    ShortConv(ShortConv),
+}
+
+/// What its backward needs.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each layer, in a list that is there from step to step"
+)]
+pub enum MixerSaved {
+    /// What attention keeps.
+    Attention(AttentionSaved),
+    /// What a short convolution keeps.
+    ShortConv(ShortConvSaved),
+}
+
+/// The tokens of a pass and what was computed for all layers.
+#[derive(Clone, Copy)]
+pub struct Flow<'a> {
+    /// The tokens.
+    pub tokens: Tokens<'a>,
+    /// The rotations of [`Decoder::ropes`](super::decoder::Decoder::ropes).
+    pub rotations: &'a [Rotation<'a>],
+}
+
+/// A layer's cache, and where the pass's tokens go in it.
+pub type Cached<'a> = (&'a mut LayerCache, &'a Slots);
+
+/// The gradient of the residual stream at a layer.
+pub struct StreamGradient<'t> {
+    /// The gradient of the output, where `dx` is not that (attention beside the MLP).
+    pub d_out: Option<&'t Tensor>,
+    /// The gradient of the output, to which the gradient of the input is added.
+    pub dx: &'t mut Tensor,
+    /// Whether anything below needs it.
+    pub need_dx: bool,
+}
+
+impl MixerSaved {
+    /// Bytes that a token takes in it, without those of branches.
+    pub(super) fn bytes_per_token(a: &Architecture, layer: usize, precision: Precision, keep: Keep) -> usize {
+        match a.mixers[layer] {
+            Mixing::Attention => AttentionSaved::bytes_per_token(a, precision, keep),
+            Mixing::ShortConv(_) => ShortConvSaved::bytes_per_token(a, precision, keep),
+        }
+    }
+}
+
+impl Mixer {
+    /// Adds what the tokens of `x` get from each other to `x`; with `keep`, gives what the backward needs.
+    pub fn forward(
+        &self,
+        pass: &Pass<'_>,
+        x: &mut Tensor,
+        flow: Flow<'_>,
+        cache: Option<Cached<'_>>,
+        keep: Option<Keep>,
+    ) -> Result<Option<MixerSaved>> {
+        Ok(match self {
+            Mixer::Attention(m) => m.forward(pass, x, flow, cache, keep)?.map(MixerSaved::Attention),
+            Mixer::ShortConv(m) => m.forward(pass, x, flow.tokens, cache, keep)?.map(MixerSaved::ShortConv),
+        })
+    }
+
+    /// Adds the gradient of the input to `stream.dx`, and sums the parameters'.
+    pub fn backward(
+        &self,
+        pass: &Pass<'_>,
+        saved: MixerSaved,
+        stream: StreamGradient<'_>,
+        flow: Flow<'_>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        match (self, saved) {
+            (Mixer::Attention(m), MixerSaved::Attention(s)) => m.backward(pass, s, stream, flow, grads),
+            (Mixer::ShortConv(m), MixerSaved::ShortConv(s)) => {
+                m.backward(pass, s, stream, flow.tokens, grads)
+            }
+            _ => unreachable!("the forward of the same mixer made it"),
+        }
+    }
+
+    /// What it keeps of sequences in generation, empty.
+    pub(super) fn cache(
+        &self,
+        dev: &Device,
+        precision: Precision,
+        sequences: usize,
+        capacity: usize,
+    ) -> LayerCache {
+        match self {
+            Mixer::Attention(m) => {
+                LayerCache::keys(dev, precision, sequences * capacity, m.heads.kv * m.heads.dim)
+            }
+            Mixer::ShortConv(m) => LayerCache::States(vec![m.conv.states(dev, sequences)]),
+        }
+    }
+
+    /// The linears, in the order of their numbers.
+    pub fn linears(&self) -> Vec<&LinearLayer> {
+        match self {
+            Mixer::Attention(m) => m.linears().collect(),
+            Mixer::ShortConv(m) => vec![&m.in_proj, &m.out_proj],
+        }
+    }
+
+    /// The linears, mutable.
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut LinearLayer> {
+        match self {
+            Mixer::Attention(m) => m.linears_mut().collect(),
+            Mixer::ShortConv(m) => vec![&mut m.in_proj, &mut m.out_proj],
+        }
+    }
+
+    /// The norms.
+    pub fn norms(&self) -> Vec<&Norm> {
+        match self {
+            Mixer::Attention(m) => m.norms().collect(),
+            Mixer::ShortConv(m) => m.norm.iter().chain(&m.residual.norm).collect(),
+        }
+    }
+
+    /// The norms, mutable.
+    pub(crate) fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        match self {
+            Mixer::Attention(m) => m.norms_mut().collect(),
+            Mixer::ShortConv(m) => m.norm.iter_mut().chain(&mut m.residual.norm).collect(),
+        }
+    }
+
+    /// Its tensors that belong to no linear and no norm.
+    pub(crate) fn own_tensors(&self) -> Vec<SmallTensor<'_>> {
+        match self {
+            Mixer::Attention(_) => Vec::new(),
+            Mixer::ShortConv(m) => m.conv.tensors().collect(),
+        }
+    }
+
+    /// The norm of its input.
+    pub(super) fn input_norm(&self) -> Option<&Norm> {
+        match self {
+            Mixer::Attention(m) => m.norm.as_ref(),
+            Mixer::ShortConv(m) => m.norm.as_ref(),
+        }
+    }
+
+    /// Whether anything in here is trained.
+    pub fn trains(&self, pass: &Pass<'_>) -> bool {
+        let own = || self.own_tensors().iter().any(|t| t.values.is_trained());
+        self.linears().iter().any(|l| pass.trains(l)) || self.norms().iter().any(|n| n.trained(pass)) || own()
+    }
+}
