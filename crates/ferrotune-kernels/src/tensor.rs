@@ -235,6 +235,12 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// The same elements in another number of columns, which divides their number.
+    pub fn with_columns(self, cols: usize) -> Tensor {
+        assert!(cols > 0 && self.len().is_multiple_of(cols), "{:?} in rows of {cols}", self.shape());
+        Tensor { rows: self.len() / cols, cols, ..self }
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -12,6 +12,7 @@
 //! | [`rope`] | rotate pairs by position | rotate back |
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
 //! | [`causal_conv`] | a few taps for every channel, with gates or SiLU around them | dx, dw, db |
+//! | [`decay`] | the gates of a gated recurrence | da, db, dA_log, ddt_bias |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
 //! | [`route`] | experts of each token and their weights | dlogits |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
@@ -26,6 +27,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod causal_conv;
+pub mod decay;
 pub mod dora;
 pub mod eight_bit;
 pub mod elementwise;

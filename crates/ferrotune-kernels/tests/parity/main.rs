@@ -11,6 +11,7 @@ mod trees;
 
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::activation::{self, Activation};
+use ferrotune_kernels::ops::decay::{self, Gates};
 use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::ops::rope::{Pairs, Turn};
@@ -91,7 +92,7 @@ fn inner(y: &Tensor, weights: &Tensor) -> f64 {
 fn activations_agree() {
     let dev = Device::reference();
     let (g, u, dy) = (random(&dev, 5, 700, "g"), random(&dev, 5, 700, "u"), random(&dev, 5, 700, "dy"));
-    for act in [Activation::Silu, Activation::GeluTanh] {
+    for act in [Activation::Silu, Activation::GeluTanh, Activation::Sigmoid] {
         let run = |dev: &Device| {
             let (dg, du) = activation::gated_backward(dev, act, &g, &u, &dy, DType::F32).unwrap();
             let plain = activation::forward(dev, act, &g, DType::F32);
@@ -114,6 +115,31 @@ fn activations_agree() {
             }
         }
     }
+}
+
+#[test]
+fn gates_of_recurrences_are_right() {
+    let dev = Device::reference();
+    let [a, b, dg, dbeta] = ["a", "b", "dg", "dbeta"].map(|name| random(&dev, 7, 3, name));
+    let [a_log, dt_bias] = ["A_log", "dt_bias"].map(|name| random(&dev, 1, 3, name));
+    let gates = Gates { a: &a, b: &b, a_log: &a_log, dt_bias: &dt_bias };
+    let loss = |x: Gates<'_>| {
+        let (g, beta) = decay::forward(&Device::reference(), x).unwrap();
+        assert!(g.host_f32().iter().all(|g| *g < 0.0), "a state never grows");
+        inner(&g, &dg) + inner(&beta, &dbeta)
+    };
+    let (mut d_log, mut d_bias) = (random(&dev, 1, 3, "s"), random(&dev, 1, 3, "t"));
+    let grads = decay::Grads { a_log: Some(&mut d_log), dt_bias: Some(&mut d_bias) };
+    let (da, db) = decay::backward(&dev, gates, &dg, &dbeta, grads).unwrap();
+    finite_difference("decay da", &a, da.host_f32(), |a| loss(Gates { a, ..gates }));
+    finite_difference("decay db", &b, db.host_f32(), |b| loss(Gates { b, ..gates }));
+    let d_log = added(d_log.host_f32(), &random(&dev, 1, 3, "s"));
+    let d_bias = added(d_bias.host_f32(), &random(&dev, 1, 3, "t"));
+    finite_difference("decay dA_log", &a_log, &d_log, |a_log| loss(Gates { a_log, ..gates }));
+    finite_difference("decay ddt_bias", &dt_bias, &d_bias, |dt_bias| loss(Gates { dt_bias, ..gates }));
+    let far = dev.tensor(1, 3, &[-200.0, 0.0, 200.0]);
+    let (g, _) = decay::forward(&dev, Gates { a: &far, b: &far, ..gates }).unwrap();
+    assert!(g.host_f32().iter().all(|g| g.is_finite()));
 }
 
 fn rope_table(dev: &Device, half: usize) -> (Tensor, Tensor) {

@@ -24,6 +24,13 @@ fn silu(x: f32) -> (f32, f32) {
     (x * s, s * (1.0 + x * (1.0 - s)))
 }
 
+/// `(act(x), act'(x))` of the sigmoid.
+#[inline(always)]
+fn logistic(x: f32) -> (f32, f32) {
+    let s = sigmoid(x);
+    (s, s * (1.0 - s))
+}
+
 /// `(act(x), act'(x))` of GELU in the tanh approximation.
 #[inline(always)]
 fn gelu(x: f32) -> (f32, f32) {
@@ -78,6 +85,7 @@ macro_rules! loops {
                 pub(super) fn value(act: Activation, x: &[$t], y: &mut [f32]) {
                     match act {
                         Activation::Silu => map(x, y, |x| silu(x).0),
+                        Activation::Sigmoid => map(x, y, |x| logistic(x).0),
                         Activation::GeluTanh => map(x, y, |x| gelu(x).0),
                     }
                 }
@@ -88,6 +96,7 @@ macro_rules! loops {
                 pub(super) fn slope(act: Activation, x: &[$t], y: &mut [f32]) {
                     match act {
                         Activation::Silu => map(x, y, |x| silu(x).1),
+                        Activation::Sigmoid => map(x, y, |x| logistic(x).1),
                         Activation::GeluTanh => map(x, y, |x| gelu(x).1),
                     }
                 }
@@ -98,6 +107,7 @@ macro_rules! loops {
                 pub(super) fn gated(act: Activation, g: &[$t], u: &[$t], y: &mut [f32]) {
                     match act {
                         Activation::Silu => gate(g, u, y, |x| silu(x).0),
+                        Activation::Sigmoid => gate(g, u, y, |x| logistic(x).0),
                         Activation::GeluTanh => gate(g, u, y, |x| gelu(x).0),
                     }
                 }
@@ -114,6 +124,7 @@ macro_rules! loops {
                 ) {
                     match act {
                         Activation::Silu => products(g, u, dy, (dg, du), silu),
+                        Activation::Sigmoid => products(g, u, dy, (dg, du), logistic),
                         Activation::GeluTanh => products(g, u, dy, (dg, du), gelu),
                     }
                 }

@@ -16,6 +16,8 @@ pub enum Activation {
     Silu,
     /// `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`, the tanh approximation of GELU; gated it is GEGLU.
     GeluTanh,
+    /// `1 / (1 + e^-x)`; gated it is the output gate of an attention.
+    Sigmoid,
 }
 
 /// `y = act(x)` in `dtype` for `x` `[T, F]` (f32 or bf16).

@@ -10,6 +10,10 @@ fn at(act: Activation, x: f64) -> (f64, f64) {
             let s = 1.0 / (1.0 + (-x).exp());
             (x * s, s * (1.0 + x * (1.0 - s)))
         }
+        Activation::Sigmoid => {
+            let s = 1.0 / (1.0 + (-x).exp());
+            (s, s * (1.0 - s))
+        }
         Activation::GeluTanh => {
             let c = (2.0 / std::f64::consts::PI).sqrt();
             let t = (c * (x + 0.044715 * x.powi(3))).tanh();
