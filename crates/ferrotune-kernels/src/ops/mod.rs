@@ -40,6 +40,7 @@ pub mod norm;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
+pub mod segments;
 pub mod softmax_xent;
 pub mod token_rows;
 

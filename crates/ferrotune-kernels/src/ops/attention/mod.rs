@@ -12,47 +12,11 @@ use std::iter::successors;
 use std::ops::Range;
 
 use super::expect;
+pub use super::segments::Segment;
+use super::segments::{self, trees};
 use crate::device::{Ctx, Device};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
-
-/// A run of queries, and the last of the runs of keys that they may see.
-///
-/// In training both are the same tokens. In generation the keys are a sequence's cache, and the queries are its
-/// last `q_len` tokens: query `i` sees keys `0..=k_len - q_len + i`.
-///
-/// A segment may go on from an earlier one: its queries also see the keys of that parent and of the parent's parents.
-/// Segments are therefore trees of common beginnings; those of a tree follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// First row of Q.
-    pub q_start: usize,
-    /// Number of queries.
-    pub q_len: usize,
-    /// First row of K and V.
-    pub k_start: usize,
-    /// Number of keys, at least `q_len`.
-    pub k_len: usize,
-    /// The segment whose last key is the one before this segment's first.
-    pub parent: Option<usize>,
-}
-
-impl Segment {
-    /// Tokens `start..start + len` that attend to each other.
-    pub fn own(start: usize, len: usize) -> Self {
-        Segment { q_start: start, q_len: len, k_start: start, k_len: len, parent: None }
-    }
-
-    /// Its queries.
-    pub fn queries(&self) -> Range<usize> {
-        self.q_start..self.q_start + self.q_len
-    }
-
-    /// This segment, going on from another.
-    pub fn after(self, parent: Option<usize>) -> Self {
-        Segment { parent, ..self }
-    }
-}
 
 /// The keys of one segment, as those see them that go on from it.
 #[derive(Clone, Copy)]
@@ -73,15 +37,6 @@ fn runs(segments: &[Segment], s: usize) -> impl Iterator<Item = Run> {
     successors(Some(s), |s| segments[*s].parent).map(move |segment| {
         end -= segments[segment].k_len;
         Run { segment, base: end }
-    })
-}
-
-/// The segments of each tree: a root, and those up to the next one.
-fn trees(segments: &[Segment]) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    segments.chunk_by(|_, next| next.parent.is_some()).map(move |tree| {
-        start += tree.len();
-        start - tree.len()..start
     })
 }
 
@@ -153,23 +108,9 @@ fn check(x: Attention<'_>) -> Result<()> {
     expect("attention", "q", q, [q.rows(), heads.q * heads.dim])?;
     expect("attention", "k", k, [k.rows(), heads.kv * heads.dim])?;
     expect("attention", "v", v, k.shape())?;
-    let (mut next, mut tree) = (0, 0);
-    for (i, s) in segments.iter().enumerate() {
-        if s.parent.is_none() {
-            tree = i;
-        }
-        let inside = s.q_start == next
-            && s.k_start + s.k_len <= k.rows()
-            && s.q_len <= s.k_len
-            && s.q_len > 0
-            && s.parent.is_none_or(|parent| (tree..i).contains(&parent));
-        next = s.q_start + s.q_len;
-        if !inside {
-            let allowed =
-                "segments that follow each other, end inside Q and K and go on from one of their tree";
-            return Err(Error::Unsupported { what: "attention segment", found: format!("{s:?}"), allowed });
-        }
-    }
+    let allowed = "segments that follow each other, end inside Q and K and go on from one of their tree";
+    let good = |s: &Segment| s.k_start + s.k_len <= k.rows() && s.q_len <= s.k_len;
+    let next = segments::check("attention segment", segments, good, allowed)?;
     if next != q.rows() || heads.kv == 0 || !heads.q.is_multiple_of(heads.kv) || heads.window == Some(0) {
         let allowed = "segments that cover Q, kv heads that divide the heads, a window of one key or more";
         return Err(Error::Unsupported {
