@@ -79,31 +79,72 @@ pub(crate) struct Product<'a> {
     pub(crate) ldc: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    pub(crate) accumulate: bool,
+    pub(crate) mode: Mode,
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+pub(crate) struct Mode {
+    /// It is added to C instead of overwriting it.
+    accumulate: bool,
+    pub(crate) part: Part,
+}
+
+/// What a product can leave out, up to the next rows that the kernel takes together.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Part {
+    /// Nothing.
+    All,
+    /// Row `r` of A has zeros behind its value `r`, which are not multiplied.
+    LowerA,
+    /// Row `r` of A has zeros before its value `r`, which are not multiplied.
+    UpperA,
+    /// Row `r` of C is wanted up to its column `r`; what lies behind is not written or anything.
+    LowerC,
+}
+
+impl Mode {
+    /// `C = A B`.
+    pub(crate) const SET: Mode = Mode { accumulate: false, part: Part::All };
+    /// `C += A B`.
+    pub(crate) const ADD: Mode = Mode { accumulate: true, part: Part::All };
+
+    /// The same of a triangle.
+    pub(crate) const fn of(self, part: Part) -> Mode {
+        Mode { part, ..self }
+    }
 }
 
 /// `C (+)= A B`, tile by tile.
 pub(crate) fn multiply(micro: Micro, p: Product<'_>) {
-    let Product { words, lda, ldc, accumulate, .. } = p;
-    let (blocks, subs) = (p.rows.div_ceil(MR), p.cols.div_ceil(micro.nr));
+    let Product { words, lda, ldc, mode: Mode { accumulate, part }, .. } = p;
+    let subs = p.cols.div_ceil(micro.nr);
     assert!(
         p.a.len() >= (p.rows - 1) * lda + words
             && p.b.len() >= subs * words * micro.nr
             && p.c.len() >= (p.rows - 1) * ldc + p.cols
     );
-    for block in 0..blocks {
-        for sub in 0..subs {
-            // SAFETY: the sizes were just checked; the instruction set is that of the device.
+    let values = if micro.pairs { 2 } else { 1 };
+    for row in (0..p.rows).step_by(MR) {
+        let rows = (p.rows - row).min(MR);
+        let (from, to, cols) = match part {
+            Part::All => (0, words, p.cols),
+            Part::LowerA => (0, (row + rows).div_ceil(values).min(words), p.cols),
+            Part::UpperA => ((row / values).min(words), words, p.cols),
+            Part::LowerC => (0, words, p.cols.min(row + rows)),
+        };
+        for sub in 0..cols.div_ceil(micro.nr) {
+            // SAFETY: the sizes were just checked, and parts are inside them; the instruction set is that of the device.
             unsafe {
                 (micro.kernel)(Tile {
-                    words,
-                    a: p.a.as_ptr().add(block * MR * lda),
+                    words: to - from,
+                    a: p.a.as_ptr().add(row * lda + from),
                     lda,
-                    b: p.b.as_ptr().add(sub * words * micro.nr),
-                    c: p.c.as_mut_ptr().add(block * MR * ldc + sub * micro.nr),
+                    b: p.b.as_ptr().add((sub * words + from) * micro.nr),
+                    c: p.c.as_mut_ptr().add(row * ldc + sub * micro.nr),
                     ldc,
-                    rows: (p.rows - block * MR).min(MR),
-                    cols: (p.cols - sub * micro.nr).min(micro.nr),
+                    rows,
+                    cols: (cols - sub * micro.nr).min(micro.nr),
                     accumulate,
                 });
             }

@@ -10,6 +10,7 @@ pub(crate) mod microkernel;
 pub(crate) mod out;
 pub(crate) mod panel;
 pub mod speed;
+pub(crate) mod tiles;
 pub(crate) mod transpose;
 pub(crate) mod words;
 

@@ -36,6 +36,14 @@ impl<'a> From<&'a Weight> for Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
+    /// The columns of head `h`, `dim` of them.
+    pub(crate) fn head(t: &'a Tensor, h: usize, dim: usize) -> Self {
+        match t.dtype() {
+            DType::F32 => Mat::F32(&t.host_f32()[h * dim..], t.cols()),
+            _ => Mat::Bf16(&t.host_bf16()[h * dim..], t.cols()),
+        }
+    }
+
     /// Reads from (`row`, `col`) on along the row.
     #[inline]
     pub(crate) fn read(&self, isa: Isa, row: usize, col: usize, out: &mut [f32]) {

@@ -13,6 +13,7 @@
 //! | [`attention`] | causal softmax attention within segments | dQ, dK, dV |
 //! | [`causal_conv`] | a few taps for every channel, with gates or SiLU around them | dx, dw, db |
 //! | [`decay`] | the gates of a gated recurrence | da, db, dA_log, ddt_bias |
+//! | [`gated_delta`] | linear attention with a state that decays and is corrected, within segments | dQ, dK, dV, dg, dbeta |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
 //! | [`route`] | experts of each token and their weights | dlogits |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
@@ -32,6 +33,7 @@ pub mod dora;
 pub mod eight_bit;
 pub mod elementwise;
 pub mod embedding;
+pub mod gated_delta;
 mod groups;
 pub mod layer_norm;
 pub mod linear;

@@ -5,6 +5,7 @@
 mod adapters;
 mod attention;
 mod convolutions;
+mod gated_delta;
 mod linear;
 mod norms;
 mod trees;

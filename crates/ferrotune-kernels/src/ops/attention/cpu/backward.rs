@@ -5,11 +5,9 @@
 
 use super::rows::{cap_row, cap_slope_row, dot_row, gradient_row, scale_row};
 use super::{
-    Attention, Heads, Keys, Outputs, Plan, Queries, Sinks, TILE, head, key_tiles, query_tiles, trees,
-    visible_part,
+    Attention, Heads, Keys, Outputs, Plan, Queries, Sinks, TILE, key_tiles, query_tiles, trees, visible_part,
 };
 use crate::cpu::left::{columns_to_words, rows_to_words};
-use crate::cpu::panel::scratch_words;
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut};
 use crate::dtype::Precision;
@@ -115,9 +113,9 @@ impl Scratch {
     fn new(plan: &Plan, cpu: &Cpu, tiles: usize) -> Self {
         let take = |words: usize| cpu.pool().take(words);
         let d = plan.heads.dim;
-        let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
+        let (key_step, row_step) = (plan.tiles.right_words(TILE, d), plan.tiles.right_words(d, TILE));
         Scratch {
-            pack: take(scratch_words(plan.kind, d.max(TILE))),
+            pack: take(plan.tiles.scratch_words(d)),
             keys: take(tiles * key_step),
             key_rows: take(tiles * row_step),
             values: take(tiles * key_step),
@@ -128,7 +126,7 @@ impl Scratch {
             dq: take(TILE * d),
             scores: take(TILE * TILE),
             dscores: take(TILE * TILE),
-            left: take(plan.tile_words(TILE, TILE)),
+            left: take(plan.tiles.left_words(TILE, TILE)),
             output: take(d),
             delta: [0.0; TILE],
             capped: [0.0; TILE],
@@ -162,7 +160,7 @@ impl Scratch {
                         self.pair(x, h, queries, keys);
                     }
                     let dq_tile = &mut self.dq.f32_mut()[..queries.m * d];
-                    scale_row(x.plan.isa, dq_tile, heads.scale);
+                    scale_row(x.plan.tiles.isa, dq_tile, heads.scale);
                     for (i, row) in dq_tile.chunks_exact(d).enumerate() {
                         let at = (queries.row + i) * width + h * d;
                         // SAFETY: this task owns the tree's rows of its heads.
@@ -176,36 +174,36 @@ impl Scratch {
     /// Packs keys and values of a segment.
     fn pack(&mut self, x: &Inputs<'_>, s: usize, g: usize) {
         let (plan, seg, d) = (x.plan, &x.attention.segments[s], x.plan.heads.dim);
-        let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
-        let (k, v, scratch) = (head(x.attention.k, g, d), head(x.attention.v, g, d), self.pack.f32_mut());
+        let (key_step, row_step) = (plan.tiles.right_words(TILE, d), plan.tiles.right_words(d, TILE));
+        let (k, v, scratch) =
+            (Mat::head(x.attention.k, g, d), Mat::head(x.attention.v, g, d), self.pack.f32_mut());
         for t in 0..seg.k_len.div_ceil(TILE) {
             let (row, n, at) = (seg.k_start + t * TILE, (seg.k_len - t * TILE).min(TILE), x.tile_of[s] + t);
             plan.pack_keys(k, row, n, scratch, &mut self.keys.f32_mut()[at * key_step..]);
             plan.pack_keys(v, row, n, scratch, &mut self.values.f32_mut()[at * key_step..]);
-            plan.pack_rows(k, row, n, scratch, &mut self.key_rows.f32_mut()[at * row_step..]);
+            plan.pack_rows(k, row, n, &mut self.key_rows.f32_mut()[at * row_step..]);
         }
     }
 
     /// A tile of queries and output gradients; their dQ begins at zero.
     fn load(&mut self, x: &Inputs<'_>, h: usize, q: Queries) {
         let (plan, d) = (x.plan, x.plan.heads.dim);
-        let pack = self.pack.f32_mut();
-        self.query.load(&plan, head(x.attention.q, h, d), q.row, q.m, plan.heads.scale, pack);
-        self.grad.load(&plan, head(x.outputs.d_o, h, d), q.row, q.m, 1.0, pack);
+        self.query.load(&plan, Mat::head(x.attention.q, h, d), q.row, q.m, plan.heads.scale);
+        self.grad.load(&plan, Mat::head(x.outputs.d_o, h, d), q.row, q.m, 1.0);
         self.dq.f32_mut()[..q.m * d].fill(0.0);
         let output = &mut self.output.f32_mut()[..d];
         for i in 0..q.m {
-            head(x.outputs.o, h, d).read(plan.isa, q.row + i, 0, output);
-            self.delta[i] = dot_row(plan.isa, output, &self.grad.rows.f32()[i * d..][..d]);
+            Mat::head(x.outputs.o, h, d).read(plan.tiles.isa, q.row + i, 0, output);
+            self.delta[i] = dot_row(plan.tiles.isa, output, &self.grad.rows.f32()[i * d..][..d]);
         }
     }
 
     /// What a tile of queries and a tile of keys give each other.
     fn pair(&mut self, x: &Inputs<'_>, h: usize, q: Queries, k: Keys) {
         let (plan, d, m, n) = (x.plan, x.plan.heads.dim, q.m, k.n);
-        let (isa, kind, heads) = (plan.isa, plan.kind, plan.heads);
+        let (isa, kind, heads) = (plan.tiles.isa, plan.tiles.kind, plan.heads);
         let lse = x.outputs.lse.host_f32();
-        let (key_step, row_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
+        let (key_step, row_step) = (plan.tiles.right_words(TILE, d), plan.tiles.right_words(d, TILE));
         let t = x.tile_of[k.place.0] + k.place.1;
         let (s, ds) = (self.scores.f32_mut(), self.dscores.f32_mut());
         plan.times_keys(self.query.left.f32(), &self.keys.f32()[t * key_step..], s, m, n);
@@ -276,19 +274,19 @@ impl Side {
         let d = plan.heads.dim;
         Side {
             rows: cpu.pool().take(TILE * d),
-            left: cpu.pool().take(plan.tile_words(TILE, d)),
-            right: cpu.pool().take(plan.panel_words(d, TILE)),
+            left: cpu.pool().take(plan.tiles.left_words(TILE, d)),
+            right: cpu.pool().take(plan.tiles.right_words(d, TILE)),
         }
     }
 
-    fn load(&mut self, plan: &Plan, mat: Mat<'_>, first: usize, m: usize, scale: f32, scratch: &mut [f32]) {
+    fn load(&mut self, plan: &Plan, mat: Mat<'_>, first: usize, m: usize, scale: f32) {
         let d = plan.heads.dim;
         let rows = &mut self.rows.f32_mut()[..m * d];
         for i in 0..m {
-            mat.read(plan.isa, first + i, 0, &mut rows[i * d..][..d]);
+            mat.read(plan.tiles.isa, first + i, 0, &mut rows[i * d..][..d]);
         }
-        scale_row(plan.isa, rows, scale);
-        rows_to_words(plan.isa, plan.kind, rows, d, m, d, self.left.f32_mut());
-        plan.pack_rows(Mat::F32(rows, d), 0, m, scratch, self.right.f32_mut());
+        scale_row(plan.tiles.isa, rows, scale);
+        rows_to_words(plan.tiles.isa, plan.tiles.kind, rows, d, m, d, self.left.f32_mut());
+        plan.pack_rows(Mat::F32(rows, d), 0, m, self.right.f32_mut());
     }
 }

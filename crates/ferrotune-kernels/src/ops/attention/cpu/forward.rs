@@ -1,9 +1,9 @@
 //! The forward keeps a running maximum and sum per query (Milakov and Gimelshein 2018; Dao et al. 2022).
 
 use super::rows::{cap_row, scale_row, softmax_row};
-use super::{Attention, Plan, TILE, head, key_tiles, query_tiles, visible_part};
+use super::{Attention, Plan, TILE, key_tiles, query_tiles, visible_part};
 use crate::cpu::left::rows_to_words;
-use crate::cpu::panel::scratch_words;
+use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut};
 use crate::dtype::Precision;
 use crate::tensor::{Buffer, Tensor};
@@ -24,7 +24,7 @@ pub(in super::super) fn forward(
     let Attention { q, segments, heads, .. } = x;
     let plan = Plan::new(cpu, precision, heads);
     let (d, group, rows, width) = (heads.dim, heads.q / heads.kv, q.rows(), q.cols());
-    let (key_step, value_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
+    let (key_step, value_step) = (plan.tiles.right_words(TILE, d), plan.tiles.right_words(d, TILE));
     let packed = pack(cpu, plan, x);
 
     let tiles = |s| query_tiles(segments, s);
@@ -32,17 +32,18 @@ pub(in super::super) fn forward(
         .flat_map(|s| (0..heads.q).flat_map(move |h| tiles(s).map(move |queries| (s, h, queries))))
         .collect();
     let (out, lse) = (SharedMut::new(o.host_f32_mut()), SharedMut::new(lse.host_f32_mut()));
-    let words = [TILE * d, plan.tile_words(TILE, d), TILE * TILE, plan.tile_words(TILE, TILE), TILE * d];
+    let words =
+        [TILE * d, plan.tiles.left_words(TILE, d), TILE * TILE, plan.tiles.left_words(TILE, TILE), TILE * d];
     let state = || words.map(|w| cpu.pool().take(w));
     cpu.threads().run_with(tasks.len(), state, |[rows_q, q_tile, scores, p_tile, acc], task| {
         let (s, h, queries) = tasks[task];
         let m = queries.m;
         let q_rows = &mut rows_q.f32_mut()[..m * d];
         for i in 0..m {
-            head(q, h, d).read(plan.isa, queries.row + i, 0, &mut q_rows[i * d..][..d]);
+            Mat::head(q, h, d).read(plan.tiles.isa, queries.row + i, 0, &mut q_rows[i * d..][..d]);
         }
-        scale_row(plan.isa, q_rows, heads.scale);
-        rows_to_words(plan.isa, plan.kind, q_rows, d, m, d, q_tile.f32_mut());
+        scale_row(plan.tiles.isa, q_rows, heads.scale);
+        rows_to_words(plan.tiles.isa, plan.tiles.kind, q_rows, d, m, d, q_tile.f32_mut());
         let acc = &mut acc.f32_mut()[..m * d];
         acc.fill(0.0);
         let mut state = [(f32::NEG_INFINITY, 0.0f32); TILE];
@@ -61,18 +62,18 @@ pub(in super::super) fn forward(
                 }
                 let row = &mut row[part];
                 if let Some(cap) = heads.cap {
-                    cap_row(plan.isa, row, cap);
+                    cap_row(plan.tiles.isa, row, cap);
                 }
-                let keep = softmax_row(plan.isa, row, &mut state[i]);
-                scale_row(plan.isa, &mut acc[i * d..][..d], keep);
+                let keep = softmax_row(plan.tiles.isa, row, &mut state[i]);
+                scale_row(plan.tiles.isa, &mut acc[i * d..][..d], keep);
             }
-            rows_to_words(plan.isa, plan.kind, scores, TILE, m, n, p_tile.f32_mut());
+            rows_to_words(plan.tiles.isa, plan.tiles.kind, scores, TILE, m, n, p_tile.f32_mut());
             plan.times_rows(n, p_tile.f32(), &kv.values.f32()[t * value_step..], acc, m);
         }
         for i in 0..m {
             let row = queries.row + i;
             let (top, total) = state[i];
-            scale_row(plan.isa, &mut acc[i * d..][..d], 1.0 / total);
+            scale_row(plan.tiles.isa, &mut acc[i * d..][..d], 1.0 / total);
             // SAFETY: the task owns these rows of this head.
             unsafe {
                 out.slice(row * width + h * d..row * width + (h + 1) * d).copy_from_slice(&acc[i * d..][..d]);
@@ -86,7 +87,7 @@ pub(in super::super) fn forward(
 fn pack(cpu: &Cpu, plan: Plan, x: Attention<'_>) -> Vec<PackedKv> {
     let Attention { k, v, segments, .. } = x;
     let (d, kv_heads) = (plan.heads.dim, plan.heads.kv);
-    let (key_step, value_step) = (plan.panel_words(TILE, d), plan.panel_words(d, TILE));
+    let (key_step, value_step) = (plan.tiles.right_words(TILE, d), plan.tiles.right_words(d, TILE));
     let tiles = segments.iter().flat_map(|s| (0..kv_heads).map(|_| s.k_len.div_ceil(TILE)));
     let mut packed: Vec<_> = tiles
         .map(|tiles| PackedKv {
@@ -95,7 +96,7 @@ fn pack(cpu: &Cpu, plan: Plan, x: Attention<'_>) -> Vec<PackedKv> {
         })
         .collect();
     let shared = SharedMut::new(&mut packed);
-    let scratch = || cpu.pool().take(scratch_words(plan.kind, d.max(TILE)));
+    let scratch = || cpu.pool().take(plan.tiles.scratch_words(d));
     cpu.threads().run_with(segments.len() * kv_heads, scratch, |scratch, task| {
         let (s, g) = (&segments[task / kv_heads], task % kv_heads);
         // SAFETY: one task for each segment and kv head.
@@ -103,8 +104,8 @@ fn pack(cpu: &Cpu, plan: Plan, x: Attention<'_>) -> Vec<PackedKv> {
         let scratch = scratch.f32_mut();
         for t in 0..s.k_len.div_ceil(TILE) {
             let (row, n) = (s.k_start + t * TILE, (s.k_len - t * TILE).min(TILE));
-            plan.pack_keys(head(k, g, d), row, n, scratch, &mut kv.keys.f32_mut()[t * key_step..]);
-            plan.pack_rows(head(v, g, d), row, n, scratch, &mut kv.values.f32_mut()[t * value_step..]);
+            plan.pack_keys(Mat::head(k, g, d), row, n, scratch, &mut kv.keys.f32_mut()[t * key_step..]);
+            plan.pack_rows(Mat::head(v, g, d), row, n, &mut kv.values.f32_mut()[t * value_step..]);
         }
     });
     packed

@@ -11,12 +11,11 @@ mod rows;
 use std::ops::Range;
 
 use super::{Attention, Heads, Outputs, Run, Segment, Sinks, runs, trees, within};
-use crate::cpu::microkernel::{Micro, PANEL, Product, multiply, pick};
-use crate::cpu::panel::{Packing, pack_panel};
-use crate::cpu::words::{Mat, Words};
-use crate::cpu::{Cpu, Isa};
-use crate::dtype::{DType, Precision};
-use crate::tensor::Tensor;
+use crate::cpu::Cpu;
+use crate::cpu::microkernel::{Mode, PANEL};
+use crate::cpu::tiles::Tiles;
+use crate::cpu::words::Mat;
+use crate::dtype::Precision;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;
@@ -28,75 +27,35 @@ const TILE: usize = PANEL;
 /// What all tasks of a call share.
 #[derive(Clone, Copy)]
 struct Plan {
-    isa: Isa,
-    micro: Micro,
-    kind: Words,
+    tiles: Tiles,
     heads: Heads,
 }
 
 impl Plan {
     fn new(cpu: &Cpu, precision: Precision, heads: Heads) -> Self {
-        let micro = pick(cpu.isa(), precision == Precision::Bf16);
-        Plan { isa: cpu.isa(), micro, kind: Words::of(micro, precision), heads }
-    }
-
-    fn packing(&self) -> Packing {
-        Packing { isa: self.isa, micro: self.micro, kind: self.kind }
-    }
-
-    /// Words of a panel of `cols` columns and a reduction of `k`.
-    fn panel_words(&self, cols: usize, k: usize) -> usize {
-        cols.div_ceil(PANEL) * PANEL * self.kind.count(k)
-    }
-
-    /// Words of a left operand.
-    fn tile_words(&self, m: usize, k: usize) -> usize {
-        m * self.kind.count(k)
+        Plan { tiles: Tiles::new(cpu.isa(), precision), heads }
     }
 
     /// Packs rows `row..row + n` of head columns as columns of B (reduction over the head's width).
     fn pack_keys(&self, mat: Mat<'_>, row: usize, n: usize, scratch: &mut [f32], out: &mut [f32]) {
-        pack_panel(self.packing(), (mat, false), (row, n), (0, self.heads.dim), scratch, out);
+        self.tiles.pack_columns(mat, (row, n), self.heads.dim, scratch, out);
     }
 
     /// Packs rows `row..row + n` as the reduction of B, the head's width being its columns.
-    fn pack_rows(&self, mat: Mat<'_>, row: usize, n: usize, scratch: &mut [f32], out: &mut [f32]) {
-        let step = PANEL * self.kind.count(n);
-        for (p, col) in (0..self.heads.dim).step_by(PANEL).enumerate() {
-            let cols = (self.heads.dim - col).min(PANEL);
-            let out = &mut out[p * step..];
-            pack_panel(self.packing(), (mat, true), (col, cols), (row, n), scratch, out);
-        }
+    fn pack_rows(&self, mat: Mat<'_>, row: usize, n: usize, out: &mut [f32]) {
+        self.tiles.pack_rows(mat, (row, n), self.heads.dim, out);
     }
 
     /// `C [m, n] = A B` for rows of 64 where B was packed by [`Plan::pack_keys`].
     fn times_keys(&self, a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize) {
-        let words = self.kind.count(self.heads.dim);
-        multiply(
-            self.micro,
-            Product { words, a, lda: words, b, c, ldc: TILE, rows: m, cols: n, accumulate: false },
-        );
+        let d = self.heads.dim;
+        self.tiles.multiply(d, (a, self.tiles.kind.count(d)), b, (c, TILE), (m, n), Mode::SET);
     }
 
-    /// `C [m, dim] (+)= A B` where B was packed by [`Plan::pack_rows`] with a reduction of `k`.
+    /// `C [m, dim] += A B` where B was packed by [`Plan::pack_rows`] with a reduction of `k`.
     fn times_rows(&self, k: usize, a: &[f32], b: &[f32], c: &mut [f32], m: usize) {
-        let (words, d) = (self.kind.count(k), self.heads.dim);
-        for (p, col) in (0..d).step_by(PANEL).enumerate() {
-            let cols = (d - col).min(PANEL);
-            let (b, c) = (&b[p * PANEL * words..], &mut c[col..]);
-            multiply(
-                self.micro,
-                Product { words, a, lda: words, b, c, ldc: d, rows: m, cols, accumulate: true },
-            );
-        }
-    }
-}
-
-/// Columns of head `h` as a matrix.
-fn head(t: &Tensor, h: usize, dim: usize) -> Mat<'_> {
-    match t.dtype() {
-        DType::F32 => Mat::F32(&t.host_f32()[h * dim..], t.cols()),
-        _ => Mat::Bf16(&t.host_bf16()[h * dim..], t.cols()),
+        let d = self.heads.dim;
+        self.tiles.multiply(k, (a, self.tiles.kind.count(k)), b, (c, d), (m, d), Mode::ADD);
     }
 }
 

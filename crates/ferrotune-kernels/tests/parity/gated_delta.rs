@@ -1,0 +1,256 @@
+//! The gated delta rule: segments, groups of value heads, trees, caches, strong decays.
+
+use ferrotune_kernels::cpu::Cpu;
+use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::ops::gated_delta::{self, GatedDelta, Heads};
+use ferrotune_kernels::ops::segments::Segment;
+use ferrotune_kernels::{DType, Device, Tensor};
+
+use super::trees::{BORDERS, SMALL, segments};
+use super::{assert_close, cpus, error, finite_difference, inner, random};
+
+fn heads(k: usize, v: usize, key_dim: usize, value_dim: usize) -> Heads {
+    Heads { k, v, key_dim, value_dim, scale: 1.0 / (key_dim as f32).sqrt() }
+}
+
+/// Q, K, V, g, beta and the gradient of the output.
+struct Inputs([Tensor; 6]);
+
+impl Inputs {
+    /// Keys and queries of length one, decays of some size, shares between 0 and 1.
+    fn new(dev: &Device, rows: usize, heads: Heads, decay: f32) -> Self {
+        let unit = |name| {
+            let mut t = random(dev, rows, heads.k * heads.key_dim, name);
+            for head in t.host_f32_mut().chunks_exact_mut(heads.key_dim) {
+                let length = head.iter().map(|v| v * v).sum::<f32>().sqrt();
+                head.iter_mut().for_each(|v| *v /= length);
+            }
+            t
+        };
+        let each = |name, f: &dyn Fn(f32) -> f32| {
+            let mut t = random(dev, rows, heads.v, name);
+            t.host_f32_mut().iter_mut().for_each(|v| *v = f(*v));
+            t
+        };
+        let value = |name| random(dev, rows, heads.v * heads.value_dim, name);
+        let g = each("g", &|v| -decay * v * v);
+        Inputs([
+            unit("q"),
+            unit("k"),
+            value("v"),
+            g,
+            each("beta", &|v| 1.0 / (1.0 + (-v).exp())),
+            value("do"),
+        ])
+    }
+
+    fn op<'a>(&'a self, segments: &'a [Segment], heads: Heads) -> GatedDelta<'a> {
+        let [q, k, v, g, beta, _] = &self.0;
+        GatedDelta { q, k, v, g, beta, segments, heads }
+    }
+
+    /// `O`, dQ, dK, dV, dg, dbeta.
+    fn run(&self, dev: &Device, segments: &[Segment], heads: Heads) -> [Vec<f32>; 6] {
+        let x = self.op(segments, heads);
+        let o = gated_delta::forward(dev, x).unwrap();
+        let d = gated_delta::backward(dev, x, &self.0[5]).unwrap();
+        [o, d.dq, d.dk, d.dv, d.dg, d.dbeta].map(|t| t.to_vec())
+    }
+
+    /// These rows of everything.
+    fn rows(&self, dev: &Device, rows: &[usize]) -> Self {
+        Inputs(self.0.each_ref().map(|t| {
+            let row = |r: &usize| t.host_f32()[r * t.cols()..][..t.cols()].to_vec();
+            dev.tensor(rows.len(), t.cols(), &rows.iter().flat_map(row).collect::<Vec<_>>())
+        }))
+    }
+}
+
+const NAMES: [&str; 6] = ["output", "dq", "dk", "dv", "dg", "dbeta"];
+
+fn row_of(lens: &[usize]) -> Vec<Segment> {
+    let mut start = 0;
+    let segment = |n: &usize| {
+        start += n;
+        Segment::own(start - n, *n)
+    };
+    lens.iter().map(segment).collect()
+}
+
+#[test]
+fn gradients_are_those_of_differences() {
+    let dev = Device::reference();
+    for (heads, s) in [(heads(2, 2, 5, 3), row_of(&[9, 1, 4])), (heads(1, 2, 4, 6), segments(SMALL))] {
+        let inputs = Inputs::new(&dev, s.iter().map(|s| s.q_len).sum(), heads, 0.3);
+        let found = inputs.run(&dev, &s, heads);
+        for i in 0..5 {
+            finite_difference(&format!("gated_delta {}", NAMES[i + 1]), &inputs.0[i], &found[i + 1], |t| {
+                let mut x = inputs.op(&s, heads);
+                *[&mut x.q, &mut x.k, &mut x.v, &mut x.g, &mut x.beta][i] = t;
+                inner(&gated_delta::forward(&Device::reference(), x).unwrap(), &inputs.0[5])
+            });
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_agrees_and_threads_change_no_bit() {
+    let dev = Device::reference();
+    for (heads, lens, decay) in [
+        (heads(2, 2, 16, 16), &[1, 63, 64, 65, 130][..], 0.1),
+        (heads(2, 4, 20, 36), &[130, 7], 0.02),
+        (heads(1, 2, 64, 128), &[200], 0.0),
+        (heads(1, 3, 80, 20), &[65, 1, 1, 20], 1.0),
+        (heads(1, 1, 1, 1), &[70], 0.1),
+        // Decays of a hundred e-folds in a step, and none at all next to them.
+        (heads(2, 2, 24, 16), &[150], 50.0),
+    ] {
+        let s = row_of(lens);
+        let inputs = Inputs::new(&dev, lens.iter().sum(), heads, decay);
+        let expected = inputs.run(&dev, &s, heads);
+        for dev in cpus() {
+            let found = inputs.run(&dev, &s, heads);
+            for i in 0..6 {
+                let what = format!("{} {heads:?} {decay} {dev:?}", NAMES[i]);
+                assert_close(&what, &found[i], &expected[i], 1e-5);
+            }
+            let Device::Cpu(cpu) = &dev else { unreachable!("a CPU device") };
+            for threads in [1, 2, 3] {
+                let other = Device::Cpu(Cpu::new(threads, cpu.isa()).unwrap());
+                assert!(inputs.run(&other, &s, heads) == found, "{threads} threads, {heads:?}");
+            }
+            // A segment's bits do not depend on its neighbours.
+            let mut alone = [const { Vec::new() }; 6];
+            for segment in &s {
+                let own = inputs.rows(&dev, &segment.queries().collect::<Vec<_>>());
+                let found = own.run(&dev, &[Segment::own(0, segment.q_len)], heads);
+                alone.iter_mut().zip(found).for_each(|(all, part)| all.extend(part));
+            }
+            assert!(alone == found, "packed and one by one differ, {heads:?} {dev:?}");
+        }
+    }
+}
+
+#[test]
+fn narrow_inputs_are_their_values() {
+    let (reference, heads, s) = (Device::reference(), heads(1, 2, 20, 24), row_of(&[70, 3]));
+    let Inputs([q, k, v, g, beta, _]) = Inputs::new(&reference, 73, heads, 0.1);
+    let narrow = [&q, &k, &v].map(|t| elementwise::cast(&reference, t, DType::Bf16));
+    let wide = narrow.each_ref().map(|t| elementwise::cast(&reference, t, DType::F32));
+    let run = |dev: &Device, [q, k, v]: [&Tensor; 3]| {
+        let x = GatedDelta { q, k, v, g: &g, beta: &beta, segments: &s, heads };
+        gated_delta::forward(dev, x).unwrap().to_vec()
+    };
+    for dev in cpus().into_iter().chain([reference]) {
+        assert!(run(&dev, narrow.each_ref()) == run(&dev, wide.each_ref()), "{dev:?}");
+    }
+}
+
+/// What rows for themselves give, a row for each segment from its tree's root down to it.
+///
+/// Only a segment's own row has an output gradient for it, and a token's gradient is the sum over the rows that it is in.
+fn unfolded(dev: &Device, inputs: &Inputs, s: &[Segment], heads: Heads) -> [Vec<f32>; 6] {
+    let rows: usize = s.iter().map(|s| s.q_len).sum();
+    let mut all = inputs.run(dev, &[Segment::own(0, rows)], heads).map(|v| vec![0.0; v.len()]);
+    for (i, own) in s.iter().enumerate() {
+        let mut path = vec![i];
+        while let Some(parent) = s[path[0]].parent {
+            path.insert(0, parent);
+        }
+        let tokens: Vec<usize> = path.iter().flat_map(|p| s[*p].queries()).collect();
+        let before = tokens.len() - own.q_len;
+        let mut row = inputs.rows(dev, &tokens);
+        let width = row.0[5].cols();
+        row.0[5].host_f32_mut()[..before * width].fill(0.0);
+        let found = row.run(dev, &[Segment::own(0, tokens.len())], heads);
+        for (part, (all, found)) in all.iter_mut().zip(&found).enumerate() {
+            let width = found.len() / tokens.len();
+            for (j, token) in tokens.iter().enumerate().filter(|(j, _)| part > 0 || *j >= before) {
+                for c in 0..width {
+                    all[token * width + c] += found[j * width + c];
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_tree_gives_what_its_rows_give() {
+    let dev = Device::reference();
+    for (heads, shape) in [(heads(1, 2, 6, 5), SMALL), (heads(2, 4, 20, 32), BORDERS)] {
+        let s = segments(shape);
+        let inputs = Inputs::new(&dev, s.iter().map(|s| s.q_len).sum(), heads, 0.05);
+        let expected = unfolded(&dev, &inputs, &s, heads);
+        let plain = inputs.run(&dev, &s, heads);
+        let all: Vec<_> = cpus().iter().map(|dev| inputs.run(dev, &s, heads)).collect();
+        for i in 0..6 {
+            assert_close(&format!("{} of the plain loops", NAMES[i]), &plain[i], &expected[i], 3e-6);
+        }
+        // Every instruction set with one and with three threads.
+        for two in all.chunks(2) {
+            assert!(two[0] == two[1], "threads change bits: {heads:?}");
+            for i in 0..6 {
+                assert_close(&format!("{} {heads:?}", NAMES[i]), &two[0][i], &expected[i], 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn cached_states_go_on_where_they_stopped() {
+    let (reference, total) = (Device::reference(), 90);
+    for heads in [heads(1, 2, 20, 100), heads(2, 2, 64, 64)] {
+        let inputs = Inputs::new(&reference, 2 * total, heads, 0.05);
+        let whole = gated_delta::forward(&reference, inputs.op(&row_of(&[total, total]), heads)).unwrap();
+        for dev in cpus().into_iter().chain([Device::reference()]) {
+            // The second sequence has the third row of states, and runs ahead of the first.
+            let mut states = dev.zeros(3, heads.v * heads.key_dim * heads.value_dim);
+            let mut o = vec![0.0; whole.len()];
+            let mut at = [0, 0];
+            for lens in [[70, 80], [1, 1], [4, 2], [0, 1], [1, 0], [14, 6]] {
+                let mut rows = Vec::new();
+                let (mut sequences, mut some) = (Vec::new(), Vec::new());
+                for i in (0..2).filter(|i| lens[*i] > 0) {
+                    rows.extend(i * total + at[i]..i * total + at[i] + lens[i]);
+                    at[i] += lens[i];
+                    sequences.push([0, 2][i]);
+                    some.push(lens[i]);
+                }
+                let part = inputs.rows(&dev, &rows);
+                let s = row_of(&some);
+                let found =
+                    gated_delta::forward_cached(&dev, part.op(&s, heads), &mut states, &sequences).unwrap();
+                for (row, found) in rows.iter().zip(found.host_f32().chunks(whole.cols())) {
+                    o[row * whole.cols()..][..whole.cols()].copy_from_slice(found);
+                }
+            }
+            assert_eq!(at, [total, total]);
+            assert_close("cached states", &o, whole.host_f32(), 5e-6);
+            assert!(states.host_f32()[states.cols()..2 * states.cols()].iter().all(|s| *s == 0.0));
+            assert!(error(&states.host_f32()[..states.cols()], &vec![0.0; states.cols()]) > 0.1);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_input_is_refused() {
+    let dev = Device::reference();
+    let heads = heads(1, 2, 4, 4);
+    let inputs = Inputs::new(&dev, 9, heads, 0.1);
+    let forward = |s: &[Segment], heads| gated_delta::forward(&dev, inputs.op(s, heads)).map(|_| ());
+    let s = row_of(&[4, 5]);
+    forward(&s, heads).unwrap();
+    assert!(forward(&s[..1], heads).is_err(), "rows without a segment");
+    assert!(forward(&[s[0], s[1].after(Some(1))], heads).is_err(), "a parent that is itself");
+    assert!(forward(&s, Heads { value_dim: 2, v: 4, k: 3, ..heads }).is_err(), "heads that do not divide");
+    let cached = |s: &[Segment], sequences: &[usize]| {
+        let mut states = dev.zeros(2, 2 * 16);
+        gated_delta::forward_cached(&dev, inputs.op(s, heads), &mut states, sequences).map(|_| ())
+    };
+    cached(&s, &[1, 0]).unwrap();
+    for wrong in [&[0][..], &[1, 1], &[0, 2]] {
+        assert!(cached(&s, wrong).is_err(), "{wrong:?}");
+    }
+    assert!(cached(&[s[0], s[1].after(Some(0))], &[0, 1]).is_err(), "a parent and a cache");
+}
