@@ -1,5 +1,5 @@
 //! Speed of the gated delta rule on each instruction set, beside the best that GEMM reaches:
-//! `cargo run --release -p ferrotune-kernels --example gated_delta -- T Hk Hv dk dv [threads]`.
+//! `cargo run --release -p ferrotune-kernels --example gated_delta -- T Hk Hv dk dv [threads] [instruction set]`.
 //!
 //! Triangles count for their halves: GFLOP/s are of what the formulas need, in chunks of 64 tokens.
 #![allow(clippy::print_stdout)]
@@ -16,14 +16,14 @@ use ferrotune_kernels::{Device, Precision, Tensor};
 /// Tokens of a chunk.
 const CHUNK: f64 = 64.0;
 
-/// Seconds of the fastest of several calls.
+/// Seconds of the fastest of many calls: others may be using the machine.
 fn best(mut call: impl FnMut()) -> f64 {
     let time = |_| {
         let start = Instant::now();
         call();
         start.elapsed().as_secs_f64()
     };
-    (0..8).map(time).fold(f64::MAX, f64::min)
+    (0..40).map(time).fold(f64::MAX, f64::min)
 }
 
 /// GFLOP/s of a product of matrices of 1024 in f32.
@@ -60,14 +60,16 @@ fn main() {
     let ([rows, k, v, key_dim, value_dim], threads) = match sizes[..] {
         [t, a, b, c, d] => ([t, a, b, c, d], 2),
         [t, a, b, c, d, threads] => ([t, a, b, c, d], threads),
-        _ => return println!("usage: gated_delta T Hk Hv dk dv [threads]"),
+        _ => return println!("usage: gated_delta T Hk Hv dk dv [threads] [instruction set]"),
     };
     let heads = Heads { k, v, key_dim, value_dim, scale: 1.0 / (key_dim as f32).sqrt() };
     let (dk, dv) = (key_dim as f64, value_dim as f64);
     let products = (rows * v) as f64 * 2.0 / 1e9;
     let forward_gflop = products * (3.0 * dk * dv + CHUNK * (dk + dv));
     let backward_gflop = products * (8.0 * dk * dv + CHUNK * (3.5 * dk + 2.5 * dv));
-    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+    let named = std::env::args().skip(6).find(|name| name.parse::<usize>().is_err());
+    let wanted = |isa: &Isa| isa.available() && named.as_ref().is_none_or(|name| name == isa.name());
+    for isa in Isa::ALL.into_iter().filter(wanted) {
         let Ok(cpu) = Cpu::new(threads, isa) else { continue };
         let peak = peak(&cpu);
         let dev = Device::Cpu(cpu);

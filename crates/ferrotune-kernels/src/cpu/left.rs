@@ -138,6 +138,15 @@ pub(crate) fn columns_to_words(
     out: &mut [f32],
 ) {
     let words = kind.count(k);
+    if let (Mat::F32(data, stride), Words::F32) = (mat, kind) {
+        // Where they lie, sixteen rows at a time.
+        for row in (0..k).step_by(ROWS) {
+            let from = bytemuck::cast_slice(&data[row * stride + columns.start..]);
+            let size = ((k - row).min(ROWS), columns.len());
+            transpose(isa, from, 4 * stride, size, &mut out[row..], words);
+        }
+        return;
+    }
     for (at, out) in columns.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * words)) {
         let m = (columns.end - at).min(ROWS);
         let last = kind.values() - 1;

@@ -254,3 +254,47 @@ fn what_is_no_input_is_refused() {
     }
     assert!(cached(&[s[0], s[1].after(Some(0))], &[0, 1]).is_err(), "a parent and a cache");
 }
+
+/// Inputs that are sines of their places; what transformers 5.23.0 gives for them (`torch_recurrent_gated_delta_rule` of
+/// Qwen3-Next, with torch's gradients): the last output, the gradients of token 5, and the lengths of all.
+#[test]
+fn transformers_gives_the_same() {
+    let (rows, heads) = (70, heads(1, 2, 4, 3));
+    let dev = Device::reference();
+    let sines = |cols: usize, step: f64, first: f64, f: &dyn Fn(f64) -> f64| {
+        let values: Vec<f32> = (0..rows * cols).map(|i| f((step * i as f64 + first).sin()) as f32).collect();
+        dev.tensor(rows, cols, &values)
+    };
+    let unit = |mut t: Tensor| {
+        for head in t.host_f32_mut().chunks_exact_mut(4) {
+            let length = head.iter().map(|v| v * v).sum::<f32>().sqrt();
+            head.iter_mut().for_each(|v| *v /= length);
+        }
+        t
+    };
+    let inputs = Inputs([
+        unit(sines(4, 0.7, 0.1, &|v| v)),
+        unit(sines(4, 1.3, 0.5, &|v| v)),
+        sines(6, 0.9, 0.2, &|v| v),
+        sines(2, 0.37, 0.3, &|v| -0.2 * (1.0 + v)),
+        sines(2, 0.53, 0.4, &|v| 0.5 + 0.4 * v),
+        sines(6, 1.1, 0.7, &|v| v),
+    ]);
+    let expected: [(usize, &[f32], f32); 6] = [
+        (69, &[-0.23201275, -0.17889065, 0.009612368, 0.16514006, 0.19721466, 0.08004117], 4.256_298),
+        (5, &[0.42711276, -0.34144244, -0.60978364, 0.015209604], 8.519313),
+        (5, &[0.10953242, 0.26874435, 0.11878217, -0.1994447], 3.152995),
+        (5, &[0.07127204, -0.023683704, -0.09275771, -0.10638345, 0.06943266, 0.16937222], 1.7498441),
+        (5, &[-0.018164884, -0.16750348], 1.802_175),
+        (5, &[0.316_551_7, 0.268_294_1], 1.865_56),
+    ];
+    for dev in cpus().into_iter().chain([Device::reference()]) {
+        let found = inputs.run(&dev, &row_of(&[rows]), heads);
+        for (i, (row, values, length)) in expected.into_iter().enumerate() {
+            let what = format!("{} {dev:?}", NAMES[i]);
+            assert_close(&what, &found[i][row * values.len()..][..values.len()], values, 3e-6);
+            let all = found[i].iter().map(|v| v * v).sum::<f32>().sqrt();
+            assert_close(&what, &[all], &[length], 3e-6);
+        }
+    }
+}

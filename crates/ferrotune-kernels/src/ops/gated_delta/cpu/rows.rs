@@ -130,19 +130,27 @@ per_isa! {
             let mut done = [[0.0f32; STRIP]; BLOCK];
             for i in 0..count {
                 let at = place(i) * width + first;
+                // Of a known length, so that the sums stay in registers.
                 let mut sum = [0.0f32; STRIP];
-                sum[..live].copy_from_slice(&x[at..][..live]);
+                match x[at..].first_chunk::<STRIP>().filter(|_| live == STRIP) {
+                    Some(x) => sum = *x,
+                    None => sum[..live].copy_from_slice(&x[at..][..live]),
+                }
                 for (factor, done) in factors[i][..i].iter().zip(&done) {
                     for l in 0..STRIP {
                         sum[l] += factor * done[l];
                     }
                 }
-                x[at..][..live].copy_from_slice(&sum[..live]);
                 let beta = beta[place(i)];
                 for l in 0..STRIP {
                     done[i][l] = beta * sum[l];
                 }
-                y[at..][..live].copy_from_slice(&done[i][..live]);
+                for (to, from) in [(&mut *x, &sum), (&mut *y, &done[i])] {
+                    match to[at..].first_chunk_mut::<STRIP>().filter(|_| live == STRIP) {
+                        Some(to) => *to = *from,
+                        None => to[at..][..live].copy_from_slice(&from[..live]),
+                    }
+                }
             }
         }
     }
