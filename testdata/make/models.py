@@ -33,6 +33,8 @@ GROWING = dict(rope_type="dynamic", factor=2.0)
 LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.0, 2.0, 4.0, 8.0],
             original_max_position_embeddings=32, partial_rotary_factor=0.5)
 
+DELTA = dict(head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
+
 # name: (model_type, configuration, lengths of the two rows, note)
 CASES = {
     "gemma3_text": ("gemma3_text", dict(
@@ -123,6 +125,9 @@ CASES = {
         mamba_n_heads=4,
         num_local_experts=0, shared_intermediate_size=40, layer_types=["full_attention"] * 2,
         position_embedding_type=None, attention_multiplier=0.25), (28, 19), "no rotation"),
+    "apertus": ("apertus", dict(num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope(
+        12e6, rope_type="llama3", factor=8.0, original_max_position_embeddings=64, low_freq_factor=1.0, high_freq_factor=4.0)),
+        (28, 19), "an MLP without a gate whose activation has two trained numbers"),
     "lfm2": ("lfm2", dict(
         num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], block_multiple_of=8, conv_bias=True,
         rope_parameters=rope(1e6)), (28, 19),
@@ -130,6 +135,20 @@ CASES = {
     "lfm2_plain": ("lfm2", dict(
         layer_types=["conv", "full_attention"], conv_L_cache=4, block_auto_adjust_ff_dim=False, tie_word_embeddings=False,
         rope_parameters=rope(1e6)), (28, 19), "four taps, no biases, a head of its own"),
+    "qwen3_5": ("qwen3_5_text", dict(
+        DELTA, num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+        rope_parameters=rope(1e6, partial_rotary_factor=0.25)), (72, 40),
+        "the gated delta rule around a layer of attention with an output gate, a quarter of each head rotated"),
+    "qwen3_5_moe": ("qwen3_5_moe_text", dict(
+        DELTA, linear_num_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
+        shared_expert_intermediate_size=24, layer_types=["linear_attention", "full_attention"], attention_bias=True,
+        rope_parameters=rope(1e6, partial_rotary_factor=0.5)), (28, 19),
+        "four experts and a shared one in both layers; as many heads of v as of k"),
+    "qwen3_next": ("qwen3_next", dict(
+        DELTA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=24,
+        mlp_only_layers=[1], layer_types=["linear_attention", "full_attention"], linear_conv_kernel_dim=3,
+        rope_parameters=rope(partial_rotary_factor=0.25)), (28, 19),
+        "projections by key head, experts in the first layer"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -319,9 +338,11 @@ TARGET_PARAMETERS = {
     "olmoe": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen2_moe": ["experts.gate_up_proj", "experts.down_proj"],
     "minimax_m2": ["experts.gate_up_proj", "experts.down_proj"],
+    "qwen3_5_moe": ["experts.gate_up_proj", "experts.down_proj"],
+    "qwen3_next": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["apertus", "qwen3_5", "qwen3_next", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):
@@ -352,7 +373,7 @@ def make_full(root, name):
         with torch.no_grad():
             last = float(mean(token_loss(forward(model, x), x["labels"]), x["labels"]))
         case[group] = {"weight_decay": 0.1, "losses": losses, "grad_norms": norms, "loss_after": last}
-        for n in [n for n in named if ".conv.conv." in n
+        for n in [n for n in named if ".conv.conv." in n or "linear_attn" in n and named[n].dim() != 2 or "alpha" in n
                   or n.startswith("model.layers.1.") and (".o_proj" in n or "norm" in n)]:
             after[f"{group}/{n}"] = named[n].detach().clone()
     save_file(after, os.path.join(out, "params_step5.safetensors"))

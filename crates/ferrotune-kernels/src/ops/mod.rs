@@ -15,6 +15,7 @@
 //! | [`decay`] | the gates of a gated recurrence | da, db, dA_log, ddt_bias |
 //! | [`gated_delta`] | linear attention with a state that decays and is corrected, within segments | dQ, dK, dV, dg, dbeta |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
+//! | [`xielu`] | an activation with two trained numbers | dx, dalpha_p, dalpha_n |
 //! | [`route`] | experts of each token and their weights | dlogits |
 //! | [`softmax_xent`] | token losses of a chunk of logits | dlogits, in the same pass |
 //! | [`eight_bit`] | an activation in 8 bits until its backward | the values again |
@@ -45,6 +46,7 @@ pub mod route;
 pub mod segments;
 pub mod softmax_xent;
 pub mod token_rows;
+pub mod xielu;
 
 /// Refuses a tensor whose shape is not the contract's.
 fn expect(op: &'static str, what: &'static str, t: &Tensor, expected: [usize; 2]) -> Result<()> {

@@ -18,6 +18,7 @@ use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::ops::rope::{Pairs, Turn};
 use ferrotune_kernels::ops::route::{Choice, Score};
 use ferrotune_kernels::ops::softmax_xent::Logits;
+use ferrotune_kernels::ops::xielu::{self, Xielu};
 use ferrotune_kernels::ops::{adamw, eight_bit, elementwise, embedding, rope, route, softmax_xent};
 use ferrotune_kernels::quant::dynamic8::{Blocks8, DynamicMap};
 use ferrotune_kernels::rng::Stream;
@@ -141,6 +142,38 @@ fn gates_of_recurrences_are_right() {
     let far = dev.tensor(1, 3, &[-200.0, 0.0, 200.0]);
     let (g, _) = decay::forward(&dev, Gates { a: &far, b: &far, ..gates }).unwrap();
     assert!(g.host_f32().iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn xielu_agrees() {
+    let dev = Device::reference();
+    let (mut x, dy) = (random(&dev, 5, 70, "x"), random(&dev, 5, 70, "dy"));
+    let (p, n) = (dev.tensor(1, 1, &[0.3]), dev.tensor(1, 1, &[-0.7]));
+    let curve = Xielu { alpha_p: &p, alpha_n: &n, beta: 0.5, eps: -1e-6 };
+    let run = |dev: &Device, x: &Tensor| {
+        let y = xielu::forward(dev, x, curve, DType::F32).unwrap();
+        let (mut dp, mut dn) = (dev.zeros(1, 1), dev.zeros(1, 1));
+        let grads = xielu::Grads { alpha_p: Some(&mut dp), alpha_n: Some(&mut dn) };
+        let dx = xielu::backward(dev, x, curve, &dy, DType::F32, grads).unwrap();
+        [y, dx, dp, dn].map(|t| t.to_vec())
+    };
+    let expected = run(&dev, &x);
+    let loss = |x: &Tensor, of: Xielu<'_>| {
+        inner(&xielu::forward(&Device::reference(), x, of, DType::F32).unwrap(), &dy)
+    };
+    finite_difference("xielu dx", &x, &expected[1], |x| loss(x, curve));
+    finite_difference("xielu dp", &p, &expected[2], |alpha_p| loss(&x, Xielu { alpha_p, ..curve }));
+    finite_difference("xielu dn", &n, &expected[3], |alpha_n| loss(&x, Xielu { alpha_n, ..curve }));
+    // Between eps and 0 the function has another slope than around them.
+    x.host_f32_mut()[..4].copy_from_slice(&[0.0, -5e-7, -1e-3, -30.0]);
+    let expected = run(&dev, &x);
+    let at_zero = dy.host_f32()[0] * (0.5 - (0.5 + (-0.7f32).exp().ln_1p()));
+    assert_close("slope at 0", &expected[1][..1], &[at_zero], 1e-6);
+    for dev in cpus() {
+        for (i, found) in run(&dev, &x).iter().enumerate() {
+            assert_close(&format!("xielu {i}"), found, &expected[i], 1e-6);
+        }
+    }
 }
 
 fn rope_table(dev: &Device, half: usize) -> (Tensor, Tensor) {

@@ -47,6 +47,8 @@ pub struct Architecture {
     pub mlp_bias: bool,
     /// q, k, v in one matrix.
     pub fused_qkv: bool,
+    /// Whether the projection to q also gives a gate for the output of each head.
+    pub attention_gate: bool,
     /// The output projection, in `self_attn`.
     pub o_proj: &'static str,
     /// Shape of the MLP.
@@ -55,6 +57,8 @@ pub struct Architecture {
     pub experts: Option<Experts>,
     /// Activation of MLP or experts.
     pub activation: Activation,
+    /// xIELU in its place, with numbers of its own in every layer.
+    pub xielu: bool,
     /// Sliding window of each layer.
     pub windows: Vec<Option<usize>>,
     /// The rotary embeddings that layers use.
@@ -131,6 +135,37 @@ pub enum Mixing {
     Attention,
     /// A short convolution between two gates.
     ShortConv(ShortConv),
+    /// The gated delta rule.
+    GatedDelta(GatedDelta),
+}
+
+/// Sizes of a gated delta rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatedDelta {
+    /// Heads of q and k.
+    pub key_heads: usize,
+    /// Heads of v, a multiple of those.
+    pub value_heads: usize,
+    /// Width of a head of q and k.
+    pub key_dim: usize,
+    /// Width of a head of v.
+    pub value_dim: usize,
+    /// Tokens that the convolution before it meets, with the own one.
+    pub taps: usize,
+    /// Whether all that a key head needs stands together in the rows of two projections (`in_proj_qkvz`, `in_proj_ba`).
+    pub by_key_head: bool,
+}
+
+impl GatedDelta {
+    /// Values of v, of the output gate and of the output for a token.
+    pub(crate) fn value_width(&self) -> usize {
+        self.value_heads * self.value_dim
+    }
+
+    /// Values of q, k and v for a token.
+    pub(crate) fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.value_width()
+    }
 }
 
 /// Sizes of a short convolution.
@@ -293,6 +328,7 @@ impl Architecture {
         match self.mixers[layer] {
             Mixing::Attention => (format!("self_attn.{}", self.o_proj), self.heads * self.head_dim),
             Mixing::ShortConv(_) => ("conv.out_proj".into(), self.hidden),
+            Mixing::GatedDelta(delta) => ("linear_attn.out_proj".into(), delta.value_width()),
         }
     }
 
@@ -301,9 +337,14 @@ impl Architecture {
         match self.mixers[layer] {
             Mixing::Attention => {
                 let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-                (4, 2 * (q + kv) * self.hidden)
+                let gate = if self.attention_gate { q } else { 0 };
+                (4, (2 * (q + kv) + gate) * self.hidden)
             }
             Mixing::ShortConv(_) => (2, 4 * self.hidden * self.hidden),
+            Mixing::GatedDelta(delta) => {
+                let rows = delta.channels() + 2 * delta.value_width() + 2 * delta.value_heads;
+                (if delta.by_key_head { 3 } else { 5 }, rows * self.hidden)
+            }
         }
     }
 
@@ -350,7 +391,7 @@ impl Architecture {
     pub(crate) fn largest_matrix(&self) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn.max(e.shared.map_or(0, |s| s.ffn)));
-        self.hidden * self.vocab.max(2 * self.ffn).max(q + 2 * kv).max(expert).max(self.mixing_width())
+        self.hidden * self.vocab.max(2 * self.ffn).max(2 * q + 2 * kv).max(expert).max(self.mixing_width())
     }
 
     /// Values for a token that the widest mixing without attention starts from.
@@ -358,6 +399,7 @@ impl Architecture {
         let width = |mixing: &Mixing| match mixing {
             Mixing::Attention => 0,
             Mixing::ShortConv(_) => 3 * self.hidden,
+            Mixing::GatedDelta(delta) => delta.channels() + delta.value_width(),
         };
         self.mixers.iter().map(width).max().unwrap_or(0)
     }
@@ -392,10 +434,12 @@ impl Architecture {
             o_bias: c.attention_bias,
             mlp_bias: c.mlp_bias,
             fused_qkv: false,
+            attention_gate: false,
             o_proj: "o_proj",
             mlp: MlpKind::GATED,
             experts: None,
             activation: c.hidden_act,
+            xielu: false,
             windows: vec![None; c.num_hidden_layers],
             ropes: vec![rope(c, 10_000.0, 1.0)],
             rope_of_layer: vec![Some(0); c.num_hidden_layers],

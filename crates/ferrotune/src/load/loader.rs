@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use ferrotune_kernels::ops::attention::Heads;
-use ferrotune_kernels::ops::layer_norm;
 use ferrotune_kernels::ops::norm::NormOp;
 use ferrotune_kernels::ops::route::Choice;
+use ferrotune_kernels::ops::{gated_delta, layer_norm, rms_norm};
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
@@ -15,9 +15,10 @@ use crate::arch::architecture::{Architecture, Experts, LayerNorms, Mixing, MlpKi
 use crate::formats::Checkpoint;
 use crate::model::attention::{Attention, QkNorms, Qkv};
 use crate::model::decoder::Decoder;
+use crate::model::gated_delta::{DeltaInput, GatedDelta};
 use crate::model::layer::{Ffn, Layer};
 use crate::model::mixer::Mixer;
-use crate::model::mlp::{Mlp, Up};
+use crate::model::mlp::{Act, Mlp, Up, XieluNumbers};
 use crate::model::moe::{Expert, Moe, SharedExpert};
 use crate::model::norm::Norm;
 use crate::model::params::{Group, ParamId, Params};
@@ -79,6 +80,7 @@ impl Loader<'_> {
         let (mlp_before, mlp_after) = (norm(before_mlp)?, norm(after_mlp)?);
         let mixer = match a.mixers[i] {
             Mixing::Attention => Mixer::Attention(self.attention(a, i, before, after)?),
+            Mixing::GatedDelta(delta) => Mixer::GatedDelta(self.gated_delta(a, delta, i, before, after)?),
             Mixing::ShortConv(conv) => Mixer::ShortConv(self.short_conv(a, conv, i, before, after)?),
         };
         let residual = Residual { norm: mlp_after, scale: a.residual_scale };
@@ -101,7 +103,25 @@ impl Loader<'_> {
             MlpKind::Plain([up, down]) => (Up::Plain(Box::new(linear(up, a.ffn, a.hidden)?)), down),
         };
         let down_proj = linear(down, a.hidden, a.ffn)?;
-        Ok(Mlp { norm, up, activation: a.activation, down_proj, residual })
+        let activation = match a.xielu {
+            true => Act::Xielu(Box::new(self.xielu(at("mlp.act_fn"))?)),
+            false => Act::Fixed(a.activation),
+        };
+        Ok(Mlp { norm, up, activation, down_proj, residual })
+    }
+
+    fn xielu(&mut self, name: String) -> Result<XieluNumbers> {
+        let at = |part: &str| format!("{name}.{part}");
+        let [beta, eps] = [("beta", 0.5), ("eps", -1e-6)].map(|(part, usual)| {
+            // Not every file carries the constants.
+            match self.checkpoint.contains(&at(part)) {
+                true => Ok::<_, Error>([self.values(&at(part), &[])?[0]]),
+                false => Ok([usual]),
+            }
+        });
+        let alpha_p = self.vector_in(Group::Matrix, &at("alpha_p"), 1)?;
+        let alpha_n = self.vector_in(Group::Matrix, &at("alpha_n"), 1)?;
+        Ok(XieluNumbers { alpha_p, alpha_n, beta: beta?, eps: eps?, name })
     }
 
     /// Router and experts; a file has each expert's matrices or, as transformers 5 holds them, all in one tensor.
@@ -194,7 +214,7 @@ impl Loader<'_> {
             Qkv::Fused(Box::new(self.linear(at("qkv_proj"), q + 2 * kv, a.hidden, a.qkv_bias)?))
         } else {
             Qkv::Separate(Box::new([
-                self.linear(at("q_proj"), q, a.hidden, a.qkv_bias)?,
+                self.linear(at("q_proj"), if a.attention_gate { 2 * q } else { q }, a.hidden, a.qkv_bias)?,
                 self.linear(at("k_proj"), kv, a.hidden, a.qkv_bias)?,
                 self.linear(at("v_proj"), kv, a.hidden, a.qkv_bias)?,
             ]))
@@ -215,6 +235,7 @@ impl Loader<'_> {
             norm: before,
             qkv,
             qk_norm,
+            gated: a.attention_gate,
             o_proj: self.linear(at(a.o_proj), a.hidden, q, a.o_bias)?,
             residual: Residual { norm: after, scale: a.residual_scale },
             heads: Heads {
@@ -245,6 +266,53 @@ impl Loader<'_> {
             conv: self.conv_taps(at("conv"), [d, conv.taps], conv.bias)?,
             out_proj: self.linear(at("out_proj"), d, d, conv.bias)?,
             residual: Residual { norm: after, scale: a.residual_scale },
+        })
+    }
+
+    fn gated_delta(
+        &mut self,
+        a: &Architecture,
+        delta: arch::GatedDelta,
+        i: usize,
+        before: Option<Norm>,
+        after: Option<Norm>,
+    ) -> Result<GatedDelta> {
+        let name = format!("model.layers.{i}.linear_attn");
+        let at = |part: &str| format!("{name}.{part}");
+        let (channels, values, v) = (delta.channels(), delta.value_width(), delta.value_heads);
+        let mut linear = |part: &str, rows| self.linear(at(part), rows, a.hidden, false);
+        let input = if delta.by_key_head {
+            let two = [linear("in_proj_qkvz", channels + values)?, linear("in_proj_ba", 2 * v)?];
+            DeltaInput::ByKeyHead(Box::new(two))
+        } else {
+            DeltaInput::Separate(Box::new([
+                linear("in_proj_qkv", channels)?,
+                linear("in_proj_z", values)?,
+                linear("in_proj_b", v)?,
+                linear("in_proj_a", v)?,
+            ]))
+        };
+        let width = delta.key_dim;
+        let unit = 1.0 / (width as f32).sqrt();
+        Ok(GatedDelta {
+            norm: before,
+            input,
+            conv: self.conv_taps(at("conv1d"), [channels, delta.taps], false)?,
+            // Decays as a matrix does: its name says neither bias nor norm.
+            a_log: self.vector_in(Group::Matrix, &at("A_log"), v)?,
+            dt_bias: self.vector(&at("dt_bias"), v)?,
+            out_norm: self.norm_of(rms_norm::RMS, at("norm"), delta.value_dim, a.norm_eps)?,
+            out_proj: self.linear(at("out_proj"), a.hidden, values, false)?,
+            residual: Residual { norm: after, scale: a.residual_scale },
+            heads: gated_delta::Heads {
+                k: delta.key_heads,
+                v,
+                key_dim: width,
+                value_dim: delta.value_dim,
+                scale: unit,
+            },
+            unit: self.dev.tensor(1, width, &vec![unit; width]),
+            name,
         })
     }
 
@@ -353,8 +421,12 @@ impl Loader<'_> {
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
+        self.vector_in(Group::BiasOrNorm, name, len)
+    }
+
+    fn vector_in(&mut self, group: Group, name: &str, len: usize) -> Result<Vector> {
         let values = self.values(name, &[len])?;
-        Ok(self.keep_vector(name, &values))
+        Ok(self.keep_vector(group, name, &values))
     }
 
     fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
@@ -363,7 +435,7 @@ impl Loader<'_> {
         Ok(values)
     }
 
-    fn keep_vector(&mut self, name: &str, values: &[f32]) -> Vector {
+    fn keep_vector(&mut self, group: Group, name: &str, values: &[f32]) -> Vector {
         if self.form.linears != BaseStorage::Trained {
             return Vector::Frozen(self.dev.tensor(1, values.len(), values));
         }
@@ -371,7 +443,7 @@ impl Loader<'_> {
         let id = self.params.find(name);
         Vector::Trained(id.unwrap_or_else(|| {
             let value = self.dev.tensor(1, values.len(), values);
-            self.params.push_in(Group::BiasOrNorm, name, value)
+            self.params.push_in(group, name, value)
         }))
     }
 
@@ -394,7 +466,7 @@ impl Loader<'_> {
             values.extend(self.checkpoint.vector(&tensor, width)?);
             self.consumed.insert(tensor);
         }
-        let weight = self.keep_vector(&format!("{name}.weight"), &values);
+        let weight = self.keep_vector(Group::BiasOrNorm, &format!("{name}.weight"), &values);
         Ok(Norm { name, op: layer_norm::LAYER, weight, bias: None, width, eps, heads: Some(heads) })
     }
 }

@@ -1,6 +1,7 @@
 //! The attention half of a layer: norm, q/k/v, norms of heads, rotation, attention, output projection onto the
 //! residual stream.
 
+use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::attention::{self, Heads};
 use ferrotune_kernels::ops::{elementwise, rope};
 use ferrotune_kernels::{DType, Precision, Tensor};
@@ -11,7 +12,7 @@ use super::norm::Norm;
 use super::params::Gradients;
 use super::parts::LinearLayer;
 use super::pass::Pass;
-use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
+use super::residual::{Residual, ResidualSaved, Shared, before, before_backward, narrow};
 use super::rope::Rotation;
 use super::saved::{Keep, SavedActivation};
 use super::tokens::Tokens;
@@ -27,6 +28,9 @@ pub struct Attention {
     pub qkv: Qkv,
     /// Norms of q and k.
     pub qk_norm: Option<QkNorms>,
+    /// Whether `q_proj` also gives a gate: the heads' outputs are multiplied by its sigmoid. A head's gate stands behind its
+    /// query.
+    pub gated: bool,
     /// `self_attn.o_proj`.
     pub o_proj: LinearLayer,
     /// How the output joins the stream.
@@ -126,6 +130,7 @@ pub struct AttentionSaved {
     v: SavedActivation,
     o: SavedActivation,
     lse: Tensor,
+    gate: Option<SavedActivation>,
     h_qkv: Option<Tensor>,
     h_o: Option<Tensor>,
     residual: ResidualSaved,
@@ -135,7 +140,8 @@ impl AttentionSaved {
     /// Bytes that a token takes in it, without those of branches.
     pub(super) fn bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        let waiting = SavedActivation::nbytes(a.hidden + kv + q, precision, keep);
+        let gate = if a.attention_gate { q } else { 0 };
+        let waiting = SavedActivation::nbytes(a.hidden + kv + q + gate, precision, keep);
         let lse = a.heads * 4;
         waiting + (q + kv) * precision.saved().size() + lse + ResidualSaved::bytes_per_token(a, precision)
     }
@@ -160,6 +166,7 @@ impl Attention {
         let first = if self.norms_before_rotation().is_some() { saved } else { DType::F32 };
         let ([q, k, v], h_qkv) = self.qkv.forward(pass, &n, self.heads, [first, first, used])?;
         drop(n);
+        let (q, gate) = self.part_gate(pass, q)?;
         let (raw, [q, k]) = match &self.qk_norm {
             Some(QkNorms { both: [q_norm, k_norm], after_rotation: false }) => {
                 let normed = [q_norm.forward(pass, &q, DType::F32)?, k_norm.forward(pass, &k, DType::F32)?];
@@ -175,19 +182,53 @@ impl Attention {
         if let Some((LayerCache::Keys { k: keys, v: values }, slots)) = cache {
             elementwise::scatter(dev, &k, &slots.rows, keys)?;
             elementwise::scatter(dev, &v, &slots.rows, values)?;
-            let (o, _) = attention::forward(pass.ctx(), self.over(&q, keys, values, tokens))?;
+            let (mut o, _) = attention::forward(pass.ctx(), self.over(&q, keys, values, tokens))?;
+            if let Some(gate) = gate {
+                o = activation::gated(
+                    dev,
+                    Activation::Sigmoid,
+                    &pass.stored(gate, DType::F32),
+                    &o,
+                    DType::F32,
+                )?;
+            }
             self.residual.forward(pass, &o, &self.o_proj, x)?;
             return Ok(None);
         }
         let (o, lse) = attention::forward(pass.ctx(), self.over(&q, &k, &v, tokens))?;
         let o = narrow(pass, o);
         let x_in = keep.map(|keep| (SavedActivation::copy_of(pass, x, keep), keep));
-        let (h_o, residual) = self.residual.forward(pass, &o, &self.o_proj, x)?;
+        let gate = gate.map(|gate| pass.stored(gate, saved));
+        let out = through_gate(pass, gate.as_ref(), &o)?;
+        let (h_o, residual) = self.residual.forward(pass, &out, &self.o_proj, x)?;
+        drop(out);
         let [q, k] = raw.unwrap_or([q, k]);
         Ok(x_in.map(|(x, keep)| {
             let [v, o] = [v, o].map(|t| SavedActivation::new(pass, t, keep));
-            AttentionSaved { x, q, k, v, o, lse, h_qkv, h_o, residual }
+            let gate = gate.map(|gate| SavedActivation::new(pass, gate, keep));
+            AttentionSaved { x, q, k, v, o, lse, gate, h_qkv, h_o, residual }
         }))
+    }
+
+    /// Queries and gates, if the projection gave both.
+    fn part_gate(&self, pass: &Pass<'_>, q: Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        if !self.gated {
+            return Ok((q, None));
+        }
+        let (d, all) = (self.heads.dim, self.heads.q * self.heads.dim);
+        let both = q.with_columns(2 * d);
+        let part =
+            |range| -> Result<Tensor> { Ok(elementwise::columns(pass.dev, &both, range)?.with_columns(all)) };
+        Ok((part(0..d)?, Some(part(d..2 * d)?)))
+    }
+
+    /// The gradient of what the projection gave, for those of queries and gates.
+    fn join_gate(&self, pass: &Pass<'_>, dq: Tensor, d_gate: Option<Tensor>) -> Result<Tensor> {
+        let Some(d_gate) = d_gate else { return Ok(dq) };
+        let d_gate = pass.stored(d_gate, dq.dtype());
+        let (d, all) = (self.heads.dim, 2 * self.heads.q * self.heads.dim);
+        let both = elementwise::join(pass.dev, &[&dq.with_columns(d), &d_gate.with_columns(d)])?;
+        Ok(both.with_columns(all))
     }
 
     /// The op that is behind it, over these values.
@@ -241,10 +282,18 @@ impl Attention {
         let normed = self.qk_norm.iter().flat_map(|norms| &norms.both).any(|n| n.trained(pass));
         let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
         let d = self.residual.backward(pass, &s.residual, d_out.unwrap_or(dx), grads)?;
-        let o = s.o.take(pass);
-        let d_o = pass.linears_backward(&o, s.h_o.as_ref(), [&self.o_proj], [&*d], below, grads)?;
-        drop(d);
-        let Some(d_o) = d_o else { return Ok(()) };
+        let (o, gate) = (s.o.take(pass), s.gate.map(|gate| gate.take(pass)));
+        let out = through_gate(pass, gate.as_ref(), &o)?;
+        let d_out = pass.linears_backward(&out, s.h_o.as_ref(), [&self.o_proj], [&*d], below, grads)?;
+        drop((d, out));
+        let Some(mut d_o) = d_out else { return Ok(()) };
+        let mut d_gate = None;
+        if let Some(gate) = &gate {
+            let act = Activation::Sigmoid;
+            let (dg, d_up) = activation::gated_backward(pass.dev, act, gate, &o, &d_o, DType::F32)?;
+            (d_gate, d_o) = (Some(dg), d_up);
+        }
+        drop(gate);
         let again = match &self.qk_norm {
             Some(QkNorms { both: [q_norm, k_norm], after_rotation }) => {
                 let saved = pass.precision.saved();
@@ -275,6 +324,7 @@ impl Attention {
             dk = through(k_norm, pass, &s.k, &dk, grads)?;
         }
         drop((s.q, s.k));
+        let dq = self.join_gate(pass, dq, d_gate)?;
         let x = s.x.take(pass);
         let n = before(&self.norm, pass, &x)?;
         let dn = self.qkv.backward(pass, &n, s.h_qkv.as_ref(), [&dq, &dk, &dv], need_dn, grads)?;
@@ -306,6 +356,16 @@ impl Attention {
         let heads = self.qk_norm.iter_mut().flat_map(|norms| &mut norms.both);
         self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm)
     }
+}
+
+/// The heads' outputs, multiplied by the sigmoid of the gate if there is one.
+fn through_gate<'o>(pass: &Pass<'_>, gate: Option<&Tensor>, o: &'o Tensor) -> Result<Shared<'o>> {
+    Ok(match gate {
+        Some(gate) => {
+            Shared::Own(activation::gated(pass.dev, Activation::Sigmoid, gate, o, pass.precision.saved())?)
+        }
+        None => Shared::Of(o),
+    })
 }
 
 /// The gradient of a norm's input.

@@ -138,13 +138,17 @@ impl Decoder {
             let bias = l.bias.as_ref()?;
             Some(SmallTensor::whole(format!("{}.bias", l.name), bias, l.rows))
         });
-        let own = self.layers.iter().flat_map(|layer| layer.mixer.own_tensors());
+        let own = |layer| {
+            let Layer { mixer, mlp, .. }: &Layer = layer;
+            mixer.own_tensors().into_iter().chain(mlp.own_tensors())
+        };
+        let own = self.layers.iter().flat_map(own);
         self.norms().into_iter().flat_map(Norm::tensors).chain(own).chain(biases).collect()
     }
 
-    /// What no training changes, as the checkpoint has it: name and values.
-    pub fn constants(&self) -> impl Iterator<Item = (String, &[f32])> {
-        self.layers.iter().filter_map(|layer| layer.mlp.experts()?.correction())
+    /// What no training changes, as the checkpoint has it: name, shape and values.
+    pub fn constants(&self) -> impl Iterator<Item = (String, Vec<usize>, &[f32])> {
+        self.layers.iter().flat_map(|layer| layer.mlp.constants())
     }
 
     /// The output head.

@@ -8,7 +8,7 @@ use super::mlp::{Mlp, MlpSaved};
 use super::moe::{Moe, MoeSaved};
 use super::norm::Norm;
 use super::params::Gradients;
-use super::parts::LinearLayer;
+use super::parts::{LinearLayer, SmallTensor};
 use super::pass::Pass;
 use super::residual::ResidualSaved;
 use super::saved::{Keep, SavedActivation};
@@ -101,6 +101,32 @@ impl Ffn {
     fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearLayer> {
         let (mlp, moe) = self.each_mut();
         mlp.into_iter().flat_map(Mlp::linears_mut).chain(moe.into_iter().flat_map(Moe::linears_mut))
+    }
+
+    /// Its tensors that belong to no linear and no norm.
+    pub(super) fn own_tensors(&self) -> impl Iterator<Item = SmallTensor<'_>> {
+        self.each().0.into_iter().flat_map(Mlp::own_tensors)
+    }
+
+    /// What no training changes, as the checkpoint has it: name, shape and values.
+    pub(super) fn constants(&self) -> Vec<(String, Vec<usize>, &[f32])> {
+        match self {
+            Ffn::Dense(mlp) => mlp.numbers().map_or(Vec::new(), |numbers| {
+                let own = |name, value| (format!("{}.{name}", numbers.name), Vec::new(), value);
+                vec![own("beta", &numbers.beta[..]), own("eps", &numbers.eps[..])]
+            }),
+            Ffn::Experts(moe) => moe
+                .correction()
+                .map(|(name, values)| (name, vec![values.len()], values))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    fn trains(&self, pass: &Pass<'_>) -> bool {
+        self.norms().any(|n| n.trained(pass))
+            || self.linears().any(|l| pass.trains(l))
+            || self.own_tensors().any(|t| t.values.is_trained())
     }
 
     fn norms(&self) -> impl Iterator<Item = &Norm> {
@@ -216,9 +242,6 @@ impl Layer {
 
     /// Whether anything in here is trained.
     pub fn trains(&self, pass: &Pass<'_>) -> bool {
-        let mlp = &self.mlp;
-        self.mixer.trains(pass)
-            || mlp.norms().any(|n| n.trained(pass))
-            || mlp.linears().any(|l| pass.trains(l))
+        self.mixer.trains(pass) || self.mlp.trains(pass)
     }
 }

@@ -3,6 +3,7 @@
 use ferrotune_kernels::{Device, Precision, Tensor};
 
 use super::attention::{Attention, AttentionSaved};
+use super::gated_delta::{GatedDelta, GatedDeltaSaved};
 use super::kv_cache::{LayerCache, Slots};
 use super::norm::Norm;
 use super::params::Gradients;
@@ -22,6 +23,8 @@ pub enum Mixer {
     Attention(Attention),
     /// A short convolution between gates.
     ShortConv(ShortConv),
+    /// The gated delta rule.
+    GatedDelta(GatedDelta),
 }
 
 /// What its backward needs.
@@ -35,6 +38,8 @@ pub enum MixerSaved {
     Attention(AttentionSaved),
     /// What a short convolution keeps.
     ShortConv(ShortConvSaved),
+    /// What the gated delta rule keeps.
+    GatedDelta(GatedDeltaSaved),
 }
 
 /// The tokens of a pass and what was computed for all layers.
@@ -62,9 +67,10 @@ pub struct StreamGradient<'t> {
 impl MixerSaved {
     /// Bytes that a token takes in it, without those of branches.
     pub(super) fn bytes_per_token(a: &Architecture, layer: usize, precision: Precision, keep: Keep) -> usize {
-        match a.mixers[layer] {
+        match &a.mixers[layer] {
             Mixing::Attention => AttentionSaved::bytes_per_token(a, precision, keep),
             Mixing::ShortConv(_) => ShortConvSaved::bytes_per_token(a, precision, keep),
+            Mixing::GatedDelta(delta) => GatedDeltaSaved::bytes_per_token(a, delta, precision, keep),
         }
     }
 }
@@ -82,6 +88,7 @@ impl Mixer {
         Ok(match self {
             Mixer::Attention(m) => m.forward(pass, x, flow, cache, keep)?.map(MixerSaved::Attention),
             Mixer::ShortConv(m) => m.forward(pass, x, flow.tokens, cache, keep)?.map(MixerSaved::ShortConv),
+            Mixer::GatedDelta(m) => m.forward(pass, x, flow.tokens, cache, keep)?.map(MixerSaved::GatedDelta),
         })
     }
 
@@ -97,6 +104,9 @@ impl Mixer {
         match (self, saved) {
             (Mixer::Attention(m), MixerSaved::Attention(s)) => m.backward(pass, s, stream, flow, grads),
             (Mixer::ShortConv(m), MixerSaved::ShortConv(s)) => {
+                m.backward(pass, s, stream, flow.tokens, grads)
+            }
+            (Mixer::GatedDelta(m), MixerSaved::GatedDelta(s)) => {
                 m.backward(pass, s, stream, flow.tokens, grads)
             }
             _ => unreachable!("the forward of the same mixer made it"),
@@ -116,6 +126,7 @@ impl Mixer {
                 LayerCache::keys(dev, precision, sequences * capacity, m.heads.kv * m.heads.dim)
             }
             Mixer::ShortConv(m) => LayerCache::States(vec![m.conv.states(dev, sequences)]),
+            Mixer::GatedDelta(m) => LayerCache::States(m.states(dev, sequences)),
         }
     }
 
@@ -124,6 +135,7 @@ impl Mixer {
         match self {
             Mixer::Attention(m) => m.linears().collect(),
             Mixer::ShortConv(m) => vec![&m.in_proj, &m.out_proj],
+            Mixer::GatedDelta(m) => m.input.linears().iter().chain([&m.out_proj]).collect(),
         }
     }
 
@@ -132,6 +144,7 @@ impl Mixer {
         match self {
             Mixer::Attention(m) => m.linears_mut().collect(),
             Mixer::ShortConv(m) => vec![&mut m.in_proj, &mut m.out_proj],
+            Mixer::GatedDelta(m) => m.input.linears_mut().iter_mut().chain([&mut m.out_proj]).collect(),
         }
     }
 
@@ -140,6 +153,7 @@ impl Mixer {
         match self {
             Mixer::Attention(m) => m.norms().collect(),
             Mixer::ShortConv(m) => m.norm.iter().chain(&m.residual.norm).collect(),
+            Mixer::GatedDelta(m) => m.norm.iter().chain([&m.out_norm]).chain(&m.residual.norm).collect(),
         }
     }
 
@@ -148,6 +162,9 @@ impl Mixer {
         match self {
             Mixer::Attention(m) => m.norms_mut().collect(),
             Mixer::ShortConv(m) => m.norm.iter_mut().chain(&mut m.residual.norm).collect(),
+            Mixer::GatedDelta(m) => {
+                m.norm.iter_mut().chain([&mut m.out_norm]).chain(&mut m.residual.norm).collect()
+            }
         }
     }
 
@@ -156,6 +173,7 @@ impl Mixer {
         match self {
             Mixer::Attention(_) => Vec::new(),
             Mixer::ShortConv(m) => m.conv.tensors().collect(),
+            Mixer::GatedDelta(m) => m.own_tensors().collect(),
         }
     }
 
@@ -164,6 +182,7 @@ impl Mixer {
         match self {
             Mixer::Attention(m) => m.norm.as_ref(),
             Mixer::ShortConv(m) => m.norm.as_ref(),
+            Mixer::GatedDelta(m) => m.norm.as_ref(),
         }
     }
 

@@ -3,10 +3,11 @@
 use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::ops::xielu::{self, Xielu};
 
 use super::norm::Norm;
 use super::params::Gradients;
-use super::parts::LinearLayer;
+use super::parts::{LinearLayer, SmallTensor, Vector};
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
 use super::saved::{Keep, SavedActivation};
@@ -20,11 +21,42 @@ pub struct Mlp {
     /// The projections to the ffn.
     pub up: Up,
     /// The function between.
-    pub activation: Activation,
+    pub activation: Act,
     /// `mlp.down_proj`.
     pub down_proj: LinearLayer,
     /// How the output joins the stream.
     pub residual: Residual,
+}
+
+/// The function between the projections of an MLP.
+#[derive(Debug)]
+pub enum Act {
+    /// One without numbers of its own.
+    Fixed(Activation),
+    /// xIELU, with two trained numbers and two constants.
+    Xielu(Box<XieluNumbers>),
+}
+
+/// The numbers of a layer's xIELU, by their names in `act_fn`.
+#[derive(Debug)]
+pub struct XieluNumbers {
+    /// Module path, `model.layers.0.mlp.act_fn`.
+    pub name: String,
+    /// `alpha_p`, `[1, 1]`.
+    pub alpha_p: Vector,
+    /// `alpha_n`, `[1, 1]`.
+    pub alpha_n: Vector,
+    /// `beta`.
+    pub beta: [f32; 1],
+    /// `eps`.
+    pub eps: [f32; 1],
+}
+
+impl XieluNumbers {
+    fn over<'a>(&'a self, pass: &Pass<'a>) -> Xielu<'a> {
+        let [beta, eps] = [self.beta[0], self.eps[0]];
+        Xielu { alpha_p: pass.vector(&self.alpha_p), alpha_n: pass.vector(&self.alpha_n), beta, eps }
+    }
 }
 
 /// Projections to the ffn.
@@ -116,23 +148,45 @@ impl<T> Hidden<T> {
 }
 
 impl Hidden {
-    fn activate(&self, pass: &Pass<'_>, act: Activation) -> Result<Tensor> {
-        Ok(match self {
-            Hidden::Gated([gate, up]) => activation::gated(pass.dev, act, gate, up, pass.precision.saved())?,
-            Hidden::Plain(x) => activation::forward(pass.dev, act, x, pass.precision.saved()),
+    fn activate(&self, pass: &Pass<'_>, act: &Act) -> Result<Tensor> {
+        let dtype = pass.precision.saved();
+        Ok(match (self, act) {
+            (Hidden::Gated([gate, up]), Act::Fixed(act)) => {
+                activation::gated(pass.dev, *act, gate, up, dtype)?
+            }
+            (Hidden::Plain(x), Act::Fixed(act)) => activation::forward(pass.dev, *act, x, dtype),
+            (Hidden::Plain(x), Act::Xielu(numbers)) => {
+                xielu::forward(pass.dev, x, numbers.over(pass), dtype)?
+            }
+            (Hidden::Gated(_), Act::Xielu(_)) => unreachable!("xIELU has no gate"),
         })
     }
 
-    fn activate_backward(&self, pass: &Pass<'_>, act: Activation, dy: &Tensor) -> Result<Hidden> {
-        Ok(match self {
-            Hidden::Gated([gate, up]) => {
-                let (dgate, dup) =
-                    activation::gated_backward(pass.dev, act, gate, up, dy, pass.precision.saved())?;
+    fn activate_backward(
+        &self,
+        pass: &Pass<'_>,
+        act: &Act,
+        dy: &Tensor,
+        grads: &mut Gradients,
+    ) -> Result<Hidden> {
+        let dtype = pass.precision.saved();
+        Ok(match (self, act) {
+            (Hidden::Gated([gate, up]), Act::Fixed(act)) => {
+                let (dgate, dup) = activation::gated_backward(pass.dev, *act, gate, up, dy, dtype)?;
                 Hidden::Gated([dgate, dup])
             }
-            Hidden::Plain(x) => {
-                Hidden::Plain(activation::backward(pass.dev, act, x, dy, pass.precision.saved())?)
+            (Hidden::Plain(x), Act::Fixed(act)) => {
+                Hidden::Plain(activation::backward(pass.dev, *act, x, dy, dtype)?)
             }
+            (Hidden::Plain(x), Act::Xielu(numbers)) => {
+                let ids = [&numbers.alpha_p, &numbers.alpha_n].map(Vector::trained);
+                let [mut p, mut n] = ids.map(|id| id.and_then(|id| grads.take(id)));
+                let sinks = xielu::Grads { alpha_p: p.as_mut(), alpha_n: n.as_mut() };
+                let dx = xielu::backward(pass.dev, x, numbers.over(pass), dy, dtype, sinks);
+                grads.put_back(ids, [p, n]);
+                Hidden::Plain(dx?)
+            }
+            (Hidden::Gated(_), Act::Xielu(_)) => unreachable!("xIELU has no gate"),
         })
     }
 }
@@ -162,7 +216,7 @@ impl Mlp {
         let (hidden, h_up) = self.up.forward(pass, &n)?;
         let x_in = keep.map(|keep| SavedActivation::copy_of(pass, from, keep));
         drop(n);
-        let y = hidden.activate(pass, self.activation)?;
+        let y = hidden.activate(pass, &self.activation)?;
         let hidden =
             keep.filter(|keep| keep.wide).map(|keep| hidden.map(|x| SavedActivation::new(pass, x, keep)));
         let (h_down, residual) = self.residual.forward(pass, &y, &self.down_proj, x)?;
@@ -186,13 +240,13 @@ impl Mlp {
             Some(hidden) => hidden.map(|x| x.take(pass)),
             None => self.up.forward(pass, &n)?.0,
         };
-        let y = hidden.activate(pass, self.activation)?;
-        let below = need_dn || self.up.linears().iter().any(|l| pass.trains(l));
+        let y = hidden.activate(pass, &self.activation)?;
+        let below = need_dn || self.up.linears().iter().any(|l| pass.trains(l)) || self.own_trained();
         let d = self.residual.backward(pass, &s.residual, dx, grads)?;
         let dy = pass.linears_backward(&y, s.h_down.as_ref(), [&self.down_proj], [&*d], below, grads)?;
         drop((y, d));
         let Some(dy) = dy else { return Ok(()) };
-        let d_hidden = hidden.activate_backward(pass, self.activation, &dy)?;
+        let d_hidden = hidden.activate_backward(pass, &self.activation, &dy, grads)?;
         drop((dy, hidden));
         let dn = self.up.backward(pass, &n, s.h_up.as_ref(), &d_hidden, need_dn, grads)?;
         drop(n);
@@ -200,6 +254,27 @@ impl Mlp {
             before_backward(&self.norm, pass, &x, &dn, dx, grads)?;
         }
         Ok(())
+    }
+
+    /// The numbers of its activation, if it has some.
+    pub(super) fn numbers(&self) -> Option<&XieluNumbers> {
+        match &self.activation {
+            Act::Fixed(_) => None,
+            Act::Xielu(numbers) => Some(numbers),
+        }
+    }
+
+    /// Its tensors that belong to no linear and no norm.
+    pub(super) fn own_tensors(&self) -> impl Iterator<Item = SmallTensor<'_>> {
+        self.numbers().into_iter().flat_map(|numbers| {
+            let own = |name, values| SmallTensor::whole(format!("{}.{name}", numbers.name), values, 1);
+            [own("alpha_p", &numbers.alpha_p), own("alpha_n", &numbers.alpha_n)]
+        })
+    }
+
+    /// Whether one of those is trained.
+    pub(super) fn own_trained(&self) -> bool {
+        self.own_tensors().any(|t| t.values.is_trained())
     }
 
     /// The linears, in the order of their numbers.

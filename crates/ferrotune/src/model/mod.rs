@@ -6,6 +6,7 @@ pub mod decoder;
 
 pub mod attention;
 pub mod embedding;
+pub mod gated_delta;
 pub mod kv_cache;
 pub mod layer;
 pub mod linear;

@@ -93,11 +93,7 @@ impl Norm {
         let [mut dw, mut db] = ids.map(|id| id.and_then(|id| grads.take(id)));
         let sinks = Grads { weight: dw.as_mut(), bias: db.as_mut() };
         let result = self.op.backward(pass.dev, self.of(pass, x, ids), dy, dx, sinks);
-        for (id, gradient) in ids.into_iter().zip([dw, db]) {
-            if let (Some(id), Some(gradient)) = (id, gradient) {
-                grads.put(id, gradient);
-            }
-        }
+        grads.put_back(ids, [dw, db]);
         Ok(result?)
     }
 }

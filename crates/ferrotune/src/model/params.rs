@@ -224,6 +224,19 @@ impl Gradients {
         }
     }
 
+    /// Puts those back that were taken out.
+    pub(crate) fn put_back<const N: usize>(
+        &mut self,
+        ids: [Option<ParamId>; N],
+        gradients: [Option<Tensor>; N],
+    ) {
+        for (id, gradient) in ids.into_iter().zip(gradients) {
+            if let (Some(id), Some(gradient)) = (id, gradient) {
+                self.put(id, gradient);
+            }
+        }
+    }
+
     /// The gradient of a parameter.
     pub fn get(&self, id: ParamId) -> &Tensor {
         self.tensors[id.0].as_ref().expect("gradient is in the store between backwards")

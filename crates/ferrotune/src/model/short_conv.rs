@@ -74,11 +74,7 @@ impl ConvTaps {
         let [mut weight, mut bias] = ids.map(|id| id.and_then(|id| grads.take(id)));
         let sinks = Grads { weight: weight.as_mut(), bias: bias.as_mut() };
         let dx = causal_conv::backward(pass.dev, conv, dy, dtype, sinks);
-        for (id, gradient) in ids.into_iter().zip([weight, bias]) {
-            if let (Some(id), Some(gradient)) = (id, gradient) {
-                grads.put(id, gradient);
-            }
-        }
+        grads.put_back(ids, [weight, bias]);
         Ok(dx?)
     }
 

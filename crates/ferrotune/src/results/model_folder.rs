@@ -74,8 +74,8 @@ pub fn write(
         let value = merged_vector(model, &name, own, adapter);
         tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
     }
-    for (name, values) in model.constants() {
-        tensors.push((name, OutTensor::lazy(Dtype::F32, &[values.len()], || encode(values, DType::F32))));
+    for (name, shape, values) in model.constants() {
+        tensors.push((name, OutTensor::lazy(Dtype::F32, &shape, || encode(values, DType::F32))));
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;

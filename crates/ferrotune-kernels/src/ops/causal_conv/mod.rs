@@ -7,8 +7,8 @@
 mod cpu;
 mod reference;
 
-use super::attention::Segment;
 use super::expect;
+use super::segments::{self, Segment};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -87,17 +87,11 @@ impl Conv<'_> {
             let found = format!("{} taps", self.taps());
             return Err(Error::Unsupported { what: "causal_conv", found, allowed: "1 to 8 taps" });
         }
-        let mut next = 0;
-        for (i, s) in self.segments.iter().enumerate() {
-            let follows = s.q_start == next && s.parent.is_none_or(|parent| parent < i);
-            next = s.q_start + s.q_len;
-            if !follows || next > t {
-                let allowed = "segments that follow each other, inside X, after their parents";
-                return Err(Error::Unsupported { what: "causal_conv", found: format!("{s:?}"), allowed });
-            }
-        }
-        if next != t {
-            let found = format!("{next} of {t} rows");
+        let allowed = "segments that follow each other, inside X, and go on from one of their tree";
+        let inside = |s: &Segment| s.queries().end <= t;
+        let covered = segments::check("causal_conv segment", self.segments, inside, allowed)?;
+        if covered != t {
+            let found = format!("{covered} of {t} rows");
             return Err(Error::Unsupported { what: "causal_conv", found, allowed: "segments that cover X" });
         }
         Ok(())

@@ -17,8 +17,12 @@ pub struct Defaults {
     pub norm_eps: f64,
     /// Another key of `intermediate_size`, which comes before it.
     pub ffn_key: &'static str,
+    /// Width of the MLP, for families whose configuration has none as no layer has an MLP.
+    pub ffn: Option<usize>,
     /// Key of the activation.
     pub activation_key: &'static str,
+    /// An activation that only this family has: it is not in [`Activation`].
+    pub own_activation: Option<&'static str>,
     /// Activation of the MLP.
     pub activation: Activation,
     /// Which layers' window `sliding_window` states.
@@ -63,7 +67,9 @@ impl Defaults {
         norm_eps_key: "rms_norm_eps",
         norm_eps: 1e-6,
         ffn_key: "intermediate_size",
+        ffn: None,
         activation_key: "hidden_act",
+        own_activation: None,
         activation: Activation::Silu,
         window: Window::Stated,
         rope: RopeStyle::Common,

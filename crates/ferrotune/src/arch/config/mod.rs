@@ -86,10 +86,12 @@ pub enum LayerType {
     Sliding,
     /// A short convolution.
     Conv,
+    /// Linear attention: a recurrence.
+    Linear,
 }
 
 impl LayerType {
-    const ALL: [LayerType; 3] = [LayerType::Full, LayerType::Sliding, LayerType::Conv];
+    const ALL: [LayerType; 4] = [LayerType::Full, LayerType::Sliding, LayerType::Conv, LayerType::Linear];
 
     /// Its names in configurations, transformers 5's first.
     fn names(self) -> &'static [&'static str] {
@@ -97,6 +99,7 @@ impl LayerType {
             LayerType::Full => &["full_attention", "attention"],
             LayerType::Sliding => &["sliding_attention"],
             LayerType::Conv => &["conv"],
+            LayerType::Linear => &["linear_attention"],
         }
     }
 
@@ -141,7 +144,10 @@ impl ModelConfig {
         let sliding_window = window(&keys, defaults.window, use_sliding_window)?;
         Ok(ModelConfig {
             hidden_size,
-            intermediate_size: match keys.first_size([defaults.ffn_key, "intermediate_size"])? {
+            intermediate_size: match keys
+                .first_size([defaults.ffn_key, "intermediate_size"])?
+                .or(defaults.ffn)
+            {
                 Some(size) => size,
                 None => return Err(keys.missing("intermediate_size")),
             },
@@ -251,6 +257,7 @@ fn activation(keys: &Keys<'_>, defaults: &Defaults) -> Result<Activation> {
     let key = defaults.activation_key;
     match keys.text(key)? {
         None => Ok(defaults.activation),
+        Some(own) if defaults.own_activation == Some(own) => Ok(defaults.activation),
         Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(Activation::GeluTanh),
         Some(other) => {

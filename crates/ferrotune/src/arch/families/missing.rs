@@ -6,8 +6,6 @@ use serde_json::{Map, Value};
 const PIECES: &[(&str, &str)] = &[
     ("text_config", "a text model inside a model for pictures or sound"),
     ("kv_lora_rank", "multi-head latent attention (MLA)"),
-    ("linear_num_value_heads", "the gated delta rule (linear attention)"),
-    ("linear_conv_kernel_dim", "the gated delta rule (linear attention)"),
     ("mamba_d_state", "Mamba-2 layers"),
     ("mamba_n_heads", "Mamba-2 layers"),
     ("ssm_state_size", "Mamba-2 layers"),

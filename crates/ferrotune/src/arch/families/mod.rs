@@ -3,6 +3,7 @@
 //! A family says how its own code reads `config.json` ([`Defaults`]) and describes its network as an [`Architecture`].
 //! Adding one takes a file, its `mod` line and its row in [`FAMILIES`].
 
+mod apertus;
 mod ernie4_5;
 mod exaone4;
 mod gemma2;
@@ -28,7 +29,10 @@ mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
 mod qwen3_moe;
+mod qwen3_next;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -85,7 +89,11 @@ pub const FAMILIES: &[Family] = &[
     glm4::FAMILY,
     ministral3::FAMILY,
     granitemoehybrid::FAMILY,
+    apertus::FAMILY,
     lfm2::FAMILY,
+    qwen3_5::FAMILY,
+    qwen3_5_moe::FAMILY,
+    qwen3_next::FAMILY,
 ];
 
 /// The family of this `model_type`, if there is one.

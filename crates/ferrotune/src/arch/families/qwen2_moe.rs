@@ -11,18 +11,17 @@ pub(super) const FAMILY: Family = Family {
     architecture,
 };
 
+/// The shared expert of Qwen's families, with a default for its width.
+pub(super) fn shared_expert(c: &ModelConfig, ffn: usize) -> Result<SharedExpert> {
+    let stated = c.with_keys(|keys| keys.optional_size("shared_expert_intermediate_size"))?;
+    let ffn = stated.unwrap_or(ffn);
+    Ok(SharedExpert { ffn, module: "mlp.shared_expert", gate: Some("mlp.shared_expert_gate") })
+}
+
 /// Qwen 2's attention, whose biases `qkv_bias` can take away.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     let experts = qwen3_moe::experts(c, [60, 4, 1408])?;
-    let (shared, qkv_bias) = c.with_keys(|keys| {
-        let ffn = keys.optional_size("shared_expert_intermediate_size")?.unwrap_or(5632);
-        Ok((ffn, keys.flag("qkv_bias")?.unwrap_or(true)))
-    })?;
-    let shared =
-        SharedExpert { ffn: shared, module: "mlp.shared_expert", gate: Some("mlp.shared_expert_gate") };
-    Ok(Architecture {
-        experts: Some(Experts { shared: Some(shared), ..experts }),
-        qkv_bias,
-        ..qwen2::architecture(c)?
-    })
+    let shared = Some(shared_expert(c, 5632)?);
+    let qkv_bias = c.with_keys(|keys| Ok(keys.flag("qkv_bias")?.unwrap_or(true)))?;
+    Ok(Architecture { experts: Some(Experts { shared, ..experts }), qkv_bias, ..qwen2::architecture(c)? })
 }
