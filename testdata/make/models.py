@@ -33,7 +33,7 @@ GROWING = dict(rope_type="dynamic", factor=2.0)
 LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.0, 2.0, 4.0, 8.0],
             original_max_position_embeddings=32, partial_rotary_factor=0.5)
 
-DELTA = dict(head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
+DELTA = dict(head_dim=16, rms_norm_eps=1e-3, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
 
 # name: (model_type, configuration, lengths of the two rows, note)
 CASES = {
@@ -179,7 +179,9 @@ def randomize(model, seed):
         for name, p in sorted([*model.named_parameters(), *corrections]):
             noise = torch.randn(p.shape, generator=g)
             if p.dim() == 1:
-                ones = name.endswith("weight") and "gemma" not in model.config.model_type
+                kind = model.config.model_type
+                around_zero = "gemma" in kind or kind.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in name
+                ones = name.endswith("weight") and not around_zero
                 p.copy_(0.1 * noise + (1.0 if ones else 0.0))
             else:
                 p.copy_(noise * (0.4 if "embed" in name else 1.4 * p.shape[-1] ** -0.5))
@@ -342,7 +344,7 @@ TARGET_PARAMETERS = {
     "qwen3_next": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["apertus", "qwen3_5", "qwen3_next", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):

@@ -39,7 +39,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
     let after = SafeFile::open(&case.path("params_step5.safetensors"))?;
     for (_, dev) in devices() {
         for (group, everything) in [("uniform_decay", true), ("trainer_groups", false)] {
-            let (model, mut params) = load(&dev, &checkpoint, BaseStorage::Trained, 64)?;
+            let (model, mut params) = load(&dev, &checkpoint, BaseStorage::Trained, 128)?;
             let decay = case
                 .number(&format!("/{group}/weight_decay"))
                 .or_else(|_| case.number(&format!("/{group}/optimizer/weight_decay")))?;

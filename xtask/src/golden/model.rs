@@ -98,7 +98,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Failure> {
     let batch = Batch::read(&case.path("inputs.safetensors"))?;
     let checkpoint = Checkpoint::open(&case.path("model"))?;
     for (device, dev) in devices() {
-        let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64)?;
+        let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 128)?;
         check_base(case, &model, &pass(&dev, &none, None), &batch, report)?;
         check_adapter(case, &dev, &model, &batch, report)?;
         // Greedy tokens and both activation policies are slow on the plain loops and prove nothing more there.

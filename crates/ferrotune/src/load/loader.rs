@@ -281,9 +281,18 @@ impl Loader<'_> {
         let at = |part: &str| format!("{name}.{part}");
         let (channels, values, v) = (delta.channels(), delta.value_width(), delta.value_heads);
         let mut linear = |part: &str, rows| self.linear(at(part), rows, a.hidden, false);
+        let width = delta.key_dim;
+        let unit = 1.0 / (width as f32).sqrt();
+        let heads = gated_delta::Heads {
+            k: delta.key_heads,
+            v,
+            key_dim: width,
+            value_dim: delta.value_dim,
+            scale: unit,
+        };
         let input = if delta.by_key_head {
             let two = [linear("in_proj_qkvz", channels + values)?, linear("in_proj_ba", 2 * v)?];
-            DeltaInput::ByKeyHead(Box::new(two))
+            DeltaInput::ByKeyHead(Box::new(two), heads)
         } else {
             DeltaInput::Separate(Box::new([
                 linear("in_proj_qkv", channels)?,
@@ -292,8 +301,6 @@ impl Loader<'_> {
                 linear("in_proj_a", v)?,
             ]))
         };
-        let width = delta.key_dim;
-        let unit = 1.0 / (width as f32).sqrt();
         Ok(GatedDelta {
             norm: before,
             input,
@@ -304,13 +311,7 @@ impl Loader<'_> {
             out_norm: self.norm_of(rms_norm::RMS, at("norm"), delta.value_dim, a.norm_eps)?,
             out_proj: self.linear(at("out_proj"), a.hidden, values, false)?,
             residual: Residual { norm: after, scale: a.residual_scale },
-            heads: gated_delta::Heads {
-                k: delta.key_heads,
-                v,
-                key_dim: width,
-                value_dim: delta.value_dim,
-                scale: unit,
-            },
+            heads,
             unit: self.dev.tensor(1, width, &vec![unit; width]),
             name,
         })

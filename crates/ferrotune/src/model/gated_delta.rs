@@ -56,7 +56,7 @@ pub enum DeltaInput {
     /// `in_proj_qkv`, `in_proj_z`, `in_proj_b`, `in_proj_a` (Qwen3.5).
     Separate(Box<[LinearLayer; 4]>),
     /// `in_proj_qkvz` and `in_proj_ba` (Qwen3-Next): all that belongs to one key head stands together.
-    ByKeyHead(Box<[LinearLayer; 2]>),
+    ByKeyHead(Box<[LinearLayer; 2]>, Heads),
 }
 
 /// What the projections give, or its gradient.
@@ -101,7 +101,7 @@ impl DeltaInput {
     pub fn linears(&self) -> &[LinearLayer] {
         match self {
             DeltaInput::Separate(four) => &four[..],
-            DeltaInput::ByKeyHead(two) => &two[..],
+            DeltaInput::ByKeyHead(two, _) => &two[..],
         }
     }
 
@@ -109,24 +109,19 @@ impl DeltaInput {
     pub(crate) fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
             DeltaInput::Separate(four) => &mut four[..],
-            DeltaInput::ByKeyHead(two) => &mut two[..],
+            DeltaInput::ByKeyHead(two, _) => &mut two[..],
         }
     }
 
-    fn forward(
-        &self,
-        pass: &Pass<'_>,
-        n: &Tensor,
-        heads: Heads,
-        dtype: DType,
-    ) -> Result<(Projected, Option<Tensor>)> {
+    fn forward(&self, pass: &Pass<'_>, n: &Tensor, dtype: DType) -> Result<(Projected, Option<Tensor>)> {
         match self {
             DeltaInput::Separate(four) => {
                 let dtypes = [dtype, dtype, DType::F32, DType::F32];
                 let ([qkv, z, b, a], h) = pass.linears_as(n, four.each_ref(), dtypes)?;
                 Ok((Projected { qkv, z, b, a }, h))
             }
-            DeltaInput::ByKeyHead(two) => {
+            DeltaInput::ByKeyHead(two, heads) => {
+                let heads = *heads;
                 let ([qkvz, ba], h) = pass.linears_as(n, two.each_ref(), [dtype, DType::F32])?;
                 let [q, k, v, z] = of_key_heads(pass, qkvz, heads, widths(heads))?;
                 let [b, a] = of_key_heads(pass, ba, heads, [heads.v / heads.k; 2])?;
@@ -142,7 +137,6 @@ impl DeltaInput {
         n: &Tensor,
         h: Option<&Tensor>,
         d: Projected,
-        heads: Heads,
         need_dn: bool,
         grads: &mut Gradients,
     ) -> Result<Option<Tensor>> {
@@ -151,7 +145,8 @@ impl DeltaInput {
             DeltaInput::Separate(four) => {
                 pass.linears_backward(n, h, four.each_ref(), [&qkv, &z, &b, &a], need_dn, grads)
             }
-            DeltaInput::ByKeyHead(two) => {
+            DeltaInput::ByKeyHead(two, heads) => {
+                let heads = *heads;
                 let [q, k, v] = split_qkv(pass, &qkv, heads)?;
                 let qkvz = to_key_heads(pass, [q, k, v, pass.stored(z, qkv.dtype())], heads)?;
                 let ba = to_key_heads(pass, [b, a], heads)?;
@@ -205,13 +200,11 @@ fn split_qkv(pass: &Pass<'_>, qkv: &Tensor, heads: Heads) -> Result<[Tensor; 3]>
 impl GatedDelta {
     /// What the recurrence reads for what the projections gave: q and k as the convolution gave them, then q and k of length
     /// 1, v, and its gates.
-    #[expect(clippy::type_complexity, reason = "named where it is taken apart")]
     fn before_recurrence(
         &self,
         pass: &Pass<'_>,
         qkv: &Tensor,
-        b: &Tensor,
-        a: &Tensor,
+        [b, a]: [&Tensor; 2],
         tokens: Tokens<'_>,
         states: Option<causal_conv::States<'_>>,
         dtype: DType,
@@ -258,7 +251,7 @@ impl GatedDelta {
         let n = before(&self.norm, pass, x)?;
         let saved = pass.precision.saved();
         let used = if cache.is_some() { DType::F32 } else { saved };
-        let (Projected { qkv, z, b, a }, h_in) = self.input.forward(pass, &n, self.heads, used)?;
+        let (Projected { qkv, z, b, a }, h_in) = self.input.forward(pass, &n, used)?;
         drop(n);
         let mut states = match cache {
             Some((LayerCache::States(states), slots)) => match &mut states[..] {
@@ -268,7 +261,7 @@ impl GatedDelta {
             _ => None,
         };
         let conv_states = states.as_mut().map(|(rows, _, sequences)| causal_conv::States { rows, sequences });
-        let (_, qkv_in, gates) = self.before_recurrence(pass, &qkv, &b, &a, tokens, conv_states, used)?;
+        let (_, qkv_in, gates) = self.before_recurrence(pass, &qkv, [&b, &a], tokens, conv_states, used)?;
         let delta = self.recurrence(&qkv_in, &gates, tokens);
         let o = match states {
             Some((_, states, sequences)) => gated_delta::forward_cached(pass.dev, delta, states, sequences)?,
@@ -319,7 +312,7 @@ impl GatedDelta {
         self.out_norm.backward(pass, &o, &d_normed, &mut d_o, grads)?;
         drop((d_normed, o));
         let qkv = s.qkv.take(pass);
-        let (raw, qkv_in, gates) = self.before_recurrence(pass, &qkv, &s.b, &s.a, tokens, None, saved)?;
+        let (raw, qkv_in, gates) = self.before_recurrence(pass, &qkv, [&s.b, &s.a], tokens, None, saved)?;
         let delta = self.recurrence(&qkv_in, &gates, tokens);
         let gated_delta::Gradients { dq, dk, dv, dg, dbeta } = gated_delta::backward(pass.dev, delta, &d_o)?;
         drop((d_o, qkv_in, gates));
@@ -339,7 +332,7 @@ impl GatedDelta {
         let d = Projected { qkv: d_qkv, z: pass.stored(dz, saved), b: db, a: da };
         let x = s.x.take(pass);
         let n = before(&self.norm, pass, &x)?;
-        let dn = self.input.backward(pass, &n, s.h_in.as_ref(), d, self.heads, need_dn, grads)?;
+        let dn = self.input.backward(pass, &n, s.h_in.as_ref(), d, need_dn, grads)?;
         drop(n);
         match dn {
             Some(dn) => before_backward(&self.norm, pass, &x, &dn, dx, grads),

@@ -29,10 +29,6 @@ pub enum Mixer {
 
 /// What its backward needs.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one for each layer, in a list that is there from step to step"
-)]
 pub enum MixerSaved {
     /// What attention keeps.
     Attention(AttentionSaved),
