@@ -34,14 +34,16 @@ pub(super) fn hint(model_type: &str, config: &Map<String, Value>) -> String {
     format!("what is missing: {missing}; the nearest supported family is `{}`", nearest(model_type, &has))
 }
 
+/// The supported families whose layers have experts.
+pub(super) const HAVE_EXPERTS: &[&str] =
+    &["mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "minimax_m2", "qwen3_5_moe_text", "qwen3_next"];
+
 fn nearest(model_type: &str, has: &dyn Fn(&str) -> bool) -> &'static str {
     // The family of the same name, whatever its version.
     let stem = |name: &str| name.chars().take_while(|c| c.is_ascii_alphabetic()).collect::<String>();
     let experts = ["num_experts", "num_local_experts", "n_routed_experts"].into_iter().any(has);
     let of_kind = |family: &&super::Family| {
-        let has_experts =
-            family.model_type.contains("moe") || matches!(family.model_type, "mixtral" | "minimax_m2");
-        has_experts == experts && stem(family.model_type) == stem(model_type)
+        HAVE_EXPERTS.contains(&family.model_type) == experts && stem(family.model_type) == stem(model_type)
     };
     match super::FAMILIES.iter().filter(of_kind).max_by_key(|family| family.model_type) {
         Some(family) => family.model_type,

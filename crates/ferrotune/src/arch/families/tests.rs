@@ -97,13 +97,9 @@ fn a_refused_family_says_what_is_missing_and_which_one_is_nearest() {
             "MLA",
             "qwen3_moe",
         ),
-        (json!({"model_type": "qwen3_5", "linear_num_value_heads": 16}), "delta rule", "qwen3"),
-        (
-            json!({"model_type": "qwen3_next", "linear_num_value_heads": 16, "num_experts": 512}),
-            "delta rule",
-            "qwen3_moe",
-        ),
-        (json!({"model_type": "lfm2", "conv_L_cache": 3}), "short convolution", "llama"),
+        (json!({"model_type": "qwen4", "num_experts": 512}), "its own code", "qwen3_next"),
+        (json!({"model_type": "lfm3"}), "its own code", "lfm2"),
+        (json!({"model_type": "nemotron_h", "ssm_state_size": 128}), "Mamba-2", "llama"),
         (
             json!({"model_type": "gemma3n", "hidden_size_per_layer_input": 256}),
             "for each layer",
@@ -114,5 +110,15 @@ fn a_refused_family_says_what_is_missing_and_which_one_is_nearest() {
         let hint = with(changes).unwrap_err().hint().unwrap().to_string();
         let expected = format!("nearest supported family is `{nearest}`");
         assert!(hint.contains(piece) && hint.contains(&expected), "{hint}");
+    }
+}
+
+#[test]
+fn families_with_experts_are_known_as_such() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/models");
+    for folder in std::fs::read_dir(models).unwrap() {
+        let config = read_config(&folder.unwrap().path().join("model/config.json")).unwrap();
+        let has = architecture(&config).unwrap().experts.is_some();
+        assert_eq!(missing::HAVE_EXPERTS.contains(&config.model_type.as_str()), has, "{}", config.model_type);
     }
 }
