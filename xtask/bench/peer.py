@@ -20,8 +20,6 @@ os.environ.update(JOB["environment"], HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM
 import torch
 from transformers import AutoModelForCausalLM
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
 
 def load(job):
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[job["dtype"]]
@@ -44,7 +42,7 @@ def load(job):
     if job["method"] != "full":
         from peft import LoraConfig, get_peft_model
 
-        lora = LoraConfig(r=job["rank"], lora_alpha=job["alpha"], target_modules=TARGETS, task_type="CAUSAL_LM")
+        lora = LoraConfig(r=job["rank"], lora_alpha=job["alpha"], target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, lora)
     return model.train()
 

