@@ -17,10 +17,12 @@ pub mod dynamic8;
 pub mod gguf;
 pub mod int8;
 mod isa;
+pub mod mxfp4;
 pub mod nf4;
 
 pub use gguf::{GgufBlocks, GgufType};
 pub use int8::Int8Rows;
+pub use mxfp4::Mxfp4;
 pub use nf4::{FourBit, FourBitKind};
 
 /// Starts and lengths of the requests by which a part of a file is read ahead: Linux takes no more of one than it would read

@@ -8,6 +8,48 @@ use ferrotune_kernels::{DType, Device, Precision, Tensor};
 use super::{assert_close, cpus, finite_difference, inner, random};
 
 #[test]
+fn sinks_take_their_share() {
+    let dev = Device::reference();
+    let heads = Heads { q: 4, kv: 2, dim: 16, scale: 0.25, window: Some(9), cap: None };
+    let segments = [Segment::own(0, 30), Segment::own(30, 7)];
+    let [q, d_o] = ["q", "do"].map(|name| random(&dev, 37, 64, name));
+    let [k, v] = ["k", "v"].map(|name| random(&dev, 37, 32, name));
+    let sinks = dev.tensor(1, 4, &[-3.0, 0.0, 2.0, 40.0]);
+    let forward = |dev: &Device, q: &Tensor, k: &Tensor, v: &Tensor, sinks: &Tensor| {
+        let attention = Attention { q, k, v, segments: &segments, heads };
+        let (mut o, mut lse) = attention::forward(dev.ctx(Precision::F32), attention).unwrap();
+        attention::add_sinks(dev, &mut o, &mut lse, sinks).unwrap();
+        (o, lse)
+    };
+    let run = |dev: &Device| {
+        let (o, lse) = forward(dev, &q, &k, &v, &sinks);
+        let attention = Attention { q: &q, k: &k, v: &v, segments: &segments, heads };
+        let outputs = Outputs { o: &o, lse: &lse, d_o: &d_o };
+        let (dq, dk, dv) = attention::backward(dev.ctx(Precision::F32), attention, outputs).unwrap();
+        let mut d_sinks = dev.zeros(1, 4);
+        attention::sinks_backward(&sinks, &o, &lse, &d_o, &mut d_sinks).unwrap();
+        [o, lse, dq, dk, dv, d_sinks].map(|t| t.to_vec())
+    };
+    let expected = run(&dev);
+    let loss = |q: &Tensor, k: &Tensor, v: &Tensor, sinks: &Tensor| {
+        inner(&forward(&Device::reference(), q, k, v, sinks).0, &d_o)
+    };
+    finite_difference("sinks dq", &q, &expected[2], |q| loss(q, &k, &v, &sinks));
+    finite_difference("sinks dk", &k, &expected[3], |k| loss(&q, k, &v, &sinks));
+    finite_difference("sinks dv", &v, &expected[4], |v| loss(&q, &k, v, &sinks));
+    finite_difference("d_sinks", &sinks, &expected[5], |sinks| loss(&q, &k, &v, sinks));
+    assert!(
+        expected[0].chunks_exact(64).all(|row| row[48..].iter().all(|v| v.abs() < 1e-6)),
+        "all to the sink"
+    );
+    for dev in cpus() {
+        for (i, found) in run(&dev).iter().enumerate() {
+            assert_close(&format!("sinks {i}"), found, &expected[i], 5e-6);
+        }
+    }
+}
+
+#[test]
 fn attention_agrees_for_segments_groups_windows_and_head_widths() {
     let dev = Device::reference();
     for (dim, window, cap, lens) in [

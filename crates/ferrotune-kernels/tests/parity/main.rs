@@ -94,7 +94,9 @@ fn inner(y: &Tensor, weights: &Tensor) -> f64 {
 fn activations_agree() {
     let dev = Device::reference();
     let (g, u, dy) = (random(&dev, 5, 700, "g"), random(&dev, 5, 700, "u"), random(&dev, 5, 700, "dy"));
-    for act in [Activation::Silu, Activation::GeluTanh, Activation::Sigmoid] {
+    // Differences are wrong where a limit lies between the two points: the first limit is beyond all values.
+    let clamped = |limit| Activation::ClampedSwish { alpha: 1.7, limit };
+    for act in [Activation::Silu, Activation::GeluTanh, Activation::Sigmoid, clamped(9.0), clamped(0.5)] {
         let run = |dev: &Device| {
             let (dg, du) = activation::gated_backward(dev, act, &g, &u, &dy, DType::F32).unwrap();
             let plain = activation::forward(dev, act, &g, DType::F32);
@@ -106,11 +108,13 @@ fn activations_agree() {
         let gated = |g: &Tensor, u: &Tensor| {
             inner(&activation::gated(&reference(), act, g, u, DType::F32).unwrap(), &dy)
         };
-        finite_difference("gated dgate", &g, &expected[1], |g| gated(g, &u));
-        finite_difference("gated dup", &u, &expected[2], |u| gated(&g, u));
-        finite_difference("activation", &g, &expected[4], |x| {
-            inner(&activation::forward(&reference(), act, x, DType::F32), &dy)
-        });
+        if act != clamped(0.5) {
+            finite_difference("gated dgate", &g, &expected[1], |g| gated(g, &u));
+            finite_difference("gated dup", &u, &expected[2], |u| gated(&g, u));
+            finite_difference("activation", &g, &expected[4], |x| {
+                inner(&activation::forward(&reference(), act, x, DType::F32), &dy)
+            });
+        }
         for dev in cpus() {
             for (i, found) in run(&dev).iter().enumerate() {
                 assert_close(&format!("{act:?} {i}"), found, &expected[i], 1e-6);

@@ -39,6 +39,44 @@ fn gelu(x: f32) -> (f32, f32) {
     (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
 }
 
+/// `(y, dy/dg, dy/du)` of `(u + 1) g / (1 + e^(-alpha g))` inside the limits, beyond which nothing changes.
+#[inline(always)]
+fn clamped(alpha: f32, limit: f32, g: f32, u: f32) -> (f32, f32, f32) {
+    let (g_in, u_in) = (if g < limit { g } else { limit }, u.clamp(-limit, limit));
+    let s = sigmoid(alpha * g_in);
+    let swish = g_in * s;
+    let slope = s * (1.0 + alpha * g_in * (1.0 - s));
+    let dg = if g <= limit { (u_in + 1.0) * slope } else { 0.0 };
+    let du = if u.abs() <= limit { swish } else { 0.0 };
+    ((u_in + 1.0) * swish, dg, du)
+}
+
+#[inline(always)]
+fn clamp_gate<T: Element>(alpha: f32, limit: f32, g: &[T], u: &[T], y: &mut [f32]) {
+    let n = y.len();
+    let (g, u) = (&g[..n], &u[..n]);
+    for i in 0..n {
+        y[i] = clamped(alpha, limit, g[i].value(), u[i].value()).0;
+    }
+}
+
+#[inline(always)]
+fn clamp_products<T: Element>(
+    (alpha, limit): (f32, f32),
+    g: &[T],
+    u: &[T],
+    dy: &[f32],
+    (dg, du): (&mut [f32], &mut [f32]),
+) {
+    let n = dg.len();
+    let (g, u, dy, du) = (&g[..n], &u[..n], &dy[..n], &mut du[..n]);
+    for i in 0..n {
+        let (_, by_gate, by_up) = clamped(alpha, limit, g[i].value(), u[i].value());
+        dg[i] = dy[i] * by_gate;
+        du[i] = dy[i] * by_up;
+    }
+}
+
 #[inline(always)]
 fn map<T: Element>(x: &[T], y: &mut [f32], f: impl Fn(f32) -> f32) {
     let x = &x[..y.len()];
@@ -87,6 +125,9 @@ macro_rules! loops {
                         Activation::Silu => map(x, y, |x| silu(x).0),
                         Activation::Sigmoid => map(x, y, |x| logistic(x).0),
                         Activation::GeluTanh => map(x, y, |x| gelu(x).0),
+                        Activation::ClampedSwish { alpha, limit } => {
+                            map(x, y, |x| clamped(alpha, limit, x, 0.0).0)
+                        }
                     }
                 }
             }
@@ -98,6 +139,9 @@ macro_rules! loops {
                         Activation::Silu => map(x, y, |x| silu(x).1),
                         Activation::Sigmoid => map(x, y, |x| logistic(x).1),
                         Activation::GeluTanh => map(x, y, |x| gelu(x).1),
+                        Activation::ClampedSwish { alpha, limit } => {
+                            map(x, y, |x| clamped(alpha, limit, x, 0.0).1)
+                        }
                     }
                 }
             }
@@ -109,6 +153,7 @@ macro_rules! loops {
                         Activation::Silu => gate(g, u, y, |x| silu(x).0),
                         Activation::Sigmoid => gate(g, u, y, |x| logistic(x).0),
                         Activation::GeluTanh => gate(g, u, y, |x| gelu(x).0),
+                        Activation::ClampedSwish { alpha, limit } => clamp_gate(alpha, limit, g, u, y),
                     }
                 }
             }
@@ -126,6 +171,9 @@ macro_rules! loops {
                         Activation::Silu => products(g, u, dy, (dg, du), silu),
                         Activation::Sigmoid => products(g, u, dy, (dg, du), logistic),
                         Activation::GeluTanh => products(g, u, dy, (dg, du), gelu),
+                        Activation::ClampedSwish { alpha, limit } => {
+                            clamp_products((alpha, limit), g, u, dy, (dg, du))
+                        }
                     }
                 }
             }

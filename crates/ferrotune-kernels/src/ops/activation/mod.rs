@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::tensor::Tensor;
 
 /// The function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x / (1 + e^-x)`; gated it is SwiGLU.
     Silu,
@@ -18,6 +18,14 @@ pub enum Activation {
     GeluTanh,
     /// `1 / (1 + e^-x)`; gated it is the output gate of an attention.
     Sigmoid,
+    /// Gated `(u + 1) g / (1 + e^(-alpha g))`, where `g` is at most `limit` and `u` between it and its negative (gpt-oss). It
+    /// has no plain form: there `u` is 0.
+    ClampedSwish {
+        /// Steepness.
+        alpha: f32,
+        /// The limit.
+        limit: f32,
+    },
 }
 
 /// `y = act(x)` in `dtype` for `x` `[T, F]` (f32 or bf16).

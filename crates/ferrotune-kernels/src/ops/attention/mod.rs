@@ -7,6 +7,9 @@
 mod cpu;
 mod few;
 mod reference;
+mod sinks;
+
+pub use sinks::{add_sinks, sinks_backward};
 
 use std::iter::successors;
 use std::ops::Range;
@@ -155,7 +158,7 @@ pub fn backward(ctx: Ctx<'_>, x: Attention<'_>, outputs: Outputs<'_>) -> Result<
     let (mut dq, mut dk, mut dv) = (sink(q, true), sink(k, covered), sink(v, covered));
     let sinks = Sinks { dq: &mut dq, dk: &mut dk, dv: &mut dv };
     match dev {
-        Device::Reference(_) => reference::backward(x, outputs.d_o, sinks),
+        Device::Reference(_) => reference::backward(x, outputs, sinks),
         Device::Cpu(c) => cpu::backward(c, ctx.precision, x, outputs, sinks),
     }
     Ok((dq, dk, dv))

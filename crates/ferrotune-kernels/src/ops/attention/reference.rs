@@ -1,6 +1,6 @@
 //! Whole rows of scores in f64, one query at a time.
 
-use super::{Attention, Heads, Segment, Sinks, base, runs, within};
+use super::{Attention, Heads, Outputs, Segment, Sinks, base, runs, within};
 use crate::tensor::Tensor;
 
 /// Rows of the keys that query `i` of segment `s` sees.
@@ -62,19 +62,22 @@ pub(super) fn forward(x: Attention<'_>, o: &mut Tensor, lse: &mut Tensor) {
     }
 }
 
-/// With `P` the probabilities: `dV = Pt dO`, `dP = dO Vt`, `dS = P (dP - rowsum(P dP))`, `dQ = s dS K`, `dK = s dSt Q`.
-pub(super) fn backward(x: Attention<'_>, d_o: &Tensor, sinks: Sinks<'_>) {
+/// With `P` the probabilities, of which a sink may have a share: `dV = Pt dO`, `dP = dO Vt`, `dS = P (dP - rowsum(P dP))`, `dQ = s dS K`, `dK = s dSt Q`.
+pub(super) fn backward(x: Attention<'_>, outputs: Outputs<'_>, sinks: Sinks<'_>) {
     let (Attention { q, k, v, segments, heads }, Sinks { dq, dk, dv }) = (x, sinks);
+    let (lse, rows) = (outputs.lse.host_f32(), q.rows());
     let (d, group) = (heads.dim, heads.q / heads.kv);
     let (qw, kw) = (q.cols(), k.cols());
-    let (q, k, v, d_o) = (q.to_vec(), k.to_vec(), v.to_vec(), d_o.host_f32());
+    let (q, k, v, d_o) = (q.to_vec(), k.to_vec(), v.to_vec(), outputs.d_o.host_f32());
     for (index, s) in segments.iter().enumerate() {
         for h in 0..heads.q {
             let at = h / group * d;
             for i in 0..s.q_len {
                 let row = s.q_start + i;
                 let keys = visible(segments, index, i, heads);
-                let (p, slopes, _) = probabilities(&q[row * qw + h * d..][..d], &k[at..], kw, heads, &keys);
+                let (p, slopes, own) = probabilities(&q[row * qw + h * d..][..d], &k[at..], kw, heads, &keys);
+                let share = (own - lse[h * rows + row] as f64).exp();
+                let p: Vec<f64> = p.into_iter().map(|p| p * share).collect();
                 let g = &d_o[row * qw + h * d..][..d];
                 let dp: Vec<f64> = keys
                     .iter()
