@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use ferrotune_kernels::cpu::gemm::{Job, Mat, Out, Term, gemm, left};
 use ferrotune_kernels::cpu::{Cpu, Isa};
-use ferrotune_kernels::ops::gated_delta::{self, GatedDelta, Heads};
+use ferrotune_kernels::ops::gated_delta::{self, GatedDelta, Heads, Rule};
 use ferrotune_kernels::ops::segments::Segment;
 use ferrotune_kernels::rng::Stream;
 use ferrotune_kernels::{Device, Precision, Tensor};
@@ -75,7 +75,16 @@ fn main() {
         let dev = Device::Cpu(cpu);
         let [q, k, v, g, beta, d_o] = inputs(&dev, rows, heads);
         let segments = [Segment::own(0, rows)];
-        let x = GatedDelta { q: &q, k: &k, v: &v, g: &g, beta: &beta, segments: &segments, heads };
+        let x = GatedDelta {
+            q: &q,
+            k: &k,
+            v: &v,
+            g: &g,
+            beta: &beta,
+            segments: &segments,
+            rule: Rule::Delta,
+            heads,
+        };
         let forward = best(|| drop(gated_delta::forward(&dev, x)));
         let backward = best(|| drop(gated_delta::backward(&dev, x, &d_o)));
         println!("{:12} {threads} threads: GEMM {peak:.0} GFLOP/s", isa.name());
@@ -92,7 +101,8 @@ fn main() {
         }
         let one = [Segment::own(0, 1)];
         let [q, k, v, g, beta, _] = inputs(&dev, 1, heads);
-        let x = GatedDelta { q: &q, k: &k, v: &v, g: &g, beta: &beta, segments: &one, heads };
+        let x =
+            GatedDelta { q: &q, k: &k, v: &v, g: &g, beta: &beta, segments: &one, rule: Rule::Delta, heads };
         // As many sequences as a model has layers, so that the states come from memory.
         let sequences = 48;
         let mut states = dev.zeros(sequences, heads.v * key_dim * value_dim);

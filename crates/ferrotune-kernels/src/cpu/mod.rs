@@ -17,7 +17,7 @@ pub(crate) mod words;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::tensor::Pool;
+use crate::tensor::{Pool, Tensor};
 pub(crate) use crate::threads::SharedMut;
 use crate::threads::Threads;
 
@@ -128,6 +128,25 @@ pub(crate) const GRAIN: usize = 32 * 1024;
 /// Rows worth handing to a thread.
 pub(crate) fn row_grain(cols: usize) -> usize {
     (GRAIN / cols.max(1)).max(1)
+}
+
+/// `sum [rows, G d]`: sums of the `count` neighbouring blocks of `d` columns of `wide [rows, G count d]`, in their order.
+pub(crate) fn add_blocks(cpu: &Cpu, wide: &[f32], count: usize, d: usize, sum: &mut Tensor) {
+    let (rows, width) = (sum.rows(), sum.cols());
+    let sum = SharedMut::new(sum.host_f32_mut());
+    cpu.threads().run_ranges(rows, 16, |range| {
+        for row in range {
+            // SAFETY: ranges are disjoint, so a row belongs to one task.
+            let sums = unsafe { sum.slice(row * width..(row + 1) * width) };
+            let all = &wide[row * count * width..][..count * width];
+            for (sum, blocks) in sums.chunks_exact_mut(d).zip(all.chunks_exact(count * d)) {
+                sum.copy_from_slice(&blocks[..d]);
+                for one in blocks.chunks_exact(d).skip(1) {
+                    sum.iter_mut().zip(one).for_each(|(s, v)| *s += v);
+                }
+            }
+        }
+    });
 }
 
 /// Compiles a function once per instruction set and picks at run time by its first argument, an [`Isa`].

@@ -2,7 +2,7 @@
 
 use ferrotune_kernels::cpu::Cpu;
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::ops::gated_delta::{self, GatedDelta, Heads};
+use ferrotune_kernels::ops::gated_delta::{self, GatedDelta, Heads, Rule};
 use ferrotune_kernels::ops::segments::Segment;
 use ferrotune_kernels::{DType, Device, Tensor};
 
@@ -13,8 +13,8 @@ fn heads(k: usize, v: usize, key_dim: usize, value_dim: usize) -> Heads {
     Heads { k, v, key_dim, value_dim, scale: 1.0 / (key_dim as f32).sqrt() }
 }
 
-/// Q, K, V, g, beta and the gradient of the output.
-struct Inputs([Tensor; 6]);
+/// Q, K, V, g, beta and the gradient of the output; what is written.
+struct Inputs([Tensor; 6], Rule);
 
 impl Inputs {
     /// Keys and queries of length one, decays of some size, shares between 0 and 1.
@@ -34,19 +34,17 @@ impl Inputs {
         };
         let value = |name| random(dev, rows, heads.v * heads.value_dim, name);
         let g = each("g", &|v| -decay * v * v);
-        Inputs([
-            unit("q"),
-            unit("k"),
-            value("v"),
-            g,
-            each("beta", &|v| 1.0 / (1.0 + (-v).exp())),
-            value("do"),
-        ])
+        let beta = each("beta", &|v| 1.0 / (1.0 + (-v).exp()));
+        Inputs([unit("q"), unit("k"), value("v"), g, beta, value("do")], Rule::Delta)
+    }
+
+    fn writing(self, rule: Rule) -> Self {
+        Inputs(self.0, rule)
     }
 
     fn op<'a>(&'a self, segments: &'a [Segment], heads: Heads) -> GatedDelta<'a> {
         let [q, k, v, g, beta, _] = &self.0;
-        GatedDelta { q, k, v, g, beta, segments, heads }
+        GatedDelta { q, k, v, g, beta, segments, rule: self.1, heads }
     }
 
     /// `O`, dQ, dK, dV, dg, dbeta.
@@ -59,10 +57,11 @@ impl Inputs {
 
     /// These rows of everything.
     fn rows(&self, dev: &Device, rows: &[usize]) -> Self {
-        Inputs(self.0.each_ref().map(|t| {
+        let some = self.0.each_ref().map(|t| {
             let row = |r: &usize| t.host_f32()[r * t.cols()..][..t.cols()].to_vec();
             dev.tensor(rows.len(), t.cols(), &rows.iter().flat_map(row).collect::<Vec<_>>())
-        }))
+        });
+        Inputs(some, self.1)
     }
 }
 
@@ -80,8 +79,12 @@ fn row_of(lens: &[usize]) -> Vec<Segment> {
 #[test]
 fn gradients_are_those_of_differences() {
     let dev = Device::reference();
-    for (heads, s) in [(heads(2, 2, 5, 3), row_of(&[9, 1, 4])), (heads(1, 2, 4, 6), segments(SMALL))] {
-        let inputs = Inputs::new(&dev, s.iter().map(|s| s.q_len).sum(), heads, 0.3);
+    for (heads, s, rule) in [
+        (heads(2, 2, 5, 3), row_of(&[9, 1, 4]), Rule::Delta),
+        (heads(1, 2, 4, 6), segments(SMALL), Rule::Delta),
+        (heads(2, 4, 5, 3), segments(SMALL), Rule::Value),
+    ] {
+        let inputs = Inputs::new(&dev, s.iter().map(|s| s.q_len).sum(), heads, 0.3).writing(rule);
         let found = inputs.run(&dev, &s, heads);
         for i in 0..5 {
             finite_difference(&format!("gated_delta {}", NAMES[i + 1]), &inputs.0[i], &found[i + 1], |t| {
@@ -96,17 +99,22 @@ fn gradients_are_those_of_differences() {
 #[test]
 fn every_instruction_set_agrees_and_threads_change_no_bit() {
     let dev = Device::reference();
-    for (heads, lens, decay) in [
-        (heads(2, 2, 16, 16), &[1, 63, 64, 65, 130][..], 0.1),
-        (heads(2, 4, 20, 36), &[130, 7], 0.02),
-        (heads(1, 2, 64, 128), &[200], 0.0),
-        (heads(1, 3, 80, 20), &[65, 1, 1, 20], 1.0),
-        (heads(1, 1, 1, 1), &[70], 0.1),
+    for (heads, lens, decay, rule) in [
+        (heads(2, 2, 16, 16), &[1, 63, 64, 65, 130][..], 0.1, Rule::Delta),
+        (heads(2, 4, 20, 36), &[130, 7], 0.02, Rule::Delta),
+        (heads(1, 2, 64, 128), &[200], 0.0, Rule::Delta),
+        (heads(1, 3, 80, 20), &[65, 1, 1, 20], 1.0, Rule::Delta),
+        (heads(1, 1, 1, 1), &[70], 0.1, Rule::Delta),
+        // More value heads of a key head than a task takes.
+        (heads(2, 20, 16, 8), &[70, 3], 0.1, Rule::Delta),
+        (heads(1, 17, 20, 16), &[130, 64, 5], 0.05, Rule::Value),
+        (heads(2, 4, 64, 64), &[1, 200], 0.01, Rule::Value),
         // Decays of a hundred e-folds in a step, and none at all next to them.
-        (heads(2, 2, 24, 16), &[150], 50.0),
+        (heads(2, 2, 24, 16), &[150], 50.0, Rule::Delta),
+        (heads(2, 2, 24, 16), &[150], 50.0, Rule::Value),
     ] {
         let s = row_of(lens);
-        let inputs = Inputs::new(&dev, lens.iter().sum(), heads, decay);
+        let inputs = Inputs::new(&dev, lens.iter().sum(), heads, decay).writing(rule);
         let expected = inputs.run(&dev, &s, heads);
         for dev in cpus() {
             let found = inputs.run(&dev, &s, heads);
@@ -134,11 +142,11 @@ fn every_instruction_set_agrees_and_threads_change_no_bit() {
 #[test]
 fn narrow_inputs_are_their_values() {
     let (reference, heads, s) = (Device::reference(), heads(1, 2, 20, 24), row_of(&[70, 3]));
-    let Inputs([q, k, v, g, beta, _]) = Inputs::new(&reference, 73, heads, 0.1);
+    let Inputs([q, k, v, g, beta, _], _) = Inputs::new(&reference, 73, heads, 0.1);
     let narrow = [&q, &k, &v].map(|t| elementwise::cast(&reference, t, DType::Bf16));
     let wide = narrow.each_ref().map(|t| elementwise::cast(&reference, t, DType::F32));
     let run = |dev: &Device, [q, k, v]: [&Tensor; 3]| {
-        let x = GatedDelta { q, k, v, g: &g, beta: &beta, segments: &s, heads };
+        let x = GatedDelta { q, k, v, g: &g, beta: &beta, segments: &s, rule: Rule::Delta, heads };
         gated_delta::forward(dev, x).unwrap().to_vec()
     };
     for dev in cpus().into_iter().chain([reference]) {
@@ -178,9 +186,13 @@ fn unfolded(dev: &Device, inputs: &Inputs, s: &[Segment], heads: Heads) -> [Vec<
 #[test]
 fn a_tree_gives_what_its_rows_give() {
     let dev = Device::reference();
-    for (heads, shape) in [(heads(1, 2, 6, 5), SMALL), (heads(2, 4, 20, 32), BORDERS)] {
+    for (heads, shape, rule) in [
+        (heads(1, 2, 6, 5), SMALL, Rule::Delta),
+        (heads(2, 4, 20, 32), BORDERS, Rule::Delta),
+        (heads(1, 9, 20, 8), BORDERS, Rule::Value),
+    ] {
         let s = segments(shape);
-        let inputs = Inputs::new(&dev, s.iter().map(|s| s.q_len).sum(), heads, 0.05);
+        let inputs = Inputs::new(&dev, s.iter().map(|s| s.q_len).sum(), heads, 0.05).writing(rule);
         let expected = unfolded(&dev, &inputs, &s, heads);
         let plain = inputs.run(&dev, &s, heads);
         let all: Vec<_> = cpus().iter().map(|dev| inputs.run(dev, &s, heads)).collect();
@@ -200,8 +212,12 @@ fn a_tree_gives_what_its_rows_give() {
 #[test]
 fn cached_states_go_on_where_they_stopped() {
     let (reference, total) = (Device::reference(), 90);
-    for heads in [heads(1, 2, 20, 100), heads(2, 2, 64, 64)] {
-        let inputs = Inputs::new(&reference, 2 * total, heads, 0.05);
+    for (heads, rule) in [
+        (heads(1, 2, 20, 100), Rule::Delta),
+        (heads(2, 2, 64, 64), Rule::Delta),
+        (heads(1, 10, 20, 64), Rule::Value),
+    ] {
+        let inputs = Inputs::new(&reference, 2 * total, heads, 0.05).writing(rule);
         let whole = gated_delta::forward(&reference, inputs.op(&row_of(&[total, total]), heads)).unwrap();
         for dev in cpus().into_iter().chain([Device::reference()]) {
             // The second sequence has the third row of states, and runs ahead of the first.
@@ -272,14 +288,15 @@ fn transformers_gives_the_same() {
         }
         t
     };
-    let inputs = Inputs([
+    let all = [
         unit(sines(4, 0.7, 0.1, &|v| v)),
         unit(sines(4, 1.3, 0.5, &|v| v)),
         sines(6, 0.9, 0.2, &|v| v),
         sines(2, 0.37, 0.3, &|v| -0.2 * (1.0 + v)),
         sines(2, 0.53, 0.4, &|v| 0.5 + 0.4 * v),
         sines(6, 1.1, 0.7, &|v| v),
-    ]);
+    ];
+    let inputs = Inputs(all, Rule::Delta);
     let expected: [(usize, &[f32], f32); 6] = [
         (69, &[-0.23201275, -0.17889065, 0.009612368, 0.16514006, 0.19721466, 0.08004117], 4.256_298),
         (5, &[0.42711276, -0.34144244, -0.60978364, 0.015209604], 8.519313),

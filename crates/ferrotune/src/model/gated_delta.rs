@@ -6,7 +6,7 @@ use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::causal_conv::{self, Around};
 use ferrotune_kernels::ops::decay::{self, Gates};
 use ferrotune_kernels::ops::elementwise;
-use ferrotune_kernels::ops::gated_delta::{self, Heads};
+use ferrotune_kernels::ops::gated_delta::{self, Heads, Rule};
 use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
 use ferrotune_kernels::{DType, Device, Precision, Tensor};
 
@@ -236,7 +236,8 @@ impl GatedDelta {
         [g, beta]: &'a [Tensor; 2],
         tokens: Tokens<'a>,
     ) -> gated_delta::GatedDelta<'a> {
-        gated_delta::GatedDelta { q, k, v, g, beta, segments: tokens.segments, heads: self.heads }
+        let (segments, heads) = (tokens.segments, self.heads);
+        gated_delta::GatedDelta { q, k, v, g, beta, segments, rule: Rule::Delta, heads }
     }
 
     /// Adds the recurrence over `x` to `x`; with `keep`, gives what the backward needs.

@@ -1,7 +1,7 @@
 //! The forward of up to four tokens of each cached sequence, as in decoding: token by token, with one pass over the state
 //! from memory.
 
-use super::{Cached, GatedDelta};
+use super::{Cached, GatedDelta, Rule};
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut, per_isa};
 use crate::ops::segments::Segment;
@@ -45,7 +45,9 @@ pub(super) fn forward(cpu: &Cpu, x: GatedDelta<'_>, cached: Cached<'_>, o: &mut 
             for (i, row) in rows.clone().enumerate() {
                 let (q, k) = keys[i * 2 * dk..][..2 * dk].split_at(dk);
                 let at = row * heads.v + h;
-                let gates = (x.g.host_f32()[at].exp(), x.beta.host_f32()[at]);
+                let decay = x.g.host_f32()[at].exp();
+                let asked = if x.rule == Rule::Delta { decay } else { 0.0 };
+                let gates = (decay, asked, x.beta.host_f32()[at]);
                 // SAFETY: the task owns these columns of the row.
                 let o = unsafe { o.slice(at * dv + first..at * dv + first + n) };
                 let value = &values[i * dv + first..][..n];
@@ -61,11 +63,11 @@ per_isa! {
         state: &mut [f32],
         stride: usize,
         keys: (&[f32], &[f32]),
-        gates: (f32, f32),
+        gates: (f32, f32, f32),
         v: &[f32],
         o: &mut [f32],
     ) {
-        let ((q, k), (decay, beta), n) = (keys, gates, v.len());
+        let ((q, k), (decay, asked, beta), n) = (keys, gates, v.len());
         let (mut held, mut seen, mut qk) = ([0.0f32; STRIP], [0.0f32; STRIP], 0.0f32);
         for ((row, q), k) in state.chunks(stride).zip(q).zip(k) {
             match row.first_chunk::<STRIP>().filter(|_| n == STRIP) {
@@ -88,7 +90,7 @@ per_isa! {
         // o = q S' = decay q S + (q . k) u: the state behind the token need not be read for it.
         let mut u = [0.0f32; STRIP];
         for l in 0..n {
-            u[l] = beta * (v[l] - decay * held[l]);
+            u[l] = beta * (v[l] - asked * held[l]);
             o[l] = decay * seen[l] + qk * u[l];
         }
         for (row, k) in state.chunks_mut(stride).zip(k) {

@@ -69,6 +69,16 @@ use crate::tensor::Tensor;
 
 const OP: &str = "gated_delta";
 
+/// What a token writes to the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// What the memory lacks: `p = v - St k`.
+    Delta,
+    /// The value itself: `p = v`, as in Mamba-2. No token asks the memory under its key: `A`, `X - dU` and all terms of `Z`
+    /// but dV are zero.
+    Value,
+}
+
 /// Heads and scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heads {
@@ -111,6 +121,8 @@ pub struct GatedDelta<'a> {
     pub beta: &'a Tensor,
     /// The sequences; of each only the queries' rows and the parent are used.
     pub segments: &'a [Segment],
+    /// What is written.
+    pub rule: Rule,
     /// How rows are divided, and the scale.
     pub heads: Heads,
 }
@@ -137,7 +149,7 @@ struct Cached<'a> {
 }
 
 fn check(x: GatedDelta<'_>) -> Result<()> {
-    let GatedDelta { q, k, v, g, beta, segments, heads } = x;
+    let GatedDelta { q, k, v, g, beta, segments, heads, .. } = x;
     let rows = q.rows();
     expect(OP, "q", q, [rows, heads.k * heads.key_dim])?;
     expect(OP, "k", k, [rows, heads.k * heads.key_dim])?;

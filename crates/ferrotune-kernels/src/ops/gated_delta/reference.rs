@@ -1,6 +1,6 @@
 //! Token by token in f64.
 
-use super::{Cached, GatedDelta, Gradients};
+use super::{Cached, GatedDelta, Gradients, Rule};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
 
@@ -11,6 +11,7 @@ struct Token {
     v: Vec<f64>,
     decay: f64,
     beta: f64,
+    rule: Rule,
 }
 
 impl Token {
@@ -23,11 +24,15 @@ impl Token {
             v: part(x.v, row, h * heads.value_dim, heads.value_dim),
             decay: (x.g.host_f32()[row * heads.v + h] as f64).exp(),
             beta: x.beta.host_f32()[row * heads.v + h] as f64,
+            rule: x.rule,
         }
     }
 
-    /// What the decayed state lacks: `p`.
+    /// What the decayed state lacks, or the value: `p`.
     fn lack(&self, state: &[f64]) -> Vec<f64> {
+        if self.rule == Rule::Value {
+            return self.v.clone();
+        }
         self.v.iter().zip(read(state, &self.k, self.v.len())).map(|(v, held)| v - held).collect()
     }
 
@@ -135,8 +140,12 @@ pub(super) fn backward(x: GatedDelta<'_>, d_o: &Tensor, gradients: &mut Gradient
                 let dq = turned(&state, &d_o);
                 let du = read(&ds, &token.k, value_dim);
                 let dp: Vec<f64> = du.iter().map(|du| du * token.beta).collect();
-                let (by_u, by_p) = (turned(&ds, &p), turned(&decayed, &dp));
-                outer(&mut ds, &token.k, &dp, -1.0);
+                let by_u = turned(&ds, &p);
+                let mut by_p = vec![0.0; key_dim];
+                if x.rule == Rule::Delta {
+                    by_p = turned(&decayed, &dp);
+                    outer(&mut ds, &token.k, &dp, -1.0);
+                }
 
                 gradients.dbeta.host_f32_mut()[row * heads.v + h] = dot(&du, &p) as f32;
                 gradients.dg.host_f32_mut()[row * heads.v + h] = dot(&ds, &decayed) as f32;

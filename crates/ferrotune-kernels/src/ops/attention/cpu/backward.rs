@@ -5,13 +5,13 @@
 
 use super::rows::{cap_row, cap_slope_row, dot_row, gradient_row, scale_row};
 use super::{
-    Attention, Heads, Keys, Outputs, Plan, Queries, Sinks, TILE, key_tiles, query_tiles, trees, visible_part,
+    Attention, Keys, Outputs, Plan, Queries, Sinks, TILE, key_tiles, query_tiles, trees, visible_part,
 };
 use crate::cpu::left::{columns_to_words, rows_to_words};
 use crate::cpu::words::Mat;
-use crate::cpu::{Cpu, SharedMut};
+use crate::cpu::{Cpu, SharedMut, add_blocks};
 use crate::dtype::Precision;
-use crate::tensor::{Buffer, Tensor};
+use crate::tensor::Buffer;
 
 pub(in super::super) fn backward(
     cpu: &Cpu,
@@ -54,28 +54,8 @@ pub(in super::super) fn backward(
     let [wide_k, wide_v] = &mut wide;
     run(wide_k.f32_mut(), wide_v.f32_mut());
     for (wide, sum) in wide.iter().zip([dk, dv]) {
-        add_heads(cpu, wide.f32(), heads, sum);
+        add_blocks(cpu, wide.f32(), heads.q / heads.kv, heads.dim, sum);
     }
-}
-
-/// `sum [keys, G dim]`: the sums over the query heads of each kv head of `[keys, H dim]`.
-fn add_heads(cpu: &Cpu, wide: &[f32], heads: Heads, sum: &mut Tensor) {
-    let (rows, d, group) = (sum.rows(), heads.dim, heads.q / heads.kv);
-    let width = heads.kv * d;
-    let sum = SharedMut::new(sum.host_f32_mut());
-    cpu.threads().run_ranges(rows, 16, |range| {
-        for row in range {
-            // SAFETY: ranges are disjoint, so a row belongs to one task.
-            let sums = unsafe { sum.slice(row * width..(row + 1) * width) };
-            let all = &wide[row * heads.q * d..][..heads.q * d];
-            for (sum, of_group) in sums.chunks_exact_mut(d).zip(all.chunks_exact(group * d)) {
-                sum.copy_from_slice(&of_group[..d]);
-                for one in of_group.chunks_exact(d).skip(1) {
-                    sum.iter_mut().zip(one).for_each(|(s, v)| *s += v);
-                }
-            }
-        }
-    });
 }
 
 /// What all tasks read.

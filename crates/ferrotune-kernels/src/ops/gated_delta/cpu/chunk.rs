@@ -72,7 +72,7 @@ impl Work {
 
     /// Reads the chunk's keys of head `g`, and its queries if they are `wanted`.
     pub(super) fn load_keys(&mut self, x: GatedDelta<'_>, g: usize, chunk: Chunk, wanted: bool) {
-        let (Plan { tiles, heads }, dk, n) = (self.plan, self.plan.heads.key_dim, chunk.n);
+        let (Plan { tiles, heads, asks }, dk, n) = (self.plan, self.plan.heads.key_dim, chunk.n);
         self.chunk = chunk;
         let k = &mut self.k.f32_mut()[..n * dk];
         read(Mat::head(x.k, g, dk), &self.plan, chunk, dk, k);
@@ -81,7 +81,9 @@ impl Work {
         let turned = self.k_turned.f32_mut();
         columns_to_words(tiles.isa, tiles.kind, Mat::F32(k, dk), 0..dk, n, turned);
         let mode = Mode::SET.of(Part::LowerC);
-        tiles.multiply(dk, (k, dk), right, (self.kk.f32_mut(), CHUNK), (n, n), mode);
+        if asks {
+            tiles.multiply(dk, (k, dk), right, (self.kk.f32_mut(), CHUNK), (n, n), mode);
+        }
         if wanted {
             let q = &mut self.q.f32_mut()[..n * dk];
             read(Mat::head(x.q, g, dk), &self.plan, chunk, dk, q);
@@ -109,7 +111,9 @@ impl Work {
             decays(isa, &sums[..i + 1], -1.0, sums[i], row);
             rest.fill(0.0);
         }
-        lower(isa, between, self.kk.f32(), -1.0, false, n, self.less.f32_mut());
+        if self.plan.asks {
+            lower(isa, between, self.kk.f32(), -1.0, false, n, self.less.f32_mut());
+        }
     }
 
     /// Makes a `[dk, dv]` state the right operand.
@@ -118,12 +122,15 @@ impl Work {
         self.plan.tiles.pack_rows(Mat::F32(state, dv), (0, dk), dv, self.right.f32_mut());
     }
 
-    /// `P = V - E K S - A U` and `U` of value head `h`; the right operand is `S`, unless that is zero.
+    /// `P = V - E K S - A U` and `U` of value head `h`; the right operand is `S`, unless that is zero or no token asks.
     pub(super) fn solve(&mut self, x: GatedDelta<'_>, h: usize, state: bool) {
-        let (Plan { tiles, heads }, n) = (self.plan, self.chunk.n);
+        let (Plan { tiles, heads, asks }, n) = (self.plan, self.chunk.n);
         let (dk, dv) = (heads.key_dim, heads.value_dim);
         let (p, u) = (&mut self.p.f32_mut()[..n * dv], &mut self.u.f32_mut()[..n * dv]);
         read(Mat::head(x.v, h, dv), &self.plan, self.chunk, dv, p);
+        if !asks {
+            return scaled_rows(tiles.isa, p, &self.beta, 1.0, dv, u);
+        }
         if state {
             let held = &mut self.product.f32_mut()[..n * dv];
             let right = self.right.f32();
@@ -154,7 +161,7 @@ impl Work {
 
     /// The state behind the chunk, in place: `e^c_n S + (F K)t U`; what is there counts if it is `known`.
     pub(super) fn advance(&mut self, known: bool, state: &mut [f32]) {
-        let (Plan { tiles, heads }, n) = (self.plan, self.chunk.n);
+        let (Plan { tiles, heads, .. }, n) = (self.plan, self.chunk.n);
         let (dk, dv) = (heads.key_dim, heads.value_dim);
         let left = &mut self.product.f32_mut()[..n * dv];
         scaled_rows(tiles.isa, &self.u.f32()[..n * dv], &self.until_end, 1.0, dv, left);

@@ -1,17 +1,15 @@
 use super::chunk::Work;
 use super::rows::{lower, scaled_rows};
-use super::{CHUNK, Cached, GatedDelta, Plan, chunks, parents, trees};
+use super::{CHUNK, Cached, GatedDelta, HEADS, Plan, Task, chunks, parents, tasks};
 use crate::cpu::microkernel::{Mode, Part};
-use crate::cpu::tiles::Tiles;
 use crate::cpu::words::Mat;
 use crate::cpu::{Cpu, SharedMut};
-use crate::dtype::Precision;
 use crate::tensor::{Buffer, Tensor};
 
 /// A thread's buffers.
 struct Scratch {
     work: Work,
-    /// The states of the key head's value heads.
+    /// The states of the task's value heads.
     states: Buffer,
     /// The same at the ends of segments that others go on from.
     ends: Buffer,
@@ -21,31 +19,32 @@ struct Scratch {
 
 pub(in super::super) fn forward(cpu: &Cpu, x: GatedDelta<'_>, cached: Option<Cached<'_>>, o: &mut Tensor) {
     let (heads, segments) = (x.heads, x.segments);
-    let plan = Plan { tiles: Tiles::new(cpu.isa(), Precision::F32), heads };
-    let (dv, group, size) = (heads.value_dim, heads.group(), heads.state());
-    let of_key = group * size;
+    let plan = Plan::new(cpu, x);
+    let (dv, size) = (heads.value_dim, heads.state());
+    let most_heads = heads.group().min(HEADS);
     let (numbers, most) = parents(segments);
-    let trees: Vec<_> = trees(segments).collect();
+    let tasks = tasks(segments, heads);
     let (o, width) = (SharedMut::new(o.host_f32_mut()), heads.v * dv);
     let cached = cached.map(|c| (SharedMut::new(c.states.host_f32_mut()), c.sequences));
     let scratch = || Scratch {
         work: Work::new(plan, cpu),
-        states: cpu.pool().take(of_key),
-        ends: cpu.pool().take(most * of_key),
+        states: cpu.pool().take(most_heads * size),
+        ends: cpu.pool().take(most * most_heads * size),
         m: cpu.pool().take(CHUNK * CHUNK),
         o: cpu.pool().take(CHUNK * dv),
     };
-    cpu.threads().run_with(trees.len() * heads.k, scratch, |scratch, task| {
-        let (tree, g) = (trees[task / heads.k].clone(), task % heads.k);
+    cpu.threads().run_with(tasks.len(), scratch, |scratch, task| {
+        let Task { tree, g, heads: own, .. } = tasks[task].clone();
         let Scratch { work, states, ends, m, o: rows } = scratch;
-        let states = &mut states.f32_mut()[..of_key];
+        let of_task = own.len() * size;
+        let states = &mut states.f32_mut()[..of_task];
         for s in tree {
             let segment = &segments[s];
-            let end = |s: usize| numbers[s].map(|number| number * of_key..(number + 1) * of_key);
+            let end = |s: usize| numbers[s].map(|number| number * of_task..(number + 1) * of_task);
             let cached = cached.as_ref().map(|(states, sequences)| {
-                let at = (sequences[s] * heads.k + g) * of_key;
-                // SAFETY: no other segment has this sequence, no other task this head of it.
-                unsafe { states.slice(at..at + of_key) }
+                let at = (sequences[s] * heads.v + own.start) * size;
+                // SAFETY: no other segment has this sequence, no other task these heads of it.
+                unsafe { states.slice(at..at + of_task) }
             });
             let from = match &cached {
                 Some(states) => Some(&**states),
@@ -58,7 +57,7 @@ pub(in super::super) fn forward(cpu: &Cpu, x: GatedDelta<'_>, cached: Option<Cac
             let keep = cached.is_some() || numbers[s].is_some();
             for chunk in chunks(segment) {
                 work.load_keys(x, g, chunk, true);
-                for (h, state) in (g * group..).zip(states.chunks_exact_mut(size)) {
+                for (h, state) in own.clone().zip(states.chunks_exact_mut(size)) {
                     work.load_decays(x, h);
                     if known {
                         work.pack_state(state);
@@ -93,7 +92,7 @@ pub(in super::super) fn forward(cpu: &Cpu, x: GatedDelta<'_>, cached: Option<Cac
 impl Work {
     /// `E Q S`; the right operand is `S`.
     fn seen(&mut self, o: &mut [f32]) {
-        let (Plan { tiles, heads }, n) = (self.plan, self.chunk.n);
+        let (Plan { tiles, heads, .. }, n) = (self.plan, self.chunk.n);
         let (dk, dv) = (heads.key_dim, heads.value_dim);
         let product = &mut self.product.f32_mut()[..n * dv];
         tiles.multiply(dk, (self.q.f32(), dk), self.right.f32(), (product, dv), (n, dv), Mode::SET);
@@ -102,7 +101,7 @@ impl Work {
 
     /// `O = E Q S + M U`; the first term is there if the state is `known`.
     fn output(&mut self, known: bool, m: &mut [f32], o: &mut [f32]) {
-        let (Plan { tiles, heads }, n) = (self.plan, self.chunk.n);
+        let (Plan { tiles, heads, .. }, n) = (self.plan, self.chunk.n);
         let (dv, right) = (heads.value_dim, self.right.f32_mut());
         tiles.pack_rows(Mat::F32(self.u.f32(), dv), (0, n), dv, right);
         lower(tiles.isa, self.between.f32(), self.qk.f32(), 1.0, true, n, m);
