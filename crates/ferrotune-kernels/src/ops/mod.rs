@@ -14,6 +14,7 @@
 //! | [`causal_conv`] | a few taps for every channel, with gates or SiLU around them | dx, dw, db |
 //! | [`decay`] | the gates of a gated recurrence | da, db, dA_log, ddt_bias |
 //! | [`gated_delta`] | linear attention with a state that decays and is corrected, within segments | dQ, dK, dV, dg, dbeta |
+//! | [`ssd`] | Mamba-2's state space, within segments | dx, ddt, da, dB, dC, dD |
 //! | [`activation`] | `act(x)`, `act(gate) * up` | dx; dgate, dup |
 //! | [`xielu`] | an activation with two trained numbers | dx, dalpha_p, dalpha_n |
 //! | [`route`] | experts of each token and their weights | dlogits |
@@ -45,6 +46,7 @@ pub mod rope;
 pub mod route;
 pub mod segments;
 pub mod softmax_xent;
+pub mod ssd;
 pub mod token_rows;
 pub mod xielu;
 

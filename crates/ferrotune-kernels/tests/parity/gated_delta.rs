@@ -67,7 +67,7 @@ impl Inputs {
 
 const NAMES: [&str; 6] = ["output", "dq", "dk", "dv", "dg", "dbeta"];
 
-fn row_of(lens: &[usize]) -> Vec<Segment> {
+pub(super) fn row_of(lens: &[usize]) -> Vec<Segment> {
     let mut start = 0;
     let segment = |n: &usize| {
         start += n;

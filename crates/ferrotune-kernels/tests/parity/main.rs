@@ -8,6 +8,7 @@ mod convolutions;
 mod gated_delta;
 mod linear;
 mod norms;
+mod ssd;
 mod trees;
 
 use ferrotune_kernels::cpu::{Cpu, Isa};

@@ -181,7 +181,7 @@ impl Inputs<'_> {
         let ChunkGradient { dq, dk, rows, d_beta, dc, .. } = gradient;
         let (key, value, n) = (heads.key_dim, heads.value_dim, w.chunk.n);
         scale(isa, &mut dq.f32_mut()[..n * key], heads.scale);
-        let mut dg = 0.0;
+        let mut dg = 0.0f64;
         for i in (0..n).rev() {
             let row = w.chunk.row + i;
             for (from, to) in [(&*dq, &self.dq), (&*dk, &self.dk)] {
@@ -194,13 +194,13 @@ impl Inputs<'_> {
                     add(isa, from, to);
                 }
             }
-            dg += dc[i];
+            dg += dc[i] as f64;
             let at = row * heads.v + h;
             let z = &rows.f32()[(n + i) * value..][..value];
             // SAFETY: the task owns these rows of its value heads.
             unsafe {
                 self.dv.slice(at * value..(at + 1) * value).copy_from_slice(z);
-                self.dg.slice(at..at + 1)[0] = dg;
+                self.dg.slice(at..at + 1)[0] = dg as f32;
                 self.dbeta.slice(at..at + 1)[0] = d_beta[i];
             }
         }
