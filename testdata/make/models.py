@@ -16,7 +16,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 VOCAB, PAD, BOS, EOS = 320, 0, 1, 2
 SIZES = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
@@ -34,8 +34,9 @@ LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor
             original_max_position_embeddings=32, partial_rotary_factor=0.5)
 
 DELTA = dict(head_dim=16, rms_norm_eps=1e-3, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
+TOWER = dict(hidden_size=16, intermediate_size=24)
 
-# name: (model_type, configuration, lengths of the two rows, note)
+# name: (model_type, configuration, lengths of the two rows, note); wrappers have the sizes in their `text_config`
 CASES = {
     "gemma3_text": ("gemma3_text", dict(
         head_dim=32, query_pre_attn_scalar=24, sliding_window=8, tie_word_embeddings=True,
@@ -149,14 +150,43 @@ CASES = {
         mlp_only_layers=[1], layer_types=["linear_attention", "full_attention"], linear_conv_kernel_dim=3,
         rope_parameters=rope(partial_rotary_factor=0.25)), (28, 19),
         "projections by key head, experts in the first layer"),
+    "gemma3": ("gemma3", dict(
+        text_config=dict(
+            head_dim=16, query_pre_attn_scalar=24, sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={"full_attention": rope(1e6, rope_type="linear", factor=8.0), "sliding_attention": rope(1e4)}),
+        vision_config=dict(**TOWER, num_attention_heads=2, num_hidden_layers=1, patch_size=4, image_size=8),
+        mm_tokens_per_image=1), (28, 19), "the text part beside a SigLIP tower, tied head"),
+    "mistral3": ("mistral3", dict(
+        text_config=dict(model_type="mistral", head_dim=16, sliding_window=None, rope_parameters=rope(1e9)),
+        vision_config=dict(**TOWER, num_attention_heads=2, num_hidden_layers=1, head_dim=8, patch_size=4, image_size=8),
+        tie_word_embeddings=False), (28, 19), "the text part beside a Pixtral tower"),
+    "qwen3_vl": ("qwen3_vl", dict(
+        text_config=dict(head_dim=16, rope_parameters=rope(5e6, mrope_section=[4, 2, 2], mrope_interleaved=True)),
+        vision_config=dict(**TOWER, num_heads=2, depth=1, patch_size=4, out_hidden_size=32, num_position_embeddings=4,
+                           deepstack_visual_indexes=[0]),
+        tie_word_embeddings=True), (28, 19), "the text part beside a tower, rotation in interleaved sections, tied head"),
+    "qwen2_5_vl": ("qwen2_5_vl", dict(
+        text_config=dict(rope_parameters=rope(1e6, mrope_section=[2, 3, 3])),
+        vision_config=dict(**TOWER, num_heads=2, depth=1, patch_size=4, out_hidden_size=32, window_size=8,
+                           fullatt_block_indexes=[0])),
+        (28, 19), "the text part beside a tower, rotation in sections, biases on q, k, v"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
 
 
 def old_spelling(config):
-    """The configuration with the keys of transformers 4."""
+    """The configuration with the keys of transformers 4; that of Qwen2.5-VL has those of its text at the top."""
     c = dict(config)
+    if "text_config" in c:
+        text = old_spelling(c.pop("text_config"))
+        c["torch_dtype"] = c.pop("dtype")
+        if c["model_type"] != "qwen2_5_vl":
+            return {**c, "text_config": text}
+        # Sections were a type of their own.
+        scaling = {"type": "mrope", "mrope_section": text["rope_scaling"]["mrope_section"]}
+        return {**text, "rope_scaling": scaling, **c, "tie_word_embeddings": False}
     if "dtype" in c:
         c["torch_dtype"] = c.pop("dtype")
     given = c.pop("rope_parameters", None) or {}
@@ -167,7 +197,7 @@ def old_spelling(config):
     c["rope_theta"] = given.get("rope_theta", 10000.0)
     if "partial_rotary_factor" in given:
         c["partial_rotary_factor"] = given["partial_rotary_factor"]
-    c["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    c["rope_scaling"] = scaling if scaling.get("rope_type", "default") != "default" or "mrope_section" in scaling else None
     return c
 
 
@@ -187,8 +217,18 @@ def randomize(model, seed):
                 p.copy_(noise * (0.4 if "embed" in name else 1.4 * p.shape[-1] ** -0.5))
 
 
+def auto(config):
+    """The class that makes a model of the configuration."""
+    return AutoModelForImageTextToText if hasattr(config, "text_config") else AutoModelForCausalLM
+
+
 def load(folder):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    of = auto(AutoConfig.from_pretrained(folder))
+    model = of.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    if hasattr(model.config, "text_config"):
+        # Rows are text alone: towers have no gradient.
+        for name, p in model.named_parameters():
+            p.requires_grad_("language_model" in name or name.startswith("lm_head"))
     if hasattr(model.config, "_experts_implementation"):
         model.config._experts_implementation = "eager"
     return model.eval()
@@ -277,10 +317,15 @@ def make(root, name, seed):
     shutil.rmtree(out, ignore_errors=True)
     folder = os.path.join(out, "model")
     os.makedirs(folder)
-    config = AutoConfig.for_model(kind, **{**SIZES, **config})
+    if "text_config" in config:
+        ends = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+        config = {**ends, **config, "text_config": {**SIZES, **config["text_config"]}}
+    else:
+        config = {**SIZES, **config}
+    config = AutoConfig.for_model(kind, **config)
     config._experts_implementation = "eager"
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+    model = auto(config).from_config(config, attn_implementation="eager").float()
     randomize(model, seed)
     model.generation_config.eos_token_id = EOS
     model.save_pretrained(folder)
@@ -301,6 +346,8 @@ def make(root, name, seed):
 
     experts = TARGET_PARAMETERS.get(name)
     targets = ["q_proj", "v_proj"] if name == "qwen3_moe_down" else "all-linear"
+    if hasattr(model.config, "text_config"):
+        targets = r".*\.language_model\..*_proj"
     peft = adapted(folder, seed + 2, targets, **({"target_parameters": experts} if experts else {}))
     peft.save_pretrained(os.path.join(out, "adapter"))
     os.remove(os.path.join(out, "adapter", "README.md"))
@@ -344,7 +391,7 @@ TARGET_PARAMETERS = {
     "qwen3_next": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["mistral3", "apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):
@@ -357,7 +404,7 @@ def make_full(root, name):
     case, after = {"case": f"full_ft/{name}", "kind": "full_ft", "model": f"models/{name}/model"}, {}
     for group in ("uniform_decay", "trainer_groups"):
         model = load(folder).train()
-        named = dict(model.named_parameters())
+        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         spared = {n for n in named if n.endswith("bias") or "norm" in n} if group == "trainer_groups" else set()
         optimizer = torch.optim.AdamW([
             {"params": [p for n, p in named.items() if n not in spared], "weight_decay": 0.1},
@@ -376,7 +423,7 @@ def make_full(root, name):
             last = float(mean(token_loss(forward(model, x), x["labels"]), x["labels"]))
         case[group] = {"weight_decay": 0.1, "losses": losses, "grad_norms": norms, "loss_after": last}
         for n in [n for n in named if ".conv.conv." in n or "linear_attn" in n and named[n].dim() != 2 or "alpha" in n
-                  or n.startswith("model.layers.1.") and (".o_proj" in n or "norm" in n)]:
+                  or ".layers.1." in n and (".o_proj" in n or "norm" in n)]:
             after[f"{group}/{n}"] = named[n].detach().clone()
     save_file(after, os.path.join(out, "params_step5.safetensors"))
     with open(os.path.join(out, "case.json"), "w") as f:

@@ -32,7 +32,7 @@ fn adapter_variants_agree_with_peft() {
 
 #[test]
 fn full_fine_tuning_agrees_with_transformers() {
-    check("full_ft", 14);
+    check("full_ft", 15);
 }
 
 #[test]

@@ -5,7 +5,6 @@ use ferrotune_kernels::quant::Weight;
 
 use crate::lora::Adapter;
 use crate::model::Decoder;
-use crate::model::embedding::EMBEDDING;
 use crate::model::parts::{Base, LinearLayer, Vector};
 use crate::model::pass::Replaced;
 use crate::{Error, Result};
@@ -76,7 +75,7 @@ pub(crate) fn merged_embedding(model: &Decoder, adapter: Option<&Adapter>) -> Ve
     let Base::Frozen(own) = &model.embed else { return Vec::new() };
     let Some(adapter) = adapter else { return decoded(own) };
     let params = &adapter.params;
-    if let Some(id) = replaced(adapter, EMBEDDING).weight {
+    if let Some(id) = adapter.adapted.table {
         return params.get(id).to_vec();
     }
     let mut out = decoded(own);
@@ -99,10 +98,7 @@ pub(crate) fn unties(model: &Decoder, adapter: Option<&Adapter>) -> bool {
     let changes = |a: &Adapter| {
         let head = replaced(a, &model.head().name).weight;
         let branch = a.adapted.at(model.head().id);
-        head.is_some()
-            || branch.is_some()
-            || replaced(a, EMBEDDING).weight.is_some()
-            || a.adapted.embedding.is_some()
+        head.is_some() || branch.is_some() || a.adapted.table.is_some() || a.adapted.embedding.is_some()
     };
     model.lm_head.is_none() && adapter.is_some_and(changes)
 }
@@ -123,7 +119,7 @@ pub fn merge_in_place(dev: &Device, model: &mut Decoder, adapter: &Adapter) -> R
     let table = |values: &[f32]| Base::Frozen(Weight::from_f32(v, d, values));
     let vector = |values: Vec<f32>| Vector::Frozen(dev.tensor(1, values.len(), &values));
     let adapted = &adapter.adapted;
-    let embedding = adapted.embedding.is_some() || replaced(adapter, EMBEDDING).weight.is_some();
+    let embedding = adapted.embedding.is_some() || adapted.table.is_some();
     let tokens = adapted.tokens.is_some();
     let branch = adapted.at(model.head().id).is_some();
     let head = tokens || branch || replaced(adapter, &model.head().name).weight.is_some();

@@ -140,7 +140,7 @@ fn check_adapter(
         check_losses(model, &pass, batch, &lora.f32("token_loss")?.1, case.number("/loss/lora")?, report)?;
     }
     let merged = SafeFile::open(&case.path("merged_layer0.safetensors"))?;
-    for linear in model.linears().into_iter().filter(|l| l.name.starts_with("model.layers.0.")) {
+    for linear in model.linears().into_iter().filter(|l| l.name.contains(".layers.0.")) {
         let found = merged_weight(linear, Some(&adapter));
         let expected = match merged.f32(&format!("{}.weight", linear.name)) {
             Ok((_, expected)) => expected,

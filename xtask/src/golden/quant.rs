@@ -105,7 +105,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
             report.error("base_logits", max_abs(&found, &want), limit(&want));
         }
         if let Ok(dequant) = SafeFile::open(&case.path("dequant_layer0.safetensors")) {
-            for linear in model.linears().into_iter().filter(|l| l.name.starts_with("model.layers.0.")) {
+            for linear in model.linears().into_iter().filter(|l| l.name.contains(".layers.0.")) {
                 let found = ferrotune::merge::merged_weight(linear, None);
                 report.error(
                     "dequant",

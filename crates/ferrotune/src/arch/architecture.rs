@@ -8,11 +8,14 @@ use ferrotune_kernels::ops::route::Score;
 use ferrotune_kernels::ops::softmax_xent::Logits;
 
 use super::config::{ModelConfig, RopeConfig, RopeScaling};
+use super::tree::Tree;
 use crate::{Error, Result};
 
 /// A decoder-only network, in flat parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
+    /// Where it stands in the tree of modules.
+    pub tree: &'static Tree,
     /// Vocabulary `V`.
     pub vocab: usize,
     /// Hidden size `D`.
@@ -320,7 +323,12 @@ impl Architecture {
             MlpKind::Fused([both, _]) => (both.to_string(), 2 * self.ffn, self.hidden),
             MlpKind::Gated([_, up, _]) | MlpKind::Plain([up, _]) => (up.to_string(), self.ffn, self.hidden),
         };
-        (format!("model.layers.0.{module}.weight"), rows, cols)
+        (format!("{}.weight", self.tree.in_layer(0, &module)), rows, cols)
+    }
+
+    /// Name of the embedding's weight.
+    pub(crate) fn embedding_weight(&self) -> String {
+        format!("{}.weight", self.tree.embedding)
     }
 
     /// The module that ends the mixing of a layer, and the values that it reads for a token.
@@ -417,6 +425,7 @@ impl Architecture {
     /// The network that most families vary: norms before, SwiGLU, one rotation for all layers, no windows.
     pub(crate) fn common(c: &ModelConfig) -> Self {
         Architecture {
+            tree: c.tree,
             vocab: c.vocab_size,
             hidden: c.hidden_size,
             layers: c.num_hidden_layers,

@@ -3,3 +3,5 @@
 pub mod architecture;
 pub mod config;
 pub mod families;
+pub mod tree;
+pub mod wrappers;

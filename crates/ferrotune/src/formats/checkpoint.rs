@@ -19,6 +19,7 @@ use super::generation_config::GenerationConfig;
 use super::gguf::GgufModel;
 use super::hash::hex;
 use super::quantized;
+use super::safetensors::OutTensor;
 use super::shapes::Shapes;
 use super::source::Source;
 use crate::arch::config::ModelConfig;
@@ -50,7 +51,7 @@ impl Checkpoint {
         }
         let mut config = families::read_config(&path.join("config.json"))?;
         quantized::stated(&config)?;
-        let folder = Folder::open(path)?;
+        let folder = Folder::open(path, config.tree)?;
         if architecture(&config)?.tied && folder.has_another_head() {
             config.untie();
         }
@@ -81,14 +82,25 @@ impl Checkpoint {
         &self.config
     }
 
-    /// Whether the checkpoint has a tensor of this (Hugging Face) name.
+    /// Whether the checkpoint has a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.source.contains(name)
     }
 
-    /// All tensor names, in Hugging Face's spelling, sorted.
+    /// All tensor names of the network, as the tree of modules has them, sorted.
     pub fn names(&self) -> Vec<String> {
         self.source.names()
+    }
+
+    /// What the weight files call a tensor of the network, or would call it if it is not there.
+    pub(crate) fn name_in_files(&self, name: &str) -> String {
+        self.source.name_in_files(name)
+    }
+
+    /// Tensors that are no part of the network, such as a vision tower, under the names of the files. They are read when they
+    /// are written, one at a time.
+    pub(crate) fn carried(&self) -> Result<Vec<(String, OutTensor<'_>)>> {
+        self.source.carried()
     }
 
     /// The matrix `name` in the storage format it has in the file, after checking its shape.

@@ -8,10 +8,11 @@ use ferrotune_kernels::dtype::DType;
 use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 
-use super::safetensors::{Dtype, SafeFile, Shards, TensorRef};
+use super::safetensors::{Dtype, OutTensor, SafeFile, Shards, TensorRef};
 use super::source::{Source, missing_tensor};
 use super::{GENERATION_CONFIG, GenerationConfig, quantized};
 use crate::arch::config::ModelConfig;
+use crate::arch::tree::Tree;
 use crate::{Error, Result};
 
 /// Files that a merged or quantized model folder takes over from its base, when they are there.
@@ -27,6 +28,9 @@ const SIDECARS: &[&str] = &[
     "chat_template.json",
     TOOL_TEMPLATE,
     "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "LICENSE",
     "LICENSE.txt",
     "LICENSE.md",
@@ -43,15 +47,17 @@ pub(crate) const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja
 /// An opened model folder.
 pub(crate) struct Folder {
     dir: PathBuf,
-    pub(crate) shards: Shards,
+    shards: Shards,
+    tree: &'static Tree,
     /// The small files around the weights as they were when the folder was opened: what a run writes at its end is what it
     /// began with, whatever has become of the folder since.
     files: Vec<(String, Vec<u8>)>,
 }
 
 impl Folder {
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
-        let shards = Shards::open(dir)?;
+    /// Opens the folder of a model whose network stands in `tree`.
+    pub(crate) fn open(dir: &Path, tree: &'static Tree) -> Result<Self> {
+        let shards = Shards::open(dir)?.in_tree(tree)?;
         let mut files = Vec::new();
         let named = named_files(&dir.join(TEMPLATES))?;
         for name in SIDECARS.iter().map(|name| (*name).to_string()).chain(named) {
@@ -62,17 +68,20 @@ impl Folder {
                 Err(e) => return Err(Error::io(&path, e)),
             }
         }
-        Ok(Folder { dir: dir.to_path_buf(), shards, files })
+        Ok(Folder { dir: dir.to_path_buf(), shards, tree, files })
     }
 
     fn find(&self, name: &str) -> Result<(&SafeFile, &TensorRef)> {
-        self.shards.get(name).ok_or_else(|| missing_tensor(&self.dir, name, self.shards.names()))
+        self.shards.get(name).ok_or_else(|| {
+            let names = self.shards.names().map(|name| self.shards.in_file(name));
+            missing_tensor(&self.dir, &self.name_in_files(name), names)
+        })
     }
 
     /// Whether the head is in the files with other values than the embedding.
     pub(crate) fn has_another_head(&self) -> bool {
         let of = |name: &str| self.shards.get(name);
-        match (of("model.embed_tokens.weight"), of("lm_head.weight")) {
+        match (of(&format!("{}.weight", self.tree.embedding)), of("lm_head.weight")) {
             (Some(embedding), Some(head)) => !same_values(embedding, head),
             _ => false,
         }
@@ -122,9 +131,30 @@ impl Source for Folder {
     fn names(&self) -> Vec<String> {
         self.shards
             .names()
-            .filter(|name| !quantized::is_part(&self.shards, name))
+            .filter(|name| !quantized::is_part(&self.shards, name) && !self.tree.carries(name))
             .map(str::to_string)
             .collect()
+    }
+
+    fn name_in_files(&self, name: &str) -> String {
+        let (known, embedding) = (self.shards.get(name).is_some(), format!("{}.weight", self.tree.embedding));
+        match known || self.shards.in_file(&embedding) == embedding {
+            true => self.shards.in_file(name).to_string(),
+            false => self.tree.older(name),
+        }
+    }
+
+    fn carried(&self) -> Result<Vec<(String, OutTensor<'_>)>> {
+        let names = || self.shards.names().filter(|name| self.tree.carries(name));
+        match names().find(|name| quantized::is_part(&self.shards, name)) {
+            Some(part) => Err(Error::tensor(
+                &self.dir,
+                self.shards.in_file(part),
+                "is of a quantized module that is no part of the text model, which stays as it is",
+            )
+            .with_hint("give the model whose vision tower is not quantized as the base")),
+            None => Ok(self.shards.copies(names())),
+        }
     }
 
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
@@ -132,15 +162,15 @@ impl Source for Folder {
         if let Some(quantized) = quantized::read(&self.shards, name, rows, cols)? {
             return Ok(quantized);
         }
-        check_shape(file, name, tensor, &[rows, cols])?;
-        let dtype = float(file, name, tensor.dtype)?;
+        check_shape(file, self.shards.in_file(name), tensor, &[rows, cols])?;
+        let dtype = float(file, self.shards.in_file(name), tensor.dtype)?;
         Ok(Weight::dense(rows, cols, dtype, tensor.bytes.clone())?)
     }
 
     fn stacked(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Weight> {
         let (file, tensor) = self.find(name)?;
-        check_shape(file, name, tensor, &shape)?;
-        let dtype = float(file, name, tensor.dtype)?;
+        check_shape(file, self.shards.in_file(name), tensor, &shape)?;
+        let dtype = float(file, self.shards.in_file(name), tensor.dtype)?;
         let [_, each, cols] = shape;
         let row = cols * dtype.size();
         let start = index * each;
@@ -150,8 +180,8 @@ impl Source for Folder {
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (file, tensor) = self.find(name)?;
-        check_shape(file, name, tensor, shape)?;
-        tensor.to_f32().ok_or_else(|| not_float(file, name, tensor.dtype))
+        check_shape(file, self.shards.in_file(name), tensor, shape)?;
+        tensor.to_f32().ok_or_else(|| not_float(file, self.shards.in_file(name), tensor.dtype))
     }
 
     fn release(&self, name: &str) {

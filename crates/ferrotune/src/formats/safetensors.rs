@@ -3,8 +3,10 @@
 //! The container is the `safetensors` crate's; this module maps files, checks what an index promises, and turns
 //! each refusal into an error that names the file and the tensor.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use ::safetensors::tensor::{SafeTensorError, SafeTensors};
 use ferrotune_kernels::quant::Bytes;
@@ -18,6 +20,7 @@ pub(crate) use write::write_hashed;
 pub use write::{OutTensor, write, write_model};
 
 use super::mmap::MappedFile;
+use crate::arch::tree::Tree;
 use crate::{Error, Result};
 
 /// A tensor inside a mapped file: no byte of it is copied.
@@ -184,6 +187,8 @@ pub struct Shards {
     files: Vec<SafeFile>,
     /// Tensor name to the index of its file.
     places: BTreeMap<String, usize>,
+    /// What the files call the tensors that have another name there.
+    renamed: BTreeMap<String, String>,
 }
 
 impl Shards {
@@ -206,7 +211,28 @@ impl Shards {
     /// The tensors of one file.
     pub(crate) fn single(file: SafeFile) -> Self {
         let places = file.iter().map(|(name, _)| (name.to_string(), 0)).collect();
-        Shards { files: vec![file], places }
+        Shards { files: vec![file], places, renamed: BTreeMap::new() }
+    }
+
+    /// The same with every tensor under the name that it has in a tree of modules.
+    pub(crate) fn in_tree(mut self, tree: &Tree) -> Result<Self> {
+        for (in_file, place) in std::mem::take(&mut self.places) {
+            let name = tree.name(&in_file).into_owned();
+            if self.places.insert(name.clone(), place).is_some() {
+                let problem =
+                    format!("stands twice, the other time under the name `{}`", self.in_file(&name));
+                return Err(Error::tensor(&self.files[place].path, in_file, problem));
+            }
+            if name != in_file {
+                self.renamed.insert(name, in_file);
+            }
+        }
+        Ok(self)
+    }
+
+    /// What the files call a tensor.
+    pub(crate) fn in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        self.renamed.get(name).map_or(name, String::as_str)
     }
 
     fn open_index(folder: &Path, index: &Path) -> Result<Self> {
@@ -252,13 +278,27 @@ impl Shards {
         if places.is_empty() {
             return Err(Error::file(index, "`weight_map` is empty"));
         }
-        Ok(Shards { files, places })
+        Ok(Shards { files, places, renamed: BTreeMap::new() })
     }
 
     /// A tensor and the file it is in.
     pub fn get(&self, name: &str) -> Option<(&SafeFile, &TensorRef)> {
         let file = &self.files[*self.places.get(name)?];
-        Some((file, file.get(name)?))
+        Some((file, file.get(self.in_file(name))?))
+    }
+
+    /// Some tensors as they are, under the names of the files. When the turn of one has come, the one before leaves memory.
+    pub(crate) fn copies<'s>(&'s self, names: impl Iterator<Item = &'s str>) -> Vec<(String, OutTensor<'s>)> {
+        let before: Rc<Cell<Option<(&SafeFile, &TensorRef)>>> = Rc::default();
+        let copy = |name: &'s str| {
+            let ((file, tensor), before) = (self.get(name)?, Rc::clone(&before));
+            let out = OutTensor::bytes(tensor.dtype, &tensor.shape, tensor.bytes.as_slice());
+            let out = out.when_written(move || {
+                before.replace(Some((file, tensor))).into_iter().for_each(|(file, last)| file.release(last))
+            });
+            Some((self.in_file(name).to_string(), out))
+        };
+        names.filter_map(copy).collect()
     }
 
     /// All tensor names, sorted.

@@ -14,6 +14,7 @@ use super::quantized::{Blank, Quantized, stated};
 use super::source::Source;
 use crate::arch::config::ModelConfig;
 use crate::arch::families::architecture;
+use crate::arch::tree::Tree;
 use crate::{Error, Result};
 
 /// Memory that is never touched, so that none is taken; all matrices lie in it.
@@ -37,6 +38,7 @@ pub(crate) struct Shapes {
     linears: Option<Quantized>,
     /// Modules that are not quantized.
     skipped: Vec<String>,
+    tree: &'static Tree,
     /// Scales of as many blocks, shared by all matrices of a size.
     scales: Mutex<HashMap<usize, Arc<[f32]>>>,
 }
@@ -44,8 +46,7 @@ pub(crate) struct Shapes {
 impl Shapes {
     /// Room for the largest matrix of the model, in the type that its configuration names.
     pub(crate) fn from_config(config: &ModelConfig, path: &Path) -> Result<Self> {
-        let named = ["torch_dtype", "dtype"].into_iter().find_map(|key| config.raw.get(key)?.as_str());
-        let dtype = match named {
+        let dtype = match config.float_type() {
             Some("float32") => DType::F32,
             Some("float16") => DType::F16,
             _ => DType::Bf16,
@@ -61,13 +62,14 @@ impl Shapes {
             blank,
             linears: stated(config)?,
             skipped,
+            tree: config.tree,
             scales: Mutex::default(),
         })
     }
 
     fn quantizes(&self, name: &str) -> bool {
         let router = name.ends_with(".gate.weight") || name.ends_with(".router.weight");
-        let linear = name.starts_with("model.layers.") && name.ends_with(".weight") && !router;
+        let linear = self.tree.is_in_layer(name) && name.ends_with(".weight") && !router;
         linear && !self.skipped.iter().any(|module| name.contains(module.as_str()))
     }
 }

@@ -8,6 +8,7 @@ use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 
 use super::generation_config::GenerationConfig;
+use super::safetensors::OutTensor;
 use crate::arch::config::ModelConfig;
 use crate::{Error, Result};
 
@@ -25,8 +26,18 @@ pub(super) trait Source: Send + Sync {
     /// Whether there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
 
-    /// All tensor names, sorted; the parts of a quantized weight count as one.
+    /// All tensor names of the network, sorted; the parts of a quantized weight count as one.
     fn names(&self) -> Vec<String>;
+
+    /// What the weight files call a tensor, or would call it if it is not there.
+    fn name_in_files(&self, name: &str) -> String {
+        name.to_string()
+    }
+
+    /// Tensors that are no part of the network, as the files have them.
+    fn carried(&self) -> Result<Vec<(String, OutTensor<'_>)>> {
+        Ok(Vec::new())
+    }
 
     /// The matrix `name` as it is stored, after checking its shape.
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight>;

@@ -43,9 +43,9 @@ pub(crate) struct Loader<'a> {
 impl Loader<'_> {
     pub(crate) fn decoder(&mut self, arch: Architecture, positions: usize) -> Result<Decoder> {
         let a = &arch;
-        let embed = self.matrix("model.embed_tokens", a.vocab, a.hidden, self.form.tables)?;
+        let embed = self.matrix(a.tree.embedding, a.vocab, a.hidden, self.form.tables)?;
         let layers = (0..a.layers).map(|i| self.layer(a, i)).collect::<Result<Vec<_>>>()?;
-        let norm = self.norm(a, format!("model.{}", a.final_norm))?;
+        let norm = self.norm(a, format!("{}.{}", a.tree.decoder, a.final_norm))?;
         let head = |id, base| LinearLayer {
             id,
             name: "lm_head".into(),
@@ -73,7 +73,7 @@ impl Loader<'_> {
     }
 
     fn layer(&mut self, a: &Architecture, i: usize) -> Result<Layer> {
-        let at = |name: &str| format!("model.layers.{i}.{name}");
+        let at = |name: &str| a.tree.in_layer(i, name);
         let LayerNorms { before_attention, after_attention, before_mlp, after_mlp } = a.norms;
         let mut norm = |name: Option<&str>| name.map(|n| self.norm(a, at(n))).transpose();
         let (before, after) = (norm(before_attention)?, norm(after_attention)?);
@@ -92,7 +92,7 @@ impl Loader<'_> {
     }
 
     fn mlp(&mut self, a: &Architecture, i: usize, norm: Option<Norm>, residual: Residual) -> Result<Mlp> {
-        let at = |name: &str| format!("model.layers.{i}.{name}");
+        let at = |name: &str| a.tree.in_layer(i, name);
         let mut linear = |name: &str, rows, cols| self.linear(at(name), rows, cols, a.mlp_bias);
         let (up, down) = match a.mlp {
             MlpKind::Gated([gate, up, down]) => {
@@ -133,10 +133,10 @@ impl Loader<'_> {
         norm: Option<Norm>,
         residual: Residual,
     ) -> Result<Moe> {
-        let module = format!("model.layers.{i}.{}", e.module);
-        let stacked = format!("model.layers.{i}.mlp.experts");
+        let module = a.tree.in_layer(i, e.module);
+        let stacked = a.tree.in_layer(i, "mlp.experts");
         let router = format!("{module}.gate");
-        let file = format!("model.layers.{i}.mlp.gate.weight");
+        let file = a.tree.in_layer(i, "mlp.gate.weight");
         let weight = match self.checkpoint.contains(&file) {
             true => self.read(&file, e.count, a.hidden)?,
             false => self.read(&format!("{router}.weight"), e.count, a.hidden)?,
@@ -189,13 +189,14 @@ impl Loader<'_> {
     }
 
     fn shared_expert(&mut self, a: &Architecture, e: arch::SharedExpert, i: usize) -> Result<SharedExpert> {
-        let at = |name: &str| format!("model.layers.{i}.{}.{name}", e.module);
+        let module = a.tree.in_layer(i, e.module);
+        let at = |name: &str| format!("{module}.{name}");
         let gate_up = ["gate_proj", "up_proj"].map(|name| self.linear(at(name), e.ffn, a.hidden, false));
         let [gate, up] = gate_up;
         let expert =
             Expert { gate_up: [gate?, up?], down: self.linear(at("down_proj"), a.hidden, e.ffn, false)? };
         let gate = match e.gate {
-            Some(name) => Some(self.linear(format!("model.layers.{i}.{name}"), 1, a.hidden, false)?),
+            Some(name) => Some(self.linear(a.tree.in_layer(i, name), 1, a.hidden, false)?),
             None => None,
         };
         Ok(SharedExpert { expert, gate })
@@ -208,7 +209,8 @@ impl Loader<'_> {
         before: Option<Norm>,
         after: Option<Norm>,
     ) -> Result<Attention> {
-        let at = |name: &str| format!("model.layers.{i}.self_attn.{name}");
+        let module = a.tree.in_layer(i, "self_attn");
+        let at = |name: &str| format!("{module}.{name}");
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let qkv = if a.fused_qkv {
             Qkv::Fused(Box::new(self.linear(at("qkv_proj"), q + 2 * kv, a.hidden, a.qkv_bias)?))
@@ -258,7 +260,8 @@ impl Loader<'_> {
         before: Option<Norm>,
         after: Option<Norm>,
     ) -> Result<ShortConv> {
-        let at = |name: &str| format!("model.layers.{i}.conv.{name}");
+        let module = a.tree.in_layer(i, "conv");
+        let at = |name: &str| format!("{module}.{name}");
         let d = a.hidden;
         Ok(ShortConv {
             norm: before,

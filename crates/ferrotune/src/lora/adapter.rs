@@ -118,11 +118,28 @@ impl Adapter {
         plain.chain(self.stacks.iter().flat_map(|s| join(s, of))).collect()
     }
 
-    /// What PEFT saves as `target_modules`: the choice itself, or the last parts of the linears' names, sorted.
+    /// What PEFT saves as `target_modules`: the choice itself, or the last parts of the linears' names, sorted. Where PEFT's
+    /// model has more than the network, it chooses in the network alone.
     pub fn target_modules(&self, model: &Decoder) -> Targets {
-        if self.config.targets != Targets::AllLinear {
-            return self.config.targets.clone();
+        let outside = model.arch.tree.carried;
+        if !outside.is_empty() && self.config.layers_to_transform.is_some() {
+            // PEFT takes no pattern beside layers.
+            return Targets::Names(self.paths(model));
         }
+        match self.config.targets {
+            Targets::AllLinear => self.last_parts(model).but_in(outside),
+            _ => self.config.targets.but_in(outside),
+        }
+    }
+
+    /// The paths of all modules that have a branch.
+    fn paths(&self, model: &Decoder) -> Vec<String> {
+        let linears = model.targets().into_iter().filter(|l| self.adapted.at(l.id).is_some());
+        let embedding = self.adapted.embedding.map(|_| model.arch.tree.embedding.to_string());
+        linears.map(|l| l.name.clone()).chain(embedding).collect()
+    }
+
+    fn last_parts(&self, model: &Decoder) -> Targets {
         let names: BTreeSet<String> = model
             .linears()
             .iter()

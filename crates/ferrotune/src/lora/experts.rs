@@ -54,8 +54,8 @@ fn all(model: &Decoder) -> Vec<Stack<'_>> {
             let prefix = module.clone();
             stacks.push(Stack { module, parameter, experts, prefix, branch: (0, 0.0) });
         };
-        push(format!("model.layers.{i}.mlp.gate"), "weight", vec![vec![&moe.router]]);
-        let experts = format!("model.layers.{i}.mlp.experts");
+        push(model.arch.tree.in_layer(i, "mlp.gate"), "weight", vec![vec![&moe.router]]);
+        let experts = model.arch.tree.in_layer(i, "mlp.experts");
         let gate_up = moe.experts.iter().map(|e| e.gate_up.iter().collect()).collect();
         push(experts.clone(), "gate_up_proj", gate_up);
         push(experts, "down_proj", moe.experts.iter().map(|e| vec![&e.down]).collect());

@@ -8,7 +8,6 @@ use super::config::{Init, LoraConfig, TrainedBiases};
 use super::experts::{Stack, StackIds, chosen as chosen_stacks, split};
 use super::kinds::{Place, TensorSpec, kind};
 use super::targets::{check_used, select, unmatched};
-use crate::model::embedding::EMBEDDING;
 use crate::model::norm::Norm;
 use crate::model::parts::{Base, LinearLayer, Vector};
 use crate::model::pass::{Adapted, EmbeddingIds, LowRank, TokenIds};
@@ -104,7 +103,7 @@ pub(super) struct Chosen<'m> {
 pub(super) fn choose<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Chosen<'m>> {
     let linears = model.targets();
     let mut names: Vec<&str> = linears.iter().map(|l| l.name.as_str()).collect();
-    names.push(EMBEDDING);
+    names.push(model.arch.tree.embedding);
     let chosen = select(config, &names)?;
     let constants = config.branches(&names)?;
     let last = names.len() - 1;
@@ -123,9 +122,9 @@ impl Chosen<'_> {
     /// Refuses parts of the configuration that stand for nothing in this model.
     pub(super) fn check_used(&self, model: &Decoder, config: &LoraConfig) -> Result<()> {
         let mut modules: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
-        modules.push(EMBEDDING);
+        modules.push(model.arch.tree.embedding);
         let mut targeted: Vec<&str> = self.linears.iter().map(|at| at.linear.name.as_str()).collect();
-        targeted.extend(self.embedding.map(|_| EMBEDDING));
+        targeted.extend(self.embedding.map(|_| model.arch.tree.embedding));
         let stacked: Vec<String> =
             self.stacks.iter().map(|s| format!("{}.{}", s.module, s.parameter)).collect();
         targeted.extend(stacked.iter().map(String::as_str));
@@ -146,7 +145,7 @@ fn check(model: &Decoder, config: &LoraConfig, embedding: bool, tied_head: bool)
     if tokens.is_empty() {
         return Ok(());
     }
-    if embedding || whole(EMBEDDING, &config.modules_to_save) {
+    if embedding || whole(model.arch.tree.embedding, &config.modules_to_save) {
         let problem = "the embedding is trained in another way already";
         return refuse("trainable_tokens", problem, "take embed_tokens out of targets and modules_to_save");
     }
@@ -184,6 +183,7 @@ pub(super) fn lay_out<'m>(
         stacks: Vec::new(),
     };
     let mut b = Builder { layout, make };
+    let embedding = model.arch.tree.embedding;
     for at in &chosen.linears {
         b.linear(*at, config)?;
     }
@@ -192,15 +192,15 @@ pub(super) fn lay_out<'m>(
     }
     if let Some((rank, scale)) = chosen.embedding {
         let (v, d) = (model.arch.vocab, model.arch.hidden);
-        let a = b.matrix(format!("{EMBEDDING}.lora_embedding_A"), rank, v, Part::EmbeddingA)?;
-        let ids = b.matrix(format!("{EMBEDDING}.lora_embedding_B"), d, rank, Part::EmbeddingB)?;
+        let a = b.matrix(format!("{embedding}.lora_embedding_A"), rank, v, Part::EmbeddingA)?;
+        let ids = b.matrix(format!("{embedding}.lora_embedding_B"), d, rank, Part::EmbeddingB)?;
         b.layout.adapted.embedding = Some(EmbeddingIds { a, b: ids, scale });
     }
     b.whole_modules(model, config)?;
     b.biases(model, config)?;
     if !config.trainable_tokens.is_empty() {
         let ids = config.trainable_tokens.clone();
-        let name = format!("{EMBEDDING}.token_adapter.trainable_tokens_delta");
+        let name = format!("{embedding}.token_adapter.trainable_tokens_delta");
         let rows = b.matrix(name, ids.len(), model.arch.hidden, Part::Rows(&model.embed))?;
         b.layout.adapted.tokens = Some(TokenIds { ids, rows });
     }
@@ -282,7 +282,7 @@ impl<'m> Builder<'_, 'm> {
         if names.is_empty() {
             return Ok(());
         }
-        let mut all: Vec<&str> = vec![EMBEDDING, &model.head().name];
+        let mut all: Vec<&str> = vec![model.arch.tree.embedding, &model.head().name];
         all.extend(model.linears().iter().map(|l| l.name.as_str()));
         // Norms of single heads lie in one vector here and are modules of their own there.
         let norms: Vec<&Norm> = model.norms().into_iter().filter(|n| n.heads.is_none()).collect();
@@ -290,9 +290,10 @@ impl<'m> Builder<'_, 'm> {
         if let Some(name) = names.iter().find(|n| !all.iter().any(|m| whole(m, std::slice::from_ref(n)))) {
             return Err(unmatched("modules_to_save", name, &all));
         }
-        if whole(EMBEDDING, names) {
+        if whole(model.arch.tree.embedding, names) {
             let (v, d) = (model.arch.vocab, model.arch.hidden);
-            self.copy(EMBEDDING, (v, d), &model.embed, None)?;
+            let name = model.arch.embedding_weight();
+            self.layout.adapted.table = Some(self.matrix(name, v, d, Part::Matrix(&model.embed))?);
         }
         for l in model.targets().into_iter().filter(|l| whole(&l.name, names)) {
             self.copy(&l.name, (l.rows, l.cols), &l.base, l.bias.as_ref())?;

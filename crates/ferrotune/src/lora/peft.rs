@@ -12,7 +12,6 @@ use super::{Adapter, LoraConfig, Targets};
 use crate::formats::adapter::{AdapterConfig, AdapterFile, AdapterTensor, CONFIG_FILE, named_in_file};
 use crate::formats::adapter_folder::weights_path;
 use crate::model::Decoder;
-use crate::model::embedding::EMBEDDING;
 use crate::model::parts::Base;
 use crate::{Error, Result};
 
@@ -74,9 +73,9 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
         return Err(Error::file(folder, format!("no {CONFIG_FILE} in it"))
             .with_hint("give the folder of a PEFT LoRA adapter, such as a run folder of ferrotune"));
     }
-    let file = AdapterFile::read(folder)?;
-    let config = present(with_targets(file.config.lora.clone(), folder)?, model);
     let weights = weights_path(folder);
+    let file = AdapterFile::read(folder)?.in_tree(model.arch.tree, &weights)?;
+    let config = present(with_targets(file.config.lora.clone(), folder)?, model);
     let key = |name: &str| format!("{}{name}", crate::formats::adapter::PREFIX);
     let mut used = BTreeSet::new();
     let mut make = |slot: &Slot<'_>| {
@@ -105,6 +104,10 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
                 "is a frozen table that was saved beside the branches, and not the base model's",
                 "the adapter was trained on another base model, or on one with a changed vocabulary: give that base",
             ),
+            None if model.arch.tree.carries(&left.name) => (
+                "belongs to no part of the text model, which alone is known here",
+                "train the adapter with target_modules that match the text model alone",
+            ),
             None if in_model(model, &left.name) => ("belongs to no targeted module of the base model", HALF),
             None => ("belongs to no module of the base model", OTHER_BASE),
         };
@@ -117,7 +120,7 @@ pub fn load(dev: &Device, folder: &Path, model: &Decoder) -> Result<Adapter> {
 /// configurations name the modules of several architectures. What their tensors belong to is checked one by one.
 pub(crate) fn present(mut config: LoraConfig, model: &Decoder) -> LoraConfig {
     let mut modules: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
-    modules.push(EMBEDDING);
+    modules.push(model.arch.tree.embedding);
     if let Targets::Names(names) = &mut config.targets
         && modules.iter().any(|m| names.iter().any(|name| matches(m, name)))
     {
@@ -134,7 +137,8 @@ fn in_model(model: &Decoder, tensor: &str) -> bool {
     let targets = model.targets();
     let names =
         targets.iter().map(|l| l.name.as_str()).chain(model.norms().into_iter().map(|n| n.name.as_str()));
-    names.chain([EMBEDDING]).any(|m| tensor.strip_prefix(m).is_some_and(|rest| rest.starts_with('.')))
+    let mut names = names.chain([model.arch.tree.embedding]);
+    names.any(|m| tensor.strip_prefix(m).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// PEFT stores the frozen weight of an embedding and a head too where they are targeted or the vocabulary was changed.
@@ -142,10 +146,11 @@ fn in_model(model: &Decoder, tensor: &str) -> bool {
 fn frozen_copy(model: &Decoder, tensor: &AdapterTensor) -> Option<bool> {
     let module = tensor.name.strip_suffix(".weight")?;
     let module = module.strip_suffix(".base_layer").unwrap_or(module);
-    let base = if module == EMBEDDING { &model.embed } else { &model.head().base };
-    if module != EMBEDDING && module != model.head().name {
-        return None;
-    }
+    let base = match module {
+        table if table == model.arch.tree.embedding => &model.embed,
+        head if head == model.head().name => &model.head().base,
+        _ => return None,
+    };
     let Base::Frozen(weight) = base else { return Some(false) };
     if tensor.shape != [weight.rows(), weight.cols()] {
         return Some(false);

@@ -4,10 +4,12 @@ use fancy_regex::Regex;
 
 use crate::formats::adapter::LoraConfig;
 pub use crate::formats::adapter::Targets;
-use crate::model::embedding::EMBEDDING;
 use crate::{Error, Result};
 
+/// Name of the head.
 const HEAD: &str = "lm_head";
+/// Last part of the embedding's path.
+const EMBEDDING: &str = ".embed_tokens";
 
 impl Targets {
     /// Refuses a pattern that is no regular expression; `key` is for messages.
@@ -34,10 +36,28 @@ impl Targets {
         Err(unmatched(KEY, &self.to_string(), modules))
     }
 
+    /// The same choice in a model that has further modules: nothing in those is chosen.
+    pub(super) fn but_in(&self, outside: &[&str]) -> Targets {
+        let escaped = |names: &mut dyn Iterator<Item = &str>| {
+            names.map(|name| fancy_regex::escape(name).into_owned()).collect::<Vec<_>>().join("|")
+        };
+        let not = format!("(?!(?:{})\\.)", escaped(&mut outside.iter().copied()));
+        match self {
+            Targets::Names(names) if !outside.is_empty() && !names.is_empty() => {
+                let names = escaped(&mut names.iter().map(String::as_str));
+                Targets::Regex(format!(r"{not}(?:.*\.)?(?:{names})"))
+            }
+            Targets::Regex(pattern) if !outside.is_empty() && !pattern.starts_with(&not) => {
+                Targets::Regex(format!("{not}(?:{pattern})"))
+            }
+            same => same.clone(),
+        }
+    }
+
     /// For each module whether it matches.
     fn matching(&self, key: &str, modules: &[&str]) -> Result<Vec<bool>> {
         Ok(match self {
-            Targets::AllLinear => modules.iter().map(|n| *n != HEAD && *n != EMBEDDING).collect(),
+            Targets::AllLinear => modules.iter().map(|n| *n != HEAD && !n.ends_with(EMBEDDING)).collect(),
             Targets::Names(names) => modules.iter().map(|n| names.iter().any(|t| matches(n, t))).collect(),
             Targets::Regex(pattern) => {
                 let regex = compile(key, pattern, &whole(pattern))?;
@@ -217,6 +237,19 @@ mod tests {
         assert_eq!(regex.select(&MODULES).unwrap(), [false, false, true, false, false]);
         assert!(Targets::Regex("q_proj".into()).select(&MODULES).is_err(), "a full match is asked for");
         assert!(names(&["proj"]).select(&MODULES).is_err(), "not a part of a name");
+    }
+
+    #[test]
+    fn a_choice_in_a_larger_model_leaves_its_other_modules_out() {
+        let outside = ["model.visual"];
+        let inside = "model.language_model.layers.0.mlp.up_proj";
+        let modules = [inside, "model.visual.blocks.0.mlp.up_proj", "model.visual.up_proj"];
+        for choice in [names(&["up_proj"]), names(&[inside]), Targets::Regex(r".*up_proj".into())] {
+            let written = choice.but_in(&outside);
+            assert_eq!(written.select(&modules).unwrap(), [true, false, false], "{written}");
+            assert_eq!(written.but_in(&outside), written, "once is enough");
+            assert_eq!(choice.but_in(&[]), choice);
+        }
     }
 
     #[test]

@@ -25,11 +25,11 @@ mod offload;
 pub struct Decoder {
     /// Sizes and constants.
     pub arch: Architecture,
-    /// `model.embed_tokens`, `[V, D]`.
+    /// `embed_tokens`, `[V, D]`.
     pub embed: Base,
     /// The layers.
     pub layers: Vec<Layer>,
-    /// `model.norm`.
+    /// The norm behind the layers.
     pub norm: Norm,
     /// `lm_head`; `None` if it is the embedding.
     pub lm_head: Option<LinearLayer>,

@@ -8,9 +8,6 @@ use super::parts::Base;
 use super::pass::Pass;
 use crate::Result;
 
-/// Module path of the embedding.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens";
-
 impl<'a> Pass<'a> {
     /// Rows `[T, D]` of the table, all multiplied by `scale`.
     pub(crate) fn embed(&self, table: &'a Base, ids: &[u32], scale: f32) -> Result<Tensor> {
@@ -76,7 +73,7 @@ impl<'a> Pass<'a> {
     fn table_id(&self, table: &Base) -> Option<ParamId> {
         match table {
             Base::Trained(id) => Some(*id),
-            Base::Frozen(_) => self.replaced(EMBEDDING).weight,
+            Base::Frozen(_) => self.adapted?.table,
         }
     }
 

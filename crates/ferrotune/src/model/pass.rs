@@ -124,8 +124,10 @@ pub struct Adapted {
     /// Frozen weights that stand in the place of the model's own, by the linear's number: what an initialisation that
     /// moves a part of the weight into the branch leaves of it.
     pub bases: BTreeMap<usize, Weight>,
-    /// Trained copies, by module path.
+    /// Trained copies but that of the embedding, by module path.
     pub replaced: BTreeMap<String, Replaced>,
+    /// A trained copy of the embedding.
+    pub table: Option<ParamId>,
     /// A branch beside the embedding.
     pub embedding: Option<EmbeddingIds>,
     /// Trained rows of the embedding.

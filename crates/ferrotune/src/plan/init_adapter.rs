@@ -12,7 +12,6 @@ use super::shapes;
 use crate::formats::Checkpoint;
 use crate::lora::{LoraConfig, Targets, peft};
 use crate::model::Decoder;
-use crate::model::embedding::EMBEDDING;
 use crate::run_config::{MethodKind, MethodOptions, RunConfig};
 use crate::{Error, Result};
 
@@ -85,7 +84,7 @@ fn sorted(value: &Value) -> Value {
 /// Whether two choices of targets are the same modules of the model.
 fn same_modules(ours: &Targets, theirs: &Targets, model: &Decoder) -> bool {
     let mut names: Vec<&str> = model.targets().iter().map(|l| l.name.as_str()).collect();
-    names.push(EMBEDDING);
+    names.push(model.arch.tree.embedding);
     match (ours.select(&names), theirs.select(&names)) {
         (Ok(ours), Ok(theirs)) => ours == theirs,
         _ => false,

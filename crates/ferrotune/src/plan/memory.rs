@@ -163,7 +163,7 @@ pub(super) fn plan(
 
 /// Bytes of embedding and head.
 fn tables(checkpoint: &Checkpoint, a: &Architecture, storage: BaseStorage) -> Result<usize> {
-    let table = checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
+    let table = checkpoint.weight(&a.embedding_weight(), a.vocab, a.hidden)?;
     // An embedding that is not the head and lies in a file leaves memory when its rows were taken.
     let in_file = match (storage, table.dtype()) {
         (BaseStorage::Dense(dtype), Some(own)) => dtype == own,

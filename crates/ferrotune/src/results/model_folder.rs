@@ -8,6 +8,7 @@ use ferrotune_kernels::{DType, Tensor};
 use serde_json::{Value, json};
 
 use super::stops;
+use crate::arch::config::ModelConfig;
 use crate::base::BaseModel;
 use crate::formats::atomic::write_atomic;
 use crate::formats::safetensors::{OutTensor, write_model};
@@ -53,8 +54,7 @@ pub fn write(
         leave(&model.embed, params);
         bytes
     };
-    tensors
-        .push(("model.embed_tokens.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
+    tensors.push((a.embedding_weight(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
     for linear in model.linears() {
         let values = move || {
             let bytes = encode(&linear_values(linear, params, adapter), dtype);
@@ -77,6 +77,8 @@ pub fn write(
     for (name, shape, values) in model.constants() {
         tensors.push((name, OutTensor::lazy(Dtype::F32, &shape, || encode(values, DType::F32))));
     }
+    tensors.iter_mut().for_each(|(name, _)| *name = base.checkpoint.name_in_files(name));
+    tensors.extend(base.checkpoint.carried()?);
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
     write_config(folder, base, dtype, untied, learned.ends)?;
@@ -120,9 +122,10 @@ pub(crate) fn write_sidecar(folder: &Path, name: &str, content: &[u8]) -> Result
 }
 
 fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool, learned: &[u32]) -> Result<()> {
-    let mut raw = base.checkpoint.config().raw.clone();
+    let own = base.checkpoint.config();
+    let mut raw = own.raw.clone();
     if let Some(config) = raw.as_object_mut() {
-        stops::add_to_config(config, learned);
+        stops::add_to_config(config, &own.eos_token_ids, learned);
         // The folder holds plain floats, whatever the base was.
         config.remove("quantization_config");
         let name = match dtype {
@@ -131,9 +134,9 @@ fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool, lea
             DType::Bf16 => "bfloat16",
         };
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        config.insert(key.into(), json!(name));
+        ModelConfig::set(config, key, &json!(name));
         if untied {
-            config.insert("tie_word_embeddings".into(), json!(false));
+            ModelConfig::set(config, "tie_word_embeddings", &json!(false));
         }
         config.entry("architectures").or_insert_with(|| Value::Null);
     }

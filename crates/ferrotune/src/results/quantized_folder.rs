@@ -13,6 +13,7 @@ use ferrotune_kernels::{DType, Threads};
 use serde_json::{Value, json};
 
 use super::model_folder::{SHARD, encode, safetensors_dtype, write_sidecar};
+use crate::arch::config::ModelConfig;
 use crate::formats::Checkpoint;
 use crate::formats::atomic::write_atomic;
 use crate::formats::quantized::{self, Quantized};
@@ -54,9 +55,13 @@ pub fn write(
         )
         .with_hint("give the unquantized model"));
     }
-    let shards = Shards::open(path)?;
+    let tree = checkpoint.config().tree;
+    let shards = Shards::open(path)?.in_tree(tree)?;
     let dtype = dtype.map_or_else(|| own_dtype(checkpoint, &shards), Ok)?;
-    let about = format.quantization_config(float_name(dtype)).ok_or_else(|| {
+    // A reader quantizes all linears but the head of a model if it is not told otherwise.
+    let kept: Vec<&str> = tree.carried.iter().copied().chain(["lm_head"]).collect();
+    let kept = if tree.carried.is_empty() { &[] } else { &kept[..] };
+    let about = format.quantization_config(float_name(dtype), kept).ok_or_else(|| {
         Error::file(folder, format!("folders are not written in {}", format.kind()))
             .with_hint("bitsandbytes' nf4 and fp4 are")
     })?;
@@ -64,10 +69,12 @@ pub fn write(
     let before: Cell<Option<(&SafeFile, &TensorRef)>> = Cell::new(None);
     let (before, mut tensors) = (&before, Vec::new());
     let (mut linears, mut from) = (0, 0);
-    for name in shards.names() {
+    for name in shards.names().filter(|name| !tree.carries(name)) {
         let Some((file, tensor)) = shards.get(name) else { continue };
         from += tensor.bytes.as_slice().len();
-        if let (true, [rows, cols]) = (is_linear(name), &tensor.shape[..]) {
+        // Norms and biases have other shapes or names.
+        if let (true, [rows, cols]) = (tree.is_in_layer(name) && name.ends_with(".weight"), &tensor.shape[..])
+        {
             if name.contains(".experts.") || name.contains(".block_sparse_moe.") {
                 return Err(Error::tensor(file.path(), name, "experts are not written in 4 bits").with_hint(
                     "transformers holds them as one stacked tensor, which bitsandbytes does not quantize",
@@ -87,8 +94,11 @@ pub fn write(
         let out = out.when_written(move || {
             before.replace(Some((file, tensor))).into_iter().for_each(|(file, tensor)| file.release(tensor))
         });
-        tensors.push((name.to_string(), out));
+        tensors.push((shards.in_file(name).to_string(), out));
     }
+    let carried = checkpoint.carried()?;
+    from += carried.iter().map(|(_, t)| t.nbytes()).sum::<usize>();
+    tensors.extend(carried);
     let to = tensors.iter().map(|(_, t)| t.nbytes()).sum();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     write_model(folder, tensors, SHARD)?;
@@ -128,7 +138,8 @@ impl Source<'_> {
     /// What is written for a linear: small parts are kept, the others made again.
     fn linear<'s>(&'s self, name: &str, rows: usize, cols: usize) -> Result<Vec<(String, OutTensor<'s>)>> {
         let weight = self.quantized(name, rows, cols)?;
-        let out = parts(name, &weight, self.dtype).into_iter().enumerate().map(|(i, (part, tensor))| {
+        let in_file = self.checkpoint.name_in_files(name);
+        let out = parts(&in_file, &weight, self.dtype).into_iter().enumerate().map(|(i, (part, tensor))| {
             let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
             if tensor.nbytes() <= SMALL {
                 let bytes = tensor.content().into_owned();
@@ -154,19 +165,14 @@ fn parts<'w>(name: &str, weight: &'w Weight, dtype: DType) -> Vec<(String, OutTe
 /// Bytes of a part that is kept from the first time on.
 const SMALL: usize = 4096;
 
-/// Weights of the linears in the layers; norms and biases have other shapes or names.
-fn is_linear(name: &str) -> bool {
-    name.starts_with("model.layers.") && name.ends_with(".weight")
-}
-
 fn own_dtype(checkpoint: &Checkpoint, shards: &Shards) -> Result<DType> {
-    let raw = &checkpoint.config().raw;
-    let named = raw.get("dtype").or_else(|| raw.get("torch_dtype")).and_then(Value::as_str);
+    let config = checkpoint.config();
+    let named = config.float_type();
     let all = [DType::F32, DType::F16, DType::Bf16];
     if let Some(dtype) = all.into_iter().find(|d| named == Some(float_name(*d))) {
         return Ok(dtype);
     }
-    let embedding = shards.get("model.embed_tokens.weight").map(|(_, t)| t.dtype);
+    let embedding = shards.get(&format!("{}.weight", config.tree.embedding)).map(|(_, t)| t.dtype);
     all.into_iter().find(|d| embedding == Some(safetensors_dtype(*d))).ok_or_else(|| {
         Error::file(checkpoint.path(), "neither config.json nor the embedding says a type of floats")
             .with_hint("name it with --dtype f32, bf16 or f16")
@@ -196,7 +202,7 @@ fn write_config(folder: &Path, checkpoint: &Checkpoint, about: Value, dtype: DTy
     if let Some(config) = raw.as_object_mut() {
         let name = float_name(dtype);
         let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
-        config.insert(key.into(), json!(name));
+        ModelConfig::set(config, key, &json!(name));
         config.insert("quantization_config".into(), about);
     }
     write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())

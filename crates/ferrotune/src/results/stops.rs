@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::arch::config::token_ids;
+use crate::arch::config::{ModelConfig, token_ids};
 use crate::formats::atomic::write_atomic;
 use crate::formats::{Checkpoint, GENERATION_CONFIG};
 use crate::{Error, Result};
@@ -32,23 +32,25 @@ const IN_CONFIG: [&str; 9] = [
 pub fn generation_config(base: &Checkpoint, learned: &[u32]) -> Result<Option<Value>> {
     let (own, ids) = (base.generation_json()?, base.eos_ids()?);
     let Some(ids) = joined(&ids, learned) else { return Ok(None) };
-    let mut settings =
-        own.and_then(|v| v.as_object().cloned()).unwrap_or_else(|| of_config(&base.config().raw));
+    let mut settings = own.and_then(|v| v.as_object().cloned()).unwrap_or_else(|| of_config(base.config()));
     settings.insert(KEY.into(), ids);
     Ok(Some(settings.into()))
 }
 
-fn of_config(raw: &Value) -> Map<String, Value> {
-    let found = IN_CONFIG.into_iter().filter_map(|key| Some((key.to_string(), raw.get(key)?.clone())));
-    found.filter(|(_, value)| !value.is_null()).collect()
+fn of_config(config: &ModelConfig) -> Map<String, Value> {
+    let found = |key: &str| Some((key.to_string(), config.stated(key)?.clone()));
+    IN_CONFIG.into_iter().filter_map(found).collect()
 }
 
-/// Adds the ids to a `config.json`.
-pub(crate) fn add_to_config(config: &mut Map<String, Value>, learned: &[u32]) {
-    let own = config.get(KEY).and_then(token_ids).unwrap_or_default();
-    if let Some(ids) = joined(&own, learned) {
+/// Adds the ids to a `config.json` that has `own`.
+pub(crate) fn add_to_config(config: &mut Map<String, Value>, own: &[u32], learned: &[u32]) {
+    if let Some(ids) = joined(own, learned) {
         config.insert(KEY.into(), ids);
     }
+}
+
+fn ids_of(settings: &Map<String, Value>) -> Vec<u32> {
+    settings.get(KEY).and_then(token_ids).unwrap_or_default()
 }
 
 /// Both lists as one, the model's own first; `None` if nothing is new.
@@ -103,7 +105,7 @@ pub fn of_adapters<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<Option
         let Some(settings) = of_folder(folder)?.and_then(|v| v.as_object().cloned()) else { continue };
         match &mut all {
             None => all = Some(settings),
-            Some(all) => add_to_config(all, &settings.get(KEY).and_then(token_ids).unwrap_or_default()),
+            Some(all) => add_to_config(all, &ids_of(all), &ids_of(&settings)),
         }
     }
     Ok(all.map(Value::Object))
@@ -120,7 +122,8 @@ mod tests {
         assert_eq!(joined(&[7, 2], &[2, 4]), Some(json!([7, 2, 4])));
         assert_eq!(joined(&[], &[4]), Some(json!(4)));
         let mut config = json!({"eos_token_id": -1}).as_object().cloned().unwrap();
-        add_to_config(&mut config, &[4]);
+        let own = ids_of(&config);
+        add_to_config(&mut config, &own, &[4]);
         assert_eq!(config["eos_token_id"], 4, "-1 stands for none");
     }
 }

@@ -102,7 +102,7 @@ pub(crate) fn write_adapter(
 /// f32 models stay f32; all others are written as bf16, as models are published.
 pub fn output_dtype(base: &BaseModel, model: &Decoder) -> Result<DType> {
     let a = &model.arch;
-    let embedding = base.checkpoint.weight("model.embed_tokens.weight", a.vocab, a.hidden)?;
+    let embedding = base.checkpoint.weight(&a.embedding_weight(), a.vocab, a.hidden)?;
     Ok(if embedding.dtype() == Some(DType::F32) { DType::F32 } else { DType::Bf16 })
 }
 

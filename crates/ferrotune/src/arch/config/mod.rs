@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use defaults::{Defaults, RopeStyle, Window};
 pub(crate) use keys::{Keys, token_ids};
@@ -15,6 +15,7 @@ pub use rope::{RopeConfig, RopeScaling};
 
 use ferrotune_kernels::ops::activation::Activation;
 
+use crate::arch::tree::Tree;
 use crate::{Error, Result};
 
 mod defaults;
@@ -71,6 +72,10 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// The file as it was, for writing merged models and for what only one family has.
     pub raw: Value,
+    /// Of a model for more than text, its text part as a file of its own would have it.
+    pub(crate) text: Option<Value>,
+    /// Where the network stands in the tree of modules.
+    pub tree: &'static Tree,
     /// Where it was read, for messages.
     pub path: PathBuf,
     /// What it states and neither transformers nor llama.cpp computes, in sentences.
@@ -174,7 +179,34 @@ impl ModelConfig {
             path: path.to_path_buf(),
             notes,
             raw,
+            text: None,
+            tree: &Tree::TEXT,
         })
+    }
+
+    /// The keys of the network that is trained.
+    pub(crate) fn network(&self) -> &Value {
+        self.text.as_ref().unwrap_or(&self.raw)
+    }
+
+    /// A key of the whole model, of its text part where the whole does not state it.
+    pub(crate) fn stated(&self, key: &str) -> Option<&Value> {
+        let stated = |of: &'_ Value| of.get(key).is_some_and(|value| !value.is_null());
+        let part = &self.raw[TEXT_CONFIG];
+        [&self.raw, part].into_iter().find(|of| stated(of))?.get(key)
+    }
+
+    /// The type of floats that the file names.
+    pub(crate) fn float_type(&self) -> Option<&str> {
+        ["dtype", "torch_dtype"].into_iter().find_map(|key| self.stated(key)?.as_str())
+    }
+
+    /// Sets a key of the whole model and of its text part: which of the two counts depends on the reader's version.
+    pub(crate) fn set(file: &mut Map<String, Value>, key: &str, value: &Value) {
+        if let Some(text) = file.get_mut(TEXT_CONFIG).and_then(Value::as_object_mut) {
+            text.insert(key.into(), value.clone());
+        }
+        file.insert(key.into(), value.clone());
     }
 
     /// Dropout that the model's own code applies in training, and that is not applied here; with the values.
@@ -187,16 +219,22 @@ impl ModelConfig {
             "embedding_dropout",
             "hidden_dropout",
         ];
-        let stated = KEYS.into_iter().filter_map(|key| Some((key, self.raw.get(key)?.as_f64()?)));
+        let stated = KEYS.into_iter().filter_map(|key| Some((key, self.network().get(key)?.as_f64()?)));
         stated.filter(|(_, share)| *share > 0.0).collect()
     }
 
     /// Takes embedding and head apart: both are in the files, and they differ. transformers does so too since version 5, as
     /// the configuration must be wrong then.
     pub(crate) fn untie(&mut self) {
+        const KEY: &str = "tie_word_embeddings";
         self.tie_word_embeddings = Some(false);
-        if let Some(object) = self.raw.as_object_mut() {
-            object.insert("tie_word_embeddings".into(), Value::Bool(false));
+        let said = self.stated(KEY).is_some() || self.text.is_none();
+        if let Some(file) = self.raw.as_object_mut() {
+            Self::set(file, KEY, &Value::Bool(false));
+        }
+        // Some wrappers' classes take it for the usual case, and none of their large models has it.
+        if !said {
+            return;
         }
         self.notes.push(format!(
             "{}: embedding and head are to be one (`tie_word_embeddings`), but both are in the weights and differ; the head \
@@ -207,12 +245,15 @@ impl ModelConfig {
 
     /// Access to keys that only one family has.
     pub(crate) fn with_keys<T>(&self, read: impl FnOnce(&Keys<'_>) -> Result<T>) -> Result<T> {
-        match self.raw.as_object() {
+        match self.network().as_object() {
             Some(object) => read(&Keys { path: &self.path, object }),
             None => Err(Error::file(&self.path, "not a JSON object")),
         }
     }
 }
+
+/// The key of the text part of a model for more than text.
+pub(crate) const TEXT_CONFIG: &str = "text_config";
 
 /// The window of the layers that have one.
 fn window(keys: &Keys<'_>, when: Window, in_use: Option<bool>) -> Result<Option<usize>> {

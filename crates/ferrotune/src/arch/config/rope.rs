@@ -229,7 +229,8 @@ fn scaling(stated: &Stated<'_>, kind: &str) -> Result<RopeScaling> {
     };
     let original = || stated.original();
     Ok(match kind {
-        "default" => RopeScaling::None,
+        // Sections of a head for time, height and width, which are one position in text.
+        "default" | "mrope" => RopeScaling::None,
         "longrope" => {
             let list = |key: &str| {
                 inner

@@ -27,12 +27,14 @@ mod olmo3;
 mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2_5_vl_text;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_5;
 mod qwen3_5_moe;
 mod qwen3_moe;
 mod qwen3_next;
+mod qwen3_vl_text;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -46,6 +48,7 @@ use serde_json::Value;
 
 use super::architecture::Architecture;
 use super::config::{Defaults, Keys, LayerType, ModelConfig};
+use super::wrappers::{self, WRAPPERS};
 use crate::{Error, Result};
 
 /// A family of networks.
@@ -94,6 +97,8 @@ pub const FAMILIES: &[Family] = &[
     qwen3_5::FAMILY,
     qwen3_5_moe::FAMILY,
     qwen3_next::FAMILY,
+    qwen2_5_vl_text::FAMILY,
+    qwen3_vl_text::FAMILY,
 ];
 
 /// The family of this `model_type`, if there is one.
@@ -122,8 +127,16 @@ pub fn config_from_json(path: &Path, raw: Value) -> Result<ModelConfig> {
     };
     let keys = Keys { path, object };
     let model_type = keys.text("model_type")?.ok_or_else(|| keys.missing("model_type"))?;
+    if let Some(wrapper) = wrappers::find(model_type) {
+        let text = wrapper.text(&keys)?;
+        let mut config = config_from_json(path, text.into())?;
+        config.text = Some(std::mem::replace(&mut config.raw, raw));
+        config.tree = &wrapper.tree;
+        return Ok(config);
+    }
     let Some(family) = find(model_type) else {
-        let names: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
+        let names = FAMILIES.iter().map(|family| family.model_type);
+        let names: Vec<_> = names.chain(WRAPPERS.iter().map(|wrapper| wrapper.model_type)).collect();
         return Err(Error::file(path, format!("model_type `{model_type}` is not supported")).with_hint(
             format!(
                 "{}; a similar one is not used in its place, as it would train a wrong model. Supported: {}",
@@ -170,7 +183,9 @@ fn window_everywhere(c: &ModelConfig) -> Vec<Option<usize>> {
 
 /// The object with the rotary parameters, under its name in transformers 5 or 4, for what only one family has in it.
 fn rotary_parameters(c: &ModelConfig) -> Option<&Value> {
-    ["rope_parameters", "rope_scaling"].into_iter().find_map(|key| c.raw.get(key).filter(|v| !v.is_null()))
+    ["rope_parameters", "rope_scaling"]
+        .into_iter()
+        .find_map(|key| c.network().get(key).filter(|v| !v.is_null()))
 }
 
 /// Refuses a key that is set to anything but `usual`, for a feature that is not computed.

@@ -11,6 +11,7 @@ pub use lora::{AdapterKind, Init, LoraConfig, Targets, TrainedBiases};
 
 use super::atomic::write_atomic;
 use super::safetensors::{OutTensor, SafeFile, write};
+use crate::arch::tree::Tree;
 use crate::{Error, Result};
 
 /// Name of the configuration in an adapter folder.
@@ -98,6 +99,26 @@ impl AdapterFile {
         let adapter = AdapterFile { config, tensors };
         adapter.check_pairs(&path)?;
         Ok(adapter)
+    }
+
+    /// The same for a model whose network stands in `tree`; names of older trees become those of this one.
+    ///
+    /// # Errors
+    /// A tensor that is there under both names; `weights` is the file, for the message.
+    pub(crate) fn in_tree(mut self, tree: &Tree, weights: &Path) -> Result<Self> {
+        let rename = |name: &mut String| *name = tree.name(name).into_owned();
+        if let Targets::Names(names) = &mut self.config.lora.targets {
+            names.iter_mut().for_each(rename);
+        }
+        self.tensors.iter_mut().for_each(|tensor| rename(&mut tensor.name));
+        self.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        match self.tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            Some(twice) => {
+                let problem = "stands twice, with the path of an older version too";
+                Err(Error::tensor(weights, format!("{PREFIX}{}", twice[0].name), problem))
+            }
+            None => Ok(self),
+        }
     }
 
     /// A tensor by its name without the prefix.

@@ -89,8 +89,8 @@ impl QuantFormat for FourBitFormat {
         Some(Ok(Blocks { block: 64, double }))
     }
 
-    fn quantization_config(&self, options: Blocks, compute: &str) -> Option<Value> {
-        Some(quantization_config(self.0, options.double, compute, &[]))
+    fn quantization_config(&self, options: Blocks, compute: &str, kept: &[&str]) -> Option<Value> {
+        Some(quantization_config(self.0, options.double, compute, kept))
     }
 
     fn blank(&self, rows: usize, cols: usize, options: Blocks, blank: &dyn Blank) -> Result<Weight> {
@@ -237,7 +237,7 @@ pub fn tensors<'a>(
 /// The `quantization_config` of a `config.json` beside weights written by [`tensors`].
 ///
 /// `compute` is the type that readers should multiply in, `skipped` the modules that were left in floats.
-pub fn quantization_config(kind: FourBitKind, double: bool, compute: &str, skipped: &[String]) -> Value {
+pub fn quantization_config(kind: FourBitKind, double: bool, compute: &str, skipped: &[&str]) -> Value {
     let skipped = if skipped.is_empty() { Value::Null } else { json!(skipped) };
     json!({
         "_load_in_4bit": true,

@@ -86,8 +86,9 @@ impl Quantized {
     }
 
     /// The `quantization_config` of a folder whose linears are in this format; none if folders are not written in it.
-    pub(crate) fn quantization_config(self, compute: &str) -> Option<Value> {
-        self.format.quantization_config(self.options, compute)
+    /// `kept` are the modules around the layers that are not in it, if there are any.
+    pub(crate) fn quantization_config(self, compute: &str, kept: &[&str]) -> Option<Value> {
+        self.format.quantization_config(self.options, compute, kept)
     }
 
     /// A matrix without content, whose bytes and scales are taken from `blank`.
@@ -145,7 +146,7 @@ pub trait QuantFormat: Sync {
 
     /// The `quantization_config` of a folder whose linears are in this format; none if folders are not written in it.
     /// `compute` (`float32`, `bfloat16`, ...) is what readers multiply in.
-    fn quantization_config(&self, _: Blocks, _compute: &str) -> Option<Value> {
+    fn quantization_config(&self, _: Blocks, _compute: &str, _kept: &[&str]) -> Option<Value> {
         None
     }
 
