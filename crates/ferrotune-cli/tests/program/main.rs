@@ -50,3 +50,4 @@ mod threads;
 mod tokens_cache;
 mod train;
 mod variants;
+mod wrappers;

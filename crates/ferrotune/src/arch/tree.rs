@@ -35,8 +35,8 @@ impl Tree {
 
     /// Whether a tensor is of a module that is only carried along.
     pub(crate) fn carries(&self, tensor: &str) -> bool {
-        let inside = |module: &&str| tensor.strip_prefix(*module).is_some_and(|rest| rest.starts_with('.'));
-        self.carried.iter().any(|module| inside(&module))
+        let inside = |module: &str| tensor.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
+        self.carried.iter().any(|module| inside(module))
     }
 
     /// The name in the tree for one of a file.

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::arch::families::read_config;
 
 /// Files beside the weights that are taken if the model has them.
-const SIDECARS: [&str; 12] = [
+const SIDECARS: [&str; 15] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -20,6 +20,9 @@ const SIDECARS: [&str; 12] = [
     "chat_template.json",
     crate::formats::folder::TOOL_TEMPLATE,
     "tokenizer.model",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "LICENSE",
     "LICENSE.txt",
     "LICENSE.md",

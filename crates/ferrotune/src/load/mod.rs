@@ -103,7 +103,8 @@ fn load_linears(
     let decoder = loader.decoder(arch, positions)?;
     let left = checkpoint.unused(&loader.consumed);
     if !left.is_empty() {
-        let shown = left.iter().take(5).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        let shown = left.iter().take(5).map(|n| format!("`{}`", checkpoint.name_in_files(n)));
+        let shown = shown.collect::<Vec<_>>().join(", ");
         let problem = format!("{} tensors belong to no part of the network: {shown}", left.len());
         return Err(Error::file(checkpoint.path(), problem)
             .with_hint("the folder's weights and its config.json describe different networks"));

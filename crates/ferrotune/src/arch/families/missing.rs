@@ -43,7 +43,10 @@ fn nearest(model_type: &str, has: &dyn Fn(&str) -> bool) -> &'static str {
     let stem = |name: &str| name.chars().take_while(|c| c.is_ascii_alphabetic()).collect::<String>();
     let experts = ["num_experts", "num_local_experts", "n_routed_experts"].into_iter().any(has);
     let of_kind = |family: &&super::Family| {
-        HAVE_EXPERTS.contains(&family.model_type) == experts && stem(family.model_type) == stem(model_type)
+        // Text parts are no models of their own.
+        let alone = !family.model_type.ends_with("_vl_text");
+        let has_experts = HAVE_EXPERTS.contains(&family.model_type);
+        alone && has_experts == experts && stem(family.model_type) == stem(model_type)
     };
     match super::FAMILIES.iter().filter(of_kind).max_by_key(|family| family.model_type) {
         Some(family) => family.model_type,

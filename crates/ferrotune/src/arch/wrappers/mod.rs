@@ -86,3 +86,6 @@ impl Wrapper {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,7 +137,8 @@ section! {
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1, "x-peft" = "lora_dropout"))]
         pub dropout: f64 = 0.0,
         /// Modules that get a branch: `all-linear` is every linear but the head; a list has names of modules, whole or the
-        /// end of a path; a text is a regular expression of the whole path.
+        /// end of a path; a text is a regular expression of the whole path. In a model for pictures and text all of them
+        /// choose in the text part alone.
         #[schemars(extend("x-peft" = "target_modules"))]
         pub targets: Targets = Targets::AllLinear,
         /// Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023).
