@@ -166,6 +166,11 @@ CASES = {
         vision_config=dict(**TOWER, num_heads=2, depth=1, patch_size=4, out_hidden_size=32, num_position_embeddings=4,
                            deepstack_visual_indexes=[0]),
         tie_word_embeddings=True), (28, 19), "the text part beside a tower, rotation in interleaved sections, tied head"),
+    "qwen3_5_vl": ("qwen3_5", dict(
+        text_config=dict(DELTA, layer_types=["linear_attention", "full_attention"],
+                         rope_parameters=rope(1e6, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+        vision_config=dict(**TOWER, num_heads=2, depth=1, patch_size=4, out_hidden_size=32, num_position_embeddings=4),
+        tie_word_embeddings=False), (28, 19), "the gated delta rule beside a tower"),
     "qwen2_5_vl": ("qwen2_5_vl", dict(
         text_config=dict(rope_parameters=rope(1e6, mrope_section=[2, 3, 3])),
         vision_config=dict(**TOWER, num_heads=2, depth=1, patch_size=4, out_hidden_size=32, window_size=8,
@@ -347,7 +352,7 @@ def make(root, name, seed):
     experts = TARGET_PARAMETERS.get(name)
     targets = ["q_proj", "v_proj"] if name == "qwen3_moe_down" else "all-linear"
     if hasattr(model.config, "text_config"):
-        targets = r".*\.language_model\..*_proj"
+        targets = r".*\.language_model\..*_proj(_[a-z]+)?"
     peft = adapted(folder, seed + 2, targets, **({"target_parameters": experts} if experts else {}))
     peft.save_pretrained(os.path.join(out, "adapter"))
     os.remove(os.path.join(out, "adapter", "README.md"))

@@ -280,7 +280,7 @@ impl Loader<'_> {
         before: Option<Norm>,
         after: Option<Norm>,
     ) -> Result<GatedDelta> {
-        let name = format!("model.layers.{i}.linear_attn");
+        let name = a.tree.in_layer(i, "linear_attn");
         let at = |part: &str| format!("{name}.{part}");
         let (channels, values, v) = (delta.channels(), delta.value_width(), delta.value_heads);
         let mut linear = |part: &str, rows| self.linear(at(part), rows, a.hidden, false);

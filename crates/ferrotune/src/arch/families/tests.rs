@@ -57,8 +57,8 @@ fn rope_types_in_both_spellings() {
 
 #[test]
 fn refusals_name_what_was_found() {
-    let error = with(json!({"model_type": "qwen3_5"})).unwrap_err();
-    assert!(error.to_string().contains("`qwen3_5`"), "{error}");
+    let error = with(json!({"model_type": "rwkv7"})).unwrap_err();
+    assert!(error.to_string().contains("`rwkv7`"), "{error}");
     assert!(error.hint().unwrap().contains("llama, mistral"));
     for (changes, name) in [
         (json!({"hidden_act": "relu"}), "`relu`"),
@@ -100,6 +100,7 @@ fn a_refused_family_says_what_is_missing_and_which_one_is_nearest() {
         (json!({"model_type": "qwen4", "num_experts": 512}), "its own code", "qwen3_next"),
         (json!({"model_type": "lfm3"}), "its own code", "lfm2"),
         (json!({"model_type": "nemotron_h", "ssm_state_size": 128}), "Mamba-2", "llama"),
+        (json!({"model_type": "llava", "text_config": {"hidden_size": 8}}), "for pictures", "llama"),
         (
             json!({"model_type": "gemma3n", "hidden_size_per_layer_input": 256}),
             "for each layer",

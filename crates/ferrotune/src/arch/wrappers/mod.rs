@@ -6,6 +6,7 @@
 mod gemma3;
 mod mistral3;
 mod qwen2_5_vl;
+mod qwen3_5;
 mod qwen3_vl;
 
 use serde_json::{Map, Value};
@@ -40,7 +41,7 @@ pub(crate) struct Text {
 
 /// All wrappers whose text part can be trained.
 pub const WRAPPERS: &[Wrapper] =
-    &[gemma3::WRAPPER, mistral3::WRAPPER, qwen2_5_vl::WRAPPER, qwen3_vl::WRAPPER];
+    &[gemma3::WRAPPER, mistral3::WRAPPER, qwen2_5_vl::WRAPPER, qwen3_5::WRAPPER, qwen3_vl::WRAPPER];
 
 /// The wrapper of this `model_type`, if there is one.
 pub fn find(model_type: &str) -> Option<&'static Wrapper> {
