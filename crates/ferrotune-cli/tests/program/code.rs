@@ -120,11 +120,13 @@ fn fill_in_the_middle_is_trained_and_asked_for() {
 #[test]
 fn an_evaluation_cuts_files_as_the_run_did() {
     let place = place(&QWEN);
-    let set = ["data.fim_rate=1", "data.eval=[shop]", "train.seed=5", "train.epochs=1"];
+    let set =
+        ["data.fim_rate=1", "data.eval=[shop]", "train.seed=5", "train.epochs=1", "train.precision=f32"];
     let set = set.iter().flat_map(|set| ["--set", set]);
     let args: Vec<&str> = ["train", "run.yaml", "--json"].into_iter().chain(set).collect();
     let trained = place.run(&args).json()["eval_loss"].as_f64().unwrap();
-    let evaluated = place.run(&["eval", "out", "--data", "shop", "--max-length", "256", "--json"]).json();
+    let args = ["eval", "out", "--data", "shop", "--max-length", "256", "--precision", "f32", "--json"];
+    let evaluated = place.run(&args).json();
     let evaluated = evaluated["eval_loss"].as_f64().unwrap();
     assert!((trained - evaluated).abs() < 1e-4, "{trained} {evaluated}");
 }

@@ -9,7 +9,8 @@ fn answers_are_written_beside_what_was_expected() {
     let place = Place::new();
     let base = model("llama3_rope").display().to_string();
     place.write("rows.jsonl", &chats(3));
-    let args = ["eval", &base, "--data", "rows.jsonl", "--max-new-tokens", "4", "--answers"];
+    let args =
+        ["eval", &base, "--data", "rows.jsonl", "--max-new-tokens", "4", "--precision", "f32", "--answers"];
     let run = |file: &str| place.run(&[&args[..], &[file]].concat());
     let said = run("answers.jsonl").ok();
     assert!(said.stderr.contains("exact match") && said.stderr.contains("answers.jsonl"), "{said:?}");
