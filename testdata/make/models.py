@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 
 import torch
 import transformers
@@ -176,6 +177,17 @@ CASES = {
         vision_config=dict(**TOWER, num_heads=2, depth=1, patch_size=4, out_hidden_size=32, window_size=8,
                            fullatt_block_indexes=[0])),
         (28, 19), "the text part beside a tower, rotation in sections, biases on q, k, v"),
+    "gpt_oss": ("gpt_oss", dict(
+        intermediate_size=64, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=8,
+        swiglu_limit=1.0, layer_types=["sliding_attention", "full_attention"], rope_parameters=rope(
+            150000.0, rope_type="yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+            original_max_position_embeddings=16)), (28, 19),
+        "attention sinks, biases, four stacked and transposed experts whose gate and up alternate, a limit on both"),
+    "gpt_oss_mxfp4": ("gpt_oss", dict(
+        intermediate_size=64, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=8,
+        layer_types=["full_attention", "sliding_attention"], attention_bias=False, rope_parameters=rope(
+            150000.0, rope_type="yarn", factor=8.0, truncate=False, original_max_position_embeddings=64)), (28, 19),
+        "experts in MXFP4, beside which PyTorch has the same values in f32; LoRA on attention alone"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -316,6 +328,39 @@ def greedy(model, prompt, n):
     return ids[0, len(prompt):].tolist()
 
 
+PACKED = ["gpt_oss_mxfp4"]
+
+
+def mxfp4(values):
+    """Blocks of 32 along the last dimension: two numbers of 4 bits in a byte, and an exponent for each block."""
+    numbers = torch.tensor([0, .5, 1, 1.5, 2, 3, 4, 6, -0.0, -.5, -1, -1.5, -2, -3, -4, -6])
+    blocks = values.reshape(*values.shape[:-1], -1, 32)
+    exponent = torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True).clamp_min(1e-20))) - 2
+    codes = (blocks / 2.0 ** exponent)[..., None].sub(numbers).abs().argmin(-1)
+    packed = (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8)
+    return packed, (exponent[..., 0] + 127).to(torch.uint8), (numbers[codes] * 2.0 ** exponent).reshape(values.shape)
+
+
+def pack_experts(model, folder, plain):
+    """Experts in MXFP4 in `folder`, and their values in `model` and in the folder `plain`."""
+    tensors = {}
+    for name, p in model.state_dict().items():
+        if name.endswith(("gate_up_proj", "down_proj")) and ".experts." in name:
+            blocks, scales, values = mxfp4(p.transpose(1, 2).contiguous())
+            p.copy_(values.transpose(1, 2))
+            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        else:
+            tensors[name] = p.contiguous()
+    model.save_pretrained(plain)
+    save_file(tensors, os.path.join(folder, "model.safetensors"), {"format": "pt"})
+    path = os.path.join(folder, "config.json")
+    config = json.load(open(path))
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": [
+        "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]}
+    with open(path, "w") as f:
+        json.dump(config, f, indent=2)
+
+
 def make(root, name, seed):
     kind, config, lengths, note = CASES[name]
     out = os.path.join(root, "models", name)
@@ -334,6 +379,10 @@ def make(root, name, seed):
     randomize(model, seed)
     model.generation_config.eos_token_id = EOS
     model.save_pretrained(folder)
+    plain = folder
+    if name in PACKED:
+        plain = tempfile.mkdtemp()
+        pack_experts(model, folder, plain)
     tokenizer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../golden/models/llama3_rope/model")
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(os.path.join(tokenizer, file), folder)
@@ -343,7 +392,7 @@ def make(root, name, seed):
 
     x = batch(lengths, seed + 1)
     save_file({k: v.to(torch.int32) for k, v in x.items()}, os.path.join(out, "inputs.safetensors"))
-    model = load(folder)
+    model = load(plain)
     with torch.no_grad():
         logits = forward(model, x)
     losses = token_loss(logits, x["labels"])
@@ -353,7 +402,7 @@ def make(root, name, seed):
     targets = ["q_proj", "v_proj"] if name == "qwen3_moe_down" else "all-linear"
     if hasattr(model.config, "text_config"):
         targets = r".*\.language_model\..*_proj(_[a-z]+)?"
-    peft = adapted(folder, seed + 2, targets, **({"target_parameters": experts} if experts else {}))
+    peft = adapted(plain, seed + 2, targets, **({"target_parameters": experts} if experts else {}))
     peft.save_pretrained(os.path.join(out, "adapter"))
     os.remove(os.path.join(out, "adapter", "README.md"))
     with torch.no_grad():
@@ -366,7 +415,7 @@ def make(root, name, seed):
     save_file(states[-1], os.path.join(out, "adapter_step5.safetensors"))
 
     prompt = x["input_ids"][0, :12].tolist()
-    again = PeftModel.from_pretrained(load(folder), os.path.join(out, "adapter")).eval()
+    again = PeftModel.from_pretrained(load(plain), os.path.join(out, "adapter")).eval()
     generation = {"prompt_ids": prompt, "max_new_tokens": 16, "base": greedy(model, prompt, 16),
                   "lora": greedy(again, prompt, 16)}
     merged, base = again.merge_and_unload().state_dict(), model.state_dict()
@@ -388,6 +437,7 @@ def make(root, name, seed):
 
 
 TARGET_PARAMETERS = {
+    "gpt_oss": ["experts.gate_up_proj", "experts.down_proj"],
     "mixtral": ["experts.gate_up_proj", "experts.down_proj"],
     "olmoe": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen2_moe": ["experts.gate_up_proj", "experts.down_proj"],

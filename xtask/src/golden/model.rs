@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ferrotune::arch::architecture::Stacked;
 use ferrotune::arch::families;
 use ferrotune::formats::Checkpoint;
 use ferrotune::formats::safetensors::SafeFile;
@@ -54,7 +55,7 @@ pub(crate) fn logits_limit(expected: &[f32]) -> f64 {
 }
 
 /// The merged matrix of an expert's linear, out of the stacked tensor; `None` if it is not there.
-fn stacked(merged: &SafeFile, name: &str) -> Result<Option<Vec<f32>>, Failure> {
+fn stacked(merged: &SafeFile, name: &str, held: Option<Stacked>) -> Result<Option<Vec<f32>>, Failure> {
     let parts: Vec<&str> = name.split('.').collect();
     let [.., layer, _, "experts", expert, linear] = parts.as_slice() else {
         // The router's module has another name in transformers 5 than in files.
@@ -72,6 +73,12 @@ fn stacked(merged: &SafeFile, name: &str) -> Result<Option<Vec<f32>>, Failure> {
     };
     let size = shape[1] * shape[2];
     let own = &values[expert * size..][..size];
+    if held == Some(Stacked::Columns) {
+        let (inputs, outputs) = (shape[1], shape[2]);
+        let (first, step) = half.map_or((0, 1), |h| (h, 2));
+        let row = |out: usize| (0..inputs).map(move |k| own[k * outputs + out]);
+        return Ok(Some((first..outputs).step_by(step).flat_map(row).collect()));
+    }
     Ok(Some(half.map_or(own, |h| &own[h * size / 2..][..size / 2]).to_vec()))
 }
 
@@ -145,13 +152,15 @@ fn check_adapter(
         let expected = match merged.f32(&format!("{}.weight", linear.name)) {
             Ok((_, expected)) => expected,
             // Experts are one tensor there; where its layout is not kept, the logits must do.
-            Err(missing) => match stacked(&merged, &linear.name)? {
-                Some(expected) => expected,
-                None if adapter.adapted.at(linear.id).is_none() || linear.name.contains(".experts.") => {
-                    continue;
+            Err(missing) => {
+                match stacked(&merged, &linear.name, model.arch.experts.as_ref().map(|e| e.stacked))? {
+                    Some(expected) => expected,
+                    None if adapter.adapted.at(linear.id).is_none() || linear.name.contains(".experts.") => {
+                        continue;
+                    }
+                    None => return Err(missing.into()),
                 }
-                None => return Err(missing.into()),
-            },
+            }
         };
         report.error("merged", max_abs(&found, &expected), 1e-5);
     }

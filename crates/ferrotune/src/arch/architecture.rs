@@ -50,6 +50,8 @@ pub struct Architecture {
     pub mlp_bias: bool,
     /// q, k, v in one matrix.
     pub fused_qkv: bool,
+    /// Whether heads have attention sinks.
+    pub sinks: bool,
     /// Whether the projection to q also gives a gate for the output of each head.
     pub attention_gate: bool,
     /// The output projection, in `self_attn`.
@@ -257,8 +259,25 @@ pub struct Experts {
     pub layers: Vec<bool>,
     /// The module around router and experts in files, such as `mlp`.
     pub module: &'static str,
+    /// The router in that module.
+    pub router: &'static str,
+    /// Whether router and experts have biases.
+    pub bias: bool,
+    /// How files hold the experts of a layer that they hold together.
+    pub stacked: Stacked,
     /// Names of gate, up and down of an expert in files.
     pub names: [&'static str; 3],
+}
+
+/// How a file holds all experts of a layer together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacked {
+    /// `gate_up_proj` `[E, 2 F, D]`, gate's rows before up's, and `down_proj` `[E, D, F]`. A file may also hold every matrix by
+    /// itself, and results do.
+    Rows,
+    /// Transposed, gate and up in turn: `gate_up_proj` `[E, D, 2 F]` and `down_proj` `[E, F, D]`. Files know no other form, but
+    /// for MXFP4 (`_blocks` and `_scales`), which is not transposed.
+    Columns,
 }
 
 /// An expert that every token goes to.
@@ -443,6 +462,7 @@ impl Architecture {
             o_bias: c.attention_bias,
             mlp_bias: c.mlp_bias,
             fused_qkv: false,
+            sinks: false,
             attention_gate: false,
             o_proj: "o_proj",
             mlp: MlpKind::GATED,

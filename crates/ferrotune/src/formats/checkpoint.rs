@@ -124,6 +124,24 @@ impl Checkpoint {
         self.source.stacked(name, shape, index, rows)
     }
 
+    /// Matrix `index` in the stacked tensor `name` of `shape` `[matrices, in, out]`, the other way round: of its outputs those
+    /// from `first` on, `step` apart.
+    pub(crate) fn stacked_columns(
+        &self,
+        name: &str,
+        shape: [usize; 3],
+        index: usize,
+        first: usize,
+        step: usize,
+    ) -> Result<Weight> {
+        self.source.stacked_columns(name, shape, index, first, step)
+    }
+
+    /// The tensors that hold a stacked tensor in packed form, as they are in the file; none if it is not packed.
+    pub(crate) fn packed(&self, name: &str) -> Vec<(String, OutTensor<'_>)> {
+        self.source.packed(name)
+    }
+
     /// The vector `name` (a norm's weight, a bias) as f32, after checking its length.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         self.values(name, &[len])

@@ -8,6 +8,7 @@ use ferrotune_kernels::dtype::DType;
 use ferrotune_kernels::quant::Weight;
 use serde_json::Value;
 
+use super::columns::{self, Wanted};
 use super::safetensors::{Dtype, OutTensor, SafeFile, Shards, TensorRef};
 use super::source::{Source, missing_tensor};
 use super::{GENERATION_CONFIG, GenerationConfig, quantized};
@@ -125,13 +126,14 @@ impl Source for Folder {
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.shards.get(name).is_some()
+        self.shards.get(name).is_some() || columns::is_packed(&self.shards, name)
     }
 
     fn names(&self) -> Vec<String> {
         self.shards
             .names()
             .filter(|name| !quantized::is_part(&self.shards, name) && !self.tree.carries(name))
+            .filter_map(|name| columns::whole(&self.shards, name))
             .map(str::to_string)
             .collect()
     }
@@ -176,6 +178,29 @@ impl Source for Folder {
         let start = index * each;
         let bytes = tensor.bytes.part((start + rows.start) * row..(start + rows.end) * row);
         Ok(Weight::dense(rows.len(), cols, dtype, bytes)?)
+    }
+
+    fn stacked_columns(
+        &self,
+        name: &str,
+        shape: [usize; 3],
+        index: usize,
+        first: usize,
+        step: usize,
+    ) -> Result<Weight> {
+        let wanted = Wanted { shape, index, first, step };
+        if columns::is_packed(&self.shards, name) {
+            return wanted.packed(&self.shards, name);
+        }
+        let (file, tensor) = self.find(name)?;
+        check_shape(file, self.shards.in_file(name), tensor, &shape)?;
+        let dtype = float(file, self.shards.in_file(name), tensor.dtype)?;
+        wanted.transposed(dtype, tensor.bytes.as_slice())
+    }
+
+    fn packed(&self, name: &str) -> Vec<(String, OutTensor<'_>)> {
+        let names = self.shards.names().filter(|own| columns::parts(name).iter().any(|part| part == own));
+        self.shards.copies(names.collect::<Vec<_>>().into_iter())
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {

@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod adapter_folder;
 pub mod atomic;
 mod checkpoint;
+mod columns;
 mod fingerprint;
 pub(crate) mod folder;
 mod generation_config;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferrotune_kernels::DType;
-use ferrotune_kernels::quant::{Bytes, Owner, Weight};
+use ferrotune_kernels::quant::{Bytes, Mxfp4, Owner, Weight};
 use serde_json::Value;
 
 use super::generation_config::GenerationConfig;
@@ -36,6 +36,8 @@ pub(crate) struct Shapes {
     blank: Arc<Untouched>,
     /// How the configuration says that linears of the layers are quantized.
     linears: Option<Quantized>,
+    /// Whether stacked experts are in MXFP4.
+    packed_experts: bool,
     /// Modules that are not quantized.
     skipped: Vec<String>,
     tree: &'static Tree,
@@ -61,6 +63,7 @@ impl Shapes {
             dtype,
             blank,
             linears: stated(config)?,
+            packed_experts: config.raw["quantization_config"]["quant_method"] == "mxfp4",
             skipped,
             tree: config.tree,
             scales: Mutex::default(),
@@ -112,6 +115,21 @@ impl Source for Shapes {
 
     fn stacked(&self, name: &str, shape: [usize; 3], _: usize, rows: Range<usize>) -> Result<Weight> {
         self.weight(name, rows.len(), shape[2])
+    }
+
+    fn stacked_columns(
+        &self,
+        name: &str,
+        [_, cols, all]: [usize; 3],
+        _: usize,
+        first: usize,
+        step: usize,
+    ) -> Result<Weight> {
+        if !self.packed_experts {
+            return self.weight(name, all / step, cols);
+        }
+        let bytes = |len| Bytes::shared(self.blank.clone(), 0..len);
+        Ok(Mxfp4::rows(bytes(all * cols / 2), bytes(all * cols / 32), cols, first, step)?)
     }
 
     fn values(&self, _: &str, shape: &[usize]) -> Result<Vec<f32>> {

@@ -45,6 +45,24 @@ pub(super) trait Source: Send + Sync {
     /// Rows of matrix `index` in the stacked tensor `name` of `shape` `[matrices, rows, cols]`.
     fn stacked(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Weight>;
 
+    /// Matrix `index` in the stacked tensor `name` of `shape` `[matrices, in, out]`, the other way round: of its outputs those
+    /// from `first` on, `step` apart.
+    fn stacked_columns(
+        &self,
+        name: &str,
+        _shape: [usize; 3],
+        _index: usize,
+        _first: usize,
+        _step: usize,
+    ) -> Result<Weight> {
+        Err(Error::config(name, "is not stacked here"))
+    }
+
+    /// The tensors that hold a stacked tensor in packed form, as they are in the file; none if it is not packed.
+    fn packed(&self, _name: &str) -> Vec<(String, OutTensor<'_>)> {
+        Vec::new()
+    }
+
     /// The values of a small tensor of any shape as f32, after checking it.
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
 

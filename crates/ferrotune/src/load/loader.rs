@@ -4,22 +4,20 @@ use std::collections::BTreeSet;
 
 use ferrotune_kernels::ops::attention::Heads;
 use ferrotune_kernels::ops::norm::NormOp;
-use ferrotune_kernels::ops::route::Choice;
 use ferrotune_kernels::ops::{gated_delta, layer_norm, rms_norm};
 use ferrotune_kernels::quant::Bytes;
 use ferrotune_kernels::{DType, Device, Weight};
 
 use super::{BaseForm, BaseStorage, Linears};
 use crate::arch::architecture as arch;
-use crate::arch::architecture::{Architecture, Experts, LayerNorms, Mixing, MlpKind, QkNorm, QkNormOver};
+use crate::arch::architecture::{Architecture, LayerNorms, Mixing, MlpKind, QkNorm, QkNormOver};
 use crate::formats::Checkpoint;
-use crate::model::attention::{Attention, QkNorms, Qkv};
+use crate::model::attention::{Attention, QkNorms, Qkv, Sinks};
 use crate::model::decoder::Decoder;
 use crate::model::gated_delta::{DeltaInput, GatedDelta};
 use crate::model::layer::{Ffn, Layer};
 use crate::model::mixer::Mixer;
 use crate::model::mlp::{Act, Mlp, Up, XieluNumbers};
-use crate::model::moe::{Expert, Moe, SharedExpert};
 use crate::model::norm::Norm;
 use crate::model::params::{Group, ParamId, Params};
 use crate::model::parts::TIED_HEAD;
@@ -124,84 +122,6 @@ impl Loader<'_> {
         Ok(XieluNumbers { alpha_p, alpha_n, beta: beta?, eps: eps?, name })
     }
 
-    /// Router and experts; a file has each expert's matrices or, as transformers 5 holds them, all in one tensor.
-    fn experts(
-        &mut self,
-        a: &Architecture,
-        e: &Experts,
-        i: usize,
-        norm: Option<Norm>,
-        residual: Residual,
-    ) -> Result<Moe> {
-        let module = a.tree.in_layer(i, e.module);
-        let stacked = a.tree.in_layer(i, "mlp.experts");
-        let router = format!("{module}.gate");
-        let file = a.tree.in_layer(i, "mlp.gate.weight");
-        let weight = match self.checkpoint.contains(&file) {
-            true => self.read(&file, e.count, a.hidden)?,
-            false => self.read(&format!("{router}.weight"), e.count, a.hidden)?,
-        };
-        // The router is never quantized: a choice of experts has no small errors.
-        let base = self.converted(&router, weight, BaseForm::from(self.form.linears).tables)?;
-        let router = self.numbered(router, e.count, a.hidden, base, None);
-        let whole = self.checkpoint.contains(&format!("{stacked}.gate_up_proj"));
-        let experts = (0..e.count).map(|n| {
-            let at = |part: usize| format!("{module}.experts.{n}.{}", e.names[part]);
-            if !whole {
-                let gate_up = [
-                    self.linear(at(0), e.ffn, a.hidden, false)?,
-                    self.linear(at(1), e.ffn, a.hidden, false)?,
-                ];
-                return Ok(Expert { gate_up, down: self.linear(at(2), a.hidden, e.ffn, false)? });
-            }
-            let mut part = |name: &str, of: [usize; 2], rows: std::ops::Range<usize>, own: String| {
-                let tensor = format!("{stacked}.{name}");
-                let (len, cols) = (rows.len(), of[1]);
-                let storage = self.form.linears;
-                let base = match self.cached(&own, len, cols, storage) {
-                    Some(kept) => kept,
-                    None => {
-                        let shape = [e.count, of[0], cols];
-                        let weight = self.checkpoint.stacked(&tensor, shape, n, rows)?;
-                        let base = self.converted(&own, weight, storage)?;
-                        // The file knows no tensor of the matrix's own name.
-                        self.checkpoint.release(&tensor);
-                        base
-                    }
-                };
-                self.consumed.insert(tensor);
-                Ok::<_, Error>(self.numbered(own, len, cols, base, None))
-            };
-            let both = [2 * e.ffn, a.hidden];
-            let gate_up = [
-                part("gate_up_proj", both, 0..e.ffn, at(0))?,
-                part("gate_up_proj", both, e.ffn..2 * e.ffn, at(1))?,
-            ];
-            Ok(Expert { gate_up, down: part("down_proj", [a.hidden, e.ffn], 0..a.hidden, at(2))? })
-        });
-        let experts = experts.collect::<Result<Vec<_>>>()?;
-        let shared = e.shared.map(|shared| self.shared_expert(a, shared, i)).transpose()?.map(Box::new);
-        let named = e.correction.map(|name| format!("{module}.{name}"));
-        let correction = named.as_ref().map(|name| self.values(name, &[e.count])).transpose()?;
-        let choice = Choice { k: e.per_token, score: e.score, normalise: e.normalise, correction };
-        let activation = a.activation;
-        Ok(Moe { norm, router, experts, choice, correction: named, shared, activation, residual })
-    }
-
-    fn shared_expert(&mut self, a: &Architecture, e: arch::SharedExpert, i: usize) -> Result<SharedExpert> {
-        let module = a.tree.in_layer(i, e.module);
-        let at = |name: &str| format!("{module}.{name}");
-        let gate_up = ["gate_proj", "up_proj"].map(|name| self.linear(at(name), e.ffn, a.hidden, false));
-        let [gate, up] = gate_up;
-        let expert =
-            Expert { gate_up: [gate?, up?], down: self.linear(at("down_proj"), a.hidden, e.ffn, false)? };
-        let gate = match e.gate {
-            Some(name) => Some(self.linear(a.tree.in_layer(i, name), 1, a.hidden, false)?),
-            None => None,
-        };
-        Ok(SharedExpert { expert, gate })
-    }
-
     fn attention(
         &mut self,
         a: &Architecture,
@@ -238,6 +158,13 @@ impl Loader<'_> {
             qkv,
             qk_norm,
             gated: a.attention_gate,
+            sinks: match a.sinks {
+                true => Some(Sinks {
+                    values: self.vector_in(Group::Matrix, &at("sinks"), a.heads)?,
+                    name: at("sinks"),
+                }),
+                false => None,
+            },
             o_proj: self.linear(at(a.o_proj), a.hidden, q, a.o_bias)?,
             residual: Residual { norm: after, scale: a.residual_scale },
             heads: Heads {
@@ -333,13 +260,19 @@ impl Loader<'_> {
         Ok(ConvTaps { name, weight, bias, shape })
     }
 
-    fn read(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+    pub(super) fn read(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let weight = self.checkpoint.weight(name, rows, cols)?;
         self.consumed.insert(name.to_string());
         Ok(weight)
     }
 
-    fn linear(&mut self, name: String, rows: usize, cols: usize, bias: bool) -> Result<LinearLayer> {
+    pub(super) fn linear(
+        &mut self,
+        name: String,
+        rows: usize,
+        cols: usize,
+        bias: bool,
+    ) -> Result<LinearLayer> {
         let base = self.matrix(&name, rows, cols, self.form.linears)?;
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };
         Ok(self.numbered(name, rows, cols, base, bias))
@@ -360,7 +293,7 @@ impl Loader<'_> {
     }
 
     /// What the cache has for a module; of what takes no work to make it has nothing.
-    fn cached(&self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Option<Base> {
+    pub(super) fn cached(&self, name: &str, rows: usize, cols: usize, storage: BaseStorage) -> Option<Base> {
         match &self.from {
             Linears::Read(cached) if storage.quantized_name().is_some() => {
                 cached.weight(name, rows, cols).map(Base::Frozen)
@@ -370,7 +303,7 @@ impl Loader<'_> {
     }
 
     /// The weight of a module in a storage.
-    fn converted(&mut self, name: &str, weight: Weight, storage: BaseStorage) -> Result<Base> {
+    pub(super) fn converted(&mut self, name: &str, weight: Weight, storage: BaseStorage) -> Result<Base> {
         let file = format!("{name}.weight");
         if storage == BaseStorage::Trained {
             let base = Base::Trained(self.parameter(&file, &weight)?);
@@ -397,7 +330,7 @@ impl Loader<'_> {
         }))
     }
 
-    fn numbered(
+    pub(super) fn numbered(
         &mut self,
         name: String,
         rows: usize,
@@ -424,7 +357,7 @@ impl Loader<'_> {
         })
     }
 
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
         self.vector_in(Group::BiasOrNorm, name, len)
     }
 
@@ -433,13 +366,13 @@ impl Loader<'_> {
         Ok(self.keep_vector(group, name, &values))
     }
 
-    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub(super) fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let values = self.checkpoint.values(name, shape)?;
         self.consumed.insert(name.to_string());
         Ok(values)
     }
 
-    fn keep_vector(&mut self, group: Group, name: &str, values: &[f32]) -> Vector {
+    pub(super) fn keep_vector(&mut self, group: Group, name: &str, values: &[f32]) -> Vector {
         if self.form.linears != BaseStorage::Trained {
             return Vector::Frozen(self.dev.tensor(1, values.len(), values));
         }
@@ -449,6 +382,11 @@ impl Loader<'_> {
             let value = self.dev.tensor(1, values.len(), values);
             self.params.push_in(group, name, value)
         }))
+    }
+
+    /// A bias that is a part of a tensor.
+    pub(super) fn keep_bias(&mut self, linear: &str, values: &[f32]) -> Vector {
+        self.keep_vector(Group::BiasOrNorm, &format!("{linear}.bias"), values)
     }
 
     /// A norm of the residual stream.

@@ -15,6 +15,7 @@ use crate::{Error, Result};
 
 #[allow(clippy::disallowed_methods, reason = "keeps quantized bases in a file")]
 pub mod base_cache;
+mod experts;
 mod loader;
 mod storage;
 

@@ -34,6 +34,12 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// Whether it changes a linear: its weight, or what is beside it.
+    pub(crate) fn changes(&self, l: &LinearLayer) -> bool {
+        let own = self.adapted.at(l.id).is_some() || self.adapted.bases.contains_key(&l.id);
+        own || self.adapted.replaced.contains_key(&l.name)
+    }
+
     /// A fresh adapter under `seed`, which begins as the base does: B is zero, or what it adds was taken out of the base.
     pub fn init(dev: &Device, model: &Decoder, config: LoraConfig, seed: u64) -> Result<Self> {
         let config = expand(model, config);

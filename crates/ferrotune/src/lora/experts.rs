@@ -9,6 +9,7 @@ use ferrotune_kernels::{Device, Tensor};
 use super::config::LoraConfig;
 use super::kinds::kind;
 use super::targets::{Targets, matches, unmatched};
+use crate::arch::architecture::Stacked;
 use crate::model::layer::{Ffn, Layer};
 use crate::model::parts::LinearLayer;
 use crate::model::{Decoder, ParamId};
@@ -26,6 +27,13 @@ pub(super) struct Stack<'m> {
     pub(super) prefix: String,
     /// Rank and scale.
     pub(super) branch: (usize, f32),
+    /// Whether the linears' rows stand in turn in it, not one linear after the other.
+    pub(super) in_turn: bool,
+}
+
+/// The row of a stacked matrix that row `row` of linear `part` of `parts` is, all of `rows` rows.
+fn place(in_turn: bool, parts: usize, rows: usize, part: usize, row: usize) -> usize {
+    if in_turn { row * parts + part } else { part * rows + row }
 }
 
 impl Stack<'_> {
@@ -41,6 +49,7 @@ impl Stack<'_> {
 #[derive(Debug)]
 pub(super) struct StackIds {
     pub(super) prefix: String,
+    pub(super) in_turn: bool,
     /// A, and B of each linear, of every expert.
     pub(super) experts: Vec<(ParamId, Vec<ParamId>)>,
 }
@@ -50,11 +59,19 @@ fn all(model: &Decoder) -> Vec<Stack<'_>> {
     let mut stacks = Vec::new();
     for (i, layer) in model.layers.iter().enumerate() {
         let Ffn::Experts(moe) = &layer.mlp else { continue };
+        let in_turn = moe.columns.is_some();
         let mut push = |module: String, parameter, experts| {
             let prefix = module.clone();
-            stacks.push(Stack { module, parameter, experts, prefix, branch: (0, 0.0) });
+            stacks.push(Stack { module, parameter, experts, prefix, branch: (0, 0.0), in_turn });
         };
-        push(model.arch.tree.in_layer(i, "mlp.gate"), "weight", vec![vec![&moe.router]]);
+        push(
+            model
+                .arch
+                .tree
+                .in_layer(i, &format!("mlp.{}", model.arch.experts.as_ref().map_or("gate", |e| e.router))),
+            "weight",
+            vec![vec![&moe.router]],
+        );
         let experts = model.arch.tree.in_layer(i, "mlp.experts");
         let gate_up = moe.experts.iter().map(|e| e.gate_up.iter().collect()).collect();
         push(experts.clone(), "gate_up_proj", gate_up);
@@ -98,13 +115,14 @@ pub(super) fn chosen<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Vec<
 }
 
 /// What PEFT 0.21 makes of `all-linear` where experts are stacked: attention, router and experts, and twice the rank
-/// for gate and up, which are one matrix. Beside a shared expert it takes modules alone, no stacked parameter.
+/// for gate and up, which are one matrix. Beside a shared expert, and of those that
+/// are stacked in columns, it takes modules alone, no stacked parameter.
 pub(super) fn expand(model: &Decoder, config: LoraConfig) -> LoraConfig {
     let Some(experts) = &model.arch.experts else { return config };
     if config.targets != Targets::AllLinear || !config.target_parameters.is_empty() {
         return config;
     }
-    if experts.shared.is_some() {
+    if experts.shared.is_some() || experts.stacked == Stacked::Columns {
         let modules = model.layers.iter().flat_map(Layer::modules);
         let targets = Targets::Names(modules.map(|linear| linear.name.clone()).collect());
         return LoraConfig { targets, ..config };
@@ -127,14 +145,13 @@ pub(super) fn split(dev: &Device, stack: &Stack<'_>, a: &Tensor, b: &Tensor) -> 
     let (count, rank) = (stack.experts.len(), stack.branch.0);
     let expert = |(e, linears): (usize, &Vec<&LinearLayer>)| {
         let own = dev.tensor(rank, a.cols(), &a.host_f32()[e * rank * a.cols()..][..rank * a.cols()]);
-        let mut first = 0;
-        let parts = linears.iter().map(|l| {
+        let parts = linears.iter().enumerate().map(|(i, l)| {
             let mut part = dev.empty(l.rows, rank);
             for (row, out) in part.host_f32_mut().chunks_exact_mut(rank).enumerate() {
-                let from = &b.host_f32()[(first + row) * b.cols()..][..b.cols()];
+                let row = place(stack.in_turn, linears.len(), l.rows, i, row);
+                let from = &b.host_f32()[row * b.cols()..][..b.cols()];
                 out.iter_mut().enumerate().for_each(|(k, v)| *v = from[k * count + e]);
             }
-            first += l.rows;
             part
         });
         (own, parts.collect())
@@ -154,9 +171,12 @@ pub(super) fn join<'t>(
     let rows: usize = stack.experts[0].1.iter().map(|b| of(*b).rows()).sum();
     let mut b = vec![0.0; rows * rank * count];
     for (e, (_, parts)) in stack.experts.iter().enumerate() {
-        let values = parts.iter().flat_map(|part| of(*part).host_f32());
-        for (i, v) in values.enumerate() {
-            b[i / rank * rank * count + i % rank * count + e] = *v;
+        for (part, id) in parts.iter().enumerate() {
+            let own = of(*id);
+            for (i, v) in own.host_f32().iter().enumerate() {
+                let row = place(stack.in_turn, parts.len(), own.rows(), part, i / rank);
+                b[row * rank * count + i % rank * count + e] = *v;
+            }
         }
     }
     [

@@ -272,7 +272,7 @@ impl<'m> Builder<'_, 'm> {
             }
             experts.push((a, ids));
         }
-        self.layout.stacks.push(StackIds { prefix: stack.prefix.clone(), experts });
+        self.layout.stacks.push(StackIds { prefix: stack.prefix.clone(), in_turn: stack.in_turn, experts });
         Ok(())
     }
 

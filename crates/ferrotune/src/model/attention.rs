@@ -10,7 +10,7 @@ use super::kv_cache::LayerCache;
 use super::mixer::{Cached, Flow, StreamGradient};
 use super::norm::Norm;
 use super::params::Gradients;
-use super::parts::LinearLayer;
+use super::parts::{LinearLayer, SmallTensor, Vector};
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, Shared, before, before_backward, narrow};
 use super::rope::Rotation;
@@ -31,6 +31,8 @@ pub struct Attention {
     /// Whether `q_proj` also gives a gate: the heads' outputs are multiplied by its sigmoid. A head's gate stands behind its
     /// query.
     pub gated: bool,
+    /// One further logit of each head in the softmax, `self_attn.sinks` `[1, H]`.
+    pub sinks: Option<Sinks>,
     /// `self_attn.o_proj`.
     pub o_proj: LinearLayer,
     /// How the output joins the stream.
@@ -39,6 +41,15 @@ pub struct Attention {
     pub heads: Heads,
     /// Which rotation of the pass is used.
     pub rotation: Option<usize>,
+}
+
+/// Attention sinks under their checkpoint name.
+#[derive(Debug)]
+pub struct Sinks {
+    /// `model.layers.0.self_attn.sinks`.
+    pub name: String,
+    /// `[1, H]`.
+    pub values: Vector,
 }
 
 /// Norms of q and of k.
@@ -182,7 +193,7 @@ impl Attention {
         if let Some((LayerCache::Keys { k: keys, v: values }, slots)) = cache {
             elementwise::scatter(dev, &k, &slots.rows, keys)?;
             elementwise::scatter(dev, &v, &slots.rows, values)?;
-            let (mut o, _) = attention::forward(pass.ctx(), self.over(&q, keys, values, tokens))?;
+            let (mut o, _) = self.attend(pass, self.over(&q, keys, values, tokens))?;
             if let Some(gate) = gate {
                 o = activation::gated(
                     dev,
@@ -195,7 +206,7 @@ impl Attention {
             self.residual.forward(pass, &o, &self.o_proj, x)?;
             return Ok(None);
         }
-        let (o, lse) = attention::forward(pass.ctx(), self.over(&q, &k, &v, tokens))?;
+        let (o, lse) = self.attend(pass, self.over(&q, &k, &v, tokens))?;
         let o = narrow(pass, o);
         let x_in = keep.map(|keep| (SavedActivation::copy_of(pass, x, keep), keep));
         let gate = gate.map(|gate| pass.stored(gate, saved));
@@ -208,6 +219,33 @@ impl Attention {
             let gate = gate.map(|gate| SavedActivation::new(pass, gate, keep));
             AttentionSaved { x, q, k, v, o, lse, gate, h_qkv, h_o, residual }
         }))
+    }
+
+    /// Outputs of the heads and the sums of their softmax.
+    fn attend(&self, pass: &Pass<'_>, x: attention::Attention<'_>) -> Result<(Tensor, Tensor)> {
+        let (mut o, mut lse) = attention::forward(pass.ctx(), x)?;
+        if let Some(sinks) = &self.sinks {
+            attention::add_sinks(pass.dev, &mut o, &mut lse, pass.vector(&sinks.values))?;
+        }
+        Ok((o, lse))
+    }
+
+    /// The gradient of sinks that are trained.
+    fn sinks_backward(
+        &self,
+        pass: &Pass<'_>,
+        outputs: attention::Outputs<'_>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let Some((sinks, id)) = self.sinks.as_ref().and_then(|s| Some((&s.values, s.values.trained()?)))
+        else {
+            return Ok(());
+        };
+        let Some(mut sum) = grads.take(id) else { return Ok(()) };
+        let attention::Outputs { o, lse, d_o } = outputs;
+        let done = attention::sinks_backward(pass.vector(sinks), o, lse, d_o, &mut sum);
+        grads.put(id, sum);
+        Ok(done?)
     }
 
     /// Queries and gates, if the projection gave both.
@@ -280,7 +318,8 @@ impl Attention {
         let (tokens, rotation) = (flow.tokens, self.rotation(flow));
         let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
         let normed = self.qk_norm.iter().flat_map(|norms| &norms.both).any(|n| n.trained(pass));
-        let below = need_dn || normed || self.qkv.linears().iter().any(|l| pass.trains(l));
+        let sinks = self.sinks.as_ref().is_some_and(|sinks| sinks.values.is_trained());
+        let below = need_dn || normed || sinks || self.qkv.linears().iter().any(|l| pass.trains(l));
         let d = self.residual.backward(pass, &s.residual, d_out.unwrap_or(dx), grads)?;
         let (o, gate) = (s.o.take(pass), s.gate.map(|gate| gate.take(pass)));
         let out = through_gate(pass, gate.as_ref(), &o)?;
@@ -306,6 +345,7 @@ impl Attention {
         let [q, k] = again.as_ref().map_or([&s.q, &s.k], |both| both.each_ref());
         let v = s.v.take(pass);
         let outputs = attention::Outputs { o: &o, lse: &s.lse, d_o: &d_o };
+        self.sinks_backward(pass, outputs, grads)?;
         let (mut dq, mut dk, mut dv) = attention::backward(pass.ctx(), self.over(q, k, &v, tokens), outputs)?;
         drop((d_o, again, v, o));
         if let Some([q_norm, k_norm]) = self.norms_after_rotation() {
@@ -333,6 +373,11 @@ impl Attention {
             before_backward(&self.norm, pass, &x, &dn, dx, grads)?;
         }
         Ok(())
+    }
+
+    /// Its tensors that belong to no linear and no norm.
+    pub(super) fn own_tensors(&self) -> impl Iterator<Item = SmallTensor<'_>> {
+        self.sinks.iter().map(|s| SmallTensor::whole(s.name.clone(), &s.values, self.heads.q))
     }
 
     /// The linears, in the order of their numbers.

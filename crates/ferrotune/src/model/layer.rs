@@ -73,6 +73,11 @@ impl Ffn {
         }
     }
 
+    /// The experts, if there are some.
+    pub(crate) fn experts(&self) -> Option<&Moe> {
+        self.each().1
+    }
+
     fn each(&self) -> (Option<&Mlp>, Option<&Moe>) {
         match self {
             Ffn::Dense(mlp) => (Some(mlp), None),

@@ -167,7 +167,7 @@ impl Mixer {
     /// Its tensors that belong to no linear and no norm.
     pub(crate) fn own_tensors(&self) -> Vec<SmallTensor<'_>> {
         match self {
-            Mixer::Attention(_) => Vec::new(),
+            Mixer::Attention(m) => m.own_tensors().collect(),
             Mixer::ShortConv(m) => m.conv.tensors().collect(),
             Mixer::GatedDelta(m) => m.own_tensors().collect(),
         }

@@ -26,6 +26,9 @@ pub struct Moe {
     pub choice: Choice,
     /// The tensor that corrects the choice, if there is one.
     pub correction: Option<String>,
+    /// Path of the experts' module, if files hold them together and transposed
+    /// ([`Stacked::Columns`](crate::arch::architecture::Stacked)).
+    pub columns: Option<String>,
     /// An expert that every token goes to.
     pub shared: Option<Box<SharedExpert>>,
     /// The function of the gate.

@@ -7,6 +7,7 @@ use ::safetensors::Dtype;
 use ferrotune_kernels::{DType, Tensor};
 use serde_json::{Value, json};
 
+use super::stacked::Stacks;
 use super::stops;
 use crate::arch::config::ModelConfig;
 use crate::base::BaseModel;
@@ -46,6 +47,7 @@ pub fn write(
         check(model, adapter)?;
     }
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let stacks = Stacks::of(model);
     let mut tensors = Vec::new();
     let kind = safetensors_dtype(dtype);
     let a = &model.arch;
@@ -55,7 +57,9 @@ pub fn write(
         bytes
     };
     tensors.push((a.embedding_weight(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
-    for linear in model.linears() {
+    let (stacked, packed) = stacks.tensors(base, model, params, adapter, dtype)?;
+    tensors.extend(stacked);
+    for linear in model.linears().into_iter().filter(|l| !stacks.hold(&l.name)) {
         let values = move || {
             let bytes = encode(&linear_values(linear, params, adapter), dtype);
             leave(&linear.base, params);
@@ -69,7 +73,8 @@ pub fn write(
         let values = move || encode(&merged_tied_head(model, adapter), dtype);
         tensors.push(("lm_head.weight".into(), OutTensor::lazy(kind, &[a.vocab, a.hidden], values)));
     }
-    for SmallTensor { name, values, part, shape } in model.small_tensors() {
+    let small = model.small_tensors().into_iter().filter(|t| !stacks.hold(&t.name));
+    for SmallTensor { name, values, part, shape } in small {
         let own = &vector_value(values, params).host_f32()[part];
         let value = merged_vector(model, &name, own, adapter);
         tensors.push((name, OutTensor::lazy(kind, &shape, move || encode(&value, dtype))));
@@ -81,7 +86,7 @@ pub fn write(
     tensors.extend(base.checkpoint.carried()?);
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
-    write_config(folder, base, dtype, untied, learned.ends)?;
+    write_config(folder, base, dtype, untied, packed, learned.ends)?;
     write_sidecars(folder, base, learned)
 }
 
@@ -121,13 +126,22 @@ pub(crate) fn write_sidecar(folder: &Path, name: &str, content: &[u8]) -> Result
     write_atomic(&path, content)
 }
 
-fn write_config(folder: &Path, base: &BaseModel, dtype: DType, untied: bool, learned: &[u32]) -> Result<()> {
+fn write_config(
+    folder: &Path,
+    base: &BaseModel,
+    dtype: DType,
+    untied: bool,
+    packed: bool,
+    learned: &[u32],
+) -> Result<()> {
     let own = base.checkpoint.config();
     let mut raw = own.raw.clone();
     if let Some(config) = raw.as_object_mut() {
         stops::add_to_config(config, &own.eos_token_ids, learned);
-        // The folder holds plain floats, whatever the base was.
-        config.remove("quantization_config");
+        // The folder holds plain floats, whatever the base was, but for experts that stayed packed.
+        if !packed {
+            config.remove("quantization_config");
+        }
         let name = match dtype {
             DType::F32 => "float32",
             DType::F16 => "float16",
@@ -150,7 +164,11 @@ fn embedding<'a>(model: &Decoder, params: &'a Params, adapter: Option<&Adapter>)
     }
 }
 
-fn linear_values<'a>(linear: &LinearLayer, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {
+pub(super) fn linear_values<'a>(
+    linear: &LinearLayer,
+    params: &'a Params,
+    adapter: Option<&Adapter>,
+) -> Cow<'a, [f32]> {
     match &linear.base {
         Base::Trained(id) => params.get(*id).host_f32().into(),
         Base::Frozen(_) => merged_weight(linear, adapter).into(),
@@ -164,7 +182,7 @@ fn leave(base: &Base, params: &Params) {
     }
 }
 
-fn vector_value<'a>(v: &'a Vector, params: &'a Params) -> &'a Tensor {
+pub(super) fn vector_value<'a>(v: &'a Vector, params: &'a Params) -> &'a Tensor {
     match v {
         Vector::Frozen(t) => t,
         Vector::Trained(id) => params.get(*id),

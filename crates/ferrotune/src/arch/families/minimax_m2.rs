@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Family, only};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts, QkNorm, rope};
+use crate::arch::architecture::{Architecture, Experts, QkNorm, Stacked, rope};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family = Family {
@@ -31,6 +31,9 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
             shared: None,
             layers: vec![true; c.num_hidden_layers],
             module: "block_sparse_moe",
+            router: "gate",
+            bias: false,
+            stacked: Stacked::Rows,
             names: ["w1", "w3", "w2"],
         };
         Ok((experts, partial))

@@ -12,7 +12,6 @@ const PIECES: &[(&str, &str)] = &[
     ("hidden_size_per_layer_input", "embeddings for each layer"),
     ("num_kv_shared_layers", "keys and values that layers share"),
     ("attention_chunk_size", "attention in chunks"),
-    ("swiglu_limit", "attention sinks and gates with a limit"),
     ("rwkv_version", "RWKV layers"),
     ("lru_width", "recurrent blocks (RG-LRU)"),
     ("alibi", "ALiBi in the place of rotary embeddings"),
@@ -35,8 +34,16 @@ pub(super) fn hint(model_type: &str, config: &Map<String, Value>) -> String {
 }
 
 /// The supported families whose layers have experts.
-pub(super) const HAVE_EXPERTS: &[&str] =
-    &["mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "minimax_m2", "qwen3_5_moe_text", "qwen3_next"];
+pub(super) const HAVE_EXPERTS: &[&str] = &[
+    "mixtral",
+    "qwen3_moe",
+    "olmoe",
+    "qwen2_moe",
+    "minimax_m2",
+    "qwen3_5_moe_text",
+    "qwen3_next",
+    "gpt_oss",
+];
 
 fn nearest(model_type: &str, has: &dyn Fn(&str) -> bool) -> &'static str {
     // The family of the same name, whatever its version.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Family, mistral, only, window_everywhere};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts, rope};
+use crate::arch::architecture::{Architecture, Experts, Stacked, rope};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family =
@@ -35,6 +35,9 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
         shared: None,
         layers: vec![true; c.num_hidden_layers],
         module: "block_sparse_moe",
+        router: "gate",
+        bias: false,
+        stacked: Stacked::Rows,
         names: ["w1", "w3", "w2"],
     };
     experts.check(c)?;

@@ -10,6 +10,7 @@ mod gemma2;
 mod gemma3_text;
 mod glm;
 mod glm4;
+mod gpt_oss;
 mod granite;
 mod granitemoehybrid;
 mod helium;
@@ -94,6 +95,7 @@ pub const FAMILIES: &[Family] = &[
     granitemoehybrid::FAMILY,
     apertus::FAMILY,
     lfm2::FAMILY,
+    gpt_oss::FAMILY,
     qwen3_5::FAMILY,
     qwen3_5_moe::FAMILY,
     qwen3_next::FAMILY,

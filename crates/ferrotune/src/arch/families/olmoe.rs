@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Family, only};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts, QkNorm};
+use crate::arch::architecture::{Architecture, Experts, QkNorm, Stacked};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family =
@@ -26,6 +26,9 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
             shared: None,
             layers: vec![true; c.num_hidden_layers],
             module: "mlp",
+            router: "gate",
+            bias: false,
+            stacked: Stacked::Rows,
             names: ["gate_proj", "up_proj", "down_proj"],
         })
     })?;

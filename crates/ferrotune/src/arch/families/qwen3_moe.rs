@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Family, only, qwen3, window_everywhere};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts};
+use crate::arch::architecture::{Architecture, Experts, Stacked};
 use crate::arch::config::{Defaults, ModelConfig, Window};
 
 pub(super) const FAMILY: Family = Family {
@@ -34,6 +34,9 @@ pub(super) fn experts(c: &ModelConfig, [count, per_token, ffn]: [usize; 3]) -> R
             shared: None,
             layers: (0..c.num_hidden_layers).map(sparse).collect(),
             module: "mlp",
+            router: "gate",
+            bias: false,
+            stacked: Stacked::Rows,
             names: ["gate_proj", "up_proj", "down_proj"],
         })
     })?;
