@@ -26,6 +26,7 @@ mod init_adapter;
 mod mapped_pages;
 mod never_silent;
 mod no_memory;
+mod packed_experts;
 mod peft_folders;
 mod plan;
 mod prefixes;

@@ -47,7 +47,7 @@ fn renamed(place: &Place, name: &str, rules: Names, old: bool) -> String {
 }
 
 /// The tensors of a model folder: name, shape, bytes.
-fn tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
+pub(super) fn tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
     let bytes = std::fs::read(folder.join("model.safetensors")).expect("the weights");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("whole weights");
     file.iter().map(|(name, t)| (name.to_string(), (t.shape().to_vec(), t.data().to_vec()))).collect()
@@ -65,12 +65,12 @@ fn towers(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
     all
 }
 
-fn eval(place: &Place, folder: &str, more: &[&str]) -> f64 {
+pub(super) fn eval(place: &Place, folder: &str, more: &[&str]) -> f64 {
     let args = ["eval", folder, "--data", "rows.jsonl", "--precision", "f32", "--json"];
     place.run(&[&args, more].concat()).eval_loss()
 }
 
-fn train(place: &Place, base: &str, kind: &str, out: &str, more: &[&str]) {
+pub(super) fn train(place: &Place, base: &str, kind: &str, out: &str, more: &[&str]) {
     place.write("run.yaml", &run_file(Path::new(base), kind));
     let out = format!("output.dir={out}");
     let set = [&["train.max_steps=2", &out][..], more].concat();

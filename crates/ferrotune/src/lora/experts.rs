@@ -116,13 +116,14 @@ pub(super) fn chosen<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Vec<
 
 /// What PEFT 0.21 makes of `all-linear` where experts are stacked: attention, router and experts, and twice the rank
 /// for gate and up, which are one matrix. Beside a shared expert, and of those that
-/// are stacked in columns, it takes modules alone, no stacked parameter.
+/// are stacked in columns, it takes modules alone, no stacked parameter; so it does where parameters are named.
 pub(super) fn expand(model: &Decoder, config: LoraConfig) -> LoraConfig {
     let Some(experts) = &model.arch.experts else { return config };
-    if config.targets != Targets::AllLinear || !config.target_parameters.is_empty() {
+    if config.targets != Targets::AllLinear {
         return config;
     }
-    if experts.shared.is_some() || experts.stacked == Stacked::Columns {
+    let named = !config.target_parameters.is_empty();
+    if named || experts.shared.is_some() || experts.stacked == Stacked::Columns {
         let modules = model.layers.iter().flat_map(Layer::modules);
         let targets = Targets::Names(modules.map(|linear| linear.name.clone()).collect());
         return LoraConfig { targets, ..config };
