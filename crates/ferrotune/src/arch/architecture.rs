@@ -350,6 +350,18 @@ impl Architecture {
         format!("{}.weight", self.tree.embedding)
     }
 
+    /// Name and shape of the stacked tensor by whose storage experts are judged, if they may be stored in a form of their own.
+    pub(crate) fn expert_probe(&self) -> Option<(String, [usize; 3])> {
+        let e = self.experts.as_ref().filter(|e| e.stacked == Stacked::Columns)?;
+        let layer = e.layers.iter().position(|has| *has)?;
+        Some((self.tree.in_layer(layer, "mlp.experts.down_proj"), [e.count, e.ffn, self.hidden]))
+    }
+
+    /// Values of the experts of a layer.
+    pub(crate) fn expert_elements(&self, layer: usize) -> usize {
+        self.experts_of(layer).map_or(0, |e| 3 * e.count * e.ffn * self.hidden)
+    }
+
     /// The module that ends the mixing of a layer, and the values that it reads for a token.
     fn mixing_output(&self, layer: usize) -> (String, usize) {
         match self.mixers[layer] {

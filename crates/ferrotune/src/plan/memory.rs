@@ -123,7 +123,7 @@ pub(super) fn plan(
     let Choice { policies, streamed } = choice;
     let Policies { below, kept } = policies;
     // What is converted while loading leaves memory again, one matrix after the other.
-    let linears = (a.linear_elements() as f64 * bytes_per_value(checkpoint, a, d.form.linears)?) as usize;
+    let linears: usize = layer_bytes(checkpoint, a, d.form.linears)?.into_iter().sum();
     let base = linears.saturating_sub(streamed.map_or(0, |s| s.away)) + tables(checkpoint, a, d.form.tables)?;
 
     let branches = d.branches * d.precision.saved().size();
@@ -178,12 +178,22 @@ fn tables(checkpoint: &Checkpoint, a: &Architecture, storage: BaseStorage) -> Re
     Ok(if a.tied || in_file { one } else { 2 * one })
 }
 
-/// Bytes that a value of the layers' linears takes in a storage.
-pub(super) fn bytes_per_value(
+/// Bytes of the linears of each layer in a storage.
+pub(super) fn layer_bytes(
     checkpoint: &Checkpoint,
     a: &Architecture,
     storage: BaseStorage,
-) -> Result<f64> {
+) -> Result<Vec<usize>> {
     let (probe, rows, cols) = a.probe();
-    Ok(storage.bytes_per_value(&checkpoint.weight(&probe, rows, cols)?))
+    let each = storage.bytes_per_value(&checkpoint.weight(&probe, rows, cols)?);
+    // Experts that a file holds together may be stored in another form than the rest.
+    let of_expert = match a.expert_probe() {
+        Some((name, shape)) => storage.bytes_per_value(&checkpoint.stacked_columns(&name, shape, 0, 0, 1)?),
+        None => each,
+    };
+    let of_layer = |i| {
+        let experts = a.expert_elements(i);
+        (a.layer_elements(i) - experts) as f64 * each + experts as f64 * of_expert
+    };
+    Ok((0..a.layers).map(|i| of_layer(i) as usize).collect())
 }

@@ -116,9 +116,7 @@ fn streaming(
     if !in_file {
         return Ok(None);
     }
-    let each = memory::bytes_per_value(checkpoint, a, storage)?;
-    let layers = (0..a.layers).map(|i| (a.layer_elements(i) as f64 * each) as usize);
-    Ok(Streaming::of(&layers.collect::<Vec<_>>()))
+    Ok(Streaming::of(&memory::layer_bytes(checkpoint, a, storage)?))
 }
 
 /// What would take less, of what the run file does not say already.
