@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bfcl;
 pub mod ci;
 pub mod data;
+pub mod families;
 #[cfg(unix)]
 pub mod faults;
 pub mod golden;

@@ -67,7 +67,8 @@ enum Task {
         #[arg(long)]
         plant: bool,
     },
-    /// Make the pictures of the documentation anew: the terminal of README, the summary and plots of the benchmarks.
+    /// Make the pictures and tables of the documentation anew: the terminal of README, the summary and plots of the benchmarks,
+    /// the families.
     Docs,
     /// Make the tiny model that the binary carries, from the project's own files.
     TinyModel {
@@ -149,7 +150,10 @@ fn golden(dirs: &[PathBuf]) -> bool {
 
 #[allow(clippy::print_stderr)]
 fn docs() -> bool {
-    let made = xtask::picture::write(Path::new("docs")).and_then(|()| xtask::bench::page(Path::new("docs")));
+    let docs = Path::new("docs");
+    let made = xtask::picture::write(docs)
+        .and_then(|()| xtask::bench::page(docs))
+        .and_then(|()| xtask::families::write(docs, Path::new("testdata/golden")));
     if let Err(e) = &made {
         eprintln!("error: {e}");
     }

@@ -23,3 +23,8 @@ pub use checkpoint::Checkpoint;
 pub use fingerprint::Change;
 pub(crate) use generation_config::GENERATION_CONFIG;
 pub use generation_config::GenerationConfig;
+
+/// Whether GGUF files of a family are read, by its `model_type`.
+pub fn reads_gguf(model_type: &str) -> bool {
+    gguf::reads(model_type)
+}

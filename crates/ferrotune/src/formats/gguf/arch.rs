@@ -73,7 +73,7 @@ const LLAMA: Arch = Arch {
     extras: extras::llama,
 };
 
-const ALL: &[Arch] = &[
+pub(super) const ALL: &[Arch] = &[
     LLAMA,
     Arch {
         name: "qwen2",

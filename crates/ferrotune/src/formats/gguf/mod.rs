@@ -101,6 +101,11 @@ impl GgufModel {
     }
 }
 
+/// Whether files of this family are read.
+pub(super) fn reads(model_type: &str) -> bool {
+    arch::ALL.iter().any(|arch| arch.model_type == model_type)
+}
+
 impl Source for GgufModel {
     fn weight_files(&self) -> Vec<&Path> {
         vec![self.file.path()]
