@@ -18,6 +18,10 @@ SHAPES = {
         hidden_size=1024, intermediate_size=3584, num_hidden_layers=24, num_attention_heads=8, num_key_value_heads=2,
         linear_num_value_heads=16, tie_word_embeddings=True,
         rope_parameters=dict(rope_type="default", rope_theta=1e7, partial_rotary_factor=0.25))),
+    "qwen3-moe-0.9b": ("qwen3_moe", dict(
+        hidden_size=1024, num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=4, head_dim=64, num_experts=32,
+        num_experts_per_tok=4, moe_intermediate_size=768, vocab_size=50000, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="default", rope_theta=1e6))),
     "lfm2-350m": ("lfm2", dict(
         hidden_size=1024, intermediate_size=6656, num_hidden_layers=16, num_attention_heads=16, num_key_value_heads=8,
         full_attn_idxs=[2, 5, 8, 10, 12, 14],

