@@ -188,6 +188,8 @@ CASES = {
         layer_types=["full_attention", "sliding_attention"], attention_bias=False, rope_parameters=rope(
             150000.0, rope_type="yarn", factor=8.0, truncate=False, original_max_position_embeddings=64)), (28, 19),
         "experts in MXFP4, beside which PyTorch has the same values in f32; LoRA on attention alone"),
+    "qwen3_fp8": ("qwen3", dict(head_dim=16, rope_parameters=rope(1e6)), (28, 19),
+                  "linears in FP8 with a scale for each block, beside which PyTorch has the same values in f32"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -328,9 +330,6 @@ def greedy(model, prompt, n):
     return ids[0, len(prompt):].tolist()
 
 
-PACKED = ["gpt_oss_mxfp4"]
-
-
 def mxfp4(values):
     """Blocks of 32 along the last dimension: two numbers of 4 bits in a byte, and an exponent for each block."""
     numbers = torch.tensor([0, .5, 1, 1.5, 2, 3, 4, 6, -0.0, -.5, -1, -1.5, -2, -3, -4, -6])
@@ -361,6 +360,32 @@ def pack_experts(model, folder, plain):
         json.dump(config, f, indent=2)
 
 
+def pack_fp8(model, folder, plain):
+    """Linears of the layers in FP8 with a scale for each 16 x 16 values in `folder`, and their values in `model` and `plain`."""
+    tensors = {}
+    for name, p in model.state_dict().items():
+        tensors[name] = p.contiguous()
+        if name.endswith("proj.weight"):
+            rows, cols = p.shape
+            blocks = p.reshape(rows // 16, 16, cols // 16, 16)
+            scale = blocks.abs().amax((1, 3), keepdim=True) / 448
+            packed = (blocks / scale).to(torch.float8_e4m3fn)
+            p.copy_((packed.float() * scale).reshape(rows, cols))
+            tensors[name] = packed.reshape(rows, cols).contiguous()
+            tensors[name.replace("weight", "weight_scale_inv")] = scale[:, 0, :, 0].contiguous()
+    model.save_pretrained(plain)
+    save_file(tensors, os.path.join(folder, "model.safetensors"), {"format": "pt"})
+    path = os.path.join(folder, "config.json")
+    config = json.load(open(path))
+    config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16],
+                                     "activation_scheme": "dynamic", "modules_to_not_convert": ["lm_head"]}
+    with open(path, "w") as f:
+        json.dump(config, f, indent=2)
+
+
+PACKED = {"gpt_oss_mxfp4": pack_experts, "qwen3_fp8": pack_fp8}
+
+
 def make(root, name, seed):
     kind, config, lengths, note = CASES[name]
     out = os.path.join(root, "models", name)
@@ -382,7 +407,7 @@ def make(root, name, seed):
     plain = folder
     if name in PACKED:
         plain = tempfile.mkdtemp()
-        pack_experts(model, folder, plain)
+        PACKED[name](model, folder, plain)
     tokenizer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../golden/models/llama3_rope/model")
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(os.path.join(tokenizer, file), folder)

@@ -69,3 +69,24 @@ fn damaged_blocks_are_refused() {
     place.write("run.yaml", &run_file(&copy, "lora"));
     place.run(&["train", "run.yaml"]).refused(&["down_proj_scales", "missing"]);
 }
+
+#[test]
+fn linears_in_fp8_stay_as_they_are_where_nothing_was_merged() {
+    let place = Place::with_run("lora");
+    let base = model("qwen3_fp8");
+    let set = ["train.precision=f32", "method.targets=[q_proj]", "train.lr=0.05"];
+    train(&place, &base.display().to_string(), "lora", "run", &set);
+    place.run(&["merge", "run", "--dtype", "f32", "--output", "merged"]).ok();
+    let (before, after) = (tensors(&base), tensors(&place.path("merged")));
+    let of = |name: &str| format!("model.layers.0.self_attn.{name}");
+    for kept in ["k_proj.weight", "k_proj.weight_scale_inv", "o_proj.weight"] {
+        assert_eq!(before[&of(kept)], after[&of(kept)], "{kept}");
+    }
+    assert!(!after.contains_key(&of("q_proj.weight_scale_inv")));
+    assert_eq!(after[&of("q_proj.weight")].1.len(), 4 * before[&of("q_proj.weight")].1.len(), "f32 now");
+    let about = &place.json("merged/config.json")["quantization_config"];
+    let plain = about["modules_to_not_convert"].as_array().unwrap();
+    assert!(plain.contains(&of("q_proj").into()) && plain.contains(&"lm_head".into()), "{about}");
+    let (beside, merged) = (eval(&place, "run", &[]), eval(&place, "merged", &[]));
+    assert!((beside - merged).abs() < 1e-5, "{beside} {merged}");
+}

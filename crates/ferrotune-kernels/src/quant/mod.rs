@@ -14,12 +14,14 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 pub mod dynamic8;
+pub mod fp8;
 pub mod gguf;
 pub mod int8;
 mod isa;
 pub mod mxfp4;
 pub mod nf4;
 
+pub use fp8::Fp8;
 pub use gguf::{GgufBlocks, GgufType};
 pub use int8::Int8Rows;
 pub use mxfp4::Mxfp4;

@@ -51,7 +51,7 @@ impl Checkpoint {
         }
         let mut config = families::read_config(&path.join("config.json"))?;
         quantized::stated(&config)?;
-        let folder = Folder::open(path, config.tree)?;
+        let folder = Folder::open(path, &config)?;
         if architecture(&config)?.tied && folder.has_another_head() {
             config.untie();
         }
@@ -137,7 +137,7 @@ impl Checkpoint {
         self.source.stacked_columns(name, shape, index, first, step)
     }
 
-    /// The tensors that hold a stacked tensor in packed form, as they are in the file; none if it is not packed.
+    /// The tensors that hold a tensor in MXFP4 or FP8, as they are in the file; none if it is not packed.
     pub(crate) fn packed(&self, name: &str) -> Vec<(String, OutTensor<'_>)> {
         self.source.packed(name)
     }

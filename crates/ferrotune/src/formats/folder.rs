@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::columns::{self, Wanted};
 use super::safetensors::{Dtype, OutTensor, SafeFile, Shards, TensorRef};
 use super::source::{Source, missing_tensor};
-use super::{GENERATION_CONFIG, GenerationConfig, quantized};
+use super::{GENERATION_CONFIG, GenerationConfig, fp8, quantized};
 use crate::arch::config::ModelConfig;
 use crate::arch::tree::Tree;
 use crate::{Error, Result};
@@ -50,14 +50,17 @@ pub(crate) struct Folder {
     dir: PathBuf,
     shards: Shards,
     tree: &'static Tree,
+    /// What scales of weights in FP8 are for.
+    fp8_block: fp8::Block,
     /// The small files around the weights as they were when the folder was opened: what a run writes at its end is what it
     /// began with, whatever has become of the folder since.
     files: Vec<(String, Vec<u8>)>,
 }
 
 impl Folder {
-    /// Opens the folder of a model whose network stands in `tree`.
-    pub(crate) fn open(dir: &Path, tree: &'static Tree) -> Result<Self> {
+    /// Opens the folder of a model with this configuration.
+    pub(crate) fn open(dir: &Path, config: &ModelConfig) -> Result<Self> {
+        let (tree, fp8_block) = (config.tree, fp8::block(config)?);
         let shards = Shards::open(dir)?.in_tree(tree)?;
         let mut files = Vec::new();
         let named = named_files(&dir.join(TEMPLATES))?;
@@ -69,7 +72,7 @@ impl Folder {
                 Err(e) => return Err(Error::io(&path, e)),
             }
         }
-        Ok(Folder { dir: dir.to_path_buf(), shards, tree, files })
+        Ok(Folder { dir: dir.to_path_buf(), shards, tree, fp8_block, files })
     }
 
     fn find(&self, name: &str) -> Result<(&SafeFile, &TensorRef)> {
@@ -133,6 +136,7 @@ impl Source for Folder {
         self.shards
             .names()
             .filter(|name| !quantized::is_part(&self.shards, name) && !self.tree.carries(name))
+            .filter(|name| !fp8::is_part(&self.shards, name))
             .filter_map(|name| columns::whole(&self.shards, name))
             .map(str::to_string)
             .collect()
@@ -163,6 +167,9 @@ impl Source for Folder {
         let (file, tensor) = self.find(name)?;
         if let Some(quantized) = quantized::read(&self.shards, name, rows, cols)? {
             return Ok(quantized);
+        }
+        if let Some(weight) = fp8::read(&self.shards, name, rows, cols, self.fp8_block)? {
+            return Ok(weight);
         }
         check_shape(file, self.shards.in_file(name), tensor, &[rows, cols])?;
         let dtype = float(file, self.shards.in_file(name), tensor.dtype)?;
@@ -199,8 +206,9 @@ impl Source for Folder {
     }
 
     fn packed(&self, name: &str) -> Vec<(String, OutTensor<'_>)> {
-        let names = self.shards.names().filter(|own| columns::parts(name).iter().any(|part| part == own));
-        self.shards.copies(names.collect::<Vec<_>>().into_iter())
+        let stacked = self.shards.names().filter(|own| columns::parts(name).iter().any(|part| part == own));
+        let parts: Vec<&str> = stacked.chain(fp8::parts(&self.shards, name)).collect();
+        self.shards.copies(parts.into_iter())
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {

@@ -7,6 +7,7 @@ mod checkpoint;
 mod columns;
 mod fingerprint;
 pub(crate) mod folder;
+mod fp8;
 mod generation_config;
 mod gguf;
 pub mod hash;

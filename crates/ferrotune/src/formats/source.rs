@@ -58,7 +58,7 @@ pub(super) trait Source: Send + Sync {
         Err(Error::config(name, "is not stacked here"))
     }
 
-    /// The tensors that hold a stacked tensor in packed form, as they are in the file; none if it is not packed.
+    /// The tensors that hold a tensor in MXFP4 or FP8, as they are in the file; none if it is not packed.
     fn packed(&self, _name: &str) -> Vec<(String, OutTensor<'_>)> {
         Vec::new()
     }

@@ -7,7 +7,7 @@ use ::safetensors::Dtype;
 use ferrotune_kernels::{DType, Tensor};
 use serde_json::{Value, json};
 
-use super::stacked::Stacks;
+use super::stacked::{Stacked, Stacks};
 use super::stops;
 use crate::arch::config::ModelConfig;
 use crate::base::BaseModel;
@@ -57,15 +57,24 @@ pub fn write(
         bytes
     };
     tensors.push((a.embedding_weight(), OutTensor::lazy(kind, &[a.vocab, a.hidden], embedding)));
-    let (stacked, packed) = stacks.tensors(base, model, params, adapter, dtype)?;
-    tensors.extend(stacked);
+    let Stacked { made, mut as_they_were } = stacks.tensors(base, model, params, adapter, dtype);
+    tensors.extend(made);
+    // Linears that were merged, beside others that stay in FP8.
+    let mut merged = Vec::new();
     for linear in model.linears().into_iter().filter(|l| !stacks.hold(&l.name)) {
+        let same = params.is_empty() && !adapter.is_some_and(|adapter| adapter.changes(linear));
+        let name = format!("{}.weight", linear.name);
+        let as_it_was = if same { base.checkpoint.packed(&name) } else { Vec::new() };
+        if !as_it_was.is_empty() {
+            as_they_were.extend(as_it_was);
+            continue;
+        }
+        merged.push(linear.name.as_str());
         let values = move || {
             let bytes = encode(&linear_values(linear, params, adapter), dtype);
             leave(&linear.base, params);
             bytes
         };
-        let name = format!("{}.weight", linear.name);
         tensors.push((name, OutTensor::lazy(kind, &[linear.rows, linear.cols], values)));
     }
     let untied = unties(model, adapter);
@@ -83,10 +92,13 @@ pub fn write(
         tensors.push((name, OutTensor::lazy(Dtype::F32, &shape, || encode(values, DType::F32))));
     }
     tensors.iter_mut().for_each(|(name, _)| *name = base.checkpoint.name_in_files(name));
+    let packed = !as_they_were.is_empty();
+    tensors.extend(as_they_were);
     tensors.extend(base.checkpoint.carried()?);
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     write_model(folder, tensors, SHARD)?;
-    write_config(folder, base, dtype, untied, packed, learned.ends)?;
+    let quantized = packed.then_some(&merged[..]);
+    write_config(folder, base, dtype, untied, quantized, learned.ends)?;
     write_sidecars(folder, base, learned)
 }
 
@@ -131,16 +143,19 @@ fn write_config(
     base: &BaseModel,
     dtype: DType,
     untied: bool,
-    packed: bool,
+    quantized: Option<&[&str]>,
     learned: &[u32],
 ) -> Result<()> {
     let own = base.checkpoint.config();
     let mut raw = own.raw.clone();
     if let Some(config) = raw.as_object_mut() {
         stops::add_to_config(config, &own.eos_token_ids, learned);
-        // The folder holds plain floats, whatever the base was, but for experts that stayed packed.
-        if !packed {
-            config.remove("quantization_config");
+        // The folder holds plain floats, whatever the base was, but for what stayed packed.
+        match (quantized, config.get_mut("quantization_config")) {
+            (Some(merged), Some(about)) => leave_out(about, merged),
+            _ => {
+                config.remove("quantization_config");
+            }
         }
         let name = match dtype {
             DType::F32 => "float32",
@@ -155,6 +170,18 @@ fn write_config(
         config.entry("architectures").or_insert_with(|| Value::Null);
     }
     write_atomic(&folder.join("config.json"), format!("{raw:#}\n").as_bytes())
+}
+
+/// Says in a `quantization_config` that these linears are plain floats.
+fn leave_out(about: &mut Value, linears: &[&str]) {
+    let key = if about["quant_method"] == "compressed-tensors" { "ignore" } else { "modules_to_not_convert" };
+    if about["quant_method"] == "mxfp4" {
+        return; // It speaks of experts alone.
+    }
+    let mut all: Vec<Value> = about[key].as_array().cloned().unwrap_or_default();
+    all.extend(linears.iter().map(|name| json!(name)));
+    all.dedup();
+    about[key] = Value::Array(all);
 }
 
 fn embedding<'a>(model: &Decoder, params: &'a Params, adapter: Option<&Adapter>) -> Cow<'a, [f32]> {

@@ -4,7 +4,6 @@
 use ferrotune_kernels::DType;
 
 use super::model_folder::{encode, linear_values, safetensors_dtype, vector_value};
-use crate::Result;
 use crate::base::BaseModel;
 use crate::formats::safetensors::OutTensor;
 use crate::lora::Adapter;
@@ -17,6 +16,13 @@ use crate::model::{Decoder, Params};
 struct Columns<'m> {
     name: String,
     experts: Vec<Vec<&'m LinearLayer>>,
+}
+
+/// Tensors of a result: those that are made, by their names in the tree of modules, and those of the base, by their names in its
+/// files.
+pub(super) struct Stacked<'t> {
+    pub(super) made: Vec<(String, OutTensor<'t>)>,
+    pub(super) as_they_were: Vec<(String, OutTensor<'t>)>,
 }
 
 /// The experts of a model that are held so.
@@ -47,7 +53,7 @@ impl<'m> Stacks<'m> {
             .any(|path| name.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// The tensors, and whether they are those of the base in packed form, as nothing of them was changed.
+    /// The tensors; those of the base in packed form where no expert was changed.
     pub(super) fn tensors<'t>(
         &'t self,
         base: &'t BaseModel,
@@ -55,23 +61,19 @@ impl<'m> Stacks<'m> {
         params: &'t Params,
         adapter: Option<&'t Adapter>,
         dtype: DType,
-    ) -> Result<(Vec<(String, OutTensor<'t>)>, bool)> {
+    ) -> Stacked<'t> {
         let linears = || self.tensors.iter().flat_map(|t| t.experts.iter().flatten());
         let same = params.is_empty() && !linears().any(|l| adapter.is_some_and(|a| a.changes(l)));
-        let mut all = Vec::new();
-        let mut kept = false;
+        let (mut made, mut as_they_were) = (Vec::new(), Vec::new());
         for Columns { name, experts } in &self.tensors {
             let packed = base.checkpoint.packed(name);
             match same && !packed.is_empty() {
-                true => {
-                    all.extend(packed);
-                    kept = true;
-                }
+                true => as_they_were.extend(packed),
                 false => {
                     let (out, cols) = (experts[0].iter().map(|l| l.rows).sum(), experts[0][0].cols);
                     let shape = [experts.len(), cols, out];
                     let values = move || transposed(experts, params, adapter, dtype);
-                    all.push((name.clone(), OutTensor::lazy(safetensors_dtype(dtype), &shape, values)));
+                    made.push((name.clone(), OutTensor::lazy(safetensors_dtype(dtype), &shape, values)));
                 }
             }
             if experts[0][0].bias.is_some() {
@@ -79,10 +81,10 @@ impl<'m> Stacks<'m> {
                 let shape = [experts.len(), values.len() / experts.len()];
                 let tensor =
                     OutTensor::lazy(safetensors_dtype(dtype), &shape, move || encode(&values, dtype));
-                all.push((format!("{name}_bias"), tensor));
+                made.push((format!("{name}_bias"), tensor));
             }
         }
-        Ok((all, kept))
+        Stacked { made, as_they_were }
     }
 }
 

@@ -190,8 +190,8 @@ pub(crate) fn tensors<'w>(
 /// The format in which the linears of a model folder are stored, if its configuration says that they are quantized.
 pub(super) fn stated(config: &ModelConfig) -> Result<Option<Quantized>> {
     let about = &config.raw["quantization_config"];
-    // Stacked experts alone are in MXFP4, which says so by the names of its tensors.
-    if about.is_null() || about["quant_method"] == "mxfp4" {
+    // What is in MXFP4 or FP8 is seen by its tensors.
+    if about.is_null() || about["quant_method"] == "mxfp4" || super::fp8::is_stated(about) {
         return Ok(None);
     }
     let refuse = |problem: String| Error::file(&config.path, format!("`quantization_config`: {problem}"));
@@ -199,8 +199,9 @@ pub(super) fn stated(config: &ModelConfig) -> Result<Option<Quantized>> {
         Some((format, options)) => Ok(Some(Quantized { format, options: options.map_err(refuse)? })),
         None => {
             let method = about["quant_method"].as_str().unwrap_or("unnamed");
-            let problem =
-                format!("weights quantized by `{method}` are not read (bitsandbytes 4-bit and 8-bit are)");
+            let problem = format!(
+                "weights quantized by `{method}` are not read (bitsandbytes 4-bit and 8-bit, MXFP4 and FP8 are)"
+            );
             Err(refuse(problem).with_hint(
                 "use the original unquantized model as the base; it is quantized while loading if the run asks for it",
             ))
