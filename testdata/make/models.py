@@ -35,6 +35,7 @@ LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor
             original_max_position_embeddings=32, partial_rotary_factor=0.5)
 
 DELTA = dict(head_dim=16, rms_norm_eps=1e-3, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
+MAMBA = dict(rms_norm_eps=1e-3, mamba_n_heads=4, mamba_d_head=16, mamba_n_groups=2, mamba_d_state=8)
 TOWER = dict(hidden_size=16, intermediate_size=24)
 
 # name: (model_type, configuration, lengths of the two rows, note); wrappers have the sizes in their `text_config`
@@ -127,6 +128,11 @@ CASES = {
         mamba_n_heads=4,
         num_local_experts=0, shared_intermediate_size=40, layer_types=["full_attention"] * 2,
         position_embedding_type=None, attention_multiplier=0.25), (28, 19), "no rotation"),
+    "granite4_h": ("granitemoehybrid", dict(
+        MAMBA, num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+        num_local_experts=0, shared_intermediate_size=48, position_embedding_type=None,
+        embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.22, logits_scaling=4.0,
+        tie_word_embeddings=True), (72, 40), "Mamba-2 around a layer of attention without rotation, four multipliers"),
     "apertus": ("apertus", dict(num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope(
         12e6, rope_type="llama3", factor=8.0, original_max_position_embeddings=64, low_freq_factor=1.0, high_freq_factor=4.0)),
         (28, 19), "an MLP without a gate whose activation has two trained numbers"),
@@ -471,7 +477,7 @@ TARGET_PARAMETERS = {
     "qwen3_next": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["mistral3", "apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["granite4_h", "mistral3", "apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):
@@ -502,7 +508,7 @@ def make_full(root, name):
         with torch.no_grad():
             last = float(mean(token_loss(forward(model, x), x["labels"]), x["labels"]))
         case[group] = {"weight_decay": 0.1, "losses": losses, "grad_norms": norms, "loss_after": last}
-        for n in [n for n in named if ".conv.conv." in n or "linear_attn" in n and named[n].dim() != 2 or "alpha" in n
+        for n in [n for n in named if ".conv.conv." in n or ("linear_attn" in n or ".mamba." in n) and named[n].dim() != 2 or "alpha" in n
                   or ".layers.1." in n and (".o_proj" in n or "norm" in n)]:
             after[f"{group}/{n}"] = named[n].detach().clone()
     save_file(after, os.path.join(out, "params_step5.safetensors"))

@@ -21,7 +21,7 @@ fn check(folder: &str, cases: usize) {
 
 #[test]
 fn every_family_agrees_with_peft() {
-    check("models", 52);
+    check("models", 53);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn adapter_variants_agree_with_peft() {
 
 #[test]
 fn full_fine_tuning_agrees_with_transformers() {
-    check("full_ft", 15);
+    check("full_ft", 16);
 }
 
 #[test]

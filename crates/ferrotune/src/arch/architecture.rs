@@ -6,6 +6,7 @@ use ferrotune_kernels::ops::rms_norm;
 use ferrotune_kernels::ops::rope::Pairs;
 use ferrotune_kernels::ops::route::Score;
 use ferrotune_kernels::ops::softmax_xent::Logits;
+use ferrotune_kernels::ops::ssd;
 
 use super::config::{ModelConfig, RopeConfig, RopeScaling};
 use super::tree::Tree;
@@ -134,7 +135,7 @@ impl LayerNorms {
 }
 
 /// What mixes the tokens of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mixing {
     /// Attention.
     Attention,
@@ -142,6 +143,8 @@ pub enum Mixing {
     ShortConv(ShortConv),
     /// The gated delta rule.
     GatedDelta(GatedDelta),
+    /// Mamba-2.
+    Mamba2(Mamba2),
 }
 
 /// Sizes of a gated delta rule.
@@ -170,6 +173,53 @@ impl GatedDelta {
     /// Values of q, k and v for a token.
     pub(crate) fn channels(&self) -> usize {
         2 * self.key_heads * self.key_dim + self.value_width()
+    }
+}
+
+/// Sizes and constants of Mamba-2.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mamba2 {
+    /// The module in the layer.
+    pub module: &'static str,
+    /// Heads.
+    pub heads: ssd::Heads,
+    /// Tokens that the convolution meets, with the own one.
+    pub taps: usize,
+    /// Whether the convolution has biases.
+    pub conv_bias: bool,
+    /// Whether the projections into it and out of it have biases.
+    pub bias: [bool; 2],
+    /// The least and the largest step.
+    pub limits: [f32; 2],
+    /// The norm of its output, over each group of heads.
+    pub norm: Mamba2Norm,
+}
+
+/// Where Mamba-2 norms its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mamba2Norm {
+    /// Nowhere.
+    None,
+    /// Before the gate.
+    BeforeGate,
+    /// Behind the gate.
+    AfterGate,
+}
+
+impl Mamba2 {
+    /// Values of x, of the output gate and of the output for a token.
+    pub(crate) fn width(&self) -> usize {
+        self.heads.count * self.heads.head_dim
+    }
+
+    /// Values of x, B and C for a token.
+    pub(crate) fn channels(&self) -> usize {
+        self.width() + 2 * self.heads.groups * self.heads.state_dim
+    }
+
+    /// Values of all that is projected for a token.
+    pub(crate) fn projected(&self) -> usize {
+        self.width() + self.channels() + self.heads.count
     }
 }
 
@@ -368,6 +418,7 @@ impl Architecture {
             Mixing::Attention => (format!("self_attn.{}", self.o_proj), self.heads * self.head_dim),
             Mixing::ShortConv(_) => ("conv.out_proj".into(), self.hidden),
             Mixing::GatedDelta(delta) => ("linear_attn.out_proj".into(), delta.value_width()),
+            Mixing::Mamba2(mamba) => (format!("{}.out_proj", mamba.module), mamba.width()),
         }
     }
 
@@ -384,6 +435,7 @@ impl Architecture {
                 let rows = delta.channels() + 2 * delta.value_width() + 2 * delta.value_heads;
                 (if delta.by_key_head { 3 } else { 5 }, rows * self.hidden)
             }
+            Mixing::Mamba2(mamba) => (2, (mamba.projected() + mamba.width()) * self.hidden),
         }
     }
 
@@ -439,6 +491,7 @@ impl Architecture {
             Mixing::Attention => 0,
             Mixing::ShortConv(_) => 3 * self.hidden,
             Mixing::GatedDelta(delta) => delta.channels() + delta.value_width(),
+            Mixing::Mamba2(mamba) => mamba.projected(),
         };
         self.mixers.iter().map(width).max().unwrap_or(0)
     }

@@ -10,15 +10,16 @@ use ferrotune_kernels::{DType, Device, Weight};
 
 use super::{BaseForm, BaseStorage, Linears};
 use crate::arch::architecture as arch;
-use crate::arch::architecture::{Architecture, LayerNorms, Mixing, MlpKind, QkNorm, QkNormOver};
+use crate::arch::architecture::{Architecture, LayerNorms, Mamba2Norm, Mixing, MlpKind, QkNorm, QkNormOver};
 use crate::formats::Checkpoint;
 use crate::model::attention::{Attention, QkNorms, Qkv, Sinks};
 use crate::model::decoder::Decoder;
 use crate::model::gated_delta::{DeltaInput, GatedDelta};
 use crate::model::layer::{Ffn, Layer};
+use crate::model::mamba2::{Mamba2, OutGate};
 use crate::model::mixer::Mixer;
 use crate::model::mlp::{Act, Mlp, Up, XieluNumbers};
-use crate::model::norm::Norm;
+use crate::model::norm::{Norm, NormOf};
 use crate::model::params::{Group, ParamId, Params};
 use crate::model::parts::TIED_HEAD;
 use crate::model::parts::{Base, ConvTaps, LinearLayer, Vector};
@@ -79,6 +80,7 @@ impl Loader<'_> {
         let mixer = match a.mixers[i] {
             Mixing::Attention => Mixer::Attention(self.attention(a, i, before, after)?),
             Mixing::GatedDelta(delta) => Mixer::GatedDelta(self.gated_delta(a, delta, i, before, after)?),
+            Mixing::Mamba2(mamba) => Mixer::Mamba2(self.mamba2(a, mamba, i, before, after)?),
             Mixing::ShortConv(conv) => Mixer::ShortConv(self.short_conv(a, conv, i, before, after)?),
         };
         let residual = Residual { norm: mlp_after, scale: a.residual_scale };
@@ -247,6 +249,46 @@ impl Loader<'_> {
         })
     }
 
+    fn mamba2(
+        &mut self,
+        a: &Architecture,
+        mamba: arch::Mamba2,
+        i: usize,
+        before: Option<Norm>,
+        after: Option<Norm>,
+    ) -> Result<Mamba2> {
+        let name = a.tree.in_layer(i, mamba.module);
+        let at = |part: &str| format!("{name}.{part}");
+        let (width, heads) = (mamba.width(), mamba.heads);
+        let [in_bias, out_bias] = mamba.bias;
+        let mut norm = || {
+            let weight = self.vector(&at("norm.weight"), width)?;
+            let (width, of) = (width / heads.groups, NormOf::Groups(heads.groups));
+            let (op, eps) = (rms_norm::RMS, a.norm_eps);
+            Ok::<_, Error>(Norm { name: at("norm"), op, weight, bias: None, width, eps, of })
+        };
+        let gate = match mamba.norm {
+            Mamba2Norm::None => OutGate::Plain,
+            Mamba2Norm::BeforeGate => OutGate::OfNormed(norm()?),
+            Mamba2Norm::AfterGate => OutGate::Normed(norm()?),
+        };
+        Ok(Mamba2 {
+            norm: before,
+            in_proj: self.linear(at("in_proj"), mamba.projected(), a.hidden, in_bias)?,
+            conv: self.conv_taps(at("conv1d"), [mamba.channels(), mamba.taps], mamba.conv_bias)?,
+            // Both decay as a matrix does: their names say neither bias nor norm.
+            a_log: self.vector_in(Group::Matrix, &at("A_log"), heads.count)?,
+            d: self.vector_in(Group::Matrix, &at("D"), heads.count)?,
+            dt_bias: self.vector(&at("dt_bias"), heads.count)?,
+            limits: mamba.limits,
+            gate,
+            out_proj: self.linear(at("out_proj"), a.hidden, width, out_bias)?,
+            residual: Residual { norm: after, scale: a.residual_scale },
+            heads,
+            name,
+        })
+    }
+
     /// A convolution of every channel by itself; a file has its taps as `[C, 1, K]`.
     fn conv_taps(&mut self, name: String, shape: [usize; 2], bias: bool) -> Result<ConvTaps> {
         let [c, k] = shape;
@@ -397,7 +439,7 @@ impl Loader<'_> {
     fn norm_of(&mut self, op: &'static dyn NormOp, name: String, width: usize, eps: f32) -> Result<Norm> {
         let weight = self.vector(&format!("{name}.weight"), width)?;
         let bias = if op.has_bias() { Some(self.vector(&format!("{name}.bias"), width)?) } else { None };
-        Ok(Norm { name, op, weight, bias, width, eps, heads: None })
+        Ok(Norm { name, op, weight, bias, width, eps, of: NormOf::All })
     }
 
     /// Layer norms of heads that have a module each.
@@ -409,6 +451,6 @@ impl Loader<'_> {
             self.consumed.insert(tensor);
         }
         let weight = self.keep_vector(Group::BiasOrNorm, &format!("{name}.weight"), &values);
-        Ok(Norm { name, op: layer_norm::LAYER, weight, bias: None, width, eps, heads: Some(heads) })
+        Ok(Norm { name, op: layer_norm::LAYER, weight, bias: None, width, eps, of: NormOf::Modules(heads) })
     }
 }

@@ -8,7 +8,7 @@ use super::config::{Init, LoraConfig, TrainedBiases};
 use super::experts::{Stack, StackIds, chosen as chosen_stacks, split};
 use super::kinds::{Place, TensorSpec, kind};
 use super::targets::{check_used, select, unmatched};
-use crate::model::norm::Norm;
+use crate::model::norm::{Norm, NormOf};
 use crate::model::parts::{Base, LinearLayer, Vector};
 use crate::model::pass::{Adapted, EmbeddingIds, LowRank, TokenIds};
 use crate::model::{Decoder, Group, ParamId, Params};
@@ -285,7 +285,8 @@ impl<'m> Builder<'_, 'm> {
         let mut all: Vec<&str> = vec![model.arch.tree.embedding, &model.head().name];
         all.extend(model.linears().iter().map(|l| l.name.as_str()));
         // Norms of single heads lie in one vector here and are modules of their own there.
-        let norms: Vec<&Norm> = model.norms().into_iter().filter(|n| n.heads.is_none()).collect();
+        let norms: Vec<&Norm> =
+            model.norms().into_iter().filter(|n| !matches!(n.of, NormOf::Modules(_))).collect();
         all.extend(norms.iter().map(|n| n.name.as_str()));
         if let Some(name) = names.iter().find(|n| !all.iter().any(|m| whole(m, std::slice::from_ref(n)))) {
             return Err(unmatched("modules_to_save", name, &all));
@@ -300,7 +301,7 @@ impl<'m> Builder<'_, 'm> {
         }
         for norm in norms.into_iter().filter(|n| whole(&n.name, names)) {
             let weight =
-                self.vector(format!("{}.weight", norm.name), norm.width, Part::Vector(&norm.weight))?;
+                self.vector(format!("{}.weight", norm.name), norm.len(), Part::Vector(&norm.weight))?;
             self.layout.adapted.replaced.entry(norm.name.clone()).or_default().weight = Some(weight);
             self.norm_bias(norm)?;
         }
@@ -323,7 +324,7 @@ impl<'m> Builder<'_, 'm> {
 
     fn norm_bias(&mut self, norm: &'m Norm) -> Result<()> {
         let Some(bias) = &norm.bias else { return Ok(()) };
-        let id = self.vector(format!("{}.bias", norm.name), norm.width, Part::Vector(bias))?;
+        let id = self.vector(format!("{}.bias", norm.name), norm.len(), Part::Vector(bias))?;
         self.layout.adapted.replaced.entry(norm.name.clone()).or_default().bias = Some(id);
         Ok(())
     }

@@ -5,6 +5,7 @@ use ferrotune_kernels::{Device, Precision, Tensor};
 use super::attention::{Attention, AttentionSaved};
 use super::gated_delta::{GatedDelta, GatedDeltaSaved};
 use super::kv_cache::{LayerCache, Slots};
+use super::mamba2::{Mamba2, Mamba2Saved};
 use super::norm::Norm;
 use super::params::Gradients;
 use super::parts::{LinearLayer, SmallTensor};
@@ -25,6 +26,8 @@ pub enum Mixer {
     ShortConv(ShortConv),
     /// The gated delta rule.
     GatedDelta(GatedDelta),
+    /// Mamba-2.
+    Mamba2(Mamba2),
 }
 
 /// What its backward needs.
@@ -36,6 +39,8 @@ pub enum MixerSaved {
     ShortConv(ShortConvSaved),
     /// What the gated delta rule keeps.
     GatedDelta(GatedDeltaSaved),
+    /// What Mamba-2 keeps.
+    Mamba2(Mamba2Saved),
 }
 
 /// The tokens of a pass and what was computed for all layers.
@@ -67,6 +72,7 @@ impl MixerSaved {
             Mixing::Attention => AttentionSaved::bytes_per_token(a, precision, keep),
             Mixing::ShortConv(_) => ShortConvSaved::bytes_per_token(a, precision, keep),
             Mixing::GatedDelta(delta) => GatedDeltaSaved::bytes_per_token(a, delta, precision, keep),
+            Mixing::Mamba2(mamba) => Mamba2Saved::bytes_per_token(a, mamba, precision, keep),
         }
     }
 }
@@ -85,6 +91,7 @@ impl Mixer {
             Mixer::Attention(m) => m.forward(pass, x, flow, cache, keep)?.map(MixerSaved::Attention),
             Mixer::ShortConv(m) => m.forward(pass, x, flow.tokens, cache, keep)?.map(MixerSaved::ShortConv),
             Mixer::GatedDelta(m) => m.forward(pass, x, flow.tokens, cache, keep)?.map(MixerSaved::GatedDelta),
+            Mixer::Mamba2(m) => m.forward(pass, None, x, flow.tokens, cache, keep)?.map(MixerSaved::Mamba2),
         })
     }
 
@@ -105,6 +112,7 @@ impl Mixer {
             (Mixer::GatedDelta(m), MixerSaved::GatedDelta(s)) => {
                 m.backward(pass, s, stream, flow.tokens, grads)
             }
+            (Mixer::Mamba2(m), MixerSaved::Mamba2(s)) => m.backward(pass, s, stream, flow.tokens, grads),
             _ => unreachable!("the forward of the same mixer made it"),
         }
     }
@@ -123,6 +131,7 @@ impl Mixer {
             }
             Mixer::ShortConv(m) => LayerCache::States(vec![m.conv.states(dev, sequences)]),
             Mixer::GatedDelta(m) => LayerCache::States(m.states(dev, sequences)),
+            Mixer::Mamba2(m) => LayerCache::States(m.states(dev, sequences)),
         }
     }
 
@@ -132,6 +141,7 @@ impl Mixer {
             Mixer::Attention(m) => m.linears().collect(),
             Mixer::ShortConv(m) => vec![&m.in_proj, &m.out_proj],
             Mixer::GatedDelta(m) => m.input.linears().iter().chain([&m.out_proj]).collect(),
+            Mixer::Mamba2(m) => vec![&m.in_proj, &m.out_proj],
         }
     }
 
@@ -141,6 +151,7 @@ impl Mixer {
             Mixer::Attention(m) => m.linears_mut().collect(),
             Mixer::ShortConv(m) => vec![&mut m.in_proj, &mut m.out_proj],
             Mixer::GatedDelta(m) => m.input.linears_mut().iter_mut().chain([&mut m.out_proj]).collect(),
+            Mixer::Mamba2(m) => vec![&mut m.in_proj, &mut m.out_proj],
         }
     }
 
@@ -150,6 +161,7 @@ impl Mixer {
             Mixer::Attention(m) => m.norms().collect(),
             Mixer::ShortConv(m) => m.norm.iter().chain(&m.residual.norm).collect(),
             Mixer::GatedDelta(m) => m.norm.iter().chain([&m.out_norm]).chain(&m.residual.norm).collect(),
+            Mixer::Mamba2(m) => m.norms().collect(),
         }
     }
 
@@ -161,6 +173,7 @@ impl Mixer {
             Mixer::GatedDelta(m) => {
                 m.norm.iter_mut().chain([&mut m.out_norm]).chain(&mut m.residual.norm).collect()
             }
+            Mixer::Mamba2(m) => m.norms_mut().collect(),
         }
     }
 
@@ -170,6 +183,7 @@ impl Mixer {
             Mixer::Attention(m) => m.own_tensors().collect(),
             Mixer::ShortConv(m) => m.conv.tensors().collect(),
             Mixer::GatedDelta(m) => m.own_tensors().collect(),
+            Mixer::Mamba2(m) => m.own_tensors().collect(),
         }
     }
 
@@ -179,6 +193,7 @@ impl Mixer {
             Mixer::Attention(m) => m.norm.as_ref(),
             Mixer::ShortConv(m) => m.norm.as_ref(),
             Mixer::GatedDelta(m) => m.norm.as_ref(),
+            Mixer::Mamba2(m) => m.norm.as_ref(),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod gated_delta;
 pub mod kv_cache;
 pub mod layer;
 pub mod linear;
+pub mod mamba2;
 pub mod mixer;
 pub mod mlp;
 pub mod moe;

@@ -23,8 +23,19 @@ pub struct Norm {
     pub width: usize,
     /// Added to the mean square or variance.
     pub eps: f32,
-    /// Modules that the checkpoint has for the heads: their weights lie one after the other in `weight`.
-    pub heads: Option<usize>,
+    /// What the weights in `weight` belong to.
+    pub of: NormOf,
+}
+
+/// What the weights of a norm belong to, where a row has several parts that are normed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOf {
+    /// All parts, which have the same.
+    All,
+    /// So many parts, with weights of their own in one tensor.
+    Groups(usize),
+    /// So many heads, for each of which the checkpoint has a module.
+    Modules(usize),
 }
 
 impl Norm {
@@ -47,17 +58,26 @@ impl Norm {
         id.map_or_else(|| pass.vector(own), |id| pass.params.get(id))
     }
 
+    /// Weights of one tensor of the checkpoint.
+    pub(crate) fn len(&self) -> usize {
+        match self.of {
+            NormOf::Groups(groups) => groups * self.width,
+            NormOf::All | NormOf::Modules(_) => self.width,
+        }
+    }
+
     /// The checkpoint's tensors.
     pub fn tensors(&self) -> Vec<SmallTensor<'_>> {
-        let tensor = |name, values| SmallTensor::whole(name, values, self.width);
-        match self.heads {
-            Some(heads) => (0..heads)
+        let tensor = |name, values| SmallTensor::whole(name, values, self.len());
+        match self.of {
+            NormOf::Modules(heads) => (0..heads)
                 .map(|h| {
                     let part = h * self.width..(h + 1) * self.width;
-                    SmallTensor { part, ..tensor(format!("{}.norms.{h}.weight", self.name), &self.weight) }
+                    let name = format!("{}.norms.{h}.weight", self.name);
+                    SmallTensor { part, ..tensor(name, &self.weight) }
                 })
                 .collect(),
-            None => {
+            NormOf::All | NormOf::Groups(_) => {
                 let bias = self.bias.iter().map(|b| tensor(format!("{}.bias", self.name), b));
                 let weight = tensor(format!("{}.weight", self.name), &self.weight);
                 std::iter::once(weight).chain(bias).collect()

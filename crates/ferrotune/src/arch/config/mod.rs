@@ -104,7 +104,7 @@ impl LayerType {
             LayerType::Full => &["full_attention", "attention"],
             LayerType::Sliding => &["sliding_attention"],
             LayerType::Conv => &["conv"],
-            LayerType::Linear => &["linear_attention"],
+            LayerType::Linear => &["linear_attention", "mamba"],
         }
     }
 

@@ -18,6 +18,7 @@ mod hunyuan_v1_dense;
 mod internlm3;
 mod lfm2;
 mod llama;
+mod mamba2;
 mod minimax_m2;
 mod ministral3;
 mod missing;
