@@ -36,6 +36,7 @@ LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor
 
 DELTA = dict(head_dim=16, rms_norm_eps=1e-3, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
 MAMBA = dict(rms_norm_eps=1e-3, mamba_n_heads=4, mamba_d_head=16, mamba_n_groups=2, mamba_d_state=8)
+GEMMA4 = dict(num_attention_heads=4, num_key_value_heads=1, head_dim=16, global_head_dim=32, sliding_window=8, final_logit_softcapping=5.0)
 TOWER = dict(hidden_size=16, intermediate_size=24)
 
 # name: (model_type, configuration, lengths of the two rows, note); wrappers have the sizes in their `text_config`
@@ -196,6 +197,10 @@ CASES = {
         "experts in MXFP4, beside which PyTorch has the same values in f32; LoRA on attention alone"),
     "qwen3_fp8": ("qwen3", dict(head_dim=16, rope_parameters=rope(1e6)), (28, 19),
                   "linears in FP8 with a scale for each block, beside which PyTorch has the same values in f32"),
+    "gemma4_dense": ("gemma4_text", dict(
+        GEMMA4, hidden_size_per_layer_input=0, num_key_value_heads=2, num_global_key_value_heads=1, attention_k_eq_v=True,
+        num_hidden_layers=3, layer_types=["sliding_attention", "full_attention", "full_attention"], rope_parameters=None),
+        (28, 19), "wider heads, values that are the keys and a rotation of a quarter of each head in layers without a window"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -204,6 +209,11 @@ CASES = {
 def old_spelling(config):
     """The configuration with the keys of transformers 4; that of Qwen2.5-VL has those of its text at the top."""
     c = dict(config)
+    if "per_layer_config" in c:
+        # Released files have the sizes of layers without a window at the top.
+        wide = next(iter(c.pop("per_layer_config").values()))
+        heads = {"num_global_key_value_heads": wide["num_key_value_heads"]} if "num_key_value_heads" in wide else {}
+        return {**c, "global_head_dim": wide["head_dim"], **heads}
     if "text_config" in c:
         text = old_spelling(c.pop("text_config"))
         c["torch_dtype"] = c.pop("dtype")
@@ -230,13 +240,13 @@ def randomize(model, seed):
     """Values that make every part matter."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        corrections = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
-        for name, p in sorted([*model.named_parameters(), *corrections]):
+        constants = [(n, b) for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "layer_scalar"))]
+        for name, p in sorted([*model.named_parameters(), *constants]):
             noise = torch.randn(p.shape, generator=g)
             if p.dim() == 1:
                 kind = model.config.model_type
-                around_zero = "gemma" in kind or kind.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in name
-                ones = name.endswith("weight") and not around_zero
+                around_zero = "gemma3" in kind or kind.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in name
+                ones = name.endswith(("weight", "layer_scalar")) and not around_zero
                 p.copy_(0.1 * noise + (1.0 if ones else 0.0))
             else:
                 p.copy_(noise * (0.4 if "embed" in name else 1.4 * p.shape[-1] ** -0.5))
@@ -477,7 +487,7 @@ TARGET_PARAMETERS = {
     "qwen3_next": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["granite4_h", "mistral3", "apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["gemma4_dense", "granite4_h", "mistral3", "apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):

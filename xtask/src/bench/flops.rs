@@ -30,9 +30,8 @@ use crate::golden::Failure;
 pub(super) struct Shape {
     linears: f64,
     head: f64,
+    /// Values of q for a token, in all layers.
     attended: f64,
-    /// Layers of attention.
-    layers: f64,
     adapter_of_rank: f64,
     /// Operations of recurrences for a token.
     recurrent: f64,
@@ -66,8 +65,7 @@ impl Shape {
         Shape {
             linears: linears.iter().map(|[o, i]| o * i).sum(),
             head: (a.hidden * a.vocab) as f64,
-            attended: (a.heads * a.head_dim) as f64,
-            layers: a.mixers.iter().filter(|m| **m == Mixing::Attention).count() as f64,
+            attended: a.attended() as f64,
             adapter_of_rank: linears.iter().map(|[o, i]| o + i).sum(),
             recurrent: a.mixers.iter().map(recurrent).sum(),
         }
@@ -77,8 +75,7 @@ impl Shape {
     pub(super) fn flops(&self, method: Method, rank: usize, lengths: &[usize], labels: f64) -> f64 {
         let tokens = lengths.iter().sum::<usize>() as f64;
         let products = 2.0 * (self.linears * tokens + self.head * labels);
-        let attention: f64 =
-            lengths.iter().map(|&l| l as f64 * 4.0 * (l as f64 / 2.0) * self.attended * self.layers).sum();
+        let attention: f64 = lengths.iter().map(|&l| l as f64 * 4.0 * (l as f64 / 2.0) * self.attended).sum();
         let trained = match method {
             Method::Full => products,
             _ => 6.0 * self.adapter_of_rank * rank as f64 * tokens,
@@ -105,14 +102,8 @@ mod tests {
             [(8, 8), (4, 8), (4, 8), (8, 8), (16, 8), (16, 8), (8, 16)].map(|(o, i)| [o as f64, i as f64]);
         let shape = Shape::of(&architecture(&config).unwrap(), &[sizes, sizes].concat());
         // A layer: 64 + 32 + 32 + 64 + 3 * 128 = 576; sums of sizes 16 + 12 + 12 + 16 + 3 * 24 = 128.
-        let wanted = Shape {
-            linears: 1152.0,
-            head: 80.0,
-            attended: 8.0,
-            layers: 2.0,
-            adapter_of_rank: 256.0,
-            recurrent: 0.0,
-        };
+        let wanted =
+            Shape { linears: 1152.0, head: 80.0, attended: 16.0, adapter_of_rank: 256.0, recurrent: 0.0 };
         assert_eq!(shape, wanted);
         // 6 tokens, 5 labels: products 2 (6912 + 400) = 14624; attention (16 + 4) * 2 * 16 = 640.
         let rows = [4, 2];

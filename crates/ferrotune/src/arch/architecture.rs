@@ -29,6 +29,8 @@ pub struct Architecture {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// The attention of each layer, where layers differ in it; empty where all have the sizes above.
+    pub attentions: Vec<LayerAttention>,
     /// MLP width `F`.
     pub ffn: usize,
     /// What the norms compute.
@@ -43,6 +45,8 @@ pub struct Architecture {
     pub mixers: Vec<Mixing>,
     /// Norms of q and k.
     pub qk_norm: Option<QkNorm>,
+    /// Whether the heads of v are normed, without a weight.
+    pub v_norm: bool,
     /// Biases of q, k and v.
     pub qkv_bias: bool,
     /// Bias of o.
@@ -79,10 +83,32 @@ pub struct Architecture {
     pub embed_scale: f32,
     /// Factor of what a layer adds to the residual stream.
     pub residual_scale: f32,
+    /// Whether a constant of each layer multiplies its output (`layer_scalar`).
+    pub layer_scalar: bool,
     /// Factor and soft cap of the logits.
     pub logits: Logits,
     /// Whether the head is the embedding.
     pub tied: bool,
+}
+
+/// What the attention of a layer has of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerAttention {
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Where its values come from.
+    pub values: Values,
+}
+
+/// Where the values of an attention come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// A projection of their own.
+    Projected,
+    /// They are the keys, before those are normed and rotated.
+    Keys,
 }
 
 /// Where a layer has norms, by the checkpoints' names.
@@ -412,10 +438,29 @@ impl Architecture {
         self.experts_of(layer).map_or(0, |e| 3 * e.count * e.ffn * self.hidden)
     }
 
+    /// The attention of a layer.
+    pub fn attention(&self, layer: usize) -> LayerAttention {
+        let usual =
+            LayerAttention { kv_heads: self.kv_heads, head_dim: self.head_dim, values: Values::Projected };
+        self.attentions.get(layer).copied().unwrap_or(usual)
+    }
+
+    /// Values of q, and of k, for a token in the attention of a layer.
+    pub(crate) fn qk_width(&self, layer: usize) -> (usize, usize) {
+        let LayerAttention { kv_heads, head_dim, .. } = self.attention(layer);
+        (self.heads * head_dim, kv_heads * head_dim)
+    }
+
+    /// Values of q for a token, of all layers with attention together.
+    pub fn attended(&self) -> usize {
+        let attends = |i: &usize| self.mixers[*i] == Mixing::Attention;
+        (0..self.layers).filter(attends).map(|i| self.qk_width(i).0).sum()
+    }
+
     /// The module that ends the mixing of a layer, and the values that it reads for a token.
     fn mixing_output(&self, layer: usize) -> (String, usize) {
         match self.mixers[layer] {
-            Mixing::Attention => (format!("self_attn.{}", self.o_proj), self.heads * self.head_dim),
+            Mixing::Attention => (format!("self_attn.{}", self.o_proj), self.qk_width(layer).0),
             Mixing::ShortConv(_) => ("conv.out_proj".into(), self.hidden),
             Mixing::GatedDelta(delta) => ("linear_attn.out_proj".into(), delta.value_width()),
             Mixing::Mamba2(mamba) => (format!("{}.out_proj", mamba.module), mamba.width()),
@@ -426,9 +471,13 @@ impl Architecture {
     fn mixing(&self, layer: usize) -> (usize, usize) {
         match self.mixers[layer] {
             Mixing::Attention => {
-                let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+                let (q, kv) = self.qk_width(layer);
                 let gate = if self.attention_gate { q } else { 0 };
-                (4, (2 * (q + kv) + gate) * self.hidden)
+                let keyed = match self.attention(layer).values {
+                    Values::Projected => 2,
+                    Values::Keys => 1,
+                };
+                (2 + keyed, (2 * q + keyed * kv + gate) * self.hidden)
             }
             Mixing::ShortConv(_) => (2, 4 * self.hidden * self.hidden),
             Mixing::GatedDelta(delta) => {
@@ -480,9 +529,13 @@ impl Architecture {
 
     /// Values of the largest matrix, whatever is stored together.
     pub(crate) fn largest_matrix(&self) -> usize {
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let projected = |i| {
+            let (q, kv) = self.qk_width(i);
+            2 * q + 2 * kv
+        };
+        let projected = (0..self.layers).map(projected).max().unwrap_or(0);
         let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn.max(e.shared.map_or(0, |s| s.ffn)));
-        self.hidden * self.vocab.max(2 * self.ffn).max(2 * q + 2 * kv).max(expert).max(self.mixing_width())
+        self.hidden * self.vocab.max(2 * self.ffn).max(projected).max(expert).max(self.mixing_width())
     }
 
     /// Values for a token that the widest mixing without attention starts from.
@@ -516,6 +569,7 @@ impl Architecture {
             heads: c.num_attention_heads,
             kv_heads: c.num_key_value_heads,
             head_dim: c.head_dim,
+            attentions: Vec::new(),
             ffn: c.intermediate_size,
             norm: rms_norm::RMS,
             norm_eps: c.norm_eps as f32,
@@ -523,6 +577,7 @@ impl Architecture {
             final_norm: "norm",
             mixers: vec![Mixing::Attention; c.num_hidden_layers],
             qk_norm: None,
+            v_norm: false,
             qkv_bias: c.attention_bias,
             o_bias: c.attention_bias,
             mlp_bias: c.mlp_bias,
@@ -541,6 +596,7 @@ impl Architecture {
             score_cap: None,
             embed_scale: 1.0,
             residual_scale: 1.0,
+            layer_scalar: false,
             logits: Logits::default(),
             tied: c.tie_word_embeddings.unwrap_or(false),
         }

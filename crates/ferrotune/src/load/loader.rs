@@ -10,12 +10,14 @@ use ferrotune_kernels::{DType, Device, Weight};
 
 use super::{BaseForm, BaseStorage, Linears};
 use crate::arch::architecture as arch;
-use crate::arch::architecture::{Architecture, LayerNorms, Mamba2Norm, Mixing, MlpKind, QkNorm, QkNormOver};
+use crate::arch::architecture::{
+    Architecture, LayerAttention, LayerNorms, Mamba2Norm, Mixing, MlpKind, QkNorm, QkNormOver, Values,
+};
 use crate::formats::Checkpoint;
-use crate::model::attention::{Attention, QkNorms, Qkv, Sinks};
+use crate::model::attention::{Attention, QkNorms, Qkv, Sinks, ValueNorm};
 use crate::model::decoder::Decoder;
 use crate::model::gated_delta::{DeltaInput, GatedDelta};
-use crate::model::layer::{Ffn, Layer};
+use crate::model::layer::{Ffn, Layer, LayerScalar};
 use crate::model::mamba2::{Mamba2, OutGate};
 use crate::model::mixer::Mixer;
 use crate::model::mlp::{Act, Mlp, Up, XieluNumbers};
@@ -88,7 +90,20 @@ impl Loader<'_> {
             Some(experts) => Ffn::Experts(self.experts(a, experts, i, mlp_before, residual)?),
             None => Ffn::Dense(self.mlp(a, i, mlp_before, residual)?),
         };
-        Ok(Layer { mixer, mlp, parallel: a.norms.parallel() })
+        let scalar = match a.layer_scalar {
+            true => Some(self.layer_scalar(a.tree.in_layer(i, "layer_scalar"))?),
+            false => None,
+        };
+        Ok(Layer { mixer, mlp, parallel: a.norms.parallel(), scalar })
+    }
+
+    /// The constant of a layer's output; transformers takes 1 where a file has none.
+    fn layer_scalar(&mut self, name: String) -> Result<LayerScalar> {
+        let value = match self.checkpoint.contains(&name) {
+            true => self.values(&name, &[1])?[0],
+            false => 1.0,
+        };
+        Ok(LayerScalar { name, value: [value] })
     }
 
     fn mlp(&mut self, a: &Architecture, i: usize, norm: Option<Norm>, residual: Residual) -> Result<Mlp> {
@@ -133,24 +148,28 @@ impl Loader<'_> {
     ) -> Result<Attention> {
         let module = a.tree.in_layer(i, "self_attn");
         let at = |name: &str| format!("{module}.{name}");
-        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        let qkv = if a.fused_qkv {
-            Qkv::Fused(Box::new(self.linear(at("qkv_proj"), q + 2 * kv, a.hidden, a.qkv_bias)?))
-        } else {
-            Qkv::Separate(Box::new([
-                self.linear(at("q_proj"), if a.attention_gate { 2 * q } else { q }, a.hidden, a.qkv_bias)?,
-                self.linear(at("k_proj"), kv, a.hidden, a.qkv_bias)?,
-                self.linear(at("v_proj"), kv, a.hidden, a.qkv_bias)?,
-            ]))
+        let LayerAttention { kv_heads, head_dim, values } = a.attention(i);
+        let (q, kv) = a.qk_width(i);
+        let mut linear = |name: &str, rows| self.linear(at(name), rows, a.hidden, a.qkv_bias);
+        let q_rows = if a.attention_gate { 2 * q } else { q };
+        let qkv = match values {
+            _ if a.fused_qkv => Qkv::Fused(Box::new(linear("qkv_proj", q + 2 * kv)?)),
+            Values::Projected => Qkv::Separate(Box::new([
+                linear("q_proj", q_rows)?,
+                linear("k_proj", kv)?,
+                linear("v_proj", kv)?,
+            ])),
+            Values::Keys => Qkv::Keyed(Box::new([linear("q_proj", q_rows)?, linear("k_proj", kv)?])),
         };
         let mut qk_norm = |norm: QkNorm, name: &str, heads: usize| match norm.over {
-            QkNormOver::Head => self.norm_of(a.norm, at(name), a.head_dim, a.norm_eps),
-            QkNormOver::Whole => self.norm_of(a.norm, at(name), heads * a.head_dim, a.norm_eps),
-            QkNormOver::OwnLayer => self.own_norms(at(name), heads, a.head_dim, a.norm_eps),
+            QkNormOver::Head => self.norm_of(a.norm, at(name), head_dim, a.norm_eps),
+            QkNormOver::Whole => self.norm_of(a.norm, at(name), heads * head_dim, a.norm_eps),
+            QkNormOver::OwnLayer => self.own_norms(at(name), heads, head_dim, a.norm_eps),
         };
         let qk_norm = match a.qk_norm {
             Some(norm) => Some(QkNorms {
-                both: [qk_norm(norm, norm.names[0], a.heads)?, qk_norm(norm, norm.names[1], a.kv_heads)?],
+                q: qk_norm(norm, norm.names[0], a.heads)?,
+                k: qk_norm(norm, norm.names[1], kv_heads)?,
                 after_rotation: norm.after_rotation,
             }),
             None => None,
@@ -159,6 +178,10 @@ impl Loader<'_> {
             norm: before,
             qkv,
             qk_norm,
+            v_norm: a.v_norm.then(|| ValueNorm {
+                unit: self.dev.tensor(1, head_dim, &vec![1.0; head_dim]),
+                eps: a.norm_eps,
+            }),
             gated: a.attention_gate,
             sinks: match a.sinks {
                 true => Some(Sinks {
@@ -171,8 +194,8 @@ impl Loader<'_> {
             residual: Residual { norm: after, scale: a.residual_scale },
             heads: Heads {
                 q: a.heads,
-                kv: a.kv_heads,
-                dim: a.head_dim,
+                kv: kv_heads,
+                dim: head_dim,
                 scale: a.score_scale,
                 window: a.windows[i],
                 cap: a.score_cap,

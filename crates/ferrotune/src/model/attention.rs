@@ -3,6 +3,8 @@
 
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::attention::{self, Heads};
+use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
+use ferrotune_kernels::ops::rope::Turn;
 use ferrotune_kernels::ops::{elementwise, rope};
 use ferrotune_kernels::{DType, Precision, Tensor};
 
@@ -28,6 +30,8 @@ pub struct Attention {
     pub qkv: Qkv,
     /// Norms of q and k.
     pub qk_norm: Option<QkNorms>,
+    /// The norm of v.
+    pub v_norm: Option<ValueNorm>,
     /// Whether `q_proj` also gives a gate: the heads' outputs are multiplied by its sigmoid. A head's gate stands behind its
     /// query.
     pub gated: bool,
@@ -55,10 +59,66 @@ pub struct Sinks {
 /// Norms of q and of k.
 #[derive(Debug)]
 pub struct QkNorms {
-    /// That of q, that of k.
-    pub both: [Norm; 2],
+    /// That of q.
+    pub q: Norm,
+    /// That of k.
+    pub k: Norm,
     /// After the rotation, not before it.
     pub after_rotation: bool,
+}
+
+impl QkNorms {
+    fn both(&self) -> [&Norm; 2] {
+        [&self.q, &self.k]
+    }
+
+    fn of(&self, side: Side) -> &Norm {
+        match side {
+            Side::Queries => &self.q,
+            Side::Keys => &self.k,
+        }
+    }
+}
+
+/// A norm of the heads of v that has no weight.
+#[derive(Debug)]
+pub struct ValueNorm {
+    /// Ones `[1, head_dim]`.
+    pub unit: Tensor,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl ValueNorm {
+    fn op(&self) -> RmsNorm {
+        RmsNorm { width: self.unit.cols(), eps: self.eps, offset: 0.0 }
+    }
+
+    fn forward(&self, pass: &Pass<'_>, v: &Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(rms_norm::forward(pass.dev, v, &self.unit, self.op(), dtype)?)
+    }
+
+    fn backward(&self, pass: &Pass<'_>, v: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        let mut dv = pass.dev.zeros(v.rows(), v.cols());
+        rms_norm::backward(pass.dev, v, &self.unit, self.op(), dy, &mut dv, None)?;
+        Ok(dv)
+    }
+}
+
+/// Queries or keys, which go the same way from the projection to the scores.
+#[derive(Clone, Copy)]
+enum Side {
+    Queries,
+    Keys,
+}
+
+impl Side {
+    fn turn<'r>(self, r: &'r Rotation<'_>) -> Turn<'r> {
+        match self {
+            Side::Queries => r.of_queries(),
+            Side::Keys => r.of_keys(),
+        }
+    }
 }
 
 /// Projections to q, k and v.
@@ -66,6 +126,8 @@ pub struct QkNorms {
 pub enum Qkv {
     /// `q_proj`, `k_proj`, `v_proj`.
     Separate(Box<[LinearLayer; 3]>),
+    /// `q_proj` and `k_proj`; what the second gives is v too.
+    Keyed(Box<[LinearLayer; 2]>),
     /// `qkv_proj`: the rows of q, then of k, then of v.
     Fused(Box<LinearLayer>),
 }
@@ -75,6 +137,7 @@ impl Qkv {
     pub fn linears(&self) -> &[LinearLayer] {
         match self {
             Qkv::Separate(three) => &three[..],
+            Qkv::Keyed(two) => &two[..],
             Qkv::Fused(one) => std::slice::from_ref(one),
         }
     }
@@ -83,6 +146,7 @@ impl Qkv {
     pub(crate) fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
             Qkv::Separate(three) => &mut three[..],
+            Qkv::Keyed(two) => &mut two[..],
             Qkv::Fused(one) => std::slice::from_mut(one),
         }
     }
@@ -96,6 +160,11 @@ impl Qkv {
     ) -> Result<([Tensor; 3], Option<Tensor>)> {
         match self {
             Qkv::Separate(three) => pass.linears_as(n, three.each_ref(), dtypes),
+            Qkv::Keyed(two) => {
+                let ([q, k], h) = pass.linears_as(n, two.each_ref(), [dtypes[0], dtypes[1]])?;
+                let v = elementwise::cast(pass.dev, &k, dtypes[2]);
+                Ok(([q, k, v], h))
+            }
             Qkv::Fused(one) => {
                 let ([all], h) = pass.linears(n, [&**one], DType::F32)?;
                 let (q, kv) = (heads.q * heads.dim, heads.kv * heads.dim);
@@ -115,16 +184,21 @@ impl Qkv {
         pass: &Pass<'_>,
         n: &Tensor,
         h: Option<&Tensor>,
-        [dq, dk, dv]: [&Tensor; 3],
+        [dq, dk, dv]: [Tensor; 3],
         need_dn: bool,
         grads: &mut Gradients,
     ) -> Result<Option<Tensor>> {
         match self {
             Qkv::Separate(three) => {
-                pass.linears_backward(n, h, three.each_ref(), [dq, dk, dv], need_dn, grads)
+                pass.linears_backward(n, h, three.each_ref(), [&dq, &dk, &dv], need_dn, grads)
+            }
+            Qkv::Keyed(two) => {
+                let mut both = pass.stored(dk, DType::F32);
+                elementwise::add(pass.dev, &mut both, &dv, 1.0)?;
+                pass.linears_backward(n, h, two.each_ref(), [&dq, &both], need_dn, grads)
             }
             Qkv::Fused(one) => {
-                let all = elementwise::join(pass.dev, &[dq, dk, dv])?;
+                let all = elementwise::join(pass.dev, &[&dq, &dk, &dv])?;
                 pass.linears_backward(n, h, [&**one], [&all], need_dn, grads)
             }
         }
@@ -138,6 +212,7 @@ pub struct AttentionSaved {
     /// What the norm reads if there is one, after the rotation if not.
     q: Tensor,
     k: Tensor,
+    /// What its norm reads if there is one.
     v: SavedActivation,
     o: SavedActivation,
     lse: Tensor,
@@ -149,8 +224,8 @@ pub struct AttentionSaved {
 
 impl AttentionSaved {
     /// Bytes that a token takes in it, without those of branches.
-    pub(super) fn bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
-        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    pub(super) fn bytes_per_token(a: &Architecture, layer: usize, precision: Precision, keep: Keep) -> usize {
+        let (q, kv) = a.qk_width(layer);
         let gate = if a.attention_gate { q } else { 0 };
         let waiting = SavedActivation::nbytes(a.hidden + kv + q + gate, precision, keep);
         let lse = a.heads * 4;
@@ -174,21 +249,19 @@ impl Attention {
         // A cache takes f32. In training the backward must see the very values that the forward multiplied; norms of
         // heads are computed again in the backward, from what was stored before them.
         let used = if cache.is_some() { DType::F32 } else { saved };
-        let first = if self.norms_before_rotation().is_some() { saved } else { DType::F32 };
-        let ([q, k, v], h_qkv) = self.qkv.forward(pass, &n, self.heads, [first, first, used])?;
+        let first = if self.normed_before_rotation() { saved } else { DType::F32 };
+        let first_v = if self.v_norm.is_some() { saved } else { used };
+        let ([q, k, v], h_qkv) = self.qkv.forward(pass, &n, self.heads, [first, first, first_v])?;
         drop(n);
         let (q, gate) = self.part_gate(pass, q)?;
-        let (raw, [q, k]) = match &self.qk_norm {
-            Some(QkNorms { both: [q_norm, k_norm], after_rotation: false }) => {
-                let normed = [q_norm.forward(pass, &q, DType::F32)?, k_norm.forward(pass, &k, DType::F32)?];
-                (Some([q, k]), self.rotate(pass, normed, rotation, used)?)
+        let (q_in, q) = self.to_heads(pass, q, Side::Queries, rotation, used)?;
+        let (k_in, k) = self.to_heads(pass, k, Side::Keys, rotation, used)?;
+        let (v_in, v) = match &self.v_norm {
+            Some(norm) => {
+                let normed = norm.forward(pass, &v, used)?;
+                (Some(v), normed)
             }
-            Some(QkNorms { both: [q_norm, k_norm], after_rotation: true }) => {
-                let [q, k] = self.rotate(pass, [q, k], rotation, saved)?;
-                let normed = [q_norm.forward(pass, &q, used)?, k_norm.forward(pass, &k, used)?];
-                (Some([q, k]), normed)
-            }
-            None => (None, self.rotate(pass, [q, k], rotation, used)?),
+            None => (None, v),
         };
         if let Some((LayerCache::Keys { k: keys, v: values }, slots)) = cache {
             elementwise::scatter(dev, &k, &slots.rows, keys)?;
@@ -213,7 +286,7 @@ impl Attention {
         let out = through_gate(pass, gate.as_ref(), &o)?;
         let (h_o, residual) = self.residual.forward(pass, &out, &self.o_proj, x)?;
         drop(out);
-        let [q, k] = raw.unwrap_or([q, k]);
+        let [q, k, v] = [(q_in, q), (k_in, k), (v_in, v)].map(|(first, used)| first.unwrap_or(used));
         Ok(x_in.map(|(x, keep)| {
             let [v, o] = [v, o].map(|t| SavedActivation::new(pass, t, keep));
             let gate = gate.map(|gate| SavedActivation::new(pass, gate, keep));
@@ -283,13 +356,77 @@ impl Attention {
     fn rotate(
         &self,
         pass: &Pass<'_>,
-        [q, k]: [Tensor; 2],
+        x: Tensor,
+        side: Side,
         rotation: Option<&Rotation<'_>>,
         dtype: DType,
-    ) -> Result<[Tensor; 2]> {
-        let Some(r) = rotation else { return Ok([pass.stored(q, dtype), pass.stored(k, dtype)]) };
-        let turn = |t, by| rope::forward(pass.dev, t, self.heads.dim, r.rows(), by, dtype);
-        Ok([turn(q, r.of_queries())?, turn(k, r.of_keys())?])
+    ) -> Result<Tensor> {
+        let Some(r) = rotation else { return Ok(pass.stored(x, dtype)) };
+        Ok(rope::forward(pass.dev, x, self.heads.dim, r.rows(), side.turn(r), dtype)?)
+    }
+
+    /// What is multiplied for what the projection gave, and, if there is a norm, what it reads.
+    fn to_heads(
+        &self,
+        pass: &Pass<'_>,
+        x: Tensor,
+        side: Side,
+        rotation: Option<&Rotation<'_>>,
+        dtype: DType,
+    ) -> Result<(Option<Tensor>, Tensor)> {
+        let Some(norms) = &self.qk_norm else {
+            return Ok((None, self.rotate(pass, x, side, rotation, dtype)?));
+        };
+        let x = match norms.after_rotation {
+            true => self.rotate(pass, x, side, rotation, pass.precision.saved())?,
+            false => x,
+        };
+        let heads = self.normed(pass, norms, &x, side, rotation, dtype)?;
+        Ok((Some(x), heads))
+    }
+
+    /// What is multiplied for what the norm reads.
+    fn normed(
+        &self,
+        pass: &Pass<'_>,
+        norms: &QkNorms,
+        x: &Tensor,
+        side: Side,
+        rotation: Option<&Rotation<'_>>,
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let norm = norms.of(side);
+        match norms.after_rotation {
+            true => norm.forward(pass, x, dtype),
+            false => self.rotate(pass, norm.forward(pass, x, DType::F32)?, side, rotation, dtype),
+        }
+    }
+
+    /// The gradient of what the projection gave for that of what was multiplied; `x` waited for it.
+    fn to_heads_backward(
+        &self,
+        pass: &Pass<'_>,
+        x: &Tensor,
+        mut d: Tensor,
+        side: Side,
+        rotation: Option<&Rotation<'_>>,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
+        if let Some(norms) = self.qk_norm.as_ref().filter(|norms| norms.after_rotation) {
+            d = through(norms.of(side), pass, x, &d, grads)?;
+        }
+        if let Some(r) = rotation {
+            d = rope::backward(pass.dev, d, self.heads.dim, r.rows(), side.turn(r), self.next(pass))?;
+        }
+        if let Some(norms) = self.qk_norm.as_ref().filter(|norms| !norms.after_rotation) {
+            d = through(norms.of(side), pass, x, &d, grads)?;
+        }
+        Ok(d)
+    }
+
+    /// The type of the gradients behind the rotation: the projections read them next, unless there are norms.
+    fn next(&self, pass: &Pass<'_>) -> DType {
+        if self.normed_before_rotation() { DType::F32 } else { pass.precision.saved() }
     }
 
     /// The rotation that it uses.
@@ -297,12 +434,8 @@ impl Attention {
         self.rotation.map(|i| &flow.rotations[i])
     }
 
-    fn norms_before_rotation(&self) -> Option<&[Norm; 2]> {
-        self.qk_norm.as_ref().filter(|norms| !norms.after_rotation).map(|norms| &norms.both)
-    }
-
-    fn norms_after_rotation(&self) -> Option<&[Norm; 2]> {
-        self.qk_norm.as_ref().filter(|norms| norms.after_rotation).map(|norms| &norms.both)
+    fn normed_before_rotation(&self) -> bool {
+        self.qk_norm.as_ref().is_some_and(|norms| !norms.after_rotation)
     }
 
     /// Adds the gradient of the input to `stream.dx`, and sums the parameters'.
@@ -317,7 +450,7 @@ impl Attention {
         let StreamGradient { d_out, dx, need_dx } = stream;
         let (tokens, rotation) = (flow.tokens, self.rotation(flow));
         let need_dn = need_dx || self.norm.as_ref().is_some_and(|n| n.trained(pass));
-        let normed = self.qk_norm.iter().flat_map(|norms| &norms.both).any(|n| n.trained(pass));
+        let normed = self.qk_norm.iter().flat_map(QkNorms::both).any(|n| n.trained(pass));
         let sinks = self.sinks.as_ref().is_some_and(|sinks| sinks.values.is_trained());
         let below = need_dn || normed || sinks || self.qkv.linears().iter().any(|l| pass.trains(l));
         let d = self.residual.backward(pass, &s.residual, d_out.unwrap_or(dx), grads)?;
@@ -333,41 +466,37 @@ impl Attention {
             (d_gate, d_o) = (Some(dg), d_up);
         }
         drop(gate);
+        let saved = pass.precision.saved();
         let again = match &self.qk_norm {
-            Some(QkNorms { both: [q_norm, k_norm], after_rotation }) => {
-                let saved = pass.precision.saved();
-                let dtype = if *after_rotation { saved } else { DType::F32 };
-                let normed = [q_norm.forward(pass, &s.q, dtype)?, k_norm.forward(pass, &s.k, dtype)?];
-                Some(if *after_rotation { normed } else { self.rotate(pass, normed, rotation, saved)? })
-            }
+            Some(norms) => Some([
+                self.normed(pass, norms, &s.q, Side::Queries, rotation, saved)?,
+                self.normed(pass, norms, &s.k, Side::Keys, rotation, saved)?,
+            ]),
             None => None,
         };
         let [q, k] = again.as_ref().map_or([&s.q, &s.k], |both| both.each_ref());
-        let v = s.v.take(pass);
+        let v_in = s.v.take(pass);
+        let v = match &self.v_norm {
+            Some(norm) => Shared::Own(norm.forward(pass, &v_in, saved)?),
+            None => Shared::Of(&v_in),
+        };
         let outputs = attention::Outputs { o: &o, lse: &s.lse, d_o: &d_o };
         self.sinks_backward(pass, outputs, grads)?;
-        let (mut dq, mut dk, mut dv) = attention::backward(pass.ctx(), self.over(q, k, &v, tokens), outputs)?;
+        let (dq, dk, mut dv) = attention::backward(pass.ctx(), self.over(q, k, &v, tokens), outputs)?;
         drop((d_o, again, v, o));
-        if let Some([q_norm, k_norm]) = self.norms_after_rotation() {
-            dq = through(q_norm, pass, &s.q, &dq, grads)?;
-            dk = through(k_norm, pass, &s.k, &dk, grads)?;
+        let dq = self.to_heads_backward(pass, &s.q, dq, Side::Queries, rotation, grads)?;
+        let dk = self.to_heads_backward(pass, &s.k, dk, Side::Keys, rotation, grads)?;
+        if let Some(norm) = &self.v_norm {
+            dv = norm.backward(pass, &v_in, &dv)?;
         }
-        if let Some(r) = rotation {
-            // The projections read them next, unless there are norms.
-            let normed = self.norms_before_rotation().is_some();
-            let next = if normed { DType::F32 } else { pass.precision.saved() };
-            let back = |d, by| rope::backward(pass.dev, d, self.heads.dim, r.rows(), by, next);
-            (dq, dk, dv) = (back(dq, r.of_queries())?, back(dk, r.of_keys())?, pass.stored(dv, next));
+        if rotation.is_some() {
+            dv = pass.stored(dv, self.next(pass));
         }
-        if let Some([q_norm, k_norm]) = self.norms_before_rotation() {
-            dq = through(q_norm, pass, &s.q, &dq, grads)?;
-            dk = through(k_norm, pass, &s.k, &dk, grads)?;
-        }
-        drop((s.q, s.k));
+        drop((s.q, s.k, v_in));
         let dq = self.join_gate(pass, dq, d_gate)?;
         let x = s.x.take(pass);
         let n = before(&self.norm, pass, &x)?;
-        let dn = self.qkv.backward(pass, &n, s.h_qkv.as_ref(), [&dq, &dk, &dv], need_dn, grads)?;
+        let dn = self.qkv.backward(pass, &n, s.h_qkv.as_ref(), [dq, dk, dv], need_dn, grads)?;
         drop(n);
         if let Some(dn) = dn {
             before_backward(&self.norm, pass, &x, &dn, dx, grads)?;
@@ -392,13 +521,13 @@ impl Attention {
 
     /// The norms.
     pub fn norms(&self) -> impl Iterator<Item = &Norm> {
-        let heads = self.qk_norm.iter().flat_map(|norms| &norms.both);
+        let heads = self.qk_norm.iter().flat_map(QkNorms::both);
         self.norm.iter().chain(heads).chain(&self.residual.norm)
     }
 
     /// The norms, mutable.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
-        let heads = self.qk_norm.iter_mut().flat_map(|norms| &mut norms.both);
+        let heads = self.qk_norm.iter_mut().flat_map(|norms| [&mut norms.q, &mut norms.k]);
         self.norm.iter_mut().chain(heads).chain(&mut self.residual.norm)
     }
 }

@@ -148,7 +148,7 @@ impl Decoder {
 
     /// What no training changes, as the checkpoint has it: name, shape and values.
     pub fn constants(&self) -> impl Iterator<Item = (String, Vec<usize>, &[f32])> {
-        self.layers.iter().flat_map(|layer| layer.mlp.constants())
+        self.layers.iter().flat_map(Layer::constants)
     }
 
     /// The output head.

@@ -24,6 +24,17 @@ pub struct Layer {
     pub mlp: Ffn,
     /// Both read the layer's input, and their outputs are added to it together.
     pub parallel: bool,
+    /// A constant that multiplies the output.
+    pub scalar: Option<LayerScalar>,
+}
+
+/// `layer_scalar` of a layer: its tensor and its value.
+#[derive(Debug)]
+pub struct LayerScalar {
+    /// The tensor in the checkpoint.
+    pub name: String,
+    /// The value.
+    pub value: [f32; 1],
 }
 
 /// The half of a layer after (or beside) the mixer.
@@ -189,6 +200,9 @@ impl Layer {
         let input = self.parallel.then(|| elementwise::cast(pass.dev, x, DType::F32));
         let mixer = self.mixer.forward(pass, x, flow, cache, keep)?;
         let mlp = self.mlp.forward(pass, input.as_ref(), x, keep)?;
+        if let Some(scalar) = &self.scalar {
+            elementwise::scale(pass.dev, x, scalar.value[0]);
+        }
         Ok(mixer.zip(mlp))
     }
 
@@ -202,10 +216,19 @@ impl Layer {
         grads: &mut Gradients,
     ) -> Result<()> {
         let (mixer, mlp) = saved;
+        if let Some(scalar) = &self.scalar {
+            elementwise::scale(pass.dev, dx, scalar.value[0]);
+        }
         let d_out = self.parallel.then(|| elementwise::cast(pass.dev, dx, DType::F32));
         self.mlp.backward(pass, mlp, dx, need_dx || self.mixer.trains(pass), grads)?;
         let stream = StreamGradient { d_out: d_out.as_ref(), dx, need_dx };
         self.mixer.backward(pass, mixer, stream, flow, grads)
+    }
+
+    /// What no training changes, as the checkpoint has it: name, shape and values.
+    pub(super) fn constants(&self) -> Vec<(String, Vec<usize>, &[f32])> {
+        let scalar = self.scalar.iter().map(|s| (s.name.clone(), vec![1], &s.value[..]));
+        self.mlp.constants().into_iter().chain(scalar).collect()
     }
 
     /// The linears, in the order of their numbers.

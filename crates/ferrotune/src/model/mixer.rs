@@ -69,7 +69,7 @@ impl MixerSaved {
     /// Bytes that a token takes in it, without those of branches.
     pub(super) fn bytes_per_token(a: &Architecture, layer: usize, precision: Precision, keep: Keep) -> usize {
         match &a.mixers[layer] {
-            Mixing::Attention => AttentionSaved::bytes_per_token(a, precision, keep),
+            Mixing::Attention => AttentionSaved::bytes_per_token(a, layer, precision, keep),
             Mixing::ShortConv(_) => ShortConvSaved::bytes_per_token(a, precision, keep),
             Mixing::GatedDelta(delta) => GatedDeltaSaved::bytes_per_token(a, delta, precision, keep),
             Mixing::Mamba2(mamba) => Mamba2Saved::bytes_per_token(a, mamba, precision, keep),

@@ -226,6 +226,11 @@ fn frequencies(rope: &Rope, length: usize) -> Result<Frequencies> {
             let by = if length > *original_max_position_embeddings { long } else { short };
             (divided(by)?, *attention_factor as f32)
         }
+        RopeScaling::Proportional { factor, share } => {
+            let turning = (share * dims as f64 / 2.0) as usize;
+            let frequency = |(i, f): (usize, f32)| if i < turning { f / *factor as f32 } else { 0.0 };
+            (plain().enumerate().map(frequency).collect(), 1.0)
+        }
         RopeScaling::Factors(factors) => (divided(factors)?, 1.0),
     })
 }

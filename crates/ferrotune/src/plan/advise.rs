@@ -148,7 +148,7 @@ fn work(a: &Architecture, kind: MethodKind, trained: usize, policies: Policies, 
     let linears = 2.0 * a.active_elements() as f64;
     let head = 2.0 * (a.vocab * a.hidden) as f64 * load.supervised;
     // Half of the square is seen; the backward is 2.5 times the forward.
-    let attention = 4.0 * (load.length / 2.0) * (a.heads * a.head_dim * a.layers) as f64;
+    let attention = 4.0 * (load.length / 2.0) * a.attended() as f64;
     let weights = match kind {
         MethodKind::Full => linears + head,
         MethodKind::Lora | MethodKind::Qlora => 6.0 * trained as f64,

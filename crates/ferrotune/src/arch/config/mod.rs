@@ -98,6 +98,11 @@ pub enum LayerType {
 impl LayerType {
     const ALL: [LayerType; 4] = [LayerType::Full, LayerType::Sliding, LayerType::Conv, LayerType::Linear];
 
+    /// Its name in configurations of transformers 5.
+    pub(crate) fn name(self) -> &'static str {
+        self.names()[0]
+    }
+
     /// Its names in configurations, transformers 5's first.
     fn names(self) -> &'static [&'static str] {
         match self {

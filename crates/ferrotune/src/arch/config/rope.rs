@@ -78,6 +78,13 @@ pub enum RopeScaling {
         /// Context of the pre-training.
         original_max_position_embeddings: usize,
     },
+    /// Heads are turned whole, but only the first share of the frequencies is not 0 (Gemma 4).
+    Proportional {
+        /// Divisor of the frequencies.
+        factor: f64,
+        /// The share.
+        share: f64,
+    },
     /// A divisor for each rotary frequency (`rope_freqs.weight` of GGUF files).
     Factors(Vec<f32>),
 }
@@ -252,6 +259,10 @@ fn scaling(stated: &Stated<'_>, kind: &str) -> Result<RopeScaling> {
                 original_max_position_embeddings: original,
             }
         }
+        "proportional" if stated.defaults.rope == RopeStyle::ByLayerType => RopeScaling::Proportional {
+            factor: inner.positive("factor")?.unwrap_or(1.0),
+            share: inner.positive("partial_rotary_factor")?.unwrap_or(1.0),
+        },
         "linear" => RopeScaling::Linear { factor: need("factor")? },
         // Measured against the stated context, whatever `original_max_position_embeddings` says.
         "dynamic" => {

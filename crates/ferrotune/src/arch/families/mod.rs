@@ -8,6 +8,7 @@ mod ernie4_5;
 mod exaone4;
 mod gemma2;
 mod gemma3_text;
+mod gemma4_text;
 mod glm;
 mod glm4;
 mod gpt_oss;
@@ -72,6 +73,7 @@ pub const FAMILIES: &[Family] = &[
     qwen3::FAMILY,
     gemma2::FAMILY,
     gemma3_text::FAMILY,
+    gemma4_text::FAMILY,
     phi3::FAMILY,
     smollm3::FAMILY,
     olmo2::FAMILY,
