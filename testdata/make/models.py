@@ -201,6 +201,16 @@ CASES = {
         GEMMA4, hidden_size_per_layer_input=0, num_key_value_heads=2, num_global_key_value_heads=1, attention_k_eq_v=True,
         num_hidden_layers=3, layer_types=["sliding_attention", "full_attention", "full_attention"], rope_parameters=None),
         (28, 19), "wider heads, values that are the keys and a rotation of a quarter of each head in layers without a window"),
+    "gemma4_shared": ("gemma4_text", dict(
+        GEMMA4, hidden_size_per_layer_input=0, num_kv_shared_layers=3, use_double_wide_mlp=True, num_hidden_layers=6,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        rope_parameters=None), (28, 19), "the last three layers use keys and values of earlier ones and have wider MLPs"),
+    "gemma4": ("gemma4", dict(
+        text_config=dict(GEMMA4, hidden_size_per_layer_input=0, num_key_value_heads=2, num_kv_shared_layers=2, num_hidden_layers=4,
+                         layer_types=["sliding_attention", "full_attention"] * 2, rope_parameters=None),
+        vision_config=dict(**TOWER, num_attention_heads=2, num_key_value_heads=2, head_dim=8, num_hidden_layers=1, patch_size=4,
+                           position_embedding_size=16),
+        audio_config=None, tie_word_embeddings=True), (28, 19), "the text part beside a tower, shared keys and values"),
     "phi3_short": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(**LONG)), (28, 19),
                    "long rope within its length"),
 }
@@ -266,6 +276,9 @@ def load(folder):
             p.requires_grad_("language_model" in name or name.startswith("lm_head"))
     if hasattr(model.config, "_experts_implementation"):
         model.config._experts_implementation = "eager"
+    if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None) == 0:
+        # Or it would cut embeddings for each layer, which are not there, down to the rows whose logits are wanted: all.
+        model.config.get_text_config().output_hidden_states = True
     return model.eval()
 
 

@@ -18,7 +18,7 @@ const RELEASED: &[(&str, &str)] = &[
     ("gemma2", "Gemma 2 2B, 9B, 27B"),
     ("gemma3", "Gemma 3 4B, 12B, 27B"),
     ("gemma3_text", "Gemma 3 270M, 1B"),
-    ("gemma4", "Gemma 4 E2B, E4B, 12B, 31B"),
+    ("gemma4", "Gemma 4 12B, 31B"),
     ("gemma4_text", "the text part of Gemma 4"),
     ("glm", "GLM-4 9B (2024), GLM-Edge"),
     ("glm4", "GLM-4-0414 9B, 32B"),

@@ -18,8 +18,9 @@ const LLAVA: Names = &[
     ("multi_modal_projector.", "model.multi_modal_projector."),
 ];
 
-const WRAPPERS: [(&str, Names); 5] = [
+const WRAPPERS: [(&str, Names); 6] = [
     ("gemma3", LLAVA),
+    ("gemma4", &[]),
     ("mistral3", LLAVA),
     ("qwen2_5_vl", &[("visual.", "model.visual."), ("model.", "model.language_model.")]),
     ("qwen3_5_vl", &[("model.visual.", "model.visual."), ("model.", "model.language_model.")]),

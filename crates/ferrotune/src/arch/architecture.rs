@@ -29,7 +29,7 @@ pub struct Architecture {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// The attention of each layer, where layers differ in it; empty where all have the sizes above.
+    /// The attention (and MLP) of each layer, where layers differ in it; empty where all have the sizes above.
     pub attentions: Vec<LayerAttention>,
     /// MLP width `F`.
     pub ffn: usize,
@@ -100,6 +100,8 @@ pub struct LayerAttention {
     pub head_dim: usize,
     /// Where its values come from.
     pub values: Values,
+    /// Width of the layer's MLP.
+    pub ffn: usize,
 }
 
 /// Where the values of an attention come from.
@@ -109,6 +111,8 @@ pub enum Values {
     Projected,
     /// They are the keys, before those are normed and rotated.
     Keys,
+    /// They are those of this earlier layer, and so are the keys.
+    Layer(usize),
 }
 
 /// Where a layer has norms, by the checkpoints' names.
@@ -415,8 +419,10 @@ impl Architecture {
                 let (module, cols) = self.mixing_output(0);
                 (module, self.hidden, cols)
             }
-            MlpKind::Fused([both, _]) => (both.to_string(), 2 * self.ffn, self.hidden),
-            MlpKind::Gated([_, up, _]) | MlpKind::Plain([up, _]) => (up.to_string(), self.ffn, self.hidden),
+            MlpKind::Fused([both, _]) => (both.to_string(), 2 * self.attention(0).ffn, self.hidden),
+            MlpKind::Gated([_, up, _]) | MlpKind::Plain([up, _]) => {
+                (up.to_string(), self.attention(0).ffn, self.hidden)
+            }
         };
         (format!("{}.weight", self.tree.in_layer(0, &module)), rows, cols)
     }
@@ -440,8 +446,12 @@ impl Architecture {
 
     /// The attention of a layer.
     pub fn attention(&self, layer: usize) -> LayerAttention {
-        let usual =
-            LayerAttention { kv_heads: self.kv_heads, head_dim: self.head_dim, values: Values::Projected };
+        let usual = LayerAttention {
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            values: Values::Projected,
+            ffn: self.ffn,
+        };
         self.attentions.get(layer).copied().unwrap_or(usual)
     }
 
@@ -449,6 +459,24 @@ impl Architecture {
     pub(crate) fn qk_width(&self, layer: usize) -> (usize, usize) {
         let LayerAttention { kv_heads, head_dim, .. } = self.attention(layer);
         (self.heads * head_dim, kv_heads * head_dim)
+    }
+
+    /// The earlier layer whose keys and values a layer uses.
+    pub(crate) fn takes_keys_of(&self, layer: usize) -> Option<usize> {
+        match self.attention(layer).values {
+            Values::Layer(from) => Some(from),
+            Values::Projected | Values::Keys => None,
+        }
+    }
+
+    /// Whether later layers use the keys and values of a layer.
+    pub(crate) fn gives_keys(&self, layer: usize) -> bool {
+        (layer + 1..self.layers).any(|later| self.takes_keys_of(later) == Some(layer))
+    }
+
+    /// Width of the widest MLP.
+    pub(crate) fn widest_ffn(&self) -> usize {
+        (0..self.layers).map(|i| self.attention(i).ffn).max().unwrap_or(self.ffn)
     }
 
     /// Values of q for a token, of all layers with attention together.
@@ -476,6 +504,7 @@ impl Architecture {
                 let keyed = match self.attention(layer).values {
                     Values::Projected => 2,
                     Values::Keys => 1,
+                    Values::Layer(_) => 0,
                 };
                 (2 + keyed, (2 * q + keyed * kv + gate) * self.hidden)
             }
@@ -523,7 +552,7 @@ impl Architecture {
                     let shared = e.shared.map_or(0, |s| 3 * s.ffn + usize::from(s.gate.is_some()));
                     self.hidden * (e.count + 3 * experts * e.ffn + shared)
                 }
-                None => parts * self.ffn * self.hidden,
+                None => parts * self.attention(layer).ffn * self.hidden,
             }
     }
 
@@ -535,7 +564,8 @@ impl Architecture {
         };
         let projected = (0..self.layers).map(projected).max().unwrap_or(0);
         let expert = self.experts.as_ref().map_or(0, |e| 2 * e.ffn.max(e.shared.map_or(0, |s| s.ffn)));
-        self.hidden * self.vocab.max(2 * self.ffn).max(projected).max(expert).max(self.mixing_width())
+        self.hidden
+            * self.vocab.max(2 * self.widest_ffn()).max(projected).max(expert).max(self.mixing_width())
     }
 
     /// Values for a token that the widest mixing without attention starts from.
@@ -551,11 +581,14 @@ impl Architecture {
 
     /// Values that the activation reads for a token, in the widest layer.
     pub(crate) fn hidden_width(&self) -> usize {
-        let parts = self.mlp.inputs();
-        match &self.experts {
-            Some(e) if e.layers.iter().all(|l| *l) => 2 * e.width(),
-            Some(e) => (2 * e.width()).max(parts * self.ffn),
-            None => parts * self.ffn,
+        (0..self.layers).map(|i| self.hidden_width_of(i)).max().unwrap_or(0)
+    }
+
+    /// Values that the activation reads for a token in a layer.
+    pub(crate) fn hidden_width_of(&self, layer: usize) -> usize {
+        match self.experts_of(layer) {
+            Some(e) => 2 * e.width(),
+            None => self.mlp.inputs() * self.attention(layer).ffn,
         }
     }
 

@@ -14,9 +14,10 @@ use crate::arch::architecture::{
     Architecture, LayerAttention, LayerNorms, Mamba2Norm, Mixing, MlpKind, QkNorm, QkNormOver, Values,
 };
 use crate::formats::Checkpoint;
-use crate::model::attention::{Attention, QkNorms, Qkv, Sinks, ValueNorm};
+use crate::model::attention::{Attention, Sinks};
 use crate::model::decoder::Decoder;
 use crate::model::gated_delta::{DeltaInput, GatedDelta};
+use crate::model::heads::{HeadTurn, ValueNorm};
 use crate::model::layer::{Ffn, Layer, LayerScalar};
 use crate::model::mamba2::{Mamba2, OutGate};
 use crate::model::mixer::Mixer;
@@ -25,6 +26,7 @@ use crate::model::norm::{Norm, NormOf};
 use crate::model::params::{Group, ParamId, Params};
 use crate::model::parts::TIED_HEAD;
 use crate::model::parts::{Base, ConvTaps, LinearLayer, Vector};
+use crate::model::qkv::Qkv;
 use crate::model::residual::Residual;
 use crate::model::rope::Rotary;
 use crate::model::short_conv::ShortConv;
@@ -108,16 +110,17 @@ impl Loader<'_> {
 
     fn mlp(&mut self, a: &Architecture, i: usize, norm: Option<Norm>, residual: Residual) -> Result<Mlp> {
         let at = |name: &str| a.tree.in_layer(i, name);
+        let ffn = a.attention(i).ffn;
         let mut linear = |name: &str, rows, cols| self.linear(at(name), rows, cols, a.mlp_bias);
         let (up, down) = match a.mlp {
             MlpKind::Gated([gate, up, down]) => {
-                let both = [linear(gate, a.ffn, a.hidden)?, linear(up, a.ffn, a.hidden)?];
+                let both = [linear(gate, ffn, a.hidden)?, linear(up, ffn, a.hidden)?];
                 (Up::Gated(Box::new(both)), down)
             }
-            MlpKind::Fused([both, down]) => (Up::Fused(Box::new(linear(both, 2 * a.ffn, a.hidden)?)), down),
-            MlpKind::Plain([up, down]) => (Up::Plain(Box::new(linear(up, a.ffn, a.hidden)?)), down),
+            MlpKind::Fused([both, down]) => (Up::Fused(Box::new(linear(both, 2 * ffn, a.hidden)?)), down),
+            MlpKind::Plain([up, down]) => (Up::Plain(Box::new(linear(up, ffn, a.hidden)?)), down),
         };
-        let down_proj = linear(down, a.hidden, a.ffn)?;
+        let down_proj = linear(down, a.hidden, ffn)?;
         let activation = match a.xielu {
             true => Act::Xielu(Box::new(self.xielu(at("mlp.act_fn"))?)),
             false => Act::Fixed(a.activation),
@@ -148,7 +151,7 @@ impl Loader<'_> {
     ) -> Result<Attention> {
         let module = a.tree.in_layer(i, "self_attn");
         let at = |name: &str| format!("{module}.{name}");
-        let LayerAttention { kv_heads, head_dim, values } = a.attention(i);
+        let LayerAttention { kv_heads, head_dim, values, .. } = a.attention(i);
         let (q, kv) = a.qk_width(i);
         let mut linear = |name: &str, rows| self.linear(at(name), rows, a.hidden, a.qkv_bias);
         let q_rows = if a.attention_gate { 2 * q } else { q };
@@ -159,6 +162,7 @@ impl Loader<'_> {
                 linear("k_proj", kv)?,
                 linear("v_proj", kv)?,
             ])),
+            Values::Layer(from) => Qkv::Queries(Box::new(linear("q_proj", q_rows)?), from),
             Values::Keys => Qkv::Keyed(Box::new([linear("q_proj", q_rows)?, linear("k_proj", kv)?])),
         };
         let mut qk_norm = |norm: QkNorm, name: &str, heads: usize| match norm.over {
@@ -166,22 +170,27 @@ impl Loader<'_> {
             QkNormOver::Whole => self.norm_of(a.norm, at(name), heads * head_dim, a.norm_eps),
             QkNormOver::OwnLayer => self.own_norms(at(name), heads, head_dim, a.norm_eps),
         };
-        let qk_norm = match a.qk_norm {
-            Some(norm) => Some(QkNorms {
-                q: qk_norm(norm, norm.names[0], a.heads)?,
-                k: qk_norm(norm, norm.names[1], kv_heads)?,
-                after_rotation: norm.after_rotation,
-            }),
-            None => None,
-        };
+        let takes = qkv.takes().is_some();
+        let (mut q_norm, mut k_norm) = (None, None);
+        if let Some(norm) = a.qk_norm {
+            q_norm = Some(qk_norm(norm, norm.names[0], a.heads)?);
+            if !takes {
+                k_norm = Some(qk_norm(norm, norm.names[1], kv_heads)?);
+            }
+        }
+        let v_norm = (a.v_norm && !takes)
+            .then(|| ValueNorm { unit: self.dev.tensor(1, head_dim, &vec![1.0; head_dim]), eps: a.norm_eps });
+        let after_rotation = a.qk_norm.is_some_and(|norm| norm.after_rotation);
+        if takes {
+            // Released files have tensors for it that nothing reads.
+            for part in ["k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias", "k_norm.weight"] {
+                self.consumed.insert(at(part));
+            }
+        }
         Ok(Attention {
             norm: before,
             qkv,
-            qk_norm,
-            v_norm: a.v_norm.then(|| ValueNorm {
-                unit: self.dev.tensor(1, head_dim, &vec![1.0; head_dim]),
-                eps: a.norm_eps,
-            }),
+            turn: HeadTurn { q_norm, k_norm, after_rotation, v_norm, dim: head_dim },
             gated: a.attention_gate,
             sinks: match a.sinks {
                 true => Some(Sinks {
@@ -201,6 +210,7 @@ impl Loader<'_> {
                 cap: a.score_cap,
             },
             rotation: a.rope_of_layer[i],
+            gives: a.gives_keys(i).then_some(i),
         })
     }
 

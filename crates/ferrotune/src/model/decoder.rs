@@ -13,6 +13,7 @@ use super::pass::Pass;
 use super::policy::Policies;
 use super::rope::{Rotary, Rotation};
 use super::saved::Keep;
+use super::shared_keys::SharedKeys;
 use super::streaming::Reader;
 use super::tokens::Tokens;
 use crate::Result;
@@ -57,6 +58,7 @@ enum Stored {
 pub struct Saved {
     layers: Vec<Option<Stored>>,
     first: usize,
+    shared: SharedKeys,
 }
 
 /// A backward pass on its way down.
@@ -75,15 +77,16 @@ impl Backward<'_> {
         let Some(stored) = self.saved.layers.pop().flatten() else { return Ok(false) };
         let i = self.saved.layers.len();
         let layer = &model.layers[i];
-        let flow = Flow { tokens: self.tokens, rotations: &self.rotations };
+        let shared = &mut self.saved.shared;
+        let mut flow = Flow { tokens: self.tokens, rotations: &self.rotations, shared };
         model.read_ahead(i.checked_sub(1).filter(|below| *below >= first));
         let kept = match stored {
             Stored::Kept(kept) => Some(kept),
-            Stored::Input(mut x) => layer.forward(pass, &mut x, flow, None, Some(Keep::ALL))?,
+            Stored::Input(mut x) => layer.forward(pass, &mut x, &mut flow, None, Some(Keep::ALL))?,
         };
         let Some(kept) = kept else { unreachable!("a layer that keeps gives its activations") };
         let need_dx = i > first || pass.trains_embedding(&model.embed);
-        layer.backward(pass, kept, (&mut self.dx, need_dx), flow, grads)?;
+        layer.backward(pass, kept, (&mut self.dx, need_dx), &mut flow, grads)?;
         model.leave(i);
         Ok(true)
     }
@@ -186,11 +189,12 @@ impl Decoder {
     /// The residual stream after the last layer (before the final norm), for evaluation.
     pub fn forward(&self, pass: &Pass<'_>, tokens: Tokens<'_>) -> Result<Tensor> {
         let rotations = self.rotations(pass.dev, tokens)?;
-        let flow = Flow { tokens, rotations: &rotations };
+        let mut shared = SharedKeys::default();
+        let mut flow = Flow { tokens, rotations: &rotations, shared: &mut shared };
         let mut x = self.embed(pass, tokens.ids)?;
         for (i, layer) in self.layers.iter().enumerate() {
             self.read_ahead(Some(i + 1));
-            layer.forward(pass, &mut x, flow, None, None)?;
+            layer.forward(pass, &mut x, &mut flow, None, None)?;
             self.leave(i);
         }
         Ok(x)
@@ -206,10 +210,12 @@ impl Decoder {
     ) -> Result<Tensor> {
         let tokens = Tokens { ids, positions: &slots.positions, segments: &slots.segments };
         let rotations = self.rotations(pass.dev, tokens)?;
-        let flow = Flow { tokens, rotations: &rotations };
+        let mut shared = SharedKeys::default();
+        let mut flow = Flow { tokens, rotations: &rotations, shared: &mut shared };
         let mut x = self.embed(pass, ids)?;
-        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
-            layer.forward(pass, &mut x, flow, Some((cache, slots)), None)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let cache = &mut cache.layers[layer.mixer.takes().unwrap_or(i)];
+            layer.forward(pass, &mut x, &mut flow, Some((cache, slots)), None)?;
         }
         Ok(x)
     }
@@ -232,7 +238,8 @@ impl Decoder {
         let policies = policies.into();
         let first = self.first_trained(pass);
         let rotations = self.rotations(pass.dev, tokens)?;
-        let flow = Flow { tokens, rotations: &rotations };
+        let mut shared = SharedKeys::default();
+        let mut flow = Flow { tokens, rotations: &rotations, shared: &mut shared };
         let mut x = self.embed(pass, tokens.ids)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
@@ -241,14 +248,14 @@ impl Decoder {
             let keep = policy.keep(self.eight_bit).filter(|_| i >= first);
             // f32: the second forward must start from the same bits as the first.
             let input = (i >= first && keep.is_none()).then(|| elementwise::cast(pass.dev, &x, x.dtype()));
-            let saved = layer.forward(pass, &mut x, flow, None, keep)?;
+            let saved = layer.forward(pass, &mut x, &mut flow, None, keep)?;
             layers.push(input.map(Stored::Input).or(saved.map(Stored::Kept)));
             // The backward begins with the last one.
             if i + 1 < self.layers.len() {
                 self.leave(i);
             }
         }
-        Ok((x, Saved { layers, first }))
+        Ok((x, Saved { layers, first, shared }))
     }
 
     /// Sums the parameters' gradients for `dx`, the gradient of the residual stream after the last layer.

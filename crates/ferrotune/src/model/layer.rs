@@ -153,8 +153,9 @@ impl Ffn {
 
 impl FfnSaved {
     /// Bytes that a token takes in it, without those of branches; with experts, those of its own ones.
-    fn bytes_per_token(a: &Architecture, precision: Precision, keep: Keep) -> usize {
-        let wide = if keep.wide { SavedActivation::nbytes(a.hidden_width(), precision, keep) } else { 0 };
+    fn bytes_per_token(a: &Architecture, layer: usize, precision: Precision, keep: Keep) -> usize {
+        let width = a.hidden_width_of(layer);
+        let wide = if keep.wide { SavedActivation::nbytes(width, precision, keep) } else { 0 };
         SavedActivation::nbytes(a.hidden, precision, keep)
             + wide
             + ResidualSaved::bytes_per_token(a, precision)
@@ -171,14 +172,23 @@ pub(super) fn saved_bytes_per_token(
     precision: Precision,
     keep: Keep,
 ) -> usize {
-    MixerSaved::bytes_per_token(a, layer, precision, keep) + FfnSaved::bytes_per_token(a, precision, keep)
+    MixerSaved::bytes_per_token(a, layer, precision, keep)
+        + FfnSaved::bytes_per_token(a, layer, precision, keep)
+}
+
+/// Bytes that a token takes for the keys and values of a layer that later ones use; their gradients are f32.
+pub(crate) fn shared_per_token(a: &Architecture, layer: usize, precision: Precision) -> usize {
+    match a.gives_keys(layer) {
+        true => 2 * a.qk_width(layer).1 * (precision.saved().size() + 4),
+        false => 0,
+    }
 }
 
 /// Bytes that a token takes while a layer is at work, at its widest moment: gate and up, their gradients, the packed
 /// operands of a product, and the residual stream twice.
 pub(crate) fn workspace_per_token(a: &Architecture, precision: Precision) -> usize {
     let narrow = if precision.saved() == DType::F32 { 1 } else { 2 };
-    let widest = a.ffn.max(a.mixing_width());
+    let widest = a.widest_ffn().max(a.mixing_width());
     4 * widest * 4 + 2 * widest * 4 / narrow + 6 * a.hidden * 4
 }
 
@@ -193,7 +203,7 @@ impl Layer {
         &self,
         pass: &Pass<'_>,
         x: &mut Tensor,
-        flow: Flow<'_>,
+        flow: &mut Flow<'_>,
         cache: Option<Cached<'_>>,
         keep: Option<Keep>,
     ) -> Result<Option<LayerSaved>> {
@@ -212,7 +222,7 @@ impl Layer {
         pass: &Pass<'_>,
         saved: LayerSaved,
         (dx, need_dx): (&mut Tensor, bool),
-        flow: Flow<'_>,
+        flow: &mut Flow<'_>,
         grads: &mut Gradients,
     ) -> Result<()> {
         let (mixer, mlp) = saved;

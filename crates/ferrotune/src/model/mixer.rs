@@ -12,6 +12,7 @@ use super::parts::{LinearLayer, SmallTensor};
 use super::pass::Pass;
 use super::rope::Rotation;
 use super::saved::Keep;
+use super::shared_keys::SharedKeys;
 use super::short_conv::{ShortConv, ShortConvSaved};
 use super::tokens::Tokens;
 use crate::Result;
@@ -44,12 +45,13 @@ pub enum MixerSaved {
 }
 
 /// The tokens of a pass and what was computed for all layers.
-#[derive(Clone, Copy)]
 pub struct Flow<'a> {
     /// The tokens.
     pub tokens: Tokens<'a>,
     /// The rotations of [`Decoder::ropes`](super::decoder::Decoder::ropes).
     pub rotations: &'a [Rotation<'a>],
+    /// Keys and values that several layers use.
+    pub shared: &'a mut SharedKeys,
 }
 
 /// A layer's cache, and where the pass's tokens go in it.
@@ -83,7 +85,7 @@ impl Mixer {
         &self,
         pass: &Pass<'_>,
         x: &mut Tensor,
-        flow: Flow<'_>,
+        flow: &mut Flow<'_>,
         cache: Option<Cached<'_>>,
         keep: Option<Keep>,
     ) -> Result<Option<MixerSaved>> {
@@ -101,7 +103,7 @@ impl Mixer {
         pass: &Pass<'_>,
         saved: MixerSaved,
         stream: StreamGradient<'_>,
-        flow: Flow<'_>,
+        flow: &mut Flow<'_>,
         grads: &mut Gradients,
     ) -> Result<()> {
         match (self, saved) {
@@ -127,11 +129,21 @@ impl Mixer {
     ) -> LayerCache {
         match self {
             Mixer::Attention(m) => {
-                LayerCache::keys(dev, precision, sequences * capacity, m.heads.kv * m.heads.dim)
+                // Nothing where the keys are another layer's.
+                let rows = if m.qkv.takes().is_some() { 0 } else { sequences * capacity };
+                LayerCache::keys(dev, precision, rows, m.heads.kv * m.heads.dim)
             }
             Mixer::ShortConv(m) => LayerCache::States(vec![m.conv.states(dev, sequences)]),
             Mixer::GatedDelta(m) => LayerCache::States(m.states(dev, sequences)),
             Mixer::Mamba2(m) => LayerCache::States(m.states(dev, sequences)),
+        }
+    }
+
+    /// The layer whose cache it reads, if it has none of its own.
+    pub(super) fn takes(&self) -> Option<usize> {
+        match self {
+            Mixer::Attention(m) => m.qkv.takes(),
+            _ => None,
         }
     }
 

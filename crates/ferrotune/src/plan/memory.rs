@@ -132,7 +132,8 @@ pub(super) fn plan(
         let own = policy.bytes_per_token(a, layer, d.precision, d.eight_bit);
         own + if policy == Activations::Recompute { 0 } else { branches }
     };
-    let per_token: usize = (0..a.layers).map(of_token).sum();
+    let shared = |layer| layer::shared_per_token(a, layer, d.precision);
+    let per_token: usize = (0..a.layers).map(|i| of_token(i) + shared(i)).sum();
 
     let mut busy = layer::workspace_per_token(a, d.precision) + d.adapter;
     if below == Activations::Recompute {

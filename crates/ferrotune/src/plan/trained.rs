@@ -77,7 +77,8 @@ impl Trained {
             return self.elements();
         }
         // Norms and biases are few beside the linears; a tied table waits for the embedding's part of its gradient.
-        let layer = (0..a.layers).map(|i| a.layer_elements(i) + 16 * a.ffn.max(a.hidden)).max().unwrap_or(0);
+        let layer =
+            (0..a.layers).map(|i| a.layer_elements(i) + 16 * a.widest_ffn().max(a.hidden)).max().unwrap_or(0);
         let table = a.vocab * a.hidden;
         if a.tied { table + layer } else { table.max(layer) }
     }
@@ -106,7 +107,7 @@ impl Trained {
         batches: BatchSizes,
     ) -> Demand {
         // Decompositions in f64, one on each thread.
-        let one = 20 * a.ffn * a.hidden + 24 * a.hidden * a.hidden;
+        let one = 20 * a.widest_ffn() * a.hidden + 24 * a.hidden * a.hidden;
         let threads = dev.threads().count();
         Demand {
             form,

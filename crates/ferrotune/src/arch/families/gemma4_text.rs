@@ -31,7 +31,6 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
         only(c, "use_bidirectional_attention", &json!(false))?;
     }
     only(c, "enable_moe_block", &json!(false))?;
-    only(c, "num_kv_shared_layers", &json!(0))?;
     c.with_keys(|keys| match keys.optional_count("hidden_size_per_layer_input")? {
         Some(0) => Ok(()),
         _ => Err(keys.bad("hidden_size_per_layer_input", "embeddings for each layer are not supported")),
@@ -45,9 +44,10 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
             let full = window.is_none();
             let values = if keyed && full { Values::Keys } else { Values::Projected };
             let (kv_heads, head_dim) = sizes.of_layer(keys, i, full, c)?;
-            Ok(LayerAttention { kv_heads, head_dim, values })
+            Ok(LayerAttention { kv_heads, head_dim, values, ffn: c.intermediate_size })
         };
-        windows.iter().enumerate().map(one).collect::<Result<Vec<_>>>()
+        let own = windows.iter().enumerate().map(one).collect::<Result<Vec<_>>>()?;
+        shared(keys, own, &windows, c.intermediate_size)
     })?;
     let (ropes, rope_of_layer) = ropes(c, &windows, &attentions)?;
     Ok(Architecture {
@@ -138,6 +138,37 @@ impl<'a> Sizes<'a> {
         }
         Ok((kv_heads, head_dim))
     }
+}
+
+/// The same with the last layers using the keys and values of the last layer of their kind before them. Their MLPs may be
+/// twice as wide.
+fn shared(
+    keys: &Keys<'_>,
+    mut layers: Vec<LayerAttention>,
+    windows: &[Option<usize>],
+    ffn: usize,
+) -> Result<Vec<LayerAttention>> {
+    const KEY: &str = "num_kv_shared_layers";
+    let count = keys.optional_count(KEY)?.unwrap_or(0);
+    let wide = keys.flag("use_double_wide_mlp")?.unwrap_or(false);
+    let Some(first) = layers.len().checked_sub(count) else {
+        return Err(keys.bad(KEY, format!("{count} of {} layers", layers.len())));
+    };
+    for i in first..layers.len() {
+        let same = |j: &usize| windows[*j].is_some() == windows[i].is_some();
+        let Some(from) = (0..first).rev().find(same) else {
+            return Err(
+                keys.bad(KEY, format!("no layer before the last {count} is of the kind of layer {i}"))
+            );
+        };
+        let made = layers[from];
+        if (made.kv_heads, made.head_dim) != (layers[i].kv_heads, layers[i].head_dim) {
+            return Err(keys.bad(KEY, format!("layers {from} and {i} have heads of other sizes")));
+        }
+        layers[i].values = Values::Layer(from);
+        layers[i].ffn = if wide { 2 * ffn } else { ffn };
+    }
+    Ok(layers)
 }
 
 /// The rotations and which of them each layer has: one for each kind and width.

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::arch::architecture::Values;
 use crate::arch::config::RopeScaling;
 
 fn base() -> Value {
@@ -104,7 +105,7 @@ fn a_refused_family_says_what_is_missing_and_which_one_is_nearest() {
         (
             json!({"model_type": "gemma3n", "hidden_size_per_layer_input": 256}),
             "for each layer",
-            "gemma3_text",
+            "gemma4_text",
         ),
         (json!({"model_type": "unheard", "sliding_window": 64}), "its own code", "mistral"),
     ] {
@@ -121,5 +122,46 @@ fn families_with_experts_are_known_as_such() {
         let config = read_config(&folder.unwrap().path().join("model/config.json")).unwrap();
         let has = architecture(&config).unwrap().experts.is_some();
         assert_eq!(missing::HAVE_EXPERTS.contains(&config.model_type.as_str()), has, "{}", config.model_type);
+    }
+}
+
+/// Gemma 4 31B as it is published, and what of the family is not computed.
+#[test]
+fn gemma_4_has_other_heads_in_layers_without_a_window() {
+    let large = |changes: Value| {
+        let mut raw = json!({
+            "model_type": "gemma4_text", "hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 60,
+            "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 256, "global_head_dim": 512,
+            "num_global_key_value_heads": 4, "attention_k_eq_v": true, "hidden_size_per_layer_input": 0,
+            "sliding_window": 1024, "final_logit_softcapping": 30.0, "vocab_size": 262_144
+        });
+        for (k, v) in changes.as_object().unwrap() {
+            raw[k] = v.clone();
+        }
+        architecture(&config_from_json(Path::new("config.json"), raw).unwrap())
+    };
+    let a = large(json!({})).unwrap();
+    let sizes = |i| (a.attention(i).kv_heads, a.attention(i).head_dim, a.attention(i).values);
+    assert_eq!((sizes(0), sizes(5)), ((16, 256, Values::Projected), (4, 512, Values::Keys)));
+    assert_eq!((a.windows[4], a.windows[5], a.windows[59]), (Some(1024), None, None));
+    let rope = |i: usize| &a.ropes[a.rope_of_layer[i].unwrap()];
+    assert_eq!((rope(0).theta, rope(0).dims, &rope(0).scaling), (1e4, 256, &RopeScaling::None));
+    let quarter = RopeScaling::Proportional { factor: 1.0, share: 0.25 };
+    assert_eq!((rope(5).theta, rope(5).dims, &rope(5).scaling), (1e6, 512, &quarter));
+    let shared = large(json!({"num_kv_shared_layers": 12})).unwrap();
+    assert_eq!(shared.attention(48).values, Values::Layer(46));
+    assert_eq!(shared.attention(59).values, Values::Layer(47));
+    assert!(shared.gives_keys(46) && shared.gives_keys(47) && !shared.gives_keys(45));
+    for (changes, key) in [
+        (json!({"hidden_size_per_layer_input": 256}), "hidden_size_per_layer_input"),
+        (json!({"enable_moe_block": true}), "enable_moe_block"),
+        (json!({"num_kv_shared_layers": 58}), "num_kv_shared_layers"),
+        (json!({"num_kv_shared_layers": 61}), "num_kv_shared_layers"),
+        (json!({"use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
+        (json!({"per_layer_config": {"5": {"intermediate_size": 8}}}), "per_layer_config"),
+        (json!({"per_layer_config": {"5": {"head_dim": 7}}}), "head_dim"),
+    ] {
+        let error = large(changes).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
     }
 }

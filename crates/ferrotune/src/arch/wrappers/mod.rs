@@ -4,6 +4,7 @@
 //! `mod` line and its row in [`WRAPPERS`]; the text part is a family like any other.
 
 mod gemma3;
+mod gemma4;
 mod mistral3;
 mod qwen2_5_vl;
 mod qwen3_5;
@@ -40,8 +41,14 @@ pub(crate) struct Text {
 }
 
 /// All wrappers whose text part can be trained.
-pub const WRAPPERS: &[Wrapper] =
-    &[gemma3::WRAPPER, mistral3::WRAPPER, qwen2_5_vl::WRAPPER, qwen3_5::WRAPPER, qwen3_vl::WRAPPER];
+pub const WRAPPERS: &[Wrapper] = &[
+    gemma3::WRAPPER,
+    gemma4::WRAPPER,
+    mistral3::WRAPPER,
+    qwen2_5_vl::WRAPPER,
+    qwen3_5::WRAPPER,
+    qwen3_vl::WRAPPER,
+];
 
 /// The wrapper of this `model_type`, if there is one.
 pub fn find(model_type: &str) -> Option<&'static Wrapper> {

@@ -85,7 +85,7 @@ impl Kind for Dora {
 
     /// The sum before scaling, its gradient, and with dropout both parts of the input.
     fn workspace_per_token(&self, a: &Architecture) -> usize {
-        4 * a.ffn * 4
+        4 * a.widest_ffn() * 4
     }
 }
 
