@@ -37,6 +37,9 @@ LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.7], long_factor
 DELTA = dict(head_dim=16, rms_norm_eps=1e-3, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
 MAMBA = dict(rms_norm_eps=1e-3, mamba_n_heads=4, mamba_d_head=16, mamba_n_groups=2, mamba_d_state=8)
 GEMMA4 = dict(num_attention_heads=4, num_key_value_heads=1, head_dim=16, global_head_dim=32, sliding_window=8, final_logit_softcapping=5.0)
+FACTORS = dict(
+    attention_in_multiplier=1.3, attention_out_multiplier=0.7, key_multiplier=0.6, embedding_multiplier=5.0, lm_head_multiplier=0.2,
+    mlp_multipliers=[0.8, 0.5], ssm_multipliers=[0.7, 1.2, 0.9, 1.1, 0.6], ssm_in_multiplier=1.25, ssm_out_multiplier=0.4)
 TOWER = dict(hidden_size=16, intermediate_size=24)
 
 # name: (model_type, configuration, lengths of the two rows, note); wrappers have the sizes in their `text_config`
@@ -134,6 +137,13 @@ CASES = {
         num_local_experts=0, shared_intermediate_size=48, position_embedding_type=None,
         embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.22, logits_scaling=4.0,
         tie_word_embeddings=True), (72, 40), "Mamba-2 around a layer of attention without rotation, four multipliers"),
+    "falcon_h1": ("falcon_h1", dict(
+        MAMBA, **FACTORS, mamba_d_ssm=64, head_dim=16, num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope(1e5)),
+        (72, 40), "attention and Mamba-2 side by side, all factors, no norm of the output"),
+    "falcon_h1_norm": ("falcon_h1", dict(
+        MAMBA, mamba_d_ssm=None, mamba_rms_norm=True, mamba_norm_before_gate=True, mamba_proj_bias=True, projectors_bias=True,
+        mamba_conv_bias=False, mamba_d_conv=3, time_step_limit=[0.5, 0.8], rope_parameters=rope(1e5)),
+        (28, 19), "a norm before the gate, limits of the steps, biases of the projections"),
     "apertus": ("apertus", dict(num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope(
         12e6, rope_type="llama3", factor=8.0, original_max_position_embeddings=64, low_freq_factor=1.0, high_freq_factor=4.0)),
         (28, 19), "an MLP without a gate whose activation has two trained numbers"),
@@ -454,6 +464,9 @@ def make(root, name, seed):
 
     experts = TARGET_PARAMETERS.get(name)
     targets = ["q_proj", "v_proj"] if name == "qwen3_moe_down" else "all-linear"
+    if kind == "falcon_h1":
+        # PEFT refuses a branch beside `out_proj`.
+        targets = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "gate_proj", "up_proj", "down_proj"]
     if hasattr(model.config, "text_config"):
         targets = r".*\.language_model\..*_proj(_[a-z]+)?"
     peft = adapted(plain, seed + 2, targets, **({"target_parameters": experts} if experts else {}))
@@ -500,7 +513,7 @@ TARGET_PARAMETERS = {
     "qwen3_next": ["experts.gate_up_proj", "experts.down_proj"],
     "qwen3_moe_down": ["experts.down_proj"],
 }
-FULL = ["gemma4_dense", "granite4_h", "mistral3", "apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
+FULL = ["gemma4_dense", "granite4_h", "falcon_h1", "mistral3", "apertus", "qwen3_5", "lfm2", "exaone4", "glm4", "granite4", "hunyuan_v1_dense", "gemma3_text", "olmo2", "stablelm_parallel", "starcoder2", "phi3_short", "granite"]
 
 
 def make_full(root, name):

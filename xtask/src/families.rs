@@ -24,7 +24,7 @@ const RELEASED: &[(&str, &str)] = &[
     ("glm4", "GLM-4-0414 9B, 32B"),
     ("gpt_oss", "gpt-oss 20B, 120B"),
     ("granite", "Granite 3.0 to 3.3 2B, 8B"),
-    ("granitemoehybrid", "Granite 4.0 350M to Small"),
+    ("granitemoehybrid", "Granite 4.0 350M to Micro 3B, with and without `h`"),
     ("helium", "Helium 2B"),
     ("hunyuan_v1_dense", "Hunyuan 0.5B to 7B"),
     ("internlm3", "InternLM 3 8B"),

@@ -21,7 +21,7 @@ fn check(folder: &str, cases: usize) {
 
 #[test]
 fn every_family_agrees_with_peft() {
-    check("models", 56);
+    check("models", 58);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn adapter_variants_agree_with_peft() {
 
 #[test]
 fn full_fine_tuning_agrees_with_transformers() {
-    check("full_ft", 17);
+    check("full_ft", 18);
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Shape {
                 let (k, v) = (delta.key_dim as f64, delta.value_dim as f64);
                 delta.value_heads as f64 * (2.0 * CHUNK * (k + v) + 6.0 * k * v)
             }
-            Mixing::Mamba2(mamba) => {
+            Mixing::Mamba2(mamba) | Mixing::AttentionAndMamba2(mamba) => {
                 let (n, p) = (mamba.heads.state_dim as f64, mamba.heads.head_dim as f64);
                 mamba.heads.count as f64 * (CHUNK * (n + p) + 4.0 * n * p)
             }

@@ -13,7 +13,7 @@ mod trees;
 
 use ferrotune_kernels::cpu::{Cpu, Isa};
 use ferrotune_kernels::ops::activation::{self, Activation};
-use ferrotune_kernels::ops::decay::{self, Gates};
+use ferrotune_kernels::ops::decay::{self, Gates, Steps};
 use ferrotune_kernels::ops::elementwise::Dropout;
 use ferrotune_kernels::ops::linear::Matrix;
 use ferrotune_kernels::ops::rope::{Pairs, Turn};
@@ -147,6 +147,35 @@ fn gates_of_recurrences_are_right() {
     let far = dev.tensor(1, 3, &[-200.0, 0.0, 200.0]);
     let (g, _) = decay::forward(&dev, Gates { a: &far, b: &far, ..gates }).unwrap();
     assert!(g.host_f32().iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn steps_of_state_spaces_are_right_and_stay_within_their_limits() {
+    let dev = Device::reference();
+    let [dt, d_steps] = ["dt", "d_steps"].map(|name| random(&dev, 7, 3, name));
+    let [a_log, dt_bias, da] = ["A_log", "dt_bias", "da"].map(|name| random(&dev, 1, 3, name));
+    let free = Steps { dt: &dt, a_log: &a_log, dt_bias: &dt_bias, limits: [0.0, f32::INFINITY] };
+    let loss = |x: Steps<'_>| {
+        let (steps, a) = decay::steps(&Device::reference(), x).unwrap();
+        inner(&steps, &d_steps) + inner(&a, &da)
+    };
+    let (mut d_log, mut d_bias) = (random(&dev, 1, 3, "s"), random(&dev, 1, 3, "t"));
+    let grads = decay::Grads { a_log: Some(&mut d_log), dt_bias: Some(&mut d_bias) };
+    let d_dt = decay::steps_backward(&dev, free, &d_steps, &da, grads).unwrap();
+    finite_difference("steps ddt", &dt, d_dt.host_f32(), |dt| loss(Steps { dt, ..free }));
+    let d_log = added(d_log.host_f32(), &random(&dev, 1, 3, "s"));
+    let d_bias = added(d_bias.host_f32(), &random(&dev, 1, 3, "t"));
+    finite_difference("steps dA_log", &a_log, &d_log, |a_log| loss(Steps { a_log, ..free }));
+    finite_difference("steps ddt_bias", &dt_bias, &d_bias, |dt_bias| loss(Steps { dt_bias, ..free }));
+
+    let zero = dev.zeros(1, 3);
+    let far = dev.tensor(1, 3, &[-200.0, 0.0, 200.0]);
+    let limited = Steps { dt: &far, dt_bias: &zero, limits: [0.125, 2.0], ..free };
+    let (steps, _) = decay::steps(&dev, limited).unwrap();
+    assert_eq!([steps.host_f32()[0], steps.host_f32()[2]], [0.125, 2.0]);
+    let ones = dev.tensor(1, 3, &[1.0; 3]);
+    let d_dt = decay::steps_backward(&dev, limited, &ones, &zero, decay::Grads::default()).unwrap();
+    assert_eq!(d_dt.host_f32(), [0.0, 0.5, 0.0]);
 }
 
 #[test]

@@ -85,10 +85,18 @@ pub struct Architecture {
     pub residual_scale: f32,
     /// Whether a constant of each layer multiplies its output (`layer_scalar`).
     pub layer_scalar: bool,
+    /// Factor of what attention adds, beside that of all layers.
+    pub attention_scale: f32,
+    /// Factor of what an MLP adds, beside that of all layers.
+    pub mlp_scale: f32,
+    /// Factor of what the gate of an MLP reads.
+    pub gate_scale: f32,
     /// Factor and soft cap of the logits.
     pub logits: Logits,
     /// Whether the head is the embedding.
     pub tied: bool,
+    /// Last parts of modules that PEFT puts no branch beside, as other code reads their weights.
+    pub without_branches: &'static [&'static str],
 }
 
 /// What the attention of a layer has of its own.
@@ -175,6 +183,15 @@ pub enum Mixing {
     GatedDelta(GatedDelta),
     /// Mamba-2.
     Mamba2(Mamba2),
+    /// Attention and Mamba-2 side by side.
+    AttentionAndMamba2(Mamba2),
+}
+
+impl Mixing {
+    /// Whether there is attention.
+    pub fn attends(&self) -> bool {
+        matches!(self, Mixing::Attention | Mixing::AttentionAndMamba2(_))
+    }
 }
 
 /// Sizes of a gated delta rule.
@@ -223,6 +240,10 @@ pub struct Mamba2 {
     pub limits: [f32; 2],
     /// The norm of its output, over each group of heads.
     pub norm: Mamba2Norm,
+    /// Factors of z, x, B, C and dt.
+    pub factors: [f32; 5],
+    /// Factor of what it adds to the residual stream, beside that of all layers.
+    pub scale: f32,
 }
 
 /// Where Mamba-2 norms its output.
@@ -481,14 +502,16 @@ impl Architecture {
 
     /// Values of q for a token, of all layers with attention together.
     pub fn attended(&self) -> usize {
-        let attends = |i: &usize| self.mixers[*i] == Mixing::Attention;
+        let attends = |i: &usize| self.mixers[*i].attends();
         (0..self.layers).filter(attends).map(|i| self.qk_width(i).0).sum()
     }
 
     /// The module that ends the mixing of a layer, and the values that it reads for a token.
     fn mixing_output(&self, layer: usize) -> (String, usize) {
         match self.mixers[layer] {
-            Mixing::Attention => (format!("self_attn.{}", self.o_proj), self.qk_width(layer).0),
+            Mixing::Attention | Mixing::AttentionAndMamba2(_) => {
+                (format!("self_attn.{}", self.o_proj), self.qk_width(layer).0)
+            }
             Mixing::ShortConv(_) => ("conv.out_proj".into(), self.hidden),
             Mixing::GatedDelta(delta) => ("linear_attn.out_proj".into(), delta.value_width()),
             Mixing::Mamba2(mamba) => (format!("{}.out_proj", mamba.module), mamba.width()),
@@ -497,7 +520,11 @@ impl Architecture {
 
     /// Linears of what mixes the tokens of a layer, and their values.
     fn mixing(&self, layer: usize) -> (usize, usize) {
-        match self.mixers[layer] {
+        self.linears_of(layer, self.mixers[layer])
+    }
+
+    fn linears_of(&self, layer: usize, mixing: Mixing) -> (usize, usize) {
+        match mixing {
             Mixing::Attention => {
                 let (q, kv) = self.qk_width(layer);
                 let gate = if self.attention_gate { q } else { 0 };
@@ -514,6 +541,11 @@ impl Architecture {
                 (if delta.by_key_head { 3 } else { 5 }, rows * self.hidden)
             }
             Mixing::Mamba2(mamba) => (2, (mamba.projected() + mamba.width()) * self.hidden),
+            Mixing::AttentionAndMamba2(mamba) => {
+                let [attention, mamba] =
+                    [Mixing::Attention, Mixing::Mamba2(mamba)].map(|m| self.linears_of(layer, m));
+                (attention.0 + mamba.0, attention.1 + mamba.1)
+            }
         }
     }
 
@@ -574,7 +606,7 @@ impl Architecture {
             Mixing::Attention => 0,
             Mixing::ShortConv(_) => 3 * self.hidden,
             Mixing::GatedDelta(delta) => delta.channels() + delta.value_width(),
-            Mixing::Mamba2(mamba) => mamba.projected(),
+            Mixing::Mamba2(mamba) | Mixing::AttentionAndMamba2(mamba) => mamba.projected(),
         };
         self.mixers.iter().map(width).max().unwrap_or(0)
     }
@@ -630,8 +662,12 @@ impl Architecture {
             embed_scale: 1.0,
             residual_scale: 1.0,
             layer_scalar: false,
+            attention_scale: 1.0,
+            mlp_scale: 1.0,
+            gate_scale: 1.0,
             logits: Logits::default(),
             tied: c.tie_word_embeddings.unwrap_or(false),
+            without_branches: &[],
         }
     }
 }

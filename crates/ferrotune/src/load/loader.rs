@@ -85,9 +85,15 @@ impl Loader<'_> {
             Mixing::Attention => Mixer::Attention(self.attention(a, i, before, after)?),
             Mixing::GatedDelta(delta) => Mixer::GatedDelta(self.gated_delta(a, delta, i, before, after)?),
             Mixing::Mamba2(mamba) => Mixer::Mamba2(self.mamba2(a, mamba, i, before, after)?),
+            Mixing::AttentionAndMamba2(mamba) => {
+                let attention = self.attention(a, i, before, after)?;
+                let mut norm = |name: Option<&str>| name.map(|n| self.norm(a, at(n))).transpose();
+                let (before, after) = (norm(before_attention)?, norm(after_attention)?);
+                Mixer::Both(Box::new((attention, self.mamba2(a, mamba, i, before, after)?)))
+            }
             Mixing::ShortConv(conv) => Mixer::ShortConv(self.short_conv(a, conv, i, before, after)?),
         };
-        let residual = Residual { norm: mlp_after, scale: a.residual_scale };
+        let residual = Residual { norm: mlp_after, scale: a.residual_scale * a.mlp_scale };
         let mlp = match a.experts_of(i) {
             Some(experts) => Ffn::Experts(self.experts(a, experts, i, mlp_before, residual)?),
             None => Ffn::Dense(self.mlp(a, i, mlp_before, residual)?),
@@ -115,7 +121,11 @@ impl Loader<'_> {
         let (up, down) = match a.mlp {
             MlpKind::Gated([gate, up, down]) => {
                 let both = [linear(gate, ffn, a.hidden)?, linear(up, ffn, a.hidden)?];
-                (Up::Gated(Box::new(both)), down)
+                let up = match a.gate_scale {
+                    1.0 => Up::Gated(Box::new(both)),
+                    scale => Up::Scaled(Box::new(both), scale),
+                };
+                (up, down)
             }
             MlpKind::Fused([both, down]) => (Up::Fused(Box::new(linear(both, 2 * ffn, a.hidden)?)), down),
             MlpKind::Plain([up, down]) => (Up::Plain(Box::new(linear(up, ffn, a.hidden)?)), down),
@@ -200,7 +210,7 @@ impl Loader<'_> {
                 false => None,
             },
             o_proj: self.linear(at(a.o_proj), a.hidden, q, a.o_bias)?,
-            residual: Residual { norm: after, scale: a.residual_scale },
+            residual: Residual { norm: after, scale: a.residual_scale * a.attention_scale },
             heads: Heads {
                 q: a.heads,
                 kv: kv_heads,
@@ -316,7 +326,8 @@ impl Loader<'_> {
             limits: mamba.limits,
             gate,
             out_proj: self.linear(at("out_proj"), a.hidden, width, out_bias)?,
-            residual: Residual { norm: after, scale: a.residual_scale },
+            factors: mamba.factors,
+            residual: Residual { norm: after, scale: a.residual_scale * mamba.scale },
             heads,
             name,
         })

@@ -4,6 +4,8 @@
 //! experts for each rank in turn. Here every expert has its own A and B beside its own linears; gate and up share an A,
 //! as they are one matrix there.
 
+use std::collections::BTreeSet;
+
 use ferrotune_kernels::{Device, Tensor};
 
 use super::config::LoraConfig;
@@ -118,10 +120,18 @@ pub(super) fn chosen<'m>(model: &'m Decoder, config: &LoraConfig) -> Result<Vec<
 /// for gate and up, which are one matrix. Beside a shared expert, and of those that
 /// are stacked in columns, it takes modules alone, no stacked parameter; so it does where parameters are named.
 pub(super) fn expand(model: &Decoder, config: LoraConfig) -> LoraConfig {
-    let Some(experts) = &model.arch.experts else { return config };
     if config.targets != Targets::AllLinear {
         return config;
     }
+    let barred = model.arch.without_branches;
+    if !barred.is_empty() {
+        let modules = model.layers.iter().flat_map(Layer::modules);
+        let last = modules.filter_map(|linear| linear.name.rsplit('.').next());
+        let free: BTreeSet<&str> = last.filter(|name| !barred.contains(name)).collect();
+        let targets = Targets::Names(free.into_iter().map(str::to_string).collect());
+        return LoraConfig { targets, ..config };
+    }
+    let Some(experts) = &model.arch.experts else { return config };
     let named = !config.target_parameters.is_empty();
     if named || experts.shared.is_some() || experts.stacked == Stacked::Columns {
         let modules = model.layers.iter().flat_map(Layer::modules);

@@ -19,6 +19,8 @@ pub enum LayerCache {
     /// What a recurrence carries from one token to the next: tensors with as many rows for every sequence, zeros where it
     /// begins.
     States(Vec<Tensor>),
+    /// What two mixers of a layer keep.
+    Both(Box<[LayerCache; 2]>),
 }
 
 impl LayerCache {
@@ -26,6 +28,23 @@ impl LayerCache {
     pub(crate) fn keys(dev: &Device, precision: Precision, rows: usize, width: usize) -> Self {
         let make = || dev.uninit(rows, width, precision.saved());
         LayerCache::Keys { k: make(), v: make() }
+    }
+
+    /// Makes the states of sequence `i` of so many those before it begins; whether there are any.
+    fn restart(&mut self, i: usize, sequences: usize) -> bool {
+        match self {
+            LayerCache::Keys { .. } => return false,
+            LayerCache::States(states) => {
+                for state in states {
+                    let n = state.len() / sequences;
+                    state.host_f32_mut()[i * n..(i + 1) * n].fill(0.0);
+                }
+            }
+            LayerCache::Both(both) => {
+                return both.each_mut().map(|c| c.restart(i, sequences)).contains(&true);
+            }
+        }
+        true
     }
 }
 
@@ -81,12 +100,9 @@ impl KvCache {
         let sequences = self.lengths.len();
         self.lengths[i] = len;
         for layer in &mut self.layers {
-            let LayerCache::States(states) = layer else { continue };
-            for state in states {
-                let n = state.len() / sequences;
-                state.host_f32_mut()[i * n..(i + 1) * n].fill(0.0);
+            if layer.restart(i, sequences) {
+                self.lengths[i] = 0;
             }
-            self.lengths[i] = 0;
         }
         self.lengths[i]
     }

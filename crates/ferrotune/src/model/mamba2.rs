@@ -41,6 +41,8 @@ pub struct Mamba2 {
     pub limits: [f32; 2],
     /// What becomes of the state space's output.
     pub gate: OutGate,
+    /// Factors of `z`, `x`, `B`, `C` and `dt`.
+    pub factors: [f32; 5],
     /// `mamba.out_proj`.
     pub out_proj: LinearLayer,
     /// How the output joins the stream.
@@ -181,8 +183,33 @@ impl Mamba2 {
         let ([all], h) = pass.linears(n, [&self.in_proj], DType::F32)?;
         let (z, dt) = (self.width(), all.cols() - self.heads.count);
         let part = |range| elementwise::columns(pass.dev, &all, range);
-        let narrow = |range| Ok::<_, crate::Error>(pass.stored(part(range)?, dtype));
-        Ok((Projected { z: narrow(0..z)?, xbc: narrow(z..dt)?, dt: part(dt..all.cols())? }, h))
+        let of = Projected { z: part(0..z)?, xbc: part(z..dt)?, dt: part(dt..all.cols())? };
+        let Projected { z, xbc, dt } = self.scaled(pass, of)?;
+        let [z, xbc] = [z, xbc].map(|t| pass.stored(t, dtype));
+        Ok((Projected { z, xbc, dt }, h))
+    }
+
+    /// What is projected (or its gradient), all in f32, times the factors.
+    fn scaled(&self, pass: &Pass<'_>, mut of: Projected) -> Result<Projected> {
+        let [z, x, b, c, dt] = self.factors;
+        if self.factors != [1.0; 5] {
+            elementwise::scale(pass.dev, &mut of.z, z);
+            elementwise::scale(pass.dev, &mut of.dt, dt);
+            let [mut of_x, mut of_b, mut of_c] = self.parts(pass, &of.xbc)?;
+            elementwise::scale(pass.dev, &mut of_x, x);
+            elementwise::scale(pass.dev, &mut of_b, b);
+            elementwise::scale(pass.dev, &mut of_c, c);
+            of.xbc = elementwise::join(pass.dev, &[&of_x, &of_b, &of_c])?;
+        }
+        Ok(of)
+    }
+
+    /// `x`, `B` and `C`, which stand side by side.
+    fn parts(&self, pass: &Pass<'_>, xbc: &Tensor) -> Result<[Tensor; 3]> {
+        let (x, all) = (self.width(), xbc.cols());
+        let b = (x + all) / 2;
+        let part = |range| elementwise::columns(pass.dev, xbc, range);
+        Ok([part(0..x)?, part(x..b)?, part(b..all)?])
     }
 
     /// What the state space reads for what the projection gave.
@@ -197,11 +224,9 @@ impl Mamba2 {
     ) -> Result<Inputs> {
         let conv = self.conv.over(pass, xbc, Around::Silu, tokens);
         let mixed = causal_conv::forward(pass.dev, conv, states, dtype)?;
-        let (x, all) = (self.width(), mixed.cols());
-        let b = (x + all) / 2;
-        let part = |range| elementwise::columns(pass.dev, &mixed, range);
+        let [x, b, c] = self.parts(pass, &mixed)?;
         let (steps, a) = decay::steps(pass.dev, self.steps(pass, dt))?;
-        Ok(Inputs { x: part(0..x)?, b: part(x..b)?, c: part(b..all)?, steps, a })
+        Ok(Inputs { x, b, c, steps, a })
     }
 
     fn steps<'a>(&'a self, pass: &Pass<'a>, dt: &'a Tensor) -> Steps<'a> {
@@ -278,12 +303,13 @@ impl Mamba2 {
         let d_mixed = elementwise::join(pass.dev, &[&d_x, &db, &dc])?;
         drop((d_x, db, dc));
         let conv = self.conv.over(pass, &xbc, Around::Silu, tokens);
-        let d_xbc = self.conv.backward(pass, conv, &d_mixed, saved, grads)?;
+        let d_xbc = self.conv.backward(pass, conv, &d_mixed, DType::F32, grads)?;
         drop((d_mixed, xbc));
-        let ddt = self.numbers_backward(pass, &s.dt, [&ddt, &da, &dd], grads)?;
-        let [dz, ddt] = [dz, ddt].map(|t| pass.stored(t, saved));
-        let d_all = elementwise::join(pass.dev, &[&dz, &d_xbc, &ddt])?;
-        drop((dz, d_xbc, ddt));
+        let d_dt = self.numbers_backward(pass, &s.dt, [&ddt, &da, &dd], grads)?;
+        let Projected { z, xbc, dt } = self.scaled(pass, Projected { z: dz, xbc: d_xbc, dt: d_dt })?;
+        let [z, xbc, dt] = [z, xbc, dt].map(|t| pass.stored(t, saved));
+        let d_all = elementwise::join(pass.dev, &[&z, &xbc, &dt])?;
+        drop((z, xbc, dt));
         let x = s.x.take(pass);
         let n = before(&self.norm, pass, &x)?;
         let dn = pass.linears_backward(&n, s.h_in.as_ref(), [&self.in_proj], [&d_all], need_dn, grads)?;

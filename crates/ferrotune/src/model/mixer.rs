@@ -1,6 +1,7 @@
 //! The half of a layer in which tokens meet: attention, or one of the cheaper ways.
 
-use ferrotune_kernels::{Device, Precision, Tensor};
+use ferrotune_kernels::ops::elementwise;
+use ferrotune_kernels::{DType, Device, Precision, Tensor};
 
 use super::attention::{Attention, AttentionSaved};
 use super::gated_delta::{GatedDelta, GatedDeltaSaved};
@@ -29,6 +30,8 @@ pub enum Mixer {
     GatedDelta(GatedDelta),
     /// Mamba-2.
     Mamba2(Mamba2),
+    /// Two that read the same input, through the same norm; their outputs are added to it together.
+    Both(Box<(Attention, Mamba2)>),
 }
 
 /// What its backward needs.
@@ -42,6 +45,8 @@ pub enum MixerSaved {
     GatedDelta(GatedDeltaSaved),
     /// What Mamba-2 keeps.
     Mamba2(Mamba2Saved),
+    /// What both keep.
+    Both(Box<(AttentionSaved, Mamba2Saved)>),
 }
 
 /// The tokens of a pass and what was computed for all layers.
@@ -75,6 +80,10 @@ impl MixerSaved {
             Mixing::ShortConv(_) => ShortConvSaved::bytes_per_token(a, precision, keep),
             Mixing::GatedDelta(delta) => GatedDeltaSaved::bytes_per_token(a, delta, precision, keep),
             Mixing::Mamba2(mamba) => Mamba2Saved::bytes_per_token(a, mamba, precision, keep),
+            Mixing::AttentionAndMamba2(mamba) => {
+                AttentionSaved::bytes_per_token(a, layer, precision, keep)
+                    + Mamba2Saved::bytes_per_token(a, mamba, precision, keep)
+            }
         }
     }
 }
@@ -94,6 +103,19 @@ impl Mixer {
             Mixer::ShortConv(m) => m.forward(pass, x, flow.tokens, cache, keep)?.map(MixerSaved::ShortConv),
             Mixer::GatedDelta(m) => m.forward(pass, x, flow.tokens, cache, keep)?.map(MixerSaved::GatedDelta),
             Mixer::Mamba2(m) => m.forward(pass, None, x, flow.tokens, cache, keep)?.map(MixerSaved::Mamba2),
+            Mixer::Both(both) => {
+                let input = elementwise::cast(pass.dev, x, DType::F32);
+                let (attention_cache, mamba_cache) = match cache {
+                    Some((LayerCache::Both(caches), slots)) => {
+                        let [a, m] = caches.each_mut();
+                        (Some((a, slots)), Some((m, slots)))
+                    }
+                    _ => (None, None),
+                };
+                let attention = both.0.forward(pass, x, flow, attention_cache, keep)?;
+                let mamba = both.1.forward(pass, Some(&input), x, flow.tokens, mamba_cache, keep)?;
+                attention.zip(mamba).map(|both| MixerSaved::Both(Box::new(both)))
+            }
         })
     }
 
@@ -115,6 +137,14 @@ impl Mixer {
                 m.backward(pass, s, stream, flow.tokens, grads)
             }
             (Mixer::Mamba2(m), MixerSaved::Mamba2(s)) => m.backward(pass, s, stream, flow.tokens, grads),
+            (Mixer::Both(both), MixerSaved::Both(saved)) => {
+                let StreamGradient { d_out, dx, need_dx } = stream;
+                let copy = elementwise::cast(pass.dev, d_out.unwrap_or(dx), DType::F32);
+                let d_out = Some(&copy);
+                let (attention, mamba) = *saved;
+                both.1.backward(pass, mamba, StreamGradient { d_out, dx, need_dx }, flow.tokens, grads)?;
+                both.0.backward(pass, attention, StreamGradient { d_out, dx, need_dx }, flow, grads)
+            }
             _ => unreachable!("the forward of the same mixer made it"),
         }
     }
@@ -127,15 +157,20 @@ impl Mixer {
         sequences: usize,
         capacity: usize,
     ) -> LayerCache {
+        let keys = |m: &Attention| {
+            // Nothing where the keys are another layer's.
+            let rows = if m.qkv.takes().is_some() { 0 } else { sequences * capacity };
+            LayerCache::keys(dev, precision, rows, m.heads.kv * m.heads.dim)
+        };
         match self {
-            Mixer::Attention(m) => {
-                // Nothing where the keys are another layer's.
-                let rows = if m.qkv.takes().is_some() { 0 } else { sequences * capacity };
-                LayerCache::keys(dev, precision, rows, m.heads.kv * m.heads.dim)
-            }
+            Mixer::Attention(m) => keys(m),
             Mixer::ShortConv(m) => LayerCache::States(vec![m.conv.states(dev, sequences)]),
             Mixer::GatedDelta(m) => LayerCache::States(m.states(dev, sequences)),
             Mixer::Mamba2(m) => LayerCache::States(m.states(dev, sequences)),
+            Mixer::Both(both) => {
+                let states = LayerCache::States(both.1.states(dev, sequences));
+                LayerCache::Both(Box::new([keys(&both.0), states]))
+            }
         }
     }
 
@@ -154,6 +189,7 @@ impl Mixer {
             Mixer::ShortConv(m) => vec![&m.in_proj, &m.out_proj],
             Mixer::GatedDelta(m) => m.input.linears().iter().chain([&m.out_proj]).collect(),
             Mixer::Mamba2(m) => vec![&m.in_proj, &m.out_proj],
+            Mixer::Both(both) => both.0.linears().chain([&both.1.in_proj, &both.1.out_proj]).collect(),
         }
     }
 
@@ -164,20 +200,29 @@ impl Mixer {
             Mixer::ShortConv(m) => vec![&mut m.in_proj, &mut m.out_proj],
             Mixer::GatedDelta(m) => m.input.linears_mut().iter_mut().chain([&mut m.out_proj]).collect(),
             Mixer::Mamba2(m) => vec![&mut m.in_proj, &mut m.out_proj],
+            Mixer::Both(both) => {
+                let Mamba2 { in_proj, out_proj, .. } = &mut both.1;
+                both.0.linears_mut().chain([in_proj, out_proj]).collect()
+            }
         }
     }
 
-    /// The norms.
+    /// The norms; one that two mixers read is there once.
     pub fn norms(&self) -> Vec<&Norm> {
         match self {
             Mixer::Attention(m) => m.norms().collect(),
             Mixer::ShortConv(m) => m.norm.iter().chain(&m.residual.norm).collect(),
             Mixer::GatedDelta(m) => m.norm.iter().chain([&m.out_norm]).chain(&m.residual.norm).collect(),
             Mixer::Mamba2(m) => m.norms().collect(),
+            Mixer::Both(both) => {
+                let known: Vec<&Norm> = both.0.norms().collect();
+                let new = both.1.norms().filter(|n| known.iter().all(|k| k.name != n.name));
+                known.iter().copied().chain(new).collect()
+            }
         }
     }
 
-    /// The norms, mutable.
+    /// All norms, to change: one that two mixers read is there twice.
     pub(crate) fn norms_mut(&mut self) -> Vec<&mut Norm> {
         match self {
             Mixer::Attention(m) => m.norms_mut().collect(),
@@ -186,6 +231,7 @@ impl Mixer {
                 m.norm.iter_mut().chain([&mut m.out_norm]).chain(&mut m.residual.norm).collect()
             }
             Mixer::Mamba2(m) => m.norms_mut().collect(),
+            Mixer::Both(both) => both.0.norms_mut().chain(both.1.norms_mut()).collect(),
         }
     }
 
@@ -196,6 +242,7 @@ impl Mixer {
             Mixer::ShortConv(m) => m.conv.tensors().collect(),
             Mixer::GatedDelta(m) => m.own_tensors().collect(),
             Mixer::Mamba2(m) => m.own_tensors().collect(),
+            Mixer::Both(both) => both.1.own_tensors().collect(),
         }
     }
 
@@ -206,6 +253,7 @@ impl Mixer {
             Mixer::ShortConv(m) => m.norm.as_ref(),
             Mixer::GatedDelta(m) => m.norm.as_ref(),
             Mixer::Mamba2(m) => m.norm.as_ref(),
+            Mixer::Both(both) => both.0.norm.as_ref(),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The MLP half of a layer: norm, projection to the ffn, activation, projection back onto the residual stream.
 
-use ferrotune_kernels::Tensor;
 use ferrotune_kernels::ops::activation::{self, Activation};
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::xielu::{self, Xielu};
+use ferrotune_kernels::{DType, Tensor};
 
 use super::norm::Norm;
 use super::params::Gradients;
@@ -64,6 +64,8 @@ impl XieluNumbers {
 pub enum Up {
     /// `gate_proj` and `up_proj`; their outputs are multiplied.
     Gated(Box<[LinearLayer; 2]>),
+    /// The same with a factor of what the gate reads.
+    Scaled(Box<[LinearLayer; 2]>, f32),
     /// `gate_up_proj`: the rows of gate, then of up.
     Fused(Box<LinearLayer>),
     /// `c_fc` alone.
@@ -74,7 +76,7 @@ impl Up {
     /// The linears.
     pub fn linears(&self) -> &[LinearLayer] {
         match self {
-            Up::Gated(two) => &two[..],
+            Up::Gated(two) | Up::Scaled(two, _) => &two[..],
             Up::Fused(one) | Up::Plain(one) => std::slice::from_ref(one),
         }
     }
@@ -82,7 +84,7 @@ impl Up {
     /// The linears, mutable.
     pub(crate) fn linears_mut(&mut self) -> &mut [LinearLayer] {
         match self {
-            Up::Gated(two) => &mut two[..],
+            Up::Gated(two) | Up::Scaled(two, _) => &mut two[..],
             Up::Fused(one) | Up::Plain(one) => std::slice::from_mut(one),
         }
     }
@@ -94,6 +96,11 @@ impl Up {
             Up::Gated(two) => {
                 let (both, h) = pass.linears(n, two.each_ref(), saved)?;
                 (Hidden::Gated(both), h)
+            }
+            Up::Scaled(two, scale) => {
+                let ([mut gate, up], h) = pass.linears_as(n, two.each_ref(), [DType::F32, saved])?;
+                elementwise::scale(pass.dev, &mut gate, *scale);
+                (Hidden::Gated([pass.stored(gate, saved), up]), h)
             }
             Up::Fused(one) => {
                 let ([both], h) = pass.linears(n, [&**one], saved)?;
@@ -120,6 +127,12 @@ impl Up {
         match (self, d) {
             (Up::Gated(two), Hidden::Gated(d)) => {
                 pass.linears_backward(n, h, two.each_ref(), d.each_ref(), need_dn, grads)
+            }
+            (Up::Scaled(two, scale), Hidden::Gated([gate, up])) => {
+                let mut dgate = elementwise::cast(pass.dev, gate, DType::F32);
+                elementwise::scale(pass.dev, &mut dgate, *scale);
+                let dgate = pass.stored(dgate, up.dtype());
+                pass.linears_backward(n, h, two.each_ref(), [&dgate, up], need_dn, grads)
             }
             (Up::Fused(one), Hidden::Gated([gate, up])) => {
                 let both = elementwise::join(pass.dev, &[gate, up])?;

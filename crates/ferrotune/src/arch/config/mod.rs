@@ -93,10 +93,13 @@ pub enum LayerType {
     Conv,
     /// Linear attention: a recurrence.
     Linear,
+    /// Attention and a recurrence side by side.
+    Hybrid,
 }
 
 impl LayerType {
-    const ALL: [LayerType; 4] = [LayerType::Full, LayerType::Sliding, LayerType::Conv, LayerType::Linear];
+    const ALL: [LayerType; 5] =
+        [LayerType::Full, LayerType::Sliding, LayerType::Conv, LayerType::Linear, LayerType::Hybrid];
 
     /// Its name in configurations of transformers 5.
     pub(crate) fn name(self) -> &'static str {
@@ -110,6 +113,7 @@ impl LayerType {
             LayerType::Sliding => &["sliding_attention"],
             LayerType::Conv => &["conv"],
             LayerType::Linear => &["linear_attention", "mamba"],
+            LayerType::Hybrid => &["hybrid"],
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) fn sizes(keys: &Keys<'_>, width: usize, norm: Mamba2Norm) -> Result<M
         taps: taps(keys, "mamba_d_conv", 4)?,
         conv_bias: keys.flag("mamba_conv_bias")?.unwrap_or(true),
         bias: [false; 2],
+        factors: [1.0; 5],
+        scale: 1.0,
         limits: limits(keys, "time_step_limit")?,
         norm,
     })

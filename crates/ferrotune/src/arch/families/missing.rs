@@ -6,9 +6,6 @@ use serde_json::{Map, Value};
 const PIECES: &[(&str, &str)] = &[
     ("text_config", "a text model inside a model for pictures or sound"),
     ("kv_lora_rank", "multi-head latent attention (MLA)"),
-    ("mamba_d_state", "Mamba-2 layers"),
-    ("mamba_n_heads", "Mamba-2 layers"),
-    ("ssm_state_size", "Mamba-2 layers"),
     ("hidden_size_per_layer_input", "embeddings for each layer"),
     ("num_kv_shared_layers", "keys and values that layers share"),
     ("attention_chunk_size", "attention in chunks"),
@@ -58,6 +55,7 @@ fn nearest(model_type: &str, has: &dyn Fn(&str) -> bool) -> &'static str {
     match super::FAMILIES.iter().filter(of_kind).max_by_key(|family| family.model_type) {
         Some(family) => family.model_type,
         None if experts => "qwen3_moe",
+        None if ["mamba_d_state", "ssm_state_size"].into_iter().any(has) => "granitemoehybrid",
         None if has("sliding_window") => "mistral",
         None => "llama",
     }

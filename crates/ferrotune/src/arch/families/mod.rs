@@ -6,6 +6,7 @@
 mod apertus;
 mod ernie4_5;
 mod exaone4;
+mod falcon_h1;
 mod gemma2;
 mod gemma3_text;
 mod gemma4_text;
@@ -102,6 +103,7 @@ pub const FAMILIES: &[Family] = &[
     qwen3_5::FAMILY,
     qwen3_5_moe::FAMILY,
     qwen3_next::FAMILY,
+    falcon_h1::FAMILY,
     qwen2_5_vl_text::FAMILY,
     qwen3_vl_text::FAMILY,
 ];

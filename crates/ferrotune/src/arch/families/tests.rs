@@ -100,7 +100,7 @@ fn a_refused_family_says_what_is_missing_and_which_one_is_nearest() {
         ),
         (json!({"model_type": "qwen4", "num_experts": 512}), "its own code", "qwen3_next"),
         (json!({"model_type": "lfm3"}), "its own code", "lfm2"),
-        (json!({"model_type": "nemotron_h", "ssm_state_size": 128}), "Mamba-2", "llama"),
+        (json!({"model_type": "nemotron_h", "ssm_state_size": 128}), "its own code", "granitemoehybrid"),
         (json!({"model_type": "llava", "text_config": {"hidden_size": 8}}), "for pictures", "llama"),
         (
             json!({"model_type": "gemma3n", "hidden_size_per_layer_input": 256}),
