@@ -62,6 +62,8 @@ impl Identity {
 pub enum Change {
     /// Its content was written over: who has mapped it reads the new content.
     Rewritten(PathBuf),
+    /// It is shorter: who reads a mapped part that is gone gets a bus error.
+    CutShort(PathBuf),
     /// Another file, or none, has its name: who has mapped it still reads the old content.
     Replaced(PathBuf),
 }
@@ -145,7 +147,11 @@ impl Files {
             }
             let same_file = cfg!(unix) && now.file == file.identity.file;
             let path = file.path.clone();
-            return Some(if same_file { Change::Rewritten(path) } else { Change::Replaced(path) });
+            return Some(match same_file {
+                true if now.len < file.identity.len => Change::CutShort(path),
+                true => Change::Rewritten(path),
+                false => Change::Replaced(path),
+            });
         }
         None
     }
@@ -199,6 +205,8 @@ mod tests {
         fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         assert_ne!(hashes(&open()), before);
         assert_eq!(first.changed(), Some(Change::Rewritten(path.clone())));
+        fs::File::options().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
+        assert_eq!(first.changed(), Some(Change::CutShort(path.clone())));
         fs::remove_file(&path).unwrap();
         assert_eq!(first.changed(), Some(Change::Replaced(path)));
     }

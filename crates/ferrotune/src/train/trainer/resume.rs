@@ -138,14 +138,21 @@ impl Trainer<'_> {
         if self.base_replaced {
             return Ok(());
         }
+        let frozen = matches!(self.session.trainable, Trainable::Adapter(_));
         match self.base.checkpoint.changed() {
-            Some(Change::Rewritten(path)) if matches!(self.session.trainable, Trainable::Adapter(_)) => {
+            Some(Change::CutShort(path)) if frozen => {
+                Err(Error::file(path, "the base model was cut short while the run read it").with_hint(
+                    "model files must not change while they are in use; put the model back and go on from the last \
+                     checkpoint with --resume",
+                ))
+            }
+            Some(Change::Rewritten(path)) if frozen => {
                 Err(Error::file(path, "the base model was written over while the run read it").with_hint(
                     "what was trained since the last checkpoint may be wrong and was not kept; put the model back and go \
                      on with --resume",
                 ))
             }
-            Some(Change::Rewritten(path) | Change::Replaced(path)) => {
+            Some(Change::CutShort(path) | Change::Rewritten(path) | Change::Replaced(path)) => {
                 self.base_replaced = true;
                 let text = format!(
                     "{} is not the file any more that the run began with; the run goes on with the weights of then",
