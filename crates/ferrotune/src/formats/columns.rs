@@ -1,6 +1,8 @@
 //! Stacked matrices that a folder holds transposed, `[E, in, out]`, or in MXFP4 as `NAME_blocks` `[E, out, in / 32, 16]` and
 //! `NAME_scales` `[E, out, in / 32]` (gpt-oss).
 
+use std::path::Path;
+
 use ferrotune_kernels::dtype::DType;
 use ferrotune_kernels::quant::{Bytes, Mxfp4, Weight};
 
@@ -63,9 +65,10 @@ impl Wanted {
         let [experts, cols, all] = self.shape;
         let shapes = [vec![experts, all, cols / 32, 16], vec![experts, all, cols / 32]];
         let mut found = Vec::new();
+        let file_of_blocks = shards.get(&parts(name)[0]).map_or(Path::new(""), |(file, _)| file.path());
         for (part, shape) in parts(name).iter().zip(shapes) {
             let Some((file, tensor)) = shards.get(part) else {
-                return Err(Error::tensor(std::path::Path::new(""), part, "missing"));
+                return Err(Error::tensor(file_of_blocks, shards.in_file(part), "missing"));
             };
             let bytes = one_of(file, shards.in_file(part), tensor, &shape)?;
             let each = bytes.as_slice().len() / experts;

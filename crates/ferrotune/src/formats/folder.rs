@@ -206,9 +206,8 @@ impl Source for Folder {
     }
 
     fn packed(&self, name: &str) -> Vec<(String, OutTensor<'_>)> {
-        let stacked = self.shards.names().filter(|own| columns::parts(name).iter().any(|part| part == own));
-        let parts: Vec<&str> = stacked.chain(fp8::parts(&self.shards, name)).collect();
-        self.shards.copies(parts.into_iter())
+        let parts = columns::parts(name).into_iter().chain(fp8::parts(&self.shards, name));
+        self.shards.copies(parts)
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {

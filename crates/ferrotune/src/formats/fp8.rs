@@ -94,15 +94,13 @@ pub(super) fn read(
     Ok(Some(weight.map_err(|e| refuse(&of, e.to_string()))?))
 }
 
-/// The tensors that hold the weight `name`, if it is in FP8.
-pub(super) fn parts<'s>(shards: &'s Shards, name: &str) -> Vec<&'s str> {
+/// The names that tensors of the weight `name` can have, if it is in FP8.
+pub(super) fn parts(shards: &Shards, name: &str) -> Vec<String> {
     let module = name.trim_end_matches("weight");
-    let of = |own: &&str| {
-        let last = own.strip_prefix(module);
-        last.is_some_and(|last| last == "weight" || SCALES.contains(&last) || UNUSED.contains(&last))
-    };
     match shards.get(name).is_some_and(|(_, tensor)| is_fp8(tensor)) {
-        true => shards.names().filter(of).collect(),
+        true => {
+            ["weight"].into_iter().chain(SCALES).chain(UNUSED).map(|last| format!("{module}{last}")).collect()
+        }
         false => Vec::new(),
     }
 }

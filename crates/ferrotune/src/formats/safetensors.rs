@@ -287,18 +287,27 @@ impl Shards {
         Some((file, file.get(self.in_file(name))?))
     }
 
-    /// Some tensors as they are, under the names of the files. When the turn of one has come, the one before leaves memory.
-    pub(crate) fn copies<'s>(&'s self, names: impl Iterator<Item = &'s str>) -> Vec<(String, OutTensor<'s>)> {
+    /// Those of some tensors that are there as they are, under the names of the files. When the turn of one has come, the one
+    /// before leaves memory.
+    pub(crate) fn copies(
+        &self,
+        names: impl Iterator<Item = impl AsRef<str>>,
+    ) -> Vec<(String, OutTensor<'_>)> {
         let before: Rc<Cell<Option<(&SafeFile, &TensorRef)>>> = Rc::default();
-        let copy = |name: &'s str| {
-            let ((file, tensor), before) = (self.get(name)?, Rc::clone(&before));
-            let out = OutTensor::bytes(tensor.dtype, &tensor.shape, tensor.bytes.as_slice());
-            let out = out.when_written(move || {
-                before.replace(Some((file, tensor))).into_iter().for_each(|(file, last)| file.release(last))
-            });
-            Some((self.in_file(name).to_string(), out))
-        };
-        names.filter_map(copy).collect()
+        names
+            .filter_map(|name| {
+                let name = name.as_ref();
+                let ((file, tensor), before) = (self.get(name)?, Rc::clone(&before));
+                let out = OutTensor::bytes(tensor.dtype, &tensor.shape, tensor.bytes.as_slice());
+                let out = out.when_written(move || {
+                    before
+                        .replace(Some((file, tensor)))
+                        .into_iter()
+                        .for_each(|(file, last)| file.release(last))
+                });
+                Some((self.in_file(name).to_string(), out))
+            })
+            .collect()
     }
 
     /// All tensor names, sorted.

@@ -15,17 +15,18 @@ use crate::arch::architecture::{
 };
 use crate::formats::Checkpoint;
 use crate::model::attention::{Attention, Sinks};
+use crate::model::conv_taps::ConvTaps;
 use crate::model::decoder::Decoder;
 use crate::model::gated_delta::{DeltaInput, GatedDelta};
-use crate::model::heads::{HeadTurn, ValueNorm};
+use crate::model::heads::HeadTurn;
 use crate::model::layer::{Ffn, Layer, LayerScalar};
 use crate::model::mamba2::{Mamba2, OutGate};
 use crate::model::mixer::Mixer;
 use crate::model::mlp::{Act, Mlp, Up, XieluNumbers};
-use crate::model::norm::{Norm, NormOf};
+use crate::model::norm::{FixedNorm, Norm, NormOf};
 use crate::model::params::{Group, ParamId, Params};
 use crate::model::parts::TIED_HEAD;
-use crate::model::parts::{Base, ConvTaps, LinearLayer, Vector};
+use crate::model::parts::{Base, LinearLayer, Vector};
 use crate::model::qkv::Qkv;
 use crate::model::residual::Residual;
 use crate::model::rope::Rotary;
@@ -188,8 +189,7 @@ impl Loader<'_> {
                 k_norm = Some(qk_norm(norm, norm.names[1], kv_heads)?);
             }
         }
-        let v_norm = (a.v_norm && !takes)
-            .then(|| ValueNorm { unit: self.dev.tensor(1, head_dim, &vec![1.0; head_dim]), eps: a.norm_eps });
+        let v_norm = (a.v_norm && !takes).then(|| FixedNorm::new(self.dev, head_dim, 1.0, a.norm_eps));
         let after_rotation = a.qk_norm.is_some_and(|norm| norm.after_rotation);
         if takes {
             // Released files have tensors for it that nothing reads.
@@ -287,7 +287,8 @@ impl Loader<'_> {
             out_proj: self.linear(at("out_proj"), a.hidden, values, false)?,
             residual: Residual { norm: after, scale: a.residual_scale },
             heads,
-            unit: self.dev.tensor(1, width, &vec![unit; width]),
+            // As an RMS norm, whose sum is a mean.
+            unit: FixedNorm::new(self.dev, width, unit, 1e-6 / width as f32),
             name,
         })
     }
