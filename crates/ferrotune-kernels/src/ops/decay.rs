@@ -7,6 +7,7 @@
 //! Mamba 2 writes with the same number that lets its state decay: [`steps`] gives `softplus(dt + dt_bias)` within limits.
 
 use super::expect;
+use super::scalar::{sigmoid, softplus};
 use crate::device::Device;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -61,15 +62,6 @@ impl Gates<'_> {
         let rate = -(self.a_log.host_f32()[h] as f64).exp();
         (rate, self.a.host_f32()[i] as f64 + self.dt_bias.host_f32()[h] as f64)
     }
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// `ln(1 + e^x)`.
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// Gives `(g, beta)` `[T, H]`.

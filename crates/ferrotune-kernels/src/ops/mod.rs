@@ -44,6 +44,7 @@ pub mod norm;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
+mod scalar;
 pub mod segments;
 pub mod softmax_xent;
 pub mod ssd;

@@ -4,6 +4,7 @@
 //! version for all devices, in host memory.
 
 use super::expect;
+use super::scalar::sigmoid;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -116,25 +117,21 @@ impl Score {
     fn of(self, row: &[f32]) -> Vec<f64> {
         match self {
             Score::Softmax => softmax(row),
-            Score::Sigmoid => row.iter().map(|v| sigmoid(*v)).collect(),
+            Score::Sigmoid => row.iter().map(|v| sigmoid(*v as f64)).collect(),
         }
     }
 }
 
-fn sigmoid(v: f32) -> f64 {
-    1.0 / (1.0 + (-v as f64).exp())
-}
-
 /// The weights of an expert that all tokens go to, for its gate's `logits` `[T, 1]`.
 pub fn gate(logits: &Tensor) -> Vec<f32> {
-    logits.host_f32().iter().map(|v| sigmoid(*v) as f32).collect()
+    logits.host_f32().iter().map(|v| sigmoid(*v as f64) as f32).collect()
 }
 
 /// The gradient of the logits of [`gate`], for that of the weights.
 pub fn gate_backward(dev: &Device, logits: &Tensor, dweights: &[f32]) -> Result<Tensor> {
     expect("gate", "logits", logits, [dweights.len(), 1])?;
     let d = |(v, d): (&f32, &f32)| {
-        let p = sigmoid(*v);
+        let p = sigmoid(*v as f64);
         (p * (1.0 - p) * *d as f64) as f32
     };
     let values: Vec<f32> = logits.host_f32().iter().zip(dweights).map(d).collect();

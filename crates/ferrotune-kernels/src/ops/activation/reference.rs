@@ -1,6 +1,7 @@
 //! Plain loops in f64.
 
 use super::Activation;
+use crate::ops::scalar::sigmoid;
 use crate::tensor::Tensor;
 
 /// The value and its derivatives in `x` and `up`; without `up` it is `act(x)`.
@@ -8,11 +9,11 @@ fn at(act: Activation, x: f64, up: Option<f64>) -> (f64, f64, f64) {
     let times = up.unwrap_or(1.0);
     let (value, slope) = match act {
         Activation::Silu => {
-            let s = 1.0 / (1.0 + (-x).exp());
+            let s = sigmoid(x);
             (x * s, s * (1.0 + x * (1.0 - s)))
         }
         Activation::Sigmoid => {
-            let s = 1.0 / (1.0 + (-x).exp());
+            let s = sigmoid(x);
             (s, s * (1.0 - s))
         }
         Activation::GeluTanh => {
@@ -24,7 +25,7 @@ fn at(act: Activation, x: f64, up: Option<f64>) -> (f64, f64, f64) {
         Activation::ClampedSwish { alpha, limit } => {
             let (alpha, limit, up) = (alpha as f64, limit as f64, up.unwrap_or(0.0));
             let (g, u) = (x.min(limit), up.clamp(-limit, limit));
-            let s = 1.0 / (1.0 + (-alpha * g).exp());
+            let s = sigmoid(alpha * g);
             let inside = |inside: bool, slope: f64| if inside { slope } else { 0.0 };
             let dg = inside(x <= limit, (u + 1.0) * s * (1.0 + alpha * g * (1.0 - s)));
             return ((u + 1.0) * g * s, dg, inside(up.abs() <= limit, g * s));

@@ -1,6 +1,7 @@
 //! Plain loops in f64.
 
 use super::{Around, Conv, Grads, MOST_TAPS, States, rows_before};
+use crate::ops::scalar::sigmoid;
 use crate::tensor::Tensor;
 
 /// The rows of a convolution as the formulas name them.
@@ -43,10 +44,6 @@ impl Rows<'_> {
 
 fn rows(conv: Conv<'_>) -> Rows<'_> {
     Rows { conv, x: conv.x.to_vec(), before: conv.before() }
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 pub(super) fn forward(conv: Conv<'_>, mut states: Option<States<'_>>, y: &mut Tensor) {

@@ -7,6 +7,7 @@ mod cpu;
 mod reference;
 
 use super::expect;
+use super::scalar::{sigmoid, softplus};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -41,10 +42,6 @@ struct Curve {
     n: f64,
     beta: f64,
     eps: f64,
-}
-
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 impl Xielu<'_> {
@@ -90,7 +87,7 @@ pub fn backward(
     {
         if let Some(grad) = grad {
             expect("xielu", "gradient", grad, [1, 1])?;
-            let slope = 1.0 / (1.0 + (-alpha.host_f32()[0] as f64).exp());
+            let slope = sigmoid(alpha.host_f32()[0] as f64);
             grad.host_f32_mut()[0] += (sum * slope) as f32;
         }
     }
