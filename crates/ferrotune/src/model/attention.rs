@@ -295,10 +295,7 @@ impl Attention {
         let n = before(&self.norm, pass, &x)?;
         let dn = self.qkv.backward(pass, &n, s.h_qkv.as_ref(), (dq, dkv), need_dn, grads)?;
         drop(n);
-        if let Some(dn) = dn {
-            before_backward(&self.norm, pass, &x, &dn, dx, grads)?;
-        }
-        Ok(())
+        before_backward(&self.norm, pass, &x, dn, dx, grads)
     }
 
     /// Its tensors that belong to no linear and no norm.

@@ -7,14 +7,14 @@ use ferrotune_kernels::ops::causal_conv::{self, Around};
 use ferrotune_kernels::ops::decay::{self, Gates};
 use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::gated_delta::{self, Heads, Rule};
-use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
 use ferrotune_kernels::{DType, Device, Precision, Tensor};
 
-use super::kv_cache::LayerCache;
+use super::conv_taps::ConvTaps;
+use super::kv_cache::states;
 use super::mixer::{Cached, StreamGradient};
-use super::norm::Norm;
+use super::norm::{FixedNorm, Norm};
 use super::params::Gradients;
-use super::parts::{ConvTaps, LinearLayer, SmallTensor, Vector};
+use super::parts::{LinearLayer, SmallTensor, Vector};
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward, narrow};
 use super::saved::{Keep, SavedActivation};
@@ -44,8 +44,8 @@ pub struct GatedDelta {
     pub residual: Residual,
     /// Heads.
     pub heads: Heads,
-    /// Weight of the norm that makes lengths of 1, `[1, key_dim]`.
-    pub unit: Tensor,
+    /// Makes heads of q and k ones of length 1: `x / sqrt(sum x^2 + 1e-6)`.
+    pub unit: FixedNorm,
     /// Module path, `model.layers.0.linear_attn`.
     pub name: String,
 }
@@ -213,17 +213,9 @@ impl GatedDelta {
         let mixed = causal_conv::forward(pass.dev, conv, states, dtype)?;
         let [q, k, v] = split_qkv(pass, &mixed, self.heads)?;
         drop(mixed);
-        let unit = |x: &Tensor| rms_norm::forward(pass.dev, x, &self.unit, self.unit_norm(), dtype);
-        let units = [unit(&q)?, unit(&k)?];
+        let (q_unit, k_unit) = (self.unit.forward(pass, &q, dtype)?, self.unit.forward(pass, &k, dtype)?);
         let (g, beta) = decay::forward(pass.dev, self.gates(pass, b, a))?;
-        let [q_unit, k_unit] = units;
         Ok(([q, k], [q_unit, k_unit, v], [g, beta]))
-    }
-
-    /// `x / sqrt(sum x^2 + 1e-6)` by heads, as an RMS norm.
-    fn unit_norm(&self) -> RmsNorm {
-        let width = self.heads.key_dim;
-        RmsNorm { width, eps: 1e-6 / width as f32, offset: 0.0 }
     }
 
     fn gates<'a>(&'a self, pass: &Pass<'a>, b: &'a Tensor, a: &'a Tensor) -> Gates<'a> {
@@ -254,18 +246,13 @@ impl GatedDelta {
         let used = if cache.is_some() { DType::F32 } else { saved };
         let (Projected { qkv, z, b, a }, h_in) = self.input.forward(pass, &n, used)?;
         drop(n);
-        let mut states = match cache {
-            Some((LayerCache::States(states), slots)) => match &mut states[..] {
-                [conv, state] => Some((conv, state, &slots.sequences[..])),
-                _ => unreachable!("made with two states"),
-            },
-            _ => None,
-        };
-        let conv_states = states.as_mut().map(|(rows, _, sequences)| causal_conv::States { rows, sequences });
+        let mut states = states(cache);
+        let conv_states =
+            states.as_mut().map(|([rows, _], sequences)| causal_conv::States { rows, sequences });
         let (_, qkv_in, gates) = self.before_recurrence(pass, &qkv, [&b, &a], tokens, conv_states, used)?;
         let delta = self.recurrence(&qkv_in, &gates, tokens);
         let o = match states {
-            Some((_, states, sequences)) => gated_delta::forward_cached(pass.dev, delta, states, sequences)?,
+            Some(([_, state], sequences)) => gated_delta::forward_cached(pass.dev, delta, state, sequences)?,
             None => gated_delta::forward(pass.dev, delta)?,
         };
         drop((qkv_in, gates));
@@ -317,12 +304,7 @@ impl GatedDelta {
         let delta = self.recurrence(&qkv_in, &gates, tokens);
         let gated_delta::Gradients { dq, dk, dv, dg, dbeta } = gated_delta::backward(pass.dev, delta, &d_o)?;
         drop((d_o, qkv_in, gates));
-        let through = |x: &Tensor, dy: Tensor| -> Result<Tensor> {
-            let mut dx = pass.dev.zeros(x.rows(), x.cols());
-            rms_norm::backward(pass.dev, x, &self.unit, self.unit_norm(), &dy, &mut dx, None)?;
-            Ok(dx)
-        };
-        let (dq, dk) = (through(&raw[0], dq)?, through(&raw[1], dk)?);
+        let (dq, dk) = (self.unit.backward(pass, &raw[0], &dq)?, self.unit.backward(pass, &raw[1], &dk)?);
         drop(raw);
         let d_mixed = elementwise::join(pass.dev, &[&dq, &dk, &dv])?;
         drop((dq, dk, dv));
@@ -335,10 +317,7 @@ impl GatedDelta {
         let n = before(&self.norm, pass, &x)?;
         let dn = self.input.backward(pass, &n, s.h_in.as_ref(), d, need_dn, grads)?;
         drop(n);
-        match dn {
-            Some(dn) => before_backward(&self.norm, pass, &x, &dn, dx, grads),
-            None => Ok(()),
-        }
+        before_backward(&self.norm, pass, &x, dn, dx, grads)
     }
 
     /// The gradients of `a` and `b`; those of `A_log` and `dt_bias` are summed if they are trained.
@@ -352,7 +331,7 @@ impl GatedDelta {
         grads: &mut Gradients,
     ) -> Result<(Tensor, Tensor)> {
         let ids = [&self.a_log, &self.dt_bias].map(Vector::trained);
-        let [mut a_log, mut dt_bias] = ids.map(|id| id.and_then(|id| grads.take(id)));
+        let [mut a_log, mut dt_bias] = grads.take_all(ids);
         let sinks = decay::Grads { a_log: a_log.as_mut(), dt_bias: dt_bias.as_mut() };
         let both = decay::backward(pass.dev, self.gates(pass, b, a), dg, dbeta, sinks);
         grads.put_back(ids, [a_log, dt_bias]);

@@ -1,10 +1,9 @@
 //! From what the projections to q, k and v give to what attention multiplies: norms of heads and the rotation.
 
-use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
 use ferrotune_kernels::ops::rope::{self, Turn};
 use ferrotune_kernels::{DType, Tensor};
 
-use super::norm::Norm;
+use super::norm::{FixedNorm, Norm};
 use super::params::Gradients;
 use super::pass::Pass;
 use super::residual::Shared;
@@ -21,18 +20,9 @@ pub struct HeadTurn {
     /// Those two after the rotation, not before it.
     pub after_rotation: bool,
     /// Norm of v.
-    pub v_norm: Option<ValueNorm>,
+    pub v_norm: Option<FixedNorm>,
     /// Width of a head.
     pub dim: usize,
-}
-
-/// A norm of the heads of v that has no weight.
-#[derive(Debug)]
-pub struct ValueNorm {
-    /// Ones `[1, head_dim]`.
-    pub unit: Tensor,
-    /// Added to the mean square.
-    pub eps: f32,
 }
 
 /// Queries or keys, which go the same way.
@@ -66,12 +56,6 @@ impl Side {
             Side::Queries => r.of_queries(),
             Side::Keys => r.of_keys(),
         }
-    }
-}
-
-impl ValueNorm {
-    fn op(&self) -> RmsNorm {
-        RmsNorm { width: self.unit.cols(), eps: self.eps, offset: 0.0 }
     }
 }
 
@@ -185,7 +169,7 @@ impl HeadTurn {
     pub(super) fn values(&self, pass: &Pass<'_>, v: Tensor, dtype: DType) -> Result<Turned> {
         Ok(match &self.v_norm {
             Some(norm) => {
-                let used = rms_norm::forward(pass.dev, &v, &norm.unit, norm.op(), dtype)?;
+                let used = norm.forward(pass, &v, dtype)?;
                 Turned { from: Some(v), used }
             }
             None => Turned { from: None, used: v },
@@ -195,10 +179,7 @@ impl HeadTurn {
     /// The values that were multiplied, for what waited.
     pub(super) fn values_again<'v>(&self, pass: &Pass<'_>, v: &'v Tensor) -> Result<Shared<'v>> {
         Ok(match &self.v_norm {
-            Some(norm) => {
-                let dtype = pass.precision.saved();
-                Shared::Own(rms_norm::forward(pass.dev, v, &norm.unit, norm.op(), dtype)?)
-            }
+            Some(norm) => Shared::Own(norm.forward(pass, v, pass.precision.saved())?),
             None => Shared::Of(v),
         })
     }
@@ -212,11 +193,7 @@ impl HeadTurn {
         rotated: bool,
     ) -> Result<Tensor> {
         let dv = match &self.v_norm {
-            Some(norm) => {
-                let mut dx = pass.dev.zeros(v.rows(), v.cols());
-                rms_norm::backward(pass.dev, v, &norm.unit, norm.op(), &dv, &mut dx, None)?;
-                dx
-            }
+            Some(norm) => norm.backward(pass, v, &dv)?,
             None => dv,
         };
         Ok(if rotated { pass.stored(dv, self.behind_rotation(pass)) } else { dv })

@@ -3,6 +3,7 @@
 use ferrotune_kernels::ops::attention::Segment;
 use ferrotune_kernels::{Device, Precision, Tensor};
 
+use super::mixer::Cached;
 use crate::{Error, Result};
 
 /// What one layer keeps.
@@ -46,6 +47,14 @@ impl LayerCache {
         }
         true
     }
+}
+
+/// The `N` states of a layer that keeps them, and the sequence of each segment.
+pub(super) fn states<const N: usize>(cache: Option<Cached<'_>>) -> Option<([&mut Tensor; N], &[usize])> {
+    let (LayerCache::States(states), slots) = cache? else { return None };
+    let states: Vec<&mut Tensor> = states.iter_mut().collect();
+    let states = states.try_into().unwrap_or_else(|_| unreachable!("a layer makes the states that it reads"));
+    Some((states, &slots.sequences))
 }
 
 /// The caches of all layers, and how much of them is filled.

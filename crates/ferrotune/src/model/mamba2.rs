@@ -9,11 +9,12 @@ use ferrotune_kernels::ops::elementwise;
 use ferrotune_kernels::ops::ssd::{self, Heads, Ssd};
 use ferrotune_kernels::{DType, Device, Precision, Tensor};
 
-use super::kv_cache::LayerCache;
+use super::conv_taps::ConvTaps;
+use super::kv_cache::states;
 use super::mixer::{Cached, StreamGradient};
 use super::norm::Norm;
 use super::params::Gradients;
-use super::parts::{ConvTaps, LinearLayer, SmallTensor, Vector};
+use super::parts::{LinearLayer, SmallTensor, Vector};
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
 use super::saved::{Keep, SavedActivation};
@@ -248,18 +249,13 @@ impl Mamba2 {
         let n = before(&self.norm, pass, input.unwrap_or(x))?;
         let (Projected { z, xbc, dt }, h_in) = self.project(pass, &n, used)?;
         drop(n);
-        let mut states = match cache {
-            Some((LayerCache::States(states), slots)) => match &mut states[..] {
-                [conv, state] => Some((conv, state, &slots.sequences[..])),
-                _ => unreachable!("made with two states"),
-            },
-            _ => None,
-        };
-        let conv_states = states.as_mut().map(|(rows, _, sequences)| causal_conv::States { rows, sequences });
+        let mut states = states(cache);
+        let conv_states =
+            states.as_mut().map(|([rows, _], sequences)| causal_conv::States { rows, sequences });
         let inputs = self.inputs(pass, &xbc, &dt, tokens, conv_states, used)?;
         let op = inputs.op(pass.vector(&self.d), tokens, self.heads);
         let y = match states {
-            Some((_, states, sequences)) => ssd::forward_cached(pass.dev, op, states, sequences)?,
+            Some(([_, state], sequences)) => ssd::forward_cached(pass.dev, op, state, sequences)?,
             None => ssd::forward(pass.dev, op)?,
         };
         drop(inputs);
@@ -314,10 +310,7 @@ impl Mamba2 {
         let n = before(&self.norm, pass, &x)?;
         let dn = pass.linears_backward(&n, s.h_in.as_ref(), [&self.in_proj], [&d_all], need_dn, grads)?;
         drop(n);
-        match dn {
-            Some(dn) => before_backward(&self.norm, pass, &x, &dn, dx, grads),
-            None => Ok(()),
-        }
+        before_backward(&self.norm, pass, &x, dn, dx, grads)
     }
 
     /// The gradient of `dt`; those of `A_log`, `dt_bias` and `D` are summed if they are trained.
@@ -329,7 +322,7 @@ impl Mamba2 {
         grads: &mut Gradients,
     ) -> Result<Tensor> {
         let ids = [&self.a_log, &self.dt_bias, &self.d].map(Vector::trained);
-        let [mut a_log, mut dt_bias, mut d] = ids.map(|id| id.and_then(|id| grads.take(id)));
+        let [mut a_log, mut dt_bias, mut d] = grads.take_all(ids);
         let sinks = decay::Grads { a_log: a_log.as_mut(), dt_bias: dt_bias.as_mut() };
         let d_dt = decay::steps_backward(pass.dev, self.steps(pass, dt), d_steps, da, sinks);
         let added = d.iter_mut().try_for_each(|d| elementwise::add(pass.dev, d, dd, 1.0));

@@ -193,7 +193,7 @@ impl Hidden {
             }
             (Hidden::Plain(x), Act::Xielu(numbers)) => {
                 let ids = [&numbers.alpha_p, &numbers.alpha_n].map(Vector::trained);
-                let [mut p, mut n] = ids.map(|id| id.and_then(|id| grads.take(id)));
+                let [mut p, mut n] = grads.take_all(ids);
                 let sinks = xielu::Grads { alpha_p: p.as_mut(), alpha_n: n.as_mut() };
                 let dx = xielu::backward(pass.dev, x, numbers.over(pass), dy, dtype, sinks);
                 grads.put_back(ids, [p, n]);
@@ -263,10 +263,7 @@ impl Mlp {
         drop((dy, hidden));
         let dn = self.up.backward(pass, &n, s.h_up.as_ref(), &d_hidden, need_dn, grads)?;
         drop(n);
-        if let Some(dn) = dn {
-            before_backward(&self.norm, pass, &x, &dn, dx, grads)?;
-        }
-        Ok(())
+        before_backward(&self.norm, pass, &x, dn, dx, grads)
     }
 
     /// The numbers of its activation, if it has some.

@@ -2,6 +2,7 @@
 
 pub mod streaming;
 
+pub mod conv_taps;
 pub mod decoder;
 
 pub mod attention;

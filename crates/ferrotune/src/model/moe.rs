@@ -219,7 +219,7 @@ impl Moe {
         drop(n);
         if let Some(router) = router {
             elementwise::add(dev, &mut dn, &router, 1.0)?;
-            before_backward(&self.norm, pass, &x_in, &dn, dx, grads)?;
+            before_backward(&self.norm, pass, &x_in, Some(dn), dx, grads)?;
         }
         Ok(())
     }

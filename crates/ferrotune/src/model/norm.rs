@@ -1,7 +1,8 @@
 //! RMS and layer norms with frozen or trained weights, over whole rows or over the heads in them.
 
 use ferrotune_kernels::ops::norm::{Grads, NormOp, Normed};
-use ferrotune_kernels::{DType, Tensor};
+use ferrotune_kernels::ops::rms_norm::{self, RmsNorm};
+use ferrotune_kernels::{DType, Device, Tensor};
 
 use super::params::{Gradients, ParamId};
 use super::parts::{SmallTensor, Vector};
@@ -36,6 +37,38 @@ pub enum NormOf {
     Groups(usize),
     /// So many heads, for each of which the checkpoint has a module.
     Modules(usize),
+}
+
+/// An RMS norm of heads whose weight is a constant, which no checkpoint has.
+#[derive(Debug)]
+pub struct FixedNorm {
+    /// `[1, head width]`.
+    pub weight: Tensor,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl FixedNorm {
+    /// The same weight for all of a head.
+    pub(crate) fn new(dev: &Device, width: usize, weight: f32, eps: f32) -> Self {
+        FixedNorm { weight: dev.tensor(1, width, &vec![weight; width]), eps }
+    }
+
+    fn op(&self) -> RmsNorm {
+        RmsNorm { width: self.weight.cols(), eps: self.eps, offset: 0.0 }
+    }
+
+    /// The normalised rows in `dtype`.
+    pub(super) fn forward(&self, pass: &Pass<'_>, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(rms_norm::forward(pass.dev, x, &self.weight, self.op(), dtype)?)
+    }
+
+    /// The gradient of `x`.
+    pub(super) fn backward(&self, pass: &Pass<'_>, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        let mut dx = pass.dev.zeros(x.rows(), x.cols());
+        rms_norm::backward(pass.dev, x, &self.weight, self.op(), dy, &mut dx, None)?;
+        Ok(dx)
+    }
 }
 
 impl Norm {
@@ -110,7 +143,7 @@ impl Norm {
         grads: &mut Gradients,
     ) -> Result<()> {
         let ids = self.ids(pass);
-        let [mut dw, mut db] = ids.map(|id| id.and_then(|id| grads.take(id)));
+        let [mut dw, mut db] = grads.take_all(ids);
         let sinks = Grads { weight: dw.as_mut(), bias: db.as_mut() };
         let result = self.op.backward(pass.dev, self.of(pass, x, ids), dy, dx, sinks);
         grads.put_back(ids, [dw, db]);

@@ -224,6 +224,11 @@ impl Gradients {
         }
     }
 
+    /// Takes those out that there are.
+    pub(crate) fn take_all<const N: usize>(&mut self, ids: [Option<ParamId>; N]) -> [Option<Tensor>; N] {
+        ids.map(|id| id.and_then(|id| self.take(id)))
+    }
+
     /// Puts those back that were taken out.
     pub(crate) fn put_back<const N: usize>(
         &mut self,

@@ -70,39 +70,6 @@ impl<'a> SmallTensor<'a> {
     }
 }
 
-/// Taps of a convolution of every channel by itself.
-#[derive(Debug)]
-pub struct ConvTaps {
-    /// Module path, `model.layers.0.conv.conv`.
-    pub name: String,
-    /// `w [C, K]`; `[C, 1, K]` in files.
-    pub weight: Vector,
-    /// `b [1, C]`.
-    pub bias: Option<Vector>,
-    /// Channels `C` and taps `K`.
-    pub shape: [usize; 2],
-}
-
-impl ConvTaps {
-    /// Its tensors.
-    pub(crate) fn tensors(&self) -> impl Iterator<Item = SmallTensor<'_>> {
-        let [c, k] = self.shape;
-        let weight = SmallTensor {
-            name: format!("{}.weight", self.name),
-            values: &self.weight,
-            part: 0..c * k,
-            shape: vec![c, 1, k],
-        };
-        let bias = self.bias.iter().map(move |b| SmallTensor::whole(format!("{}.bias", self.name), b, c));
-        std::iter::once(weight).chain(bias)
-    }
-
-    /// Whether it is trained.
-    pub(crate) fn trains(&self) -> bool {
-        self.weight.is_trained()
-    }
-}
-
 /// One linear of the model under its checkpoint name.
 #[derive(Debug)]
 pub struct LinearLayer {

@@ -44,18 +44,19 @@ pub(super) fn before<'a>(norm: &Option<Norm>, pass: &Pass<'_>, x: &'a Tensor) ->
     })
 }
 
-/// Adds the gradient that came through the norm before, or around it, to `dx`.
+/// Adds the gradient that came through the norm before, or around it, to `dx`; nothing where none was asked for.
 pub(super) fn before_backward(
     norm: &Option<Norm>,
     pass: &Pass<'_>,
     x: &Tensor,
-    dn: &Tensor,
+    dn: Option<Tensor>,
     dx: &mut Tensor,
     grads: &mut Gradients,
 ) -> Result<()> {
-    match norm {
-        Some(norm) => norm.backward(pass, x, dn, dx, grads),
-        None => Ok(elementwise::add(pass.dev, dx, dn, 1.0)?),
+    match (norm, dn) {
+        (_, None) => Ok(()),
+        (Some(norm), Some(dn)) => norm.backward(pass, x, &dn, dx, grads),
+        (None, Some(dn)) => Ok(elementwise::add(pass.dev, dx, &dn, 1.0)?),
     }
 }
 

@@ -1,14 +1,15 @@
 //! The short convolution of LFM2: norm, projection to `b`, `c` and `x`, `c * conv(b * x)`, output projection onto the
 //! residual stream.
 
-use ferrotune_kernels::ops::causal_conv::{self, Around, Conv, Grads, States};
-use ferrotune_kernels::{DType, Device, Precision, Tensor};
+use ferrotune_kernels::ops::causal_conv::{self, Around, States};
+use ferrotune_kernels::{DType, Precision, Tensor};
 
-use super::kv_cache::LayerCache;
+use super::conv_taps::ConvTaps;
+use super::kv_cache::states;
 use super::mixer::{Cached, StreamGradient};
 use super::norm::Norm;
 use super::params::Gradients;
-use super::parts::{ConvTaps, LinearLayer, Vector};
+use super::parts::LinearLayer;
 use super::pass::Pass;
 use super::residual::{Residual, ResidualSaved, before, before_backward};
 use super::saved::{Keep, SavedActivation};
@@ -48,43 +49,6 @@ impl ShortConvSaved {
     }
 }
 
-impl ConvTaps {
-    /// The op over these rows.
-    pub(super) fn over<'a>(
-        &'a self,
-        pass: &Pass<'a>,
-        x: &'a Tensor,
-        around: Around,
-        tokens: Tokens<'a>,
-    ) -> Conv<'a> {
-        let bias = self.bias.as_ref().map(|b| pass.vector(b));
-        Conv { x, weight: pass.vector(&self.weight), bias, around, segments: tokens.segments }
-    }
-
-    /// The gradient of `conv.x`; those of taps and bias are summed if they are trained.
-    pub(super) fn backward(
-        &self,
-        pass: &Pass<'_>,
-        conv: Conv<'_>,
-        dy: &Tensor,
-        dtype: DType,
-        grads: &mut Gradients,
-    ) -> Result<Tensor> {
-        let ids = [Some(&self.weight), self.bias.as_ref()].map(|v| v.and_then(Vector::trained));
-        let [mut weight, mut bias] = ids.map(|id| id.and_then(|id| grads.take(id)));
-        let sinks = Grads { weight: weight.as_mut(), bias: bias.as_mut() };
-        let dx = causal_conv::backward(pass.dev, conv, dy, dtype, sinks);
-        grads.put_back(ids, [weight, bias]);
-        Ok(dx?)
-    }
-
-    /// What so many sequences carry on, before they begin.
-    pub(super) fn states(&self, dev: &Device, sequences: usize) -> Tensor {
-        let [c, k] = self.shape;
-        dev.zeros(sequences * (k - 1), c)
-    }
-}
-
 impl ShortConv {
     /// Adds the convolution of `x` to `x`; with `keep`, gives what the backward needs.
     pub fn forward(
@@ -101,12 +65,7 @@ impl ShortConv {
         let used = if cache.is_some() { DType::F32 } else { saved };
         let ([bcx], h_in) = pass.linears(&n, [&self.in_proj], used)?;
         drop(n);
-        let states = match cache {
-            Some((LayerCache::States(states), slots)) => {
-                Some(States { rows: &mut states[0], sequences: &slots.sequences })
-            }
-            _ => None,
-        };
+        let states = states(cache).map(|([rows], sequences)| States { rows, sequences });
         let conv = self.conv.over(pass, &bcx, Around::Gates, tokens);
         let y = causal_conv::forward(pass.dev, conv, states, used)?;
         let x_in = keep.map(|keep| (SavedActivation::copy_of(pass, x, keep), keep));
@@ -144,9 +103,6 @@ impl ShortConv {
         let n = before(&self.norm, pass, &x)?;
         let dn = pass.linears_backward(&n, s.h_in.as_ref(), [&self.in_proj], [&d_bcx], need_dn, grads)?;
         drop(n);
-        match dn {
-            Some(dn) => before_backward(&self.norm, pass, &x, &dn, dx, grads),
-            None => Ok(()),
-        }
+        before_backward(&self.norm, pass, &x, dn, dx, grads)
     }
 }
