@@ -417,6 +417,25 @@ pub struct QueryScale {
 }
 
 impl Experts {
+    /// What most families have: experts of the MLP's width in every layer, weighed by a softmax over the chosen ones.
+    pub(crate) fn common(c: &ModelConfig, count: usize, per_token: usize) -> Self {
+        Experts {
+            count,
+            per_token,
+            ffn: c.intermediate_size,
+            score: Score::Softmax,
+            normalise: true,
+            correction: None,
+            shared: None,
+            layers: vec![true; c.num_hidden_layers],
+            module: "mlp",
+            router: "gate",
+            bias: false,
+            stacked: Stacked::Rows,
+            names: ["gate_proj", "up_proj", "down_proj"],
+        }
+    }
+
     /// Refuses more experts for a token than there are.
     pub(crate) fn check(&self, c: &ModelConfig) -> Result<()> {
         if self.per_token <= self.count {

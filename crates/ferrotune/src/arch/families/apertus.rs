@@ -1,9 +1,9 @@
 //! Apertus: the Llama network with norms of the heads of q and k, and an MLP without a gate whose activation has trained
 //! numbers.
 
-use super::{Family, only};
+use super::{Family, only, rope_or};
 use crate::Result;
-use crate::arch::architecture::{Architecture, LayerNorms, MlpKind, QkNorm, Rope, rope};
+use crate::arch::architecture::{Architecture, LayerNorms, MlpKind, QkNorm};
 use crate::arch::config::{Defaults, ModelConfig, RopeScaling};
 
 /// The one activation that is computed.
@@ -18,15 +18,12 @@ pub(super) const FAMILY: Family = Family {
 /// Without rotary parameters the family has Llama 3.1's, with numbers of its own.
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     only(c, "hidden_act", &XIELU.into())?;
-    let stated =
-        c.with_keys(|keys| Ok(keys.get("rope_parameters").or(keys.get("rope_scaling")).is_some()))?;
     let usual = RopeScaling::Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    let rope = rope(c, 12_000_000.0, 1.0);
     Ok(Architecture {
         norms: LayerNorms {
             before_attention: Some("attention_layernorm"),
@@ -37,7 +34,7 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
         mlp: MlpKind::Plain(["mlp.up_proj", "mlp.down_proj"]),
         mlp_bias: false,
         xielu: true,
-        ropes: vec![if stated { rope } else { Rope { scaling: usual, ..rope } }],
+        ropes: vec![rope_or(c, 12_000_000.0, usual)],
         ..Architecture::common(c)
     })
 }

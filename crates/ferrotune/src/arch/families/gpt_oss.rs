@@ -2,12 +2,11 @@
 //! files they alternate, transposed or in MXFP4.
 
 use ferrotune_kernels::ops::activation::Activation;
-use ferrotune_kernels::ops::route::Score;
 use serde_json::json;
 
-use super::{Family, only, windows};
+use super::{Family, only, rope_or, windows};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts, Rope, Stacked, rope};
+use crate::arch::architecture::{Architecture, Experts, Stacked};
 use crate::arch::config::{Defaults, ModelConfig, RopeScaling, Window};
 
 pub(super) const FAMILY: Family = Family {
@@ -21,20 +20,13 @@ pub(super) const FAMILY: Family = Family {
 fn architecture(c: &ModelConfig) -> Result<Architecture> {
     only(c, "output_router_logits", &json!(false))?;
     c.with_keys(|keys| {
+        let count = keys.first_size(["num_local_experts", "num_experts"])?.unwrap_or(128);
+        let per_token = keys.first_size(["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4);
         let experts = Experts {
-            count: keys.first_size(["num_local_experts", "num_experts"])?.unwrap_or(128),
-            per_token: keys.first_size(["num_experts_per_tok", "experts_per_token"])?.unwrap_or(4),
-            ffn: c.intermediate_size,
-            score: Score::Softmax,
-            normalise: true,
-            correction: None,
-            shared: None,
-            layers: vec![true; c.num_hidden_layers],
-            module: "mlp",
             router: "router",
             bias: true,
             stacked: Stacked::Columns,
-            names: ["gate_proj", "up_proj", "down_proj"],
+            ..Experts::common(c, count, per_token)
         };
         experts.check(c)?;
         let yarn = RopeScaling::Yarn {
@@ -47,8 +39,6 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
             mscale_all_dim: None,
             truncate: false,
         };
-        let stated = keys.get("rope_parameters").or(keys.get("rope_scaling")).is_some();
-        let rope = rope(c, 150_000.0, 1.0);
         let bias = keys.flag("attention_bias")?.unwrap_or(true);
         let limit = keys.positive("swiglu_limit")?.unwrap_or(7.0) as f32;
         let alpha = keys.positive("swiglu_alpha")?.unwrap_or(1.702) as f32;
@@ -59,7 +49,7 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
             activation: Activation::ClampedSwish { alpha, limit },
             experts: Some(experts),
             windows: windows(c, |i| i.is_multiple_of(2)),
-            ropes: vec![if stated { rope } else { Rope { scaling: yarn, ..rope } }],
+            ropes: vec![rope_or(c, 150_000.0, yarn)],
             ..Architecture::common(c)
         })
     })

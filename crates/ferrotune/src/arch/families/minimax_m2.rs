@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Family, only};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts, QkNorm, Stacked, rope};
+use crate::arch::architecture::{Architecture, Experts, QkNorm, rope};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family = Family {
@@ -21,20 +21,14 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
     only(c, "output_router_logits", &json!(false))?;
     let (experts, partial) = c.with_keys(|keys| {
         let partial = keys.optional_size("rotary_dim")?.map_or(1.0, |dims| dims as f64 / c.head_dim as f64);
+        let count = keys.first_size(["num_local_experts", "num_experts"])?.unwrap_or(256);
+        let per_token = keys.optional_size("num_experts_per_tok")?.unwrap_or(8);
         let experts = Experts {
-            count: keys.first_size(["num_local_experts", "num_experts"])?.unwrap_or(256),
-            per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(8),
-            ffn: c.intermediate_size,
             score: Score::Sigmoid,
-            normalise: true,
             correction: Some("e_score_correction_bias"),
-            shared: None,
-            layers: vec![true; c.num_hidden_layers],
             module: "block_sparse_moe",
-            router: "gate",
-            bias: false,
-            stacked: Stacked::Rows,
             names: ["w1", "w3", "w2"],
+            ..Experts::common(c, count, per_token)
         };
         Ok((experts, partial))
     })?;

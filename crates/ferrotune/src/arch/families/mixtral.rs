@@ -1,11 +1,10 @@
 //! Mixtral: Mistral with experts in every layer.
 
-use ferrotune_kernels::ops::route::Score;
 use serde_json::json;
 
 use super::{Family, mistral, only, window_everywhere};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts, Stacked, rope};
+use crate::arch::architecture::{Architecture, Experts, rope};
 use crate::arch::config::{Defaults, ModelConfig};
 
 pub(super) const FAMILY: Family =
@@ -26,19 +25,9 @@ fn architecture(c: &ModelConfig) -> Result<Architecture> {
         only(c, "router_jitter_noise", &json!(0.0))?;
     }
     let experts = Experts {
-        count,
-        per_token,
-        ffn: c.intermediate_size,
-        score: Score::Softmax,
-        normalise: true,
-        correction: None,
-        shared: None,
-        layers: vec![true; c.num_hidden_layers],
         module: "block_sparse_moe",
-        router: "gate",
-        bias: false,
-        stacked: Stacked::Rows,
         names: ["w1", "w3", "w2"],
+        ..Experts::common(c, count, per_token)
     };
     experts.check(c)?;
     Ok(Architecture {

@@ -50,8 +50,8 @@ use ferrotune_kernels::ops::activation::Activation;
 use ferrotune_kernels::ops::causal_conv::MOST_TAPS;
 use serde_json::Value;
 
-use super::architecture::Architecture;
-use super::config::{Defaults, Keys, LayerType, ModelConfig};
+use super::architecture::{Architecture, Rope, rope};
+use super::config::{Defaults, Keys, LayerType, ModelConfig, RopeScaling};
 use super::wrappers::{self, WRAPPERS};
 use crate::{Error, Result};
 
@@ -193,6 +193,15 @@ fn rotary_parameters(c: &ModelConfig) -> Option<&Value> {
     ["rope_parameters", "rope_scaling"]
         .into_iter()
         .find_map(|key| c.network().get(key).filter(|v| !v.is_null()))
+}
+
+/// The rotary embeddings of all layers of a family that has a scaling of its own where no rotary parameters are stated.
+fn rope_or(c: &ModelConfig, theta: f64, usual: RopeScaling) -> Rope {
+    let stated = rope(c, theta, 1.0);
+    match rotary_parameters(c) {
+        Some(_) => stated,
+        None => Rope { scaling: usual, ..stated },
+    }
 }
 
 /// Refuses a key that is set to anything but `usual`, for a feature that is not computed.

@@ -1,11 +1,10 @@
 //! Qwen 3 with experts in all or some layers.
 
-use ferrotune_kernels::ops::route::Score;
 use serde_json::json;
 
 use super::{Family, only, qwen3, window_everywhere};
 use crate::Result;
-use crate::arch::architecture::{Architecture, Experts, Stacked};
+use crate::arch::architecture::{Architecture, Experts};
 use crate::arch::config::{Defaults, ModelConfig, Window};
 
 pub(super) const FAMILY: Family = Family {
@@ -23,21 +22,14 @@ pub(super) fn experts(c: &ModelConfig, [count, per_token, ffn]: [usize; 3]) -> R
         let step = keys.optional_size("decoder_sparse_step")?.unwrap_or(1);
         let dense = keys.indices("mlp_only_layers")?.unwrap_or_default();
         let sparse = |i: usize| (i + 1).is_multiple_of(step) && !dense.contains(&i);
+        // The second is what transformers 5 writes.
+        let count = keys.first_size(["num_experts", "num_local_experts"])?.unwrap_or(count);
+        let per_token = keys.optional_size("num_experts_per_tok")?.unwrap_or(per_token);
         Ok(Experts {
-            // The second is what transformers 5 writes.
-            count: keys.first_size(["num_experts", "num_local_experts"])?.unwrap_or(count),
-            per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(per_token),
             ffn: keys.optional_size("moe_intermediate_size")?.unwrap_or(ffn),
-            score: Score::Softmax,
             normalise: keys.flag("norm_topk_prob")?.unwrap_or(false),
-            correction: None,
-            shared: None,
             layers: (0..c.num_hidden_layers).map(sparse).collect(),
-            module: "mlp",
-            router: "gate",
-            bias: false,
-            stacked: Stacked::Rows,
-            names: ["gate_proj", "up_proj", "down_proj"],
+            ..Experts::common(c, count, per_token)
         })
     })?;
     experts.check(c)?;
