@@ -42,31 +42,42 @@ CASES = {
     "stablelm": ("stablelm", {}),
     "stablelm_parallel": ("stablelm_parallel", {}),
     "starcoder2": ("starcoder2", {}),
+    "qwen2moe": ("qwen2_moe", dict(mlp_only_layers=[])),
+    "qwen3moe": ("qwen3_moe", dict(mlp_only_layers=[])),
+    # llama.cpp knows no grouped heads of OLMoE.
+    "olmoe": ("olmoe", dict(num_key_value_heads=2)),
+    "mixtral": ("mixtral", {}),
+    "minimax-m2": ("minimax_m2", {}),
+    # Files do not state the limit, which is 7 in both models.
+    "gpt-oss": ("gpt_oss", dict(swiglu_limit=7.0)),
+    "olmo3": ("olmo3", {}),
+    "seed_oss": ("seed_oss", {}),
+    "exaone4": ("exaone4", {}),
+    "exaone4_full": ("exaone4", dict(sliding_window=None, layer_types=2 * ["full_attention"])),
+    "ernie4_5": ("ernie4_5", dict(use_bias=False)),
+    "hunyuan-dense": ("hunyuan_v1_dense", {}),
+    "glm4": ("glm4", {}),
+    "mistral3": ("ministral3", {}),
+    "lfm2": ("lfm2", dict(conv_bias=False)),
 }
-ARCHITECTURES = {"gemma3_text": "gemma3"}
-INTERLEAVED = ("llama", "smollm3", "granite")
-
-MODULES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "self_attn.qkv_proj": "attn_qkv",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "self_attn.q_layernorm": "attn_q_norm", "self_attn.k_layernorm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "input_layernorm": "attn_norm",
-    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+ARCHITECTURES = {
+    "gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "mixtral": "llama", "minimax_m2": "minimax-m2",
+    "gpt_oss": "gpt-oss", "olmo3": "olmo2", "hunyuan_v1_dense": "hunyuan-dense", "ministral3": "mistral3",
 }
+INTERLEAVED = ("llama", "smollm3", "granite", "mistral3")
 
-
-def own_name(name, arch):
-    """The file's name of a tensor."""
-    module, kind = name.rsplit(".", 1)
-    outer = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    if module in outer:
-        return f"{outer[module]}.{kind}"
-    layer, module = module.removeprefix("model.layers.").split(".", 1)
-    # After the attention in some, before the MLP in others.
-    after = {"post_attention_layernorm": "post_attention_norm" if arch in ("gemma2", "gemma3", "olmo2") else "ffn_norm"}
-    return f"blk.{layer}.{ {**MODULES, **after}[module] }.{kind}"
+def own_name(name, arch, layers):
+    """The file's name of a tensor, by gguf-py's table of Hugging Face names."""
+    kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
+    table = gguf.get_tensor_name_map(kind, layers)
+    suffixes = (".weight", ".bias")
+    whole = {"self_attn.sinks": "attn_sinks.weight", "e_score_correction_bias": "exp_probs_b.bias"}
+    for end, own in whole.items():
+        if name.endswith(end):
+            return f"blk.{name.split('.')[2]}.{own}"
+    found = table.get_name(name, suffixes)
+    assert found, name
+    return found
 
 
 def interleave(rows, heads):
@@ -78,14 +89,15 @@ def apart(rows, heads):
 
 
 def storage(own, values):
-    if values.ndim == 1 or "norm" in own:
+    if values.ndim == 1 or any(part in own for part in ("norm", "gate_inp", ".conv.", ".bias")):
         return Type.F32
     if values.shape[-1] % 32 or "attn_v" in own:
         return Type.F16
     return Type.Q8_0
 
 
-def keys(w, arch, c):
+def keys(w, arch, c, ffn):
+    state = c.to_dict()
     heads, width = c.num_attention_heads, getattr(c, "head_dim", None)
     rope = c.rope_parameters.get("full_attention", c.rope_parameters)
     if arch in INTERLEAVED:
@@ -93,26 +105,36 @@ def keys(w, arch, c):
     w.add_context_length(c.max_position_embeddings)
     w.add_embedding_length(c.hidden_size)
     w.add_block_count(c.num_hidden_layers)
-    w.add_feed_forward_length(c.intermediate_size)
+    w.add_feed_forward_length(ffn or c.intermediate_size)
     w.add_head_count(heads)
-    w.add_head_count_kv(c.num_key_value_heads)
-    if arch not in ("gemma2", "stablelm"):
+    kv = c.num_key_value_heads
+    w.add_head_count_kv([kv * (kind != "conv") for kind in c.layer_types] if arch == "lfm2" else kv)
+    if arch == "hunyuan-dense":
+        w.add_rope_freq_base(rope["rope_theta"] * rope["alpha"] ** (width / (width - 2)))
+    elif arch not in ("gemma2", "stablelm"):
         w.add_rope_freq_base(rope["rope_theta"])
     if arch in ("stablelm", "starcoder2"):
         w.add_layer_norm_eps(c.layer_norm_eps if arch == "stablelm" else c.norm_epsilon)
     else:
-        w.add_layer_norm_rms_eps(c.rms_norm_eps)
-    if arch in ("qwen3", "gemma2", "gemma3"):
+        w.add_layer_norm_rms_eps(c.norm_eps if arch == "lfm2" else c.rms_norm_eps)
+    if width:
         w.add_key_length(width)
         w.add_value_length(width)
     width = width or c.hidden_size // heads
-    if arch in ("phi3", "stablelm"):
+    if arch in ("phi3", "stablelm", "glm4", "minimax-m2"):
         w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * width))
     elif arch in INTERLEAVED:
         w.add_rope_dimension_count(width)
     if rope["rope_type"] == "linear":
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        w.add_rope_scaling_factor(rope["factor"])
+        w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        for key, add in (("beta_fast", w.add_rope_scaling_yarn_beta_fast), ("beta_slow", w.add_rope_scaling_yarn_beta_slow)):
+            if rope.get(key) is not None:
+                add(rope[key])
     if arch == "phi3":
         original = rope["original_max_position_embeddings"]
         scale = c.max_position_embeddings / original
@@ -133,6 +155,27 @@ def keys(w, arch, c):
         w.add_embedding_scale(c.embedding_multiplier)
         w.add_residual_scale(c.residual_multiplier)
         w.add_logit_scale(c.logits_scaling)
+    if arch in ("olmo2", "exaone4", "gpt-oss") and state.get("sliding_window"):
+        w.add_sliding_window(c.sliding_window)
+        # gpt-oss's converter leaves the pattern to the reader.
+        if arch != "gpt-oss":
+            w.add_sliding_window_pattern([kind == "sliding_attention" for kind in c.layer_types])
+    if arch == "mistral3":
+        w.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        w.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+    if arch == "lfm2":
+        w.add_shortconv_l_cache(c.conv_L_cache)
+    if count := state.get("num_local_experts") or state.get("num_experts"):
+        w.add_expert_count(count)
+        w.add_expert_used_count(c.num_experts_per_tok)
+        if arch in ("qwen2moe", "qwen3moe"):
+            w.add_expert_feed_forward_length(c.moe_intermediate_size)
+        if arch in ("gpt-oss", "minimax-m2"):
+            w.add_expert_feed_forward_length(c.intermediate_size)
+        if arch == "qwen2moe":
+            w.add_expert_shared_feed_forward_length(c.shared_expert_intermediate_size)
+        if arch == "minimax-m2":
+            w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if arch == "stablelm":
         w.add_parallel_residual(c.use_parallel_residual)
 
@@ -155,30 +198,57 @@ def vocabulary(w, folder):
     w.add_chat_template(about["chat_template"])
 
 
-def tensors(model, arch):
-    """What the file gets and, once written with its rounding, what the weights are."""
-    c = model.config
-    state = {n: t for n, t in model.state_dict().items() if n != "lm_head.weight" or not c.tie_word_embeddings}
+def tensors(state, c, arch):
+    """What the file gets, and the weights that it then has, under the names of folders; `state` is rounded in place."""
     for name in sorted(n for n in state if ".norms.0." in n):
         module = name.split(".norms.0.")[0]
         of = sorted((n for n in state if n.startswith(f"{module}.norms.")), key=lambda n: int(n.split(".")[-2]))
-        state[f"{module}.weight"] = torch.stack([state.pop(n) for n in of])
+        stacked = torch.stack([state[n] for n in of])
+        yield from rounded(f"{module}.weight", f"{module}.norms.*.weight", stacked, c, arch)
+        for n, row in zip(of, stacked):
+            state[n] = row
     for name, tensor in state.items():
-        heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(name.split(".")[-2])
-        heads = heads if arch in INTERLEAVED else None
-        plus = 1.0 if arch in ("gemma2", "gemma3") and name.endswith("norm.weight") else 0.0
-        values = (tensor + plus).numpy()
-        values = interleave(values, heads) if heads else values
-        own = own_name(name, arch)
-        kind = storage(own, values)
-        stored = gguf.quants.quantize(np.ascontiguousarray(values), kind)
-        values = gguf.quants.dequantize(stored, kind).reshape(values.shape)
-        values = torch.from_numpy((apart(values, heads) if heads else values) - np.float32(plus)).contiguous()
-        if own.endswith("_norm.weight") and values.dim() == 2:
-            module = name.removesuffix(".weight")
-            yield own, kind, stored, {f"{module}.norms.{i}.weight": row.clone() for i, row in enumerate(values)}
-        else:
-            yield own, kind, stored, {name: values}
+        if ".norms." not in name:
+            for own, ours, part in parts(name, tensor, arch):
+                yield from rounded(own, ours, part, c, arch)
+
+
+def rounded(name, ours, tensor, c, arch):
+    heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(name.split(".")[-2])
+    heads = heads if arch in INTERLEAVED else None
+    plus = 1.0 if arch in ("gemma2", "gemma3") and name.endswith("norm.weight") else 0.0
+    values = (tensor + plus).numpy()
+    values = interleave(values, heads) if heads else values
+    own = own_name(name, arch, c.num_hidden_layers)
+    kind = storage(own, values)
+    stored = gguf.quants.quantize(np.ascontiguousarray(values), kind)
+    values = gguf.quants.dequantize(stored, kind).reshape(values.shape)
+    values = torch.from_numpy((apart(values, heads) if heads else values) - np.float32(plus)).contiguous()
+    tensor.copy_(values)
+    several = "*" in ours
+    yield own, kind, stored, {ours.replace("*", str(i)): v.clone() for i, v in enumerate(values)} if several else {ours: values}
+
+
+def parts(name, tensor, arch):
+    """A tensor or views of its parts, by the names of gguf-py's table and by ours; a `*` in ours stands for an expert."""
+    numbered = arch in ("llama", "minimax-m2")
+    layer, _, module = name.partition(".mlp.experts.")
+    if not module:
+        ours = name.replace(".mlp.gate.", ".block_sparse_moe.gate.") if numbered else name
+        ours = ours.replace("gate.e_score_correction_bias", "e_score_correction_bias")
+        one_row = name.endswith(("shared_expert_gate.weight", "conv.conv.weight"))
+        yield name, ours, tensor.squeeze() if one_row else tensor
+        return
+    kind = "bias" if module.endswith("_bias") else "weight"
+    at, *names = ("block_sparse_moe", "w1", "w3", "w2") if numbered else ("mlp", "gate_proj", "up_proj", "down_proj")
+    if arch == "gpt-oss" and kind == "weight":
+        tensor = tensor.transpose(-1, -2)
+    n = tensor.shape[1] // 2
+    split = [tensor[:, ::2], tensor[:, 1::2]] if arch == "gpt-oss" else [tensor[:, :n], tensor[:, n:]]
+    own = ("gate_proj", "up_proj", "down_proj")
+    three = zip(own, names, [*split, tensor])
+    for part, name, values in list(three)[:2] if module.startswith("gate_up") else list(three)[2:]:
+        yield f"{layer}.mlp.experts.{part}.{kind}", f"{layer}.{at}.experts.*.{name}.{kind}", values
 
 
 def make(root, name):
@@ -197,10 +267,13 @@ def make(root, name):
     w.add_name("tiny")
     w.add_quantization_version(gguf.GGML_QUANT_VERSION)
     w.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    keys(w, arch, config)
+    widths = [t.shape[0] for n, t in model.state_dict().items() if n.endswith("feed_forward.w1.weight")]
+    keys(w, arch, config, next(iter(widths), None))
     vocabulary(w, folder)
     weights, table = {}, []
-    for own, kind, stored, values in tensors(model, arch):
+    tied = config.tie_word_embeddings
+    state = {n: t.clone() for n, t in model.state_dict().items() if n != "lm_head.weight" or not tied}
+    for own, kind, stored, values in tensors(state, config, arch):
         w.add_tensor(own, stored, raw_dtype=kind)
         weights |= values
         table.append([own, kind.name])
@@ -213,8 +286,7 @@ def make(root, name):
     w.close()
     save_file(weights, os.path.join(out, "weights.safetensors"))
 
-    tied = {"lm_head.weight": weights["model.embed_tokens.weight"]} if config.tie_word_embeddings else {}
-    model.load_state_dict({**weights, **tied})
+    model.load_state_dict({**state, **({"lm_head.weight": state["model.embed_tokens.weight"]} if tied else {})})
     x = {k: v.long() for k, v in load_file(os.path.join(root, "models", source, "inputs.safetensors")).items()}
     with torch.no_grad():
         logits = forward(model, x)

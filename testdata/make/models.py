@@ -265,7 +265,7 @@ def randomize(model, seed):
             noise = torch.randn(p.shape, generator=g)
             if p.dim() == 1:
                 kind = model.config.model_type
-                around_zero = "gemma3" in kind or kind.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in name
+                around_zero = "gemma2" in kind or "gemma3" in kind or kind.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in name
                 ones = name.endswith(("weight", "layer_scalar")) and not around_zero
                 p.copy_(0.1 * noise + (1.0 if ones else 0.0))
             else:

@@ -34,6 +34,10 @@ fn weights_are_exact() {
         ("starcoder2", 35, 7),
         // A norm for each of two query heads and one key head in each of two layers.
         ("stablelm_parallel", 28, 9),
+        // Three matrices of each of six experts in each of two layers.
+        ("qwen3moe", 57, 32),
+        ("gpt-oss", 77, 32),
+        ("lfm2", 29, 17),
     ] {
         let c = open(name);
         let expected = SafeFile::open(&golden(&format!("gguf/{name}/weights.safetensors"))).unwrap();
@@ -88,14 +92,23 @@ fn networks_are_those_of_the_source_models() {
         ("stablelm", "stablelm"),
         ("stablelm_parallel", "stablelm_parallel"),
         ("starcoder2", "starcoder2"),
+        ("mixtral", "mixtral"),
+        ("minimax-m2", "minimax_m2"),
+        ("olmo3", "olmo3"),
+        ("seed_oss", "seed_oss"),
+        ("exaone4", "exaone4"),
+        ("glm4", "glm4"),
+        ("mistral3", "ministral3"),
     ] {
         let folder = Checkpoint::open(&golden(&format!("models/{source}/model"))).unwrap();
         let found = architecture(open(name).config()).unwrap();
         assert_eq!(found, architecture(folder.config()).unwrap(), "{name}");
     }
-    for name in
-        ["qwen2", "qwen3", "gemma2", "gemma3", "phi3_long", "smollm3", "granite", "stablelm", "starcoder2"]
-    {
+    let folders = std::fs::read_dir(golden("gguf")).unwrap().map(|entry| entry.unwrap());
+    let folders: Vec<_> = folders.filter(|entry| entry.path().is_dir()).collect();
+    assert!(folders.len() >= 29, "{}", folders.len());
+    for name in folders.iter().map(|folder| folder.file_name().into_string().unwrap()) {
+        let name = name.as_str();
         let c = open(name);
         let config = c.config();
         // What is written into the folder of a merged model.

@@ -36,12 +36,12 @@ impl Loader<'_> {
         let stacked = a.tree.in_layer(i, "mlp.experts");
         let router = self.router(a, e, i, &module)?;
         let own = |n: usize, part: usize| format!("{module}.experts.{n}.{}", e.names[part]);
+        let together = self.checkpoint.contains(&format!("{stacked}.gate_up_proj"));
+        let apart = self.checkpoint.contains(&format!("{}.weight", own(0, 0)));
         let experts = match e.stacked {
-            Stacked::Columns => self.in_columns(a, e, &stacked, &own)?,
-            Stacked::Rows if self.checkpoint.contains(&format!("{stacked}.gate_up_proj")) => {
-                self.in_rows(a, e, &stacked, &own)?
-            }
-            Stacked::Rows => {
+            Stacked::Columns if !apart => self.in_columns(a, e, &stacked, &own)?,
+            Stacked::Rows if together => self.in_rows(a, e, &stacked, &own)?,
+            _ => {
                 let mut expert = |n| -> Result<Expert> {
                     let mut linear = |part, rows, cols| self.linear(own(n, part), rows, cols, e.bias);
                     let gate_up = [linear(0, e.ffn, a.hidden)?, linear(1, e.ffn, a.hidden)?];

@@ -3,7 +3,10 @@
 //! Names are those of gguf-py's `constants.py`; what stands for which tensor of a Hugging Face folder, and which
 //! tensors were changed on the way, is as in llama.cpp's `convert_hf_to_gguf.py`.
 
-use super::extras::{self, Extras};
+use std::collections::BTreeSet;
+
+use super::architectures::ALL;
+use super::extras::Extras;
 
 /// How a file of one `general.architecture` differs from a Hugging Face folder.
 pub(super) struct Arch {
@@ -11,6 +14,8 @@ pub(super) struct Arch {
     pub(super) name: &'static str,
     /// The family that computes it.
     pub(super) model_type: &'static str,
+    /// Further families whose models are written as this architecture.
+    pub(super) also: &'static [&'static str],
     /// What the `config.json` of a merged model calls the class.
     pub(super) class: &'static str,
     /// Whether the rows of q and k have the two halves of each head interleaved, as Meta's rotation reads them.
@@ -27,167 +32,53 @@ pub(super) struct Arch {
     /// others; no key of a file says so.
     pub(super) rstrip_but: Option<&'static [&'static str]>,
     /// Modules of a layer, in the file and in the folder.
-    modules: &'static [&'static [(&'static str, &'static str)]],
+    pub(super) modules: &'static [Names],
+    /// Tensors of a layer whose whole names differ.
+    pub(super) tensors: Names,
     /// What only this architecture's configuration has.
     pub(super) extras: Extras,
 }
 
-type Modules = &'static [(&'static str, &'static str)];
+/// Names in the file and in the folder. A `*` in the folder's stands for the number of a row, or of an expert, of the one
+/// tensor in the file.
+pub(super) type Names = &'static [(&'static str, &'static str)];
 
-const ATTENTION: Modules = &[
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-];
-const FUSED_ATTENTION: Modules = &[("attn_qkv", "self_attn.qkv_proj"), ("attn_output", "self_attn.o_proj")];
-const GATED: Modules =
-    &[("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"), ("ffn_down", "mlp.down_proj")];
-const FUSED_GATED: Modules = &[("ffn_up", "mlp.gate_up_proj"), ("ffn_down", "mlp.down_proj")];
-const PLAIN: Modules = &[("ffn_up", "mlp.c_fc"), ("ffn_down", "mlp.c_proj")];
-const NORMS_BEFORE: Modules = &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
-const NORMS_AROUND: Modules = &[
-    ("attn_norm", "input_layernorm"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_norm", "pre_feedforward_layernorm"),
-    ("post_ffw_norm", "post_feedforward_layernorm"),
-];
-const NORMS_AFTER: Modules =
-    &[("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm")];
-const QK_NORMS: Modules = &[("attn_q_norm", "self_attn.q_norm"), ("attn_k_norm", "self_attn.k_norm")];
-/// One tensor with a row for each head, where the folder has a tensor for each.
-const OWN_QK_NORMS: Modules =
-    &[("attn_q_norm", "self_attn.q_layernorm.norms.*"), ("attn_k_norm", "self_attn.k_layernorm.norms.*")];
-
-const LLAMA: Arch = Arch {
-    name: "llama",
-    model_type: "llama",
-    class: "LlamaForCausalLM",
-    interleaved: true,
-    plus_one: false,
-    eps: "rms_norm_eps",
-    partial: false,
-    end_of_turn: None,
-    rstrip_but: None,
-    modules: &[ATTENTION, GATED, NORMS_BEFORE],
-    extras: extras::llama,
-};
-
-pub(super) const ALL: &[Arch] = &[
-    LLAMA,
-    Arch {
-        name: "qwen2",
-        model_type: "qwen2",
-        class: "Qwen2ForCausalLM",
-        interleaved: false,
-        extras: extras::none,
-        ..LLAMA
-    },
-    Arch {
-        name: "qwen3",
-        model_type: "qwen3",
-        class: "Qwen3ForCausalLM",
-        interleaved: false,
-        modules: &[ATTENTION, QK_NORMS, GATED, NORMS_BEFORE],
-        extras: extras::qwen3,
-        ..LLAMA
-    },
-    Arch {
-        name: "gemma2",
-        model_type: "gemma2",
-        class: "Gemma2ForCausalLM",
-        interleaved: false,
-        plus_one: true,
-        end_of_turn: Some("<end_of_turn>"),
-        modules: &[ATTENTION, GATED, NORMS_AROUND],
-        extras: extras::gemma2,
-        ..LLAMA
-    },
-    Arch {
-        name: "gemma3",
-        model_type: "gemma3_text",
-        class: "Gemma3ForCausalLM",
-        interleaved: false,
-        plus_one: true,
-        end_of_turn: Some("<end_of_turn>"),
-        modules: &[ATTENTION, QK_NORMS, GATED, NORMS_AROUND],
-        extras: extras::gemma3,
-        ..LLAMA
-    },
-    Arch {
-        name: "phi3",
-        model_type: "phi3",
-        class: "Phi3ForCausalLM",
-        interleaved: false,
-        partial: true,
-        end_of_turn: Some("<|end|>"),
-        rstrip_but: Some(&["<unk>", "<s>", "<|endoftext|>"]),
-        modules: &[FUSED_ATTENTION, FUSED_GATED, NORMS_BEFORE],
-        extras: extras::phi3,
-        ..LLAMA
-    },
-    Arch {
-        name: "smollm3",
-        model_type: "smollm3",
-        class: "SmolLM3ForCausalLM",
-        extras: extras::smollm3,
-        ..LLAMA
-    },
-    Arch {
-        name: "olmo2",
-        model_type: "olmo2",
-        class: "Olmo2ForCausalLM",
-        interleaved: false,
-        modules: &[ATTENTION, QK_NORMS, GATED, NORMS_AFTER],
-        extras: extras::olmo2,
-        ..LLAMA
-    },
-    Arch {
-        name: "granite",
-        model_type: "granite",
-        class: "GraniteForCausalLM",
-        extras: extras::granite,
-        ..LLAMA
-    },
-    Arch {
-        name: "stablelm",
-        model_type: "stablelm",
-        class: "StableLmForCausalLM",
-        interleaved: false,
-        eps: "layer_norm_eps",
-        partial: true,
-        modules: &[ATTENTION, OWN_QK_NORMS, GATED, NORMS_BEFORE],
-        extras: extras::stablelm,
-        ..LLAMA
-    },
-    Arch {
-        name: "starcoder2",
-        model_type: "starcoder2",
-        class: "Starcoder2ForCausalLM",
-        interleaved: false,
-        eps: "norm_epsilon",
-        modules: &[ATTENTION, PLAIN, NORMS_BEFORE],
-        extras: extras::starcoder2,
-        ..LLAMA
-    },
-];
-
-/// Values of `general.architecture` that can be trained.
-pub(super) fn supported() -> impl Iterator<Item = &'static str> {
-    ALL.iter().map(|arch| arch.name)
+/// The values of `general.architecture` that can be trained, in one line.
+pub(super) fn supported() -> String {
+    let names: BTreeSet<&str> = ALL.iter().map(|arch| arch.name).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn find(name: &str) -> Option<&'static Arch> {
-    ALL.iter().find(|arch| arch.name == name)
+/// The architecture of this name, with or without experts.
+pub(super) fn find(name: &str, experts: bool) -> Option<&'static Arch> {
+    ALL.iter().find(|arch| arch.name == name && arch.has_experts() == experts)
+}
+
+/// Whether files of this family are read.
+pub(in super::super) fn reads(model_type: &str) -> bool {
+    ALL.iter().any(|arch| arch.model_type == model_type || arch.also.contains(&model_type))
 }
 
 impl Arch {
-    /// The Hugging Face name of a tensor; a `*` in it stands for the number of a row.
+    /// Whether it is that of a mixture of experts.
+    pub(super) fn has_experts(&self) -> bool {
+        self.modules.iter().copied().flatten().any(|(own, _)| *own == "ffn_gate_exps")
+    }
+
+    /// The Hugging Face name of a tensor; see [`Names`] for a `*` in it.
     pub(super) fn hf_name(&self, name: &str) -> Option<String> {
+        let in_layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        if let Some((layer, part)) = in_layer
+            && let Some((_, whole)) = self.tensors.iter().find(|(own, _)| *own == part)
+        {
+            return Some(format!("model.layers.{}.{whole}", layer.parse::<u32>().ok()?));
+        }
         let (stem, kind) = name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
         let module = match stem {
             "token_embd" => "model.embed_tokens".into(),
             "output_norm" => "model.norm".into(),
+            // LFM2's converter has called its last norm so from the beginning.
+            "token_embd_norm" => "model.embedding_norm".into(),
             "output" => "lm_head".into(),
             _ => {
                 let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
@@ -229,12 +120,13 @@ mod tests {
 
     #[test]
     fn every_architecture_has_a_family() {
-        assert!(ALL.iter().all(|arch| families::find(arch.model_type).is_some()));
+        let computed = ALL.iter().flat_map(|arch| [&[arch.model_type], arch.also].concat());
+        assert!(computed.map(families::find).all(|family| family.is_some()));
     }
 
     #[test]
     fn names_follow_the_architecture() {
-        let name = |arch: &str, own: &str| find(arch).unwrap().hf_name(own);
+        let name = |arch: &str, own: &str| find(arch, false).unwrap().hf_name(own);
         let layer = |rest: &str| Some(format!("model.layers.3.{rest}"));
         assert_eq!(name("llama", "blk.3.ffn_norm.weight"), layer("post_attention_layernorm.weight"));
         assert_eq!(name("gemma2", "blk.3.ffn_norm.weight"), layer("pre_feedforward_layernorm.weight"));

@@ -10,6 +10,24 @@ use crate::Result;
 use crate::arch::config::{ModelConfig, RopeScaling};
 use crate::arch::families::config_from_json;
 
+/// The architecture of this name that has experts if the file has some.
+fn find(file: &GgufFile, key: &str, name: &str) -> Result<&'static Arch> {
+    let count = file.unsigned(&format!("{name}.expert_count"))?.unwrap_or(0);
+    if let Some(arch) = arch::find(name, count > 0) {
+        return Ok(arch);
+    }
+    Err(match arch::find(name, count == 0) {
+        Some(_) => file.bad(&format!("{name}.expert_count"), format!("{count} experts are not supported")),
+        None => file.bad(key, format!("`{name}` is not supported")),
+    }
+    .with_hint(format!("architectures of GGUF files that can be trained: {}", arch::supported())))
+}
+
+/// How many experts a layer has.
+pub(super) fn experts(file: &GgufFile, arch: &'static Arch) -> Result<usize> {
+    Ok(Metadata { file, prefix: arch.name }.unsigned("expert_count")?.unwrap_or(0) as usize)
+}
+
 /// What can be trained, or why not.
 ///
 /// Values that converters leave out are stated all the same where families have other defaults: a merged model's
@@ -17,18 +35,11 @@ use crate::arch::families::config_from_json;
 pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
     let key = "general.architecture";
     let name = file.text(key)?.ok_or_else(|| file.bad(key, "missing"))?;
-    let arch = arch::find(name).ok_or_else(|| {
-        let names = arch::supported().collect::<Vec<_>>().join(", ");
-        file.bad(key, format!("`{name}` is not supported"))
-            .with_hint(format!("architectures of GGUF files that can be trained: {names}"))
-    })?;
+    let arch = find(file, key, name)?;
     if let Some(kind) = file.text("general.type")?.filter(|&kind| kind != "model") {
         return Err(file.bad("general.type", format!("this file is of the type `{kind}`, a model is needed")));
     }
     let meta = Metadata { file, prefix: arch.name };
-    if meta.unsigned("expert_count")?.unwrap_or(0) > 0 {
-        return Err(meta.bad("expert_count", "mixtures of experts are not supported".into()));
-    }
     let (hidden, heads) = (meta.need("embedding_length")?, meta.need("attention.head_count")?);
     let head_dim = match meta.unsigned("attention.key_length")? {
         Some(given) => given,
@@ -57,7 +68,7 @@ pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
         "intermediate_size": meta.need("feed_forward_length")?,
         "num_hidden_layers": meta.need("block_count")?,
         "num_attention_heads": heads,
-        "num_key_value_heads": meta.unsigned("attention.head_count_kv")?.unwrap_or(heads),
+        "num_key_value_heads": meta.alike("attention.head_count_kv")?.unwrap_or(heads),
         "head_dim": head_dim,
         "vocab_size": vocab,
         "max_position_embeddings": meta.need("context_length")?,
@@ -75,6 +86,13 @@ pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
         let share = dims as f64 / head_dim as f64;
         let cut = (head_dim as f64 * share) as u64 != dims;
         raw["partial_rotary_factor"] = if cut { share.next_up() } else { share }.into();
+    }
+    if arch.has_experts() {
+        let count = meta.need("expert_count")?;
+        raw["num_experts"] = count.into();
+        raw["num_local_experts"] = count.into();
+        raw["num_experts_per_tok"] = meta.need("expert_used_count")?.into();
+        raw["output_router_logits"] = false.into();
     }
     let factors = rope::factors(file, rope::FACTORS, dims)?;
     raw["rope_scaling"] = match &factors {

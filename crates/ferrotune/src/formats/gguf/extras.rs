@@ -1,6 +1,6 @@
 //! What the configuration of one architecture has beyond that of all.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::metadata::Metadata;
 use crate::Result;
@@ -46,9 +46,8 @@ pub(super) fn gemma2(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Five layers with a window to one without, unless the file states another pattern; no window in any if it has none.
-pub(super) fn gemma3(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
-    gemma(meta, raw, 62)?;
+/// Which layers have a window: as the file states, or all but every `usual`-th; none of them if the file states no window.
+fn layer_types(meta: &Metadata<'_>, usual: u64) -> Result<Vec<&'static str>> {
     let key = meta.key("attention.sliding_window_pattern");
     // More layers than anyone has are refused later; a list of them is not made.
     let layers = 1..=meta.need("block_count")?.min(1 << 16);
@@ -56,12 +55,18 @@ pub(super) fn gemma3(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
         (None, _) => layers.map(|_| false).collect(),
         (_, Ok(Some(flags))) => flags,
         _ => {
-            let pattern = meta.file.unsigned(&key)?.unwrap_or(6);
+            let pattern = meta.file.unsigned(&key)?.unwrap_or(usual);
             layers.map(|i| pattern == 0 || !i.is_multiple_of(pattern)).collect()
         }
     };
     let name = |slides: bool| if slides { "sliding_attention" } else { "full_attention" };
-    raw["layer_types"] = slides.into_iter().map(name).collect();
+    Ok(slides.into_iter().map(name).collect())
+}
+
+/// Five layers with a window to one without, unless the file states another pattern.
+pub(super) fn gemma3(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    gemma(meta, raw, 62)?;
+    raw["layer_types"] = layer_types(meta, 6)?.into();
     raw["rope_local_base_freq"] = meta.float("rope.freq_base_swa")?.unwrap_or(10_000.0).into();
     raw["final_logit_softcapping"] = meta.float("final_logit_softcapping")?.into();
     Ok(())
@@ -82,13 +87,108 @@ pub(super) fn smollm3(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Olmo 3 is written as this architecture, with windows.
+/// OLMo 3 is written as this architecture, with windows in three layers of four.
 pub(super) fn olmo2(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
-    if let Some(window) = meta.window()? {
-        let problem = format!("a window of {window} (Olmo 3) is not supported");
-        return Err(meta.bad("attention.sliding_window", problem));
-    }
     raw["attention_bias"] = meta.has("blk.0.attn_q.bias").into();
+    if meta.window()?.is_some() {
+        raw["model_type"] = "olmo3".into();
+        raw["architectures"] = json!(["Olmo3ForCausalLM"]);
+        raw["layer_types"] = layer_types(meta, 4)?.into();
+    }
+    Ok(())
+}
+
+/// No file says that YaRN leaves the ends of its ramp as they are, as the family's configuration does.
+pub(super) fn gpt_oss(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    raw["attention_bias"] = meta.has("blk.0.attn_q.bias").into();
+    raw["layer_types"] = layer_types(meta, 2)?.into();
+    if let Some(width) = meta.unsigned("expert_feed_forward_length")? {
+        raw["intermediate_size"] = width.into();
+    }
+    if raw["rope_scaling"].is_object() {
+        raw["rope_scaling"]["truncate"] = false.into();
+    }
+    Ok(())
+}
+
+pub(super) fn seed_oss(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    raw["attention_bias"] = meta.has("blk.0.attn_q.bias").into();
+    raw["attention_out_bias"] = meta.has("blk.0.attn_output.bias").into();
+    raw["mlp_bias"] = false.into();
+    Ok(())
+}
+
+pub(super) fn exaone4(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    raw["layer_types"] = layer_types(meta, 4)?.into();
+    Ok(())
+}
+
+pub(super) fn ernie4_5(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    raw["use_bias"] = meta.has("blk.0.attn_q.bias").into();
+    Ok(())
+}
+
+/// Mistral Small 3 is written as this architecture too, without the scale of queries.
+pub(super) fn mistral3(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    match meta.float("attention.temperature_scale")? {
+        None => {
+            raw["model_type"] = "mistral".into();
+            raw["architectures"] = json!(["MistralForCausalLM"]);
+        }
+        Some(beta) => {
+            let mscale = meta.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+            if !raw["rope_scaling"].is_object() {
+                return Err(meta.missing("rope.scaling.type"));
+            }
+            raw["rope_scaling"]["llama_4_scaling_beta"] = beta.into();
+            raw["rope_scaling"]["mscale"] = mscale.into();
+            raw["rope_scaling"]["mscale_all_dim"] = mscale.into();
+        }
+    }
+    Ok(())
+}
+
+/// Layers without heads of k and v are convolutions. The width of the MLP is the one that it has.
+pub(super) fn lfm2(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    let key = "attention.head_count_kv";
+    let heads = meta.per_layer(key)?.ok_or_else(|| meta.missing(key))?;
+    let name = |heads: &u64| if *heads == 0 { "conv" } else { "full_attention" };
+    raw["layer_types"] = heads.iter().map(name).collect();
+    raw["conv_L_cache"] = meta.need("shortconv.l_cache")?.into();
+    raw["conv_bias"] = meta.has("blk.0.shortconv.conv.bias").into();
+    raw["block_auto_adjust_ff_dim"] = false.into();
+    raw["block_ff_dim"] = raw["intermediate_size"].clone();
+    raw["tie_embedding"] = raw["tie_word_embeddings"].clone();
+    Ok(())
+}
+
+/// What Qwen's experts have in common. Layers without a router have an MLP.
+fn qwen_experts(meta: &Metadata<'_>, raw: &mut Value, normalise: bool) -> Result<()> {
+    let layers = 0..meta.need("block_count")?.min(1 << 16);
+    raw["mlp_only_layers"] = layers.filter(|i| !meta.has(&format!("blk.{i}.ffn_gate_inp.weight"))).collect();
+    raw["decoder_sparse_step"] = 1.into();
+    raw["norm_topk_prob"] = normalise.into();
+    raw["moe_intermediate_size"] = meta.need("expert_feed_forward_length")?.into();
+    Ok(())
+}
+
+pub(super) fn qwen2moe(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    qwen_experts(meta, raw, false)?;
+    raw["qkv_bias"] = meta.has("blk.0.attn_q.bias").into();
+    raw["shared_expert_intermediate_size"] = meta.need("expert_shared_feed_forward_length")?.into();
+    Ok(())
+}
+
+pub(super) fn qwen3moe(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    qwen3(meta, raw)?;
+    qwen_experts(meta, raw, true)
+}
+
+pub(super) fn minimax_m2(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    raw["rotary_dim"] = meta.need("rope.dimension_count")?.into();
+    if let Some(width) = meta.unsigned("expert_feed_forward_length")? {
+        raw["intermediate_size"] = width.into();
+    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The keys that a file has under the name of its architecture.
 
+use std::collections::BTreeSet;
+
 use super::file::GgufFile;
 use crate::{Error, Result};
 
@@ -29,6 +31,22 @@ impl Metadata<'_> {
 
     pub(super) fn need(&self, suffix: &str) -> Result<u64> {
         self.unsigned(suffix)?.ok_or_else(|| self.missing(suffix))
+    }
+
+    /// A count that all layers have but those that have none of it.
+    pub(super) fn alike(&self, suffix: &str) -> Result<Option<u64>> {
+        let Some(counts) = self.per_layer(suffix)? else { return Ok(None) };
+        let some: BTreeSet<u64> = counts.into_iter().filter(|n| *n > 0).collect();
+        match Vec::from_iter(some)[..] {
+            [] => Ok(Some(0)),
+            [one] => Ok(Some(one)),
+            _ => Err(self.bad(suffix, "an array with another value for each layer is not supported".into())),
+        }
+    }
+
+    /// The count of each layer, or the one of all.
+    pub(super) fn per_layer(&self, suffix: &str) -> Result<Option<Vec<u64>>> {
+        self.file.counts(&self.key(suffix))
     }
 
     pub(super) fn float(&self, suffix: &str) -> Result<Option<f64>> {

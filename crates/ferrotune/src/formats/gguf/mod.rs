@@ -17,6 +17,7 @@ use crate::arch::config::ModelConfig;
 use crate::{Error, Result};
 
 mod arch;
+mod architectures;
 mod config;
 mod extras;
 mod file;
@@ -25,6 +26,7 @@ mod rope;
 mod tokenizer;
 mod values;
 
+pub(super) use arch::reads;
 use arch::{Arch, Heads};
 use file::{GgufFile, TensorInfo, as_weight};
 
@@ -38,10 +40,10 @@ pub(crate) struct GgufModel {
     heads: (usize, usize),
 }
 
-/// A tensor of the file, or a row of it.
+/// A tensor of the file, or one of the rows or matrices that it has.
 struct Place {
     own: String,
-    row: Option<usize>,
+    part: Option<usize>,
 }
 
 impl GgufModel {
@@ -54,17 +56,18 @@ impl GgufModel {
         let file = GgufFile::open(path)?;
         let (arch, config) = config::read(&file)?;
         let heads = (config.num_attention_heads, config.num_key_value_heads);
+        let experts = config::experts(&file, arch)?;
         let mut names = BTreeMap::new();
         for (own, info) in file.tensors().iter().filter(|(own, _)| !rope::is_table(own)) {
             let name = arch.hf_name(own).unwrap_or_else(|| own.clone());
             match name.split_once('*') {
-                // More rows than heads are left as the one tensor, which no part of the network asks for.
-                Some((before, after)) if info.shape[0] <= heads.0 => {
-                    names.extend((0..info.shape[0]).map(|row| {
-                        (format!("{before}{row}{after}"), Place { own: own.clone(), row: Some(row) })
+                // More parts than heads or experts are left as the one tensor, which no part of the network asks for.
+                Some((before, after)) if info.shape[0] <= heads.0.max(experts) => {
+                    names.extend((0..info.shape[0]).map(|part| {
+                        (format!("{before}{part}{after}"), Place { own: own.clone(), part: Some(part) })
                     }))
                 }
-                _ => drop(names.insert(name, Place { own: own.clone(), row: None })),
+                _ => drop(names.insert(name, Place { own: own.clone(), part: None })),
             }
         }
         Ok((GgufModel { file, arch, names, heads }, config))
@@ -78,14 +81,28 @@ impl GgufModel {
         Ok((place, &self.file.tensors()[&place.own]))
     }
 
-    /// The tensor's bytes with the rows in Hugging Face's order.
-    fn bytes(&self, name: &str, own: &str, info: &TensorInfo, expected: &[usize]) -> Result<Bytes> {
-        let path = self.file.path();
-        if info.shape != expected {
-            let problem = format!("shape is {:?}, the metadata asks for {expected:?}", info.shape);
+    /// Where the bytes of the tensor, or of the part of it that is meant, are in the file.
+    fn range(place: &Place, info: &TensorInfo) -> Range<usize> {
+        match place.part {
+            None => info.range.clone(),
+            Some(part) => {
+                let each = info.range.len() / info.shape[0].max(1);
+                let start = info.range.start + part * each;
+                start..start + each
+            }
+        }
+    }
+
+    /// The tensor's bytes with the rows in Hugging Face's order. Dimensions of 1 do not count: files leave some of them out.
+    fn bytes(&self, name: &str, place: &Place, info: &TensorInfo, expected: &[usize]) -> Result<Bytes> {
+        let (path, own) = (self.file.path(), &place.own);
+        let shape = &info.shape[place.part.is_some() as usize..];
+        let longer = |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
+        if longer(shape) != longer(expected) {
+            let problem = format!("shape is {shape:?}, the metadata asks for {expected:?}");
             return Err(Error::tensor(path, own, problem));
         }
-        let (bytes, rows) = (self.file.bytes(info), expected[0]);
+        let (bytes, rows) = (self.file.file.bytes(Self::range(place, info)), expected[0]);
         let heads = match self.arch.interleaves(name) {
             Some(Heads::Query) => self.heads.0,
             Some(Heads::Key) => self.heads.1,
@@ -99,11 +116,6 @@ impl GgufModel {
         self.file.file.release(bytes.as_slice());
         Ok(own)
     }
-}
-
-/// Whether files of this family are read.
-pub(super) fn reads(model_type: &str) -> bool {
-    arch::ALL.iter().any(|arch| arch.model_type == model_type)
 }
 
 impl Source for GgufModel {
@@ -125,7 +137,7 @@ impl Source for GgufModel {
 
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (place, info) = self.find(name)?;
-        let bytes = self.bytes(name, &place.own, info, &[rows, cols])?;
+        let bytes = self.bytes(name, place, info, &[rows, cols])?;
         as_weight(info.kind, rows, cols, bytes)
     }
 
@@ -137,22 +149,8 @@ impl Source for GgufModel {
         let (place, info) = self.find(name)?;
         let len = shape.iter().product();
         let mut values = vec![0.0; len];
-        match place.row {
-            None => {
-                // The taps of a convolution have no dimension of 1 here.
-                let shape: Vec<usize> = match shape {
-                    [one] => vec![*one],
-                    more => more.iter().copied().filter(|n| *n != 1).collect(),
-                };
-                let bytes = self.bytes(name, &place.own, info, &shape)?;
-                as_weight(info.kind, 1, len, bytes)?.decode(0, 0, &mut values);
-            }
-            Some(row) => {
-                let rows = info.shape[0];
-                let bytes = self.bytes(name, &place.own, info, &[rows, len])?;
-                as_weight(info.kind, rows, len, bytes)?.decode(row, 0, &mut values);
-            }
-        }
+        let bytes = self.bytes(name, place, info, shape)?;
+        as_weight(info.kind, 1, len, bytes)?.decode(0, 0, &mut values);
         // No bit is lost from 0.5 on, where a difference of floats is exact; the family adds it again.
         let added = self.arch.added(name);
         values.iter_mut().for_each(|v| *v -= added);
@@ -160,8 +158,8 @@ impl Source for GgufModel {
     }
 
     fn release(&self, name: &str) {
-        if let Ok((_, info)) = self.find(name) {
-            self.file.file.release(self.file.bytes(info).as_slice());
+        if let Ok((place, info)) = self.find(name) {
+            self.file.file.release(self.file.file.bytes(Self::range(place, info)).as_slice());
         }
     }
 

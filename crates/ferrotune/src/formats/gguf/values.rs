@@ -24,15 +24,24 @@ impl GgufFile {
 
     /// The value of an array that has one for each layer, where all are the same.
     fn uniform(&self, key: &str) -> Result<Option<u64>> {
-        let values: Vec<i64> = match self.meta.get(key) {
-            Some(Meta::Array { kind: 4, .. }) => {
-                self.array(key, 4, "counts", |r| r.u32("a count").map(i64::from))?.unwrap_or_default()
-            }
-            _ => self.integers(key)?.unwrap_or_default().into_iter().map(i64::from).collect(),
-        };
-        match values.first().and_then(|&first| u64::try_from(first).ok()) {
-            Some(first) if values.iter().all(|v| *v == values[0]) => Ok(Some(first)),
+        match self.counts(key)?.as_deref() {
+            Some([first, rest @ ..]) if rest.iter().all(|v| v == first) => Ok(Some(*first)),
             _ => Err(self.bad(key, "an array with another value for each layer is not supported")),
+        }
+    }
+
+    /// An array of counts, or a count by itself.
+    pub(super) fn counts(&self, key: &str) -> Result<Option<Vec<u64>>> {
+        match self.meta.get(key) {
+            Some(Meta::Array { kind: 4, .. }) => {
+                self.array(key, 4, "counts", |r| r.u32("a count").map(u64::from))
+            }
+            Some(Meta::Array { .. }) => {
+                let count =
+                    |n: i32| u64::try_from(n).map_err(|_| self.bad(key, format!("{n} is not a count")));
+                self.integers(key)?.map(|all| all.into_iter().map(count).collect()).transpose()
+            }
+            _ => Ok(self.unsigned(key)?.map(|n| vec![n])),
         }
     }
 
