@@ -472,11 +472,17 @@ impl Architecture {
         format!("{}.weight", self.tree.embedding)
     }
 
-    /// Name and shape of the stacked tensor by whose storage experts are judged, if they may be stored in a form of their own.
-    pub(crate) fn expert_probe(&self) -> Option<(String, [usize; 3])> {
-        let e = self.experts.as_ref().filter(|e| e.stacked == Stacked::Columns)?;
+    /// The matrix by whose storage experts are judged: by its own name, and as a part of a stacked tensor `[E, in, out]`.
+    pub(crate) fn expert_probe(&self) -> Option<(String, String, [usize; 3])> {
+        let e = self.experts.as_ref()?;
         let layer = e.layers.iter().position(|has| *has)?;
-        Some((self.tree.in_layer(layer, "mlp.experts.down_proj"), [e.count, e.ffn, self.hidden]))
+        let own = format!("{}.experts.0.{}.weight", self.tree.in_layer(layer, e.module), e.names[2]);
+        Some((own, self.tree.in_layer(layer, "mlp.experts.down_proj"), [e.count, e.ffn, self.hidden]))
+    }
+
+    /// Whether folders have the experts of a layer together and transposed.
+    pub(crate) fn experts_in_columns(&self) -> bool {
+        self.experts.as_ref().is_some_and(|e| e.stacked == Stacked::Columns)
     }
 
     /// Values of the experts of a layer.

@@ -187,10 +187,15 @@ pub(super) fn layer_bytes(
 ) -> Result<Vec<usize>> {
     let (probe, rows, cols) = a.probe();
     let each = storage.bytes_per_value(&checkpoint.weight(&probe, rows, cols)?);
-    // Experts that a file holds together may be stored in another form than the rest.
+    // Experts may be stored in another form than the rest.
     let of_expert = match a.expert_probe() {
-        Some((name, shape)) => storage.bytes_per_value(&checkpoint.stacked_columns(&name, shape, 0, 0, 1)?),
-        None => each,
+        Some((own, stacked, [_, cols, rows])) if checkpoint.contains(&own) && !checkpoint.contains(&stacked) => {
+            storage.bytes_per_value(&checkpoint.weight(&own, rows, cols)?)
+        }
+        Some((_, stacked, shape)) if a.experts_in_columns() => {
+            storage.bytes_per_value(&checkpoint.stacked_columns(&stacked, shape, 0, 0, 1)?)
+        }
+        _ => each,
     };
     let of_layer = |i| {
         let experts = a.expert_elements(i);
