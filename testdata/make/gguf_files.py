@@ -58,7 +58,7 @@ CASES = {
     "hunyuan-dense": ("hunyuan_v1_dense", {}),
     "glm4": ("glm4", {}),
     "mistral3": ("ministral3", {}),
-    "lfm2": ("lfm2", dict(conv_bias=False)),
+    "lfm2": ("lfm2", dict(conv_bias=False, norm_eps=1e-3)),
 }
 ARCHITECTURES = {
     "gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "mixtral": "llama", "minimax_m2": "minimax-m2",

@@ -60,7 +60,10 @@ pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
             (_, Some(n)) => n,
             _ => return Err(file.bad("token_embd.weight", "missing")),
         };
-    let eps = if arch.eps == "rms_norm_eps" { "layer_norm_rms_epsilon" } else { "layer_norm_epsilon" };
+    let eps = match meta.float("attention.layer_norm_rms_epsilon")? {
+        None => meta.float("attention.layer_norm_epsilon")?,
+        rms => rms,
+    };
     let mut raw = json!({
         "architectures": [arch.class],
         "model_type": arch.model_type,
@@ -72,7 +75,7 @@ pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
         "head_dim": head_dim,
         "vocab_size": vocab,
         "max_position_embeddings": meta.need("context_length")?,
-        arch.eps: meta.float(&format!("attention.{eps}"))?,
+        arch.eps: eps,
         "rope_theta": meta.float("rope.freq_base")?.unwrap_or(10_000.0),
         "hidden_act": "silu",
         "tie_word_embeddings": !meta.has("output.weight"),
