@@ -58,12 +58,18 @@ CASES = {
     "hunyuan-dense": ("hunyuan_v1_dense", {}),
     "glm4": ("glm4", {}),
     "mistral3": ("ministral3", {}),
+    # Heads narrower than a block of Q8_0, as those of released models are narrower than one of Q4_K; and as wide as one.
+    "qwen35": ("qwen3_5", dict(linear_value_head_dim=16)),
+    "qwen35_wide": ("qwen3_5", dict(linear_key_head_dim=32, linear_value_head_dim=32)),
+    "qwen35moe": ("qwen3_5_moe", dict(attention_bias=False, linear_value_head_dim=16)),
     "lfm2": ("lfm2", dict(conv_bias=False, norm_eps=1e-3)),
 }
 ARCHITECTURES = {
     "gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "mixtral": "llama", "minimax_m2": "minimax-m2",
     "gpt_oss": "gpt-oss", "olmo3": "olmo2", "hunyuan_v1_dense": "hunyuan-dense", "ministral3": "mistral3",
+    "qwen3_5_text": "qwen35", "qwen3_5_moe_text": "qwen35moe",
 }
+ONE_PLUS = ("gemma2", "gemma3", "qwen35", "qwen35moe")
 INTERLEAVED = ("llama", "smollm3", "granite", "mistral3")
 
 def own_name(name, arch, layers):
@@ -71,7 +77,7 @@ def own_name(name, arch, layers):
     kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
     table = gguf.get_tensor_name_map(kind, layers)
     suffixes = (".weight", ".bias")
-    whole = {"self_attn.sinks": "attn_sinks.weight", "e_score_correction_bias": "exp_probs_b.bias"}
+    whole = {"linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias", "self_attn.sinks": "attn_sinks.weight", "e_score_correction_bias": "exp_probs_b.bias"}
     for end, own in whole.items():
         if name.endswith(end):
             return f"blk.{name.split('.')[2]}.{own}"
@@ -89,7 +95,7 @@ def apart(rows, heads):
 
 
 def storage(own, values):
-    if values.ndim == 1 or any(part in own for part in ("norm", "gate_inp", ".conv.", ".bias")):
+    if values.ndim == 1 or any(part in own for part in ("norm", "gate_inp", ".conv.", "conv1d", ".bias")):
         return Type.F32
     if values.shape[-1] % 32 or "attn_v" in own:
         return Type.F16
@@ -121,7 +127,7 @@ def keys(w, arch, c, ffn):
         w.add_key_length(width)
         w.add_value_length(width)
     width = width or c.hidden_size // heads
-    if arch in ("phi3", "stablelm", "glm4", "minimax-m2"):
+    if arch in ("phi3", "stablelm", "glm4", "minimax-m2", "qwen35", "qwen35moe"):
         w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * width))
     elif arch in INTERLEAVED:
         w.add_rope_dimension_count(width)
@@ -163,16 +169,25 @@ def keys(w, arch, c, ffn):
     if arch == "mistral3":
         w.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
         w.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+    if arch in ("qwen35", "qwen35moe"):
+        w.add_ssm_conv_kernel(c.linear_conv_kernel_dim)
+        w.add_ssm_state_size(c.linear_key_head_dim)
+        w.add_ssm_group_count(c.linear_num_key_heads)
+        w.add_ssm_time_step_rank(c.linear_num_value_heads)
+        w.add_ssm_inner_size(c.linear_value_head_dim * c.linear_num_value_heads)
+        w.add_full_attention_interval(1 + c.layer_types.index("full_attention"))
+        dims = int(rope["partial_rotary_factor"] * width)
+        w.add_rope_dimension_sections([dims // 2, 0, 0, 0])
     if arch == "lfm2":
         w.add_shortconv_l_cache(c.conv_L_cache)
     if count := state.get("num_local_experts") or state.get("num_experts"):
         w.add_expert_count(count)
         w.add_expert_used_count(c.num_experts_per_tok)
-        if arch in ("qwen2moe", "qwen3moe"):
+        if arch in ("qwen2moe", "qwen3moe", "qwen35moe"):
             w.add_expert_feed_forward_length(c.moe_intermediate_size)
         if arch in ("gpt-oss", "minimax-m2"):
             w.add_expert_feed_forward_length(c.intermediate_size)
-        if arch == "qwen2moe":
+        if arch in ("qwen2moe", "qwen35moe"):
             w.add_expert_shared_feed_forward_length(c.shared_expert_intermediate_size)
         if arch == "minimax-m2":
             w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
@@ -216,17 +231,34 @@ def tensors(state, c, arch):
 def rounded(name, ours, tensor, c, arch):
     heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(name.split(".")[-2])
     heads = heads if arch in INTERLEAVED else None
-    plus = 1.0 if arch in ("gemma2", "gemma3") and name.endswith("norm.weight") else 0.0
-    values = (tensor + plus).numpy()
+    plus = 1.0 if arch in ONE_PLUS and name.endswith("norm.weight") and "linear_attn" not in name else 0.0
+    decays = name.endswith("A_log")
+    values = (-torch.exp(tensor) if decays else tensor + plus).numpy()
     values = interleave(values, heads) if heads else values
+    order = value_heads(name, tensor, c) if "linear_attn." in name else None
+    values = values if order is None else np.take(values, order, -1 if "out_proj" in name else 0)
     own = own_name(name, arch, c.num_hidden_layers)
     kind = storage(own, values)
     stored = gguf.quants.quantize(np.ascontiguousarray(values), kind)
     values = gguf.quants.dequantize(stored, kind).reshape(values.shape)
+    if order is not None:
+        values = np.take(values, np.argsort(order), -1 if "out_proj" in name else 0)
     values = torch.from_numpy((apart(values, heads) if heads else values) - np.float32(plus)).contiguous()
+    values = torch.log(-values) if decays else values
     tensor.copy_(values)
     several = "*" in ours
     yield own, kind, stored, {ours.replace("*", str(i)): v.clone() for i, v in enumerate(values)} if several else {ours: values}
+
+
+def value_heads(name, tensor, c):
+    """Rows, or columns of the output, in the order of the file: the first value heads of all key heads, the second, ..."""
+    groups, heads, width = c.linear_num_key_heads, c.linear_num_value_heads, c.linear_value_head_dim
+    skip = 2 * groups * c.linear_key_head_dim if "in_proj_qkv" in name or "conv1d" in name else 0
+    width = 1 if any(part in name for part in ("in_proj_a.", "in_proj_b.", "A_log", "dt_bias")) else width
+    if name.endswith("norm.weight"):
+        return None
+    tiled = np.arange(heads * width).reshape(groups, heads // groups, width).swapaxes(0, 1).reshape(-1)
+    return np.concatenate([np.arange(skip), skip + tiled])
 
 
 def parts(name, tensor, arch):
@@ -236,7 +268,7 @@ def parts(name, tensor, arch):
     if not module:
         ours = name.replace(".mlp.gate.", ".block_sparse_moe.gate.") if numbered else name
         ours = ours.replace("gate.e_score_correction_bias", "e_score_correction_bias")
-        one_row = name.endswith(("shared_expert_gate.weight", "conv.conv.weight"))
+        one_row = name.endswith(("shared_expert_gate.weight", "conv.conv.weight", "conv1d.weight"))
         yield name, ours, tensor.squeeze() if one_row else tensor
         return
     kind = "bias" if module.endswith("_bias") else "weight"

@@ -71,7 +71,7 @@ fn combined_adapters_agree_with_peft() {
 #[test]
 fn gguf_files_agree_with_their_reference() {
     // A file of every architecture, and the blocks of each type.
-    check("gguf", 30);
+    check("gguf", 33);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(super) fn check_model(case: &Case, report: &mut Report) -> Result<(), Failur
     let weights = SafeFile::open(&case.path("weights.safetensors"))?;
     let (shape, logits) = SafeFile::open(&case.path("logits.safetensors"))?.f32("logits")?;
     for (_, dev) in devices() {
-        let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 64)?;
+        let (model, none) = load(&dev, &checkpoint, BaseStorage::AsStored, 256)?;
         for linear in model.linears() {
             let (_, expected) = weights.f32(&format!("{}.weight", linear.name))?;
             report.error("weights", max_abs(&merged_weight(linear, None), &expected), 0.0);

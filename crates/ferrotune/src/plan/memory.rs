@@ -189,7 +189,9 @@ pub(super) fn layer_bytes(
     let each = storage.bytes_per_value(&checkpoint.weight(&probe, rows, cols)?);
     // Experts may be stored in another form than the rest.
     let of_expert = match a.expert_probe() {
-        Some((own, stacked, [_, cols, rows])) if checkpoint.contains(&own) && !checkpoint.contains(&stacked) => {
+        Some((own, stacked, [_, cols, rows]))
+            if checkpoint.contains(&own) && !checkpoint.contains(&stacked) =>
+        {
             storage.bytes_per_value(&checkpoint.weight(&own, rows, cols)?)
         }
         Some((_, stacked, shape)) if a.experts_in_columns() => {

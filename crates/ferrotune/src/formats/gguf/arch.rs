@@ -22,6 +22,8 @@ pub(super) struct Arch {
     pub(super) interleaved: bool,
     /// Whether norms are stored as `1 + w`.
     pub(super) plus_one: bool,
+    /// Whether it has the gated delta rule, whose decays are stored as `-exp(A_log)`.
+    pub(super) decays: bool,
     /// Where `config.json` has the epsilon of the norms.
     pub(super) eps: &'static str,
     /// Whether a part of each head may be left unrotated.
@@ -92,7 +94,8 @@ impl Arch {
 
     /// What was added to the tensor of this Hugging Face name.
     pub(super) fn added(&self, hf_name: &str) -> f32 {
-        if self.plus_one && hf_name.ends_with("norm.weight") { 1.0 } else { 0.0 }
+        let norm = hf_name.ends_with("norm.weight") && !hf_name.ends_with("linear_attn.norm.weight");
+        if self.plus_one && norm { 1.0 } else { 0.0 }
     }
 
     /// The part of `config.json` that says how many heads the rows of this tensor are, if they are interleaved.

@@ -79,6 +79,19 @@ const LFM2: Names = &[
     ("ffn_down", "feed_forward.w2"),
 ];
 
+const DELTA: Names = &[
+    ("attn_norm", "input_layernorm"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("attn_qkv", "linear_attn.in_proj_qkv"),
+    ("attn_gate", "linear_attn.in_proj_z"),
+    ("ssm_beta", "linear_attn.in_proj_b"),
+    ("ssm_alpha", "linear_attn.in_proj_a"),
+    ("ssm_conv1d", "linear_attn.conv1d"),
+    ("ssm_norm", "linear_attn.norm"),
+    ("ssm_out", "linear_attn.out_proj"),
+];
+const DECAYS: Names = &[("ssm_a", "linear_attn.A_log"), ("ssm_dt.bias", "linear_attn.dt_bias")];
+
 const LLAMA: Arch = Arch {
     name: "llama",
     model_type: "llama",
@@ -86,6 +99,7 @@ const LLAMA: Arch = Arch {
     class: "LlamaForCausalLM",
     interleaved: true,
     plus_one: false,
+    decays: false,
     eps: "rms_norm_eps",
     partial: false,
     end_of_turn: None,
@@ -97,6 +111,19 @@ const LLAMA: Arch = Arch {
 
 /// The Llama network with the two halves of a head one after the other.
 const PLAIN_HALVES: Arch = Arch { interleaved: false, also: &[], extras: extras::none, ..LLAMA };
+
+const QWEN35: Arch = Arch {
+    name: "qwen35",
+    model_type: "qwen3_5_text",
+    class: "Qwen3_5ForCausalLM",
+    plus_one: true,
+    decays: true,
+    partial: true,
+    modules: &[ATTENTION, QK_NORMS, DELTA, GATED],
+    tensors: DECAYS,
+    extras: extras::qwen35,
+    ..PLAIN_HALVES
+};
 
 pub(super) const ALL: &[Arch] = &[
     LLAMA,
@@ -301,5 +328,14 @@ pub(super) const ALL: &[Arch] = &[
         modules: &[LFM2],
         extras: extras::lfm2,
         ..PLAIN_HALVES
+    },
+    QWEN35,
+    Arch {
+        name: "qwen35moe",
+        model_type: "qwen3_5_moe_text",
+        class: "Qwen3_5MoeForCausalLM",
+        modules: &[ATTENTION, QK_NORMS, DELTA, EXPERTS, SHARED_EXPERT],
+        extras: extras::qwen35moe,
+        ..QWEN35
     },
 ];

@@ -64,11 +64,16 @@ pub(super) fn read(file: &GgufFile) -> Result<(&'static Arch, ModelConfig)> {
         None => meta.float("attention.layer_norm_epsilon")?,
         rms => rms,
     };
+    // Some mixtures of experts have no other width than that of an expert.
+    let width = match (meta.unsigned("feed_forward_length")?, meta.unsigned("expert_feed_forward_length")?) {
+        (Some(width), _) | (None, Some(width)) => width,
+        (None, None) => return Err(meta.missing("feed_forward_length")),
+    };
     let mut raw = json!({
         "architectures": [arch.class],
         "model_type": arch.model_type,
         "hidden_size": hidden,
-        "intermediate_size": meta.need("feed_forward_length")?,
+        "intermediate_size": width,
         "num_hidden_layers": meta.need("block_count")?,
         "num_attention_heads": heads,
         "num_key_value_heads": meta.alike("attention.head_count_kv")?.unwrap_or(heads),

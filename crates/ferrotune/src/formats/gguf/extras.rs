@@ -184,6 +184,35 @@ pub(super) fn qwen3moe(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
     qwen_experts(meta, raw, true)
 }
 
+/// Layers of attention have a q. What predicts further tokens counts as layers of the file, and is no part of the network.
+pub(super) fn qwen35(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    let further = meta.unsigned("nextn_predict_layers")?.unwrap_or(0);
+    let layers = meta.need("block_count")?.saturating_sub(further).min(1 << 16);
+    let attends = |i: u64| meta.has(&format!("blk.{i}.attn_q.weight"));
+    let name = |i| if attends(i) { "full_attention" } else { "linear_attention" };
+    raw["num_hidden_layers"] = layers.into();
+    raw["layer_types"] = (0..layers).map(name).collect();
+    raw["attention_bias"] = (0..layers).any(|i| meta.has(&format!("blk.{i}.attn_q.bias"))).into();
+    let (heads, inner) = (meta.need("ssm.time_step_rank")?, meta.need("ssm.inner_size")?);
+    for (key, value) in [
+        ("linear_num_key_heads", meta.need("ssm.group_count")?),
+        ("linear_num_value_heads", heads),
+        ("linear_key_head_dim", meta.need("ssm.state_size")?),
+        ("linear_value_head_dim", inner.checked_div(heads).unwrap_or(0)),
+        ("linear_conv_kernel_dim", meta.need("ssm.conv_kernel")?),
+    ] {
+        raw[key] = value.into();
+    }
+    Ok(())
+}
+
+pub(super) fn qwen35moe(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
+    qwen35(meta, raw)?;
+    raw["moe_intermediate_size"] = meta.need("expert_feed_forward_length")?.into();
+    raw["shared_expert_intermediate_size"] = meta.need("expert_shared_feed_forward_length")?.into();
+    Ok(())
+}
+
 pub(super) fn minimax_m2(meta: &Metadata<'_>, raw: &mut Value) -> Result<()> {
     raw["rotary_dim"] = meta.need("rope.dimension_count")?.into();
     if let Some(width) = meta.unsigned("expert_feed_forward_length")? {

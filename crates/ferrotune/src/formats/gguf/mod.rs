@@ -1,8 +1,7 @@
 //! GGUF files as base models.
 //!
 //! Names, shapes, values and row order come out as in a Hugging Face folder; blocks stay as they are in the file. Some
-//! architectures store the rows of q and k with the two halves of each head interleaved. Since rows are whole blocks,
-//! putting them back is a copy of rows, which needs no decoding.
+//! architectures have rows in another order ([`order`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -22,6 +21,7 @@ mod config;
 mod extras;
 mod file;
 mod metadata;
+mod order;
 mod rope;
 mod tokenizer;
 mod values;
@@ -29,6 +29,8 @@ mod values;
 pub(super) use arch::reads;
 use arch::{Arch, Heads};
 use file::{GgufFile, TensorInfo, as_weight};
+use metadata::Metadata;
+use order::{DeltaHeads, Order};
 
 /// An opened GGUF model.
 pub(crate) struct GgufModel {
@@ -38,6 +40,8 @@ pub(crate) struct GgufModel {
     names: BTreeMap<String, Place>,
     /// Heads of q and of k.
     heads: (usize, usize),
+    /// Heads of the gated delta rule, if the file has their values in another order.
+    delta: Option<DeltaHeads>,
 }
 
 /// A tensor of the file, or one of the rows or matrices that it has.
@@ -57,6 +61,8 @@ impl GgufModel {
         let (arch, config) = config::read(&file)?;
         let heads = (config.num_attention_heads, config.num_key_value_heads);
         let experts = config::experts(&file, arch)?;
+        let meta = Metadata { file: &file, prefix: arch.name };
+        let delta = if arch.decays { DeltaHeads::read(&meta)? } else { None };
         let mut names = BTreeMap::new();
         for (own, info) in file.tensors().iter().filter(|(own, _)| !rope::is_table(own)) {
             let name = arch.hf_name(own).unwrap_or_else(|| own.clone());
@@ -70,7 +76,7 @@ impl GgufModel {
                 _ => drop(names.insert(name, Place { own: own.clone(), part: None })),
             }
         }
-        Ok((GgufModel { file, arch, names, heads }, config))
+        Ok((GgufModel { file, arch, names, heads, delta }, config))
     }
 
     fn find(&self, name: &str) -> Result<(&Place, &TensorInfo)> {
@@ -103,18 +109,40 @@ impl GgufModel {
             return Err(Error::tensor(path, own, problem));
         }
         let (bytes, rows) = (self.file.file.bytes(Self::range(place, info)), expected[0]);
+        let Some(order) = self.order(name, own, rows)? else { return Ok(bytes) };
+        let own = order.rows(&bytes, rows);
+        self.file.file.release(bytes.as_slice());
+        Ok(own)
+    }
+
+    /// The order of a tensor's rows, if the file has another one than a folder.
+    fn order(&self, name: &str, own: &str, rows: usize) -> Result<Option<Order>> {
+        if let Some((_, part)) = name.split_once(".linear_attn.") {
+            let order = self.delta.and_then(|delta| Some((delta, delta.rows(part)?)));
+            return self.fits(order, own, rows);
+        }
         let heads = match self.arch.interleaves(name) {
             Some(Heads::Query) => self.heads.0,
             Some(Heads::Key) => self.heads.1,
-            None => return Ok(bytes),
+            None => return Ok(None),
         };
         if !rows.is_multiple_of(2 * heads) {
             let problem = format!("{rows} rows are not pairs of halves of {heads} heads");
-            return Err(Error::tensor(path, own, problem));
+            return Err(Error::tensor(self.file.path(), own, problem));
         }
-        let own = deinterleave(&bytes, rows, rows / heads);
-        self.file.file.release(bytes.as_slice());
-        Ok(own)
+        Ok(Some(Order::Interleaved { head: rows / heads }))
+    }
+
+    /// The order, if the tensor has as many rows or columns as it is of.
+    fn fits(&self, order: Option<(DeltaHeads, Order)>, own: &str, count: usize) -> Result<Option<Order>> {
+        let Some((delta, order)) = order else { return Ok(None) };
+        match delta.count(order) == count {
+            true => Ok(Some(order)),
+            false => {
+                let problem = format!("{count} rows or columns, the heads have {}", delta.count(order));
+                Err(Error::tensor(self.file.path(), own, problem))
+            }
+        }
     }
 }
 
@@ -138,7 +166,12 @@ impl Source for GgufModel {
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (place, info) = self.find(name)?;
         let bytes = self.bytes(name, place, info, &[rows, cols])?;
-        as_weight(info.kind, rows, cols, bytes)
+        let part = name.split_once(".linear_attn.").map(|(_, part)| part);
+        let columns = self.delta.and_then(|delta| Some((delta, delta.columns(part?)?)));
+        match self.fits(columns, &place.own, cols)? {
+            Some(order) => order.columns(info.kind, rows, cols, bytes),
+            None => as_weight(info.kind, rows, cols, bytes),
+        }
     }
 
     fn stacked(&self, name: &str, _: [usize; 3], _: usize, _: Range<usize>) -> Result<Weight> {
@@ -151,6 +184,9 @@ impl Source for GgufModel {
         let mut values = vec![0.0; len];
         let bytes = self.bytes(name, place, info, shape)?;
         as_weight(info.kind, 1, len, bytes)?.decode(0, 0, &mut values);
+        if name.ends_with("A_log") && self.arch.decays {
+            values.iter_mut().for_each(|v| *v = (-*v).ln());
+        }
         // No bit is lost from 0.5 on, where a difference of floats is exact; the family adds it again.
         let added = self.arch.added(name);
         values.iter_mut().for_each(|v| *v -= added);
@@ -255,19 +291,6 @@ impl Source for GgufModel {
         files.extend(self.generation_json(config)?.map(|value| file(GENERATION_CONFIG, &value)));
         Ok(files)
     }
-}
-
-/// Rows of heads of `head` rows, from interleaved halves (0, h, 1, h+1, ...) to one half after the other.
-fn deinterleave(bytes: &Bytes, rows: usize, head: usize) -> Bytes {
-    let bytes = bytes.as_slice();
-    let size = bytes.len() / rows;
-    let mut out = Vec::with_capacity(bytes.len());
-    for row in 0..rows {
-        let (start, within) = (row / head * head, row % head);
-        let from = start + within % (head / 2) * 2 + within / (head / 2);
-        out.extend_from_slice(&bytes[from * size..(from + 1) * size]);
-    }
-    Bytes::owned(out)
 }
 
 #[cfg(test)]
